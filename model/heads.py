@@ -1,0 +1,68 @@
+"""One matrix for all sentence-level tasks and one for all token-level tasks; a task owns a slice of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Logits of a batch. `sentence`: [B, S]. `token`: [B, L, K], or None when no row needs token logits."""
+
+    sentence: Tensor
+    token: Tensor | None
+
+    def to_cpu(self) -> Outputs:
+        """The same outputs on the CPU in float32."""
+        token = None if self.token is None else self.token.float().cpu()
+        return Outputs(self.sentence.float().cpu(), token)
+
+
+def output_slices(tasks: Sequence[Task]) -> tuple[slice, ...]:
+    """Each task's columns: of the sentence logits, or of the token logits if the task is token-level."""
+    slices, ends = [], {True: 0, False: 0}
+    for task in tasks:
+        start = ends[task.token_level]
+        ends[task.token_level] = start + task.num_outputs
+        slices.append(slice(start, ends[task.token_level]))
+    return tuple(slices)
+
+
+class Heads(nn.Module):
+    """All outputs of all tasks: one product for the texts, one for the tokens."""
+
+    def __init__(self, size: int, tasks: Sequence[Task], dropout: float) -> None:
+        super().__init__()
+        self.sentence = HeadMatrix(size, sum(task.num_outputs for task in tasks if not task.token_level))
+        self.token = HeadMatrix(size, sum(task.num_outputs for task in tasks if task.token_level))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled_BD: Tensor, states_BLD: Tensor, token_level: bool) -> Outputs:
+        token = cast(Tensor, self.token(self.dropout(states_BLD))) if token_level else None
+        return Outputs(self.sentence(self.dropout(pooled_BD)), token)
+
+
+class HeadMatrix(nn.Module):
+    """A linear layer that may have no outputs at all: a checkpoint may lack tasks of one level."""
+
+    def __init__(self, size: int, num_outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_outputs, size) * 0.02)
+        self.bias = nn.Parameter(torch.zeros(num_outputs))
+
+    def forward(self, states: Tensor) -> Tensor:
+        return functional.linear(states, self.weight, self.bias)
+
+
+def pool_mean(states_BLD: Tensor, is_token_BL: Tensor) -> Tensor:
+    """The mean of each row's token states, padding left out: [B, D]."""
+    weights = is_token_BL[:, :, None].to(states_BLD.dtype)
+    return torch.sum(states_BLD * weights, dim=1) / weights.sum(dim=1)

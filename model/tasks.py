@@ -1,0 +1,103 @@
+"""What a task is: its name, kind, labels and limits. A task's place in the list of tasks is its id."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+class Kind(StrEnum):
+    """The seven kinds of task."""
+
+    CLASSIFICATION = "classification"
+    MULTILABEL = "multilabel"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+    MULTIPLE_CHOICE = "multiple_choice"
+    TAGGING = "tagging"
+    SPAN = "span"
+
+
+_LABELLED = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
+_TOKEN_LEVEL = frozenset({Kind.TAGGING, Kind.SPAN})
+_ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a checkpoint.
+
+    `labels`: classification, multilabel and tagging. `value_range`: regression, lowest and highest value.
+    `thresholds`: multilabel, one probability per label. `pair`: the task reads two texts.
+    `max_length`: tokens of a row, special tokens included. Raises ValueError where these do not fit the kind.
+    """
+
+    name: str
+    kind: Kind
+    max_length: int
+    labels: tuple[str, ...] = ()
+    pair: bool = False
+    value_range: tuple[float, float] | None = None
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise ValueError(f"task {self.name!r}: {problem}")
+
+    @property
+    def token_level(self) -> bool:
+        """Whether the task has outputs for every token rather than for the whole text."""
+        return self.kind in _TOKEN_LEVEL
+
+    @property
+    def num_outputs(self) -> int:
+        """The width of the task's slice of the heads."""
+        if self.kind in _LABELLED:
+            return len(self.labels)
+        return 2 if self.kind is Kind.SPAN else 1
+
+    @property
+    def bio(self) -> bool:
+        """Whether a tagging task's labels are BIO tags (`O`, `B-x`, `I-x`) rather than plain ones."""
+        return all(label == "O" or label[:2] in {"B-", "I-"} for label in self.labels)
+
+
+def _problem(task: Task) -> str | None:
+    if not _NAME.fullmatch(task.name):
+        return "a name is 1 to 63 of a-z, 0-9, - and _, and starts with a letter or digit"
+    if task.kind in _LABELLED and len(task.labels) < 2:
+        return f"{task.kind} needs at least two labels, got {len(task.labels)}"
+    if task.kind not in _LABELLED and task.labels:
+        return f"{task.kind} has no labels"
+    if len(set(task.labels)) != len(task.labels):
+        return "a label is listed twice"
+    if (task.kind is Kind.REGRESSION) != (task.value_range is not None):
+        return "regression needs value_range, and only regression has one"
+    if task.value_range is not None and not task.value_range[0] < task.value_range[1]:
+        return f"value_range must rise, got {task.value_range}"
+    if len(task.thresholds) != (len(task.labels) if task.kind is Kind.MULTILABEL else 0):
+        return "multilabel needs one threshold per label, and only multilabel has them"
+    if task.kind in _ALWAYS_PAIRED and not task.pair:
+        return f"{task.kind} always reads pairs"
+    if task.max_length < 8:
+        return f"max_length must be at least 8, got {task.max_length}"
+    return None
+
+
+def check_tasks(tasks: Iterable[Task], max_length: int) -> tuple[Task, ...]:
+    """The tasks as a tuple, in id order. Raises ValueError on none, on a repeated name or one too long."""
+    tasks = tuple(tasks)
+    if not tasks:
+        raise ValueError("at least one task is needed")
+    names = [task.name for task in tasks]
+    for task in tasks:
+        if names.count(task.name) > 1:
+            raise ValueError(f"task {task.name!r} is listed twice")
+        if task.max_length > max_length:
+            raise ValueError(f"task {task.name!r}: max_length {task.max_length} is over the network's {max_length}")
+    return tasks

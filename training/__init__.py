@@ -1,0 +1,1 @@
+"""Offline: a recipe and labelled examples go in, a version in the store comes out."""

@@ -1,0 +1,107 @@
+"""The trivial answer to each kind of task: what a model must clearly beat. Learned from the training targets alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from model.answers import (
+    Answer,
+    ClassificationAnswer,
+    Entity,
+    LabelScore,
+    MultilabelAnswer,
+    MultipleChoiceAnswer,
+    RankedCandidate,
+    RankingAnswer,
+    RegressionAnswer,
+    SpanAnswer,
+    TaggingAnswer,
+    word_runs,
+)
+from model.encoding import Input
+from model.tasks import Kind, Task
+from training.examples import Example
+from training.metrics import Scores, score_answers
+
+_ORDERS = 20
+
+DESCRIPTIONS = {
+    Kind.CLASSIFICATION: "the most frequent label",
+    Kind.MULTILABEL: "the most frequent label",
+    Kind.REGRESSION: "the mean value",
+    Kind.RANKING: "random order",
+    Kind.MULTIPLE_CHOICE: "the most frequent place",
+    Kind.TAGGING: "each word's most frequent tag",
+    Kind.SPAN: "the first sentence",
+}
+
+
+def score_baseline(task: Task, train: Sequence[Example], validation: Sequence[Example]) -> Scores:
+    """The metrics on `validation` of the task's trivial answer."""
+    if task.kind is Kind.RANKING:  # the expectation over random orders, by the mean of a few
+        runs = [_random_orders(task, validation, seed) for seed in range(_ORDERS)]
+        return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    answer = _trivial(task, train)
+    return score_answers(task, validation, [answer(example.input) for example in validation])
+
+
+def _random_orders(task: Task, validation: Sequence[Example], seed: int) -> Scores:
+    generator = random.Random(seed)  # noqa: S311 - sampling, not cryptography
+    answers = []
+    for example in validation:
+        order = generator.sample(range(len(example.input.candidates)), len(example.input.candidates))
+        answers.append(RankingAnswer(tuple(RankedCandidate(i, example.input.candidates[i], 0.0) for i in order)))
+    return score_answers(task, validation, answers)
+
+
+def _trivial(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
+    match task.kind:
+        case Kind.CLASSIFICATION:
+            label = task.labels[_most_frequent(train)]
+            return lambda _: ClassificationAnswer(label, 1.0, {})
+        case Kind.MULTILABEL:
+            label = task.labels[int(np.sum([example.target for example in train], axis=0).argmax())]
+            return lambda _: MultilabelAnswer((LabelScore(label, 1.0),), {})
+        case Kind.REGRESSION:
+            mean = float(np.mean([example.target for example in train]))
+            return lambda _: RegressionAnswer(mean)
+        case Kind.MULTIPLE_CHOICE:
+            place = _most_frequent(train)
+            return lambda item: MultipleChoiceAnswer(place, item.candidates[min(place, len(item.candidates) - 1)], ())
+        case Kind.TAGGING:
+            return _lexicon(task, train)
+        case Kind.SPAN:
+            return _first_sentence
+        case Kind.RANKING:
+            raise AssertionError("ranking is scored over random orders")
+
+
+def _most_frequent(train: Sequence[Example]) -> int:
+    return int(Counter(example.target for example in train).most_common(1)[0][0])
+
+
+def _lexicon(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
+    seen: dict[str, Counter[int]] = defaultdict(Counter)
+    for example in train:
+        for (start, end), label in zip(example.input.words or (), example.target, strict=True):
+            seen[example.input.text[start:end]][label] += 1
+    fallback = sum(seen.values(), Counter()).most_common(1)[0][0]
+
+    def answer(item: Input) -> Answer:
+        words = item.words or ()
+        labels = [seen.get(item.text[start:end], Counter({fallback: 1})).most_common(1)[0][0] for start, end in words]
+        runs = word_runs([task.labels[label] for label in labels], bio=task.bio)
+        ranges = [(label, words[first][0], words[stop - 1][1]) for label, first, stop in runs]
+        return TaggingAnswer(tuple(Entity(item.text[s:e], label, s, e, 1.0) for label, s, e in ranges))
+
+    return answer
+
+
+def _first_sentence(item: Input) -> Answer:
+    context = item.text_pair or ""
+    end = context.find(". ") % (len(context) + 1)
+    return SpanAnswer(context[:end], 0, end, 1.0)

@@ -1,0 +1,86 @@
+"""The network's answers to examples, through the same encoding and answering as the service, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.metrics import precision_recall_curve
+
+from model.answers import Answer, Logits, answer, sigmoid
+from model.batch import collate
+from model.encoding import Encoding, Input, InputEncoder
+from model.network import Network
+from model.tasks import Task
+from training.examples import Example, TaskData
+from training.metrics import Scores, score_answers
+
+_ROWS = 64
+_TOKENS = 8192
+
+
+@torch.inference_mode()
+def answer_inputs(network: Network, encoder: InputEncoder, task_id: int, inputs: Sequence[Input]) -> list[Answer]:
+    """One answer per input, in order. The network is left in eval mode."""
+    task = network.tasks[task_id]
+    encodings = encoder.encode(task, inputs)
+    logits = iter(row_logits(network, [row for rows in encodings for row in rows], task_id, encoder.pad_id))
+    return [
+        answer(task, item, rows, [next(logits) for _ in rows]) for item, rows in zip(inputs, encodings, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def row_logits(network: Network, rows: Sequence[Encoding], task_id: int, pad_id: int) -> list[Logits]:
+    """The task's own logits of each row, in order: [outputs], or [length, outputs] for a token-level task."""
+    network.eval()
+    tables = network.condition()
+    device = next(network.parameters()).device
+    token_level, columns = network.tasks[task_id].token_level, network.output_slices[task_id]
+    logits: dict[int, Logits] = {}
+    for places in _by_length(rows):
+        batch = collate([rows[i] for i in places], [task_id] * len(places), token_level=token_level, pad_id=pad_id)
+        outputs = network(batch.to(device), tables).to_cpu()
+        for row, place in enumerate(places):
+            own = outputs.token[row, : len(rows[place]), columns] if token_level else outputs.sentence[row, columns]
+            logits[place] = own.numpy()
+    return [logits[place] for place in range(len(rows))]
+
+
+def _by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
+    """The places of all rows, shortest first, in batches within the limits on rows and padded tokens."""
+    places: list[int] = []
+    for place in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if places and (len(places) == _ROWS or (len(places) + 1) * len(rows[place]) > _TOKENS):
+            yield places
+            places = []
+        places.append(place)
+    yield places
+
+
+def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, examples: Sequence[Example]) -> Task:
+    """The multilabel task with, for each label, the threshold that gives the best F1 on `examples`.
+
+    A label that none of the examples has keeps its threshold.
+    """
+    task = network.tasks[task_id]
+    rows = [row for rows in encoder.encode(task, [example.input for example in examples]) for row in rows]
+    scores = sigmoid(np.stack(row_logits(network, rows, task_id, encoder.pad_id)))
+    wanted = np.array([example.target for example in examples])
+    thresholds = list(task.thresholds)
+    for label in np.flatnonzero(wanted.any(axis=0)):
+        precision, recall, cuts = precision_recall_curve(wanted[:, label], scores[:, label])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+        thresholds[label] = float(cuts[f1[:-1].argmax()])
+    return replace(task, thresholds=tuple(thresholds))
+
+
+def evaluate_tasks(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> dict[str, Scores]:
+    """Every task's metrics on its validation examples."""
+    scores = {}
+    for task_id, own in enumerate(data):
+        answers = answer_inputs(network, encoder, task_id, [example.input for example in own.validation])
+        scores[own.task.name] = score_answers(own.task, own.validation, answers)
+    return scores

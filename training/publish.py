@@ -1,0 +1,139 @@
+"""A trained network to a version in the store: rounded first, so that what is evaluated is what is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.encoding import Input, InputEncoder
+from model.network import Network
+from model.tasks import Kind
+from model_store.manifest import Base, Golden
+from model_store.save import Contents, save
+from training.backbone import Backbone
+from training.card import render_card
+from training.config import Recipe, TaskConfig
+from training.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks
+from training.examples import TaskData
+from training.metrics import Scores
+
+_PRECISION = torch.float16
+_CALIBRATION_EXAMPLES = 10_000
+_LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a finished run knows: the recipe and its text, the data and where it lies, the trivial scores."""
+
+    recipe: Recipe
+    text: str
+    data: Sequence[TaskData]
+    data_folder: Path
+    baselines: dict[str, Scores]
+
+
+def publish(
+    run: Run, network: Network, encoder: InputEncoder, backbone: Backbone, store: Path
+) -> tuple[Path, dict[str, Scores]]:
+    """Rounds, calibrates, evaluates and saves the network. Returns the version's folder and its metrics.
+
+    A backbone given by name becomes the version's base, and only what differs from it is stored; with a backbone
+    given by folder the version holds everything.
+    """
+    round_weights(network, _PRECISION)
+    calibrate(network, encoder, run.data)
+    scores = evaluate_tasks(network, encoder, run.data)
+    base = None
+    if not Path(run.recipe.backbone.name).is_dir():
+        base = Base(run.recipe.backbone.name, sha256(backbone.folder / "model.safetensors"))
+    contents = Contents(
+        network=network,
+        tokenizer_json=backbone.tokenizer.to_str(pretty=True),
+        base=base,
+        precision=_PRECISION,
+        metrics=scores,
+        baselines=run.baselines,
+        goldens=goldens(network, encoder, run.data),
+        provenance=provenance(run),
+        card=render_card(run.recipe, run.data, scores, run.baselines),
+    )
+    return save(store, run.recipe.name, contents), scores
+
+
+def round_weights(network: Network, precision: torch.dtype) -> None:
+    """Rounds every trainable weight to `precision` and back; the frozen ones are the backbone's own."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.to(precision))
+
+
+def calibrate(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> None:
+    """Sets the thresholds of the multilabel tasks, on training examples: validation stays unseen."""
+    network.tasks = tuple(
+        calibrate_thresholds(network, encoder, task_id, own.train[:_CALIBRATION_EXAMPLES])
+        if own.task.kind is Kind.MULTILABEL
+        else own.task
+        for task_id, own in enumerate(data)
+    )
+
+
+def goldens(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> tuple[Golden, ...]:
+    """The recipe's examples, or a task's first validation input, with the answers that any server must repeat."""
+    found = []
+    for task_id, own in enumerate(data):
+        inputs = [_example(own.config, fields) for fields in own.config.examples] or [own.validation[0].input]
+        answers = answer_inputs(network, encoder, task_id, inputs)
+        found += [Golden(own.task.name, item, asdict(one)) for item, one in zip(inputs, answers, strict=True)]
+    return tuple(found)
+
+
+def _example(config: TaskConfig, fields: dict[str, Any]) -> Input:
+    known = {"text", "text_pair", "candidates"}
+    assert set(fields) <= known, f"task {config.name}: an example has the fields {sorted(known)}, got {sorted(fields)}"
+    return Input(fields["text"], fields.get("text_pair"), tuple(fields.get("candidates", ())))
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Where a version comes from: recipe, data hashes, code commit, library versions, machine, time."""
+    files = {name for task in run.recipe.tasks for name in (task.train, task.validation)}
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe": run.text,
+        "data": {name: sha256(run.data_folder / name) for name in sorted(files)},
+        "commit": _commit(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "processor": platform.machine(),
+    }
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _commit() -> str | None:
+    """The commit of the code, `+` behind it where files differ from it; None outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+"],  # noqa: S607 - git is found on the path
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            check=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()

@@ -1,0 +1,83 @@
+"""A whole run: recipe → data → network → training → evaluation → a version in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from model.encoding import InputEncoder
+from model.network import Network
+from training.backbone import build_network, load_backbone
+from training.baselines import score_baseline
+from training.config import Recipe, read_recipe
+from training.evaluate import evaluate_tasks
+from training.examples import EncodedExample, TaskData, encode_examples, load_task
+from training.loop import train
+from training.metrics import Scores
+from training.publish import Run, publish
+from training.records import DataError
+
+
+def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> Path:
+    """Trains what the recipe says and publishes it. Returns the new version's folder.
+
+    Raises RecipeError, DataError or StoreError before training starts, NonFiniteLossError while it runs.
+    """
+    recipe, text = read_recipe(path)
+    data = load_data(recipe, data_folder)
+    backbone = load_backbone(recipe.backbone.name)
+    network = build_network(recipe, backbone, [own.task for own in data])
+    encoder = InputEncoder(backbone.tokenizer)
+    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    baselines = {own.task.name: score_baseline(own.task, own.train, own.validation) for own in data}
+    console.print(data_table(data, examples), parameters_line(network), sep="\n")
+
+    def evaluate() -> None:
+        console.print(scores_table(evaluate_tasks(network, encoder, data), baselines))
+
+    train(network, examples, recipe, encoder.pad_id, console, evaluate)
+    version, scores = publish(Run(recipe, text, data, data_folder, baselines), network, encoder, backbone, store)
+    console.print(scores_table(scores, baselines), f"published {version}", sep="\n")
+    return version
+
+
+def load_data(recipe: Recipe, folder: Path) -> list[TaskData]:
+    """Every task's examples. Raises DataError naming all that is wrong, of all tasks at once."""
+    data, problems = [], []
+    for config in recipe.tasks:
+        try:
+            data.append(load_task(config, folder))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError("\n".join(problems))
+    return data
+
+
+def parameters_line(network: Network) -> str:
+    """How many parameters there are, and how many of them learn."""
+    total = sum(parameter.numel() for parameter in network.parameters())
+    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+    return f"{total:,} parameters, {trainable:,} of them trainable ({trainable / total:.1%})"
+
+
+def data_table(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]]) -> Table:
+    """What is about to be trained on."""
+    table = Table("task", "kind", "labels", "train", "validation", "median tokens", "longest", title="data")
+    for own, encoded in zip(data, examples, strict=True):
+        lengths = sorted(example.longest for example in encoded) or [0]
+        counts = (len(own.task.labels), len(encoded), len(own.validation), lengths[len(lengths) // 2], lengths[-1])
+        table.add_row(own.task.name, own.task.kind, *(f"{count:,}" for count in counts))
+    return table
+
+
+def scores_table(scores: Mapping[str, Scores], baselines: Mapping[str, Scores]) -> Table:
+    """Every metric of every task beside the trivial baseline's."""
+    table = Table("task", "metric", "validation", "trivial baseline", title="validation")
+    for task, own in scores.items():
+        for place, (metric, value) in enumerate(own.items()):
+            table.add_row("" if place else task, metric, f"{value:.4f}", f"{baselines[task][metric]:.4f}")
+    return table
