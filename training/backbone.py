@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.config import NetworkConfig
+from model.encoder import Encoder
 from model.network import Network, freeze_backbone
 from model.pretrained import config_from_published, rename_published
 from model.tasks import Task
@@ -54,7 +55,8 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
     wanted = network.state_dict()
     found = {name: tensor for name, tensor in backbone.tensors.items() if name in wanted}
-    missing = set(Network(backbone.config, tasks).encoder.state_dict(prefix="encoder.")) - set(found)
+    with torch.device("meta"):
+        missing = set(Encoder(backbone.config).state_dict(prefix="encoder.")) - set(found)
     if missing:
         raise RecipeError(f"{backbone.folder}: the weights lack {', '.join(sorted(missing))}")
     network.load_state_dict(found, strict=False)

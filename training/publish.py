@@ -33,13 +33,12 @@ _LIBRARIES = ("torch", "tokenizers", "safetensors", "numpy")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a finished run knows: the recipe and its text, the data and where it lies, the trivial scores."""
+    """What a run knows before it starts: its recipe, its data and their trivial scores, and where all of it is from."""
 
     recipe: Recipe
-    text: str
     data: Sequence[TaskData]
-    data_folder: Path
     baselines: dict[str, Scores]
+    provenance: dict[str, Any]
 
 
 def publish(
@@ -58,13 +57,13 @@ def publish(
         base = Base(run.recipe.backbone.name, sha256(backbone.folder / "model.safetensors"))
     contents = Contents(
         network=network,
-        tokenizer_json=backbone.tokenizer.to_str(pretty=True),
+        tokenizer_json=backbone.tokenizer.to_str(),
         base=base,
         precision=_PRECISION,
         metrics=scores,
         baselines=run.baselines,
         goldens=goldens(network, encoder, run.data),
-        provenance=provenance(run),
+        provenance=run.provenance,
         card=render_card(run.recipe, run.data, scores, run.baselines),
     )
     return save(store, run.recipe.name, contents), scores
@@ -104,13 +103,13 @@ def _example(config: TaskConfig, fields: dict[str, Any]) -> Input:
     return Input(fields["text"], fields.get("text_pair"), tuple(fields.get("candidates", ())))
 
 
-def provenance(run: Run) -> dict[str, Any]:
-    """Where a version comes from: recipe, data hashes, code commit, library versions, machine, time."""
-    files = {name for task in run.recipe.tasks for name in (task.train, task.validation)}
+def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
+    """Where a version comes from: the recipe's text, data hashes, code commit, library versions, time of the start."""
+    files = {name for task in recipe.tasks for name in (task.train, task.validation)}
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "recipe": run.text,
-        "data": {name: sha256(run.data_folder / name) for name in sorted(files)},
+        "recipe": text,
+        "data": {name: sha256(data_folder / name) for name in sorted(files)},
         "commit": _commit(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),

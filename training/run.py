@@ -17,7 +17,7 @@ from training.evaluate import evaluate_tasks
 from training.examples import EncodedExample, TaskData, encode_examples, load_task
 from training.loop import train
 from training.metrics import Scores
-from training.publish import Run, publish
+from training.publish import Run, provenance, publish
 from training.records import DataError
 
 
@@ -33,13 +33,14 @@ def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> 
     encoder = InputEncoder(backbone.tokenizer)
     examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
     baselines = {own.task.name: score_baseline(own.task, own.train, own.validation) for own in data}
+    run = Run(recipe, data, baselines, provenance(recipe, text, data_folder))
     console.print(data_table(data, examples), parameters_line(network), sep="\n")
 
     def evaluate() -> None:
         console.print(scores_table(evaluate_tasks(network, encoder, data), baselines))
 
     train(network, examples, recipe, encoder.pad_id, console, evaluate)
-    version, scores = publish(Run(recipe, text, data, data_folder, baselines), network, encoder, backbone, store)
+    version, scores = publish(run, network, encoder, backbone, store)
     console.print(scores_table(scores, baselines), f"published {version}", sep="\n")
     return version
 

