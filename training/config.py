@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pydantic
 from pydantic import Field
@@ -83,6 +83,14 @@ class LengthConfig(_Section):
     bf16: bool = False
 
 
+class ExampleConfig(_Section):
+    """An input to show, and to test servers with. Its fields are those of the task's kind."""
+
+    text: str
+    text_pair: str | None = None
+    candidates: tuple[str, ...] = ()
+
+
 class TaskConfig(_Section):
     """One task: its kind, its files (relative to the data folder) and how to read them."""
 
@@ -98,7 +106,7 @@ class TaskConfig(_Section):
     group_by: str = "group"
     positive: str | int = 1
     use_question: bool = True
-    examples: tuple[dict[str, Any], ...] = ()
+    examples: tuple[ExampleConfig, ...] = ()
     source: str = ""
     licence: str = ""
 
@@ -144,7 +152,7 @@ def read_recipe(path: Path) -> tuple[Recipe, str]:
         return Recipe.model_validate(tomllib.loads(text)), text
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     except pydantic.ValidationError as error:
         problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -90,7 +90,8 @@ def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple
     """First and last context token of the first answer that truncation left whole."""
     for start, end in answers:
         touching = [i for i, (left, right) in enumerate(encoding.offsets) if left < end and right > start]
-        if touching and encoding.offsets[touching[-1]][1] >= end:
+        # An answer may end in blanks, which no token holds; it is whole if nothing is missing or more is there.
+        if touching and (not encoding.dropped_tokens or encoding.offsets[-1][1] >= end):
             return touching[0], touching[-1]
     return None
 
@@ -179,8 +180,8 @@ def _ranking_examples(config: TaskConfig, records: Sequence[Located], problems: 
     groups: dict[Any, list[Any]] = defaultdict(list)
     for located in records:
         group = getattr(located.record, config.group_by, None)
-        if group is None:
-            problems.add(located.place, f"{config.group_by}: missing; the recipe groups candidates by it")
+        if not isinstance(group, str | int):
+            problems.add(located.place, f"{config.group_by}: no text or number; the recipe groups candidates by it")
             continue
         groups[group].append(located.record)
         if located.record.text != groups[group][0].text:

@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from model.network import Network
 from training.config import Recipe
+from training.display import Display
 from training.examples import EncodedExample
 from training.losses import batch_examples, example_losses
 from training.optimizer import make_optimizer, set_learning_rate
 from training.sampling import Sampler, training_batches
 from training.uncertainty import score_examples
-
-_SMOOTHING = 0.98
 
 
 class NonFiniteLossError(Exception):
@@ -44,18 +42,15 @@ def train(
     batches = training_batches(
         sampler, recipe.sampler, length, lambda found: score_examples(network, found, pad_id, length.batch_rows)
     )
-    seen, smooth = 0, SmoothLoss(len(network.tasks))
-    with _progress(console) as progress:
-        bar = progress.add_task("training", total=length.examples, losses="")
+    seen = 0
+    with Display(console, network.tasks, length.examples) as display:
         while seen < length.examples:
             batch = next(batches)
             set_learning_rate(optimizer, seen / length.examples, recipe.optimizer.warmup)
             losses = step(network, optimizer, batch, recipe, pad_id)
-            smooth.add(batch, losses)
+            display.advance(batch, losses)
             before, seen = seen, seen + len(batch)
-            progress.update(bar, completed=min(seen, length.examples), losses=smooth.text(network))
             if length.evaluate_every and before // length.evaluate_every < seen // length.evaluate_every:
-                console.print(f"{seen} examples: {smooth.text(network)}")
                 evaluate()
 
 
@@ -80,34 +75,3 @@ def step(
     torch.nn.utils.clip_grad_norm_(trainable, recipe.optimizer.clip_norm)
     optimizer.step()
     return losses.detach()
-
-
-class SmoothLoss:
-    """A running mean of each task's loss, for the eye."""
-
-    def __init__(self, num_tasks: int) -> None:
-        self._means: list[float | None] = [None] * num_tasks
-
-    def add(self, examples: Sequence[EncodedExample], losses: Tensor) -> None:
-        """Counts in the loss of each example of a batch."""
-        for example, loss in zip(examples, losses.tolist(), strict=True):
-            mean = self._means[example.task_id]
-            self._means[example.task_id] = loss if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-
-    def text(self, network: Network) -> str:
-        """The means by task name, in one line."""
-        known = zip(network.tasks, self._means, strict=True)
-        return " ".join(f"{task.name} {mean:.2f}" for task, mean in known if mean is not None)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[losses]}"),
-        console=console,
-    )

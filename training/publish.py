@@ -91,16 +91,11 @@ def goldens(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -
     """The recipe's examples, or a task's first validation input, with the answers that any server must repeat."""
     found = []
     for task_id, own in enumerate(data):
-        inputs = [_example(own.config, fields) for fields in own.config.examples] or [own.validation[0].input]
+        given = own.config.examples
+        inputs = [Input(one.text, one.text_pair, one.candidates) for one in given] or [own.validation[0].input]
         answers = answer_inputs(network, encoder, task_id, inputs)
         found += [Golden(own.task.name, item, asdict(one)) for item, one in zip(inputs, answers, strict=True)]
     return tuple(found)
-
-
-def _example(config: TaskConfig, fields: dict[str, Any]) -> Input:
-    known = {"text", "text_pair", "candidates"}
-    assert set(fields) <= known, f"task {config.name}: an example has the fields {sorted(known)}, got {sorted(fields)}"
-    return Input(fields["text"], fields.get("text_pair"), tuple(fields.get("candidates", ())))
 
 
 def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:

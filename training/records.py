@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ class RegressionRecord(_Record):
 
     text: Text
     text_pair: Text | None = None
-    label: float
+    label: float = Field(allow_inf_nan=False)
 
 
 class RankingRecord(_Record):
@@ -159,10 +160,10 @@ def read_records(path: Path, kind: Kind) -> list[Located]:
     for place, line in _lines(path):
         try:
             records.append(Located(schema.model_validate(json.loads(line)), place))
-        except json.JSONDecodeError as error:
-            problems.add(place, f"not valid JSON: {error}")
         except pydantic.ValidationError as error:
             problems.add(place, "; ".join(_describe(e["loc"], e["msg"]) for e in error.errors()))
+        except ValueError as error:
+            problems.add(place, f"not valid JSON: {error}")
     problems.raise_if_any()
     if not records:
         raise DataError(f"{path}: no records")
@@ -180,7 +181,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"{path}:{number}", line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8: {error}") from error

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from model.encoding import InputEncoder
 from model.network import Network
+from model_store.versions import check_name
 from training.backbone import build_network, load_backbone
 from training.baselines import score_baseline
 from training.config import Recipe, read_recipe
@@ -27,6 +28,7 @@ def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> 
     Raises RecipeError, DataError or StoreError before training starts, NonFiniteLossError while it runs.
     """
     recipe, text = read_recipe(path)
+    check_name(recipe.name)
     data = load_data(recipe, data_folder)
     backbone = load_backbone(recipe.backbone.name)
     network = build_network(recipe, backbone, [own.task for own in data])

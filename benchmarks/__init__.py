@@ -1,0 +1,1 @@
+"""What Polytask is measured with."""
