@@ -10,8 +10,9 @@ import tokenizers
 
 from model.tasks import Kind, Task
 
-# Links, @names and #tags stay whole; words keep inner apostrophes and hyphens; any other sign is a word of its own.
-_WORD = re.compile(r"https?://\S+|[@#]?\w+(?:[-'\u2019.]\w+)*|[^\w\s]")
+# Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other sign is a
+# word of its own.
+_WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300-\u036f]+)*|[^\w\s]")
 
 Offsets = tuple[tuple[int, int], ...]
 
@@ -87,6 +88,8 @@ class InputEncoder:
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        # A text that spells [SEP] is a text; it must not end the segment.
+        self._tokenizer.encode_special_tokens = True
         self._start = self._special("[CLS]")
         self._end = self._special("[SEP]")
         self.pad_id = self._special("[PAD]")

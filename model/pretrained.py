@@ -49,6 +49,7 @@ def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
         num_heads=published["num_attention_heads"],
         intermediate_size=published["intermediate_size"],
         max_positions=published["max_position_embeddings"],
+        max_length=min(128, published["max_position_embeddings"]),
         num_segments=published["type_vocab_size"],
         layer_norm_eps=published["layer_norm_eps"],
         dropout=published["hidden_dropout_prob"],

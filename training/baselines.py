@@ -70,8 +70,7 @@ def _trivial(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
             mean = float(np.mean([example.target for example in train]))
             return lambda _: RegressionAnswer(mean)
         case Kind.MULTIPLE_CHOICE:
-            place = _most_frequent(train)
-            return lambda item: MultipleChoiceAnswer(place, item.candidates[min(place, len(item.candidates) - 1)], ())
+            return _same_place(_most_frequent(train))
         case Kind.TAGGING:
             return _lexicon(task, train)
         case Kind.SPAN:
@@ -82,6 +81,14 @@ def _trivial(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
 
 def _most_frequent(train: Sequence[Example]) -> int:
     return int(Counter(example.target for example in train).most_common(1)[0][0])
+
+
+def _same_place(place: int) -> Callable[[Input], Answer]:
+    def answer(item: Input) -> Answer:
+        choice = min(place, len(item.candidates) - 1)
+        return MultipleChoiceAnswer(choice, item.candidates[choice], ())
+
+    return answer
 
 
 def _lexicon(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:

@@ -57,7 +57,8 @@ def _by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
             yield places
             places = []
         places.append(place)
-    yield places
+    if places:
+        yield places
 
 
 def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, examples: Sequence[Example]) -> Task:

@@ -35,7 +35,8 @@ def _classification(task: Task, examples: Sequence[Example], answers: Sequence[A
     return {
         "accuracy": float(metrics.accuracy_score(right, given)),
         "macro_f1": float(metrics.f1_score(right, given, average="macro", zero_division=0.0)),
-        "matthews": float(metrics.matthews_corrcoef(right, given)),
+        # Without a second label there is nothing to correlate.
+        "matthews": float(metrics.matthews_corrcoef(right, given)) if len({*right, *given}) > 1 else 0.0,
     }
 
 

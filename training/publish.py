@@ -21,7 +21,7 @@ from model_store.manifest import Base, Golden
 from model_store.save import Contents, save
 from training.backbone import Backbone
 from training.card import render_card
-from training.config import Recipe, TaskConfig
+from training.config import Recipe
 from training.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks
 from training.examples import TaskData
 from training.metrics import Scores
@@ -49,12 +49,12 @@ def publish(
     A backbone given by name becomes the version's base, and only what differs from it is stored; with a backbone
     given by folder the version holds everything.
     """
-    round_weights(network, _PRECISION)
-    calibrate(network, encoder, run.data)
-    scores = evaluate_tasks(network, encoder, run.data)
     base = None
     if not Path(run.recipe.backbone.name).is_dir():
         base = Base(run.recipe.backbone.name, sha256(backbone.folder / "model.safetensors"))
+    round_weights(network, _PRECISION, frozen=base is None)
+    calibrate(network, encoder, run.data)
+    scores = evaluate_tasks(network, encoder, run.data)
     contents = Contents(
         network=network,
         tokenizer_json=backbone.tokenizer.to_str(),
@@ -69,11 +69,11 @@ def publish(
     return save(store, run.recipe.name, contents), scores
 
 
-def round_weights(network: Network, precision: torch.dtype) -> None:
-    """Rounds every trainable weight to `precision` and back; the frozen ones are the backbone's own."""
+def round_weights(network: Network, precision: torch.dtype, *, frozen: bool) -> None:
+    """Rounds every weight to `precision` and back; the `frozen` ones too unless they stay the base's own."""
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad or frozen:
                 parameter.copy_(parameter.to(precision))
 
 

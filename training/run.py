@@ -33,7 +33,7 @@ def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> 
     backbone = load_backbone(recipe.backbone.name)
     network = build_network(recipe, backbone, [own.task for own in data])
     encoder = InputEncoder(backbone.tokenizer)
-    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    examples = encode_tasks(encoder, data)
     baselines = {own.task.name: score_baseline(own.task, own.train, own.validation) for own in data}
     run = Run(recipe, data, baselines, provenance(recipe, text, data_folder))
     console.print(data_table(data, examples), parameters_line(network), sep="\n")
@@ -58,6 +58,15 @@ def load_data(recipe: Recipe, folder: Path) -> list[TaskData]:
     if problems:
         raise DataError("\n".join(problems))
     return data
+
+
+def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[EncodedExample]]:
+    """Every task's training examples as rows. Raises DataError for a task of which truncation leaves none."""
+    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    for own, encoded in zip(data, examples, strict=True):
+        if not encoded:
+            raise DataError(f"{own.config.train}: no example fits into the {own.task.max_length} tokens of a row")
+    return examples
 
 
 def parameters_line(network: Network) -> str:

@@ -8,6 +8,7 @@ the median of the other tasks' scores.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -49,17 +50,19 @@ def _categorical(logits: Tensor) -> Tensor:
 def score_examples(network: Network, examples: Sequence[EncodedExample], pad_id: int, batch_rows: int) -> list[float]:
     """U(x) of each example. Scored in eval mode, whatever mode the network is in; random state is not touched.
 
-    U(x) = H(x) / (log C_t * max_t mean_x H(x)), so that the least sure task has mean 1.
+    U(x) = H(x) / max_t mean_x H(x) with H the normalised entropy, so that the least sure task has mean 1. The paper
+    divides by the greatest mean before normalising: another constant, the same choice.
     """
     was_training = network.training
     network.eval()
     order = sorted(range(len(examples)), key=lambda i: examples[i].longest)
     entropies: list[float | None] = [None] * len(examples)
     tables = network.condition()
+    device = next(network.parameters()).device
     for start in range(0, len(order), batch_rows):
         places = order[start : start + batch_rows]
         batch = batch_examples([examples[i] for i in places], network.tasks, pad_id)
-        outputs = network(batch.batch, tables)
+        outputs = network(batch.batch.to(device), tables)
         for row, place in enumerate(places):
             task_id = examples[place].task_id
             (logits,) = task_logits(network, outputs, batch, task_id, [row])
@@ -77,6 +80,6 @@ def uncertainty(task_ids: Sequence[int], entropies: Sequence[float | None]) -> l
             by_task[task_id].append(entropy)
     means = [sum(values) / len(values) for values in by_task.values()]
     greatest = max(means, default=0.0) or 1.0
-    known = sorted(entropy / greatest for entropy in entropies if entropy is not None)
-    median = known[len(known) // 2] if known else 1.0
+    known = [entropy / greatest for entropy in entropies if entropy is not None]
+    median = statistics.median(known) if known else 1.0
     return [median if entropy is None else entropy / greatest for entropy in entropies]
