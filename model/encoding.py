@@ -14,6 +14,8 @@ from model.tasks import Kind, Task
 # word of its own.
 _WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300-\u036f]+)*|[^\w\s]")
 
+_CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
+
 Offsets = tuple[tuple[int, int], ...]
 
 
@@ -95,7 +97,12 @@ class InputEncoder:
         self.pad_id = self._special("[PAD]")
 
     def encode(self, task: Task, inputs: Sequence[Input]) -> list[tuple[Encoding, ...]]:
-        """The rows of each input: one, or for ranking and multiple choice one per candidate."""
+        """The rows of each input: one, or for ranking and multiple choice one per candidate.
+
+        Raises ValueError for an input without candidates where the kind needs them.
+        """
+        if task.kind in _CANDIDATE_KINDS and not all(item.candidates for item in inputs):
+            raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
         if task.kind is Kind.TAGGING:
             return [(self._encode_words(task, item),) for item in inputs]
         texts = [text for item in inputs for text in _texts(item)]

@@ -51,7 +51,7 @@ class Network(nn.Module):
 
 
 def backbone_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The parameters of `module` that come from the backbone: those outside every Conditional module."""
+    """The backbone's own parameters in the encoder, or in a part of it: those outside every Conditional module."""
     for child in module.children():
         if not isinstance(child, Conditional):
             yield from backbone_parameters(child)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from model.encoding import InputEncoder
 from model.network import Network
+from model_store.load import load
 from model_store.versions import check_name
 from training.backbone import build_network, load_backbone
 from training.baselines import score_baseline
@@ -43,8 +45,25 @@ def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> 
 
     train(network, examples, recipe, encoder.pad_id, console, evaluate)
     version, scores = publish(run, network, encoder, backbone, store)
-    console.print(scores_table(scores, baselines), f"published {version}", sep="\n")
+    console.print(
+        scores_table(scores, baselines),
+        f"published {version}; nothing is served before: polytask models promote {version.parent.name}/{version.name}",
+        sep="\n",
+    )
     return version
+
+
+def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict[str, Scores]:
+    """Measures a version of the store anew, on the validation data of the recipe that made it.
+
+    Raises StoreError or DataError.
+    """
+    checkpoint = load(version)
+    recipe = Recipe.model_validate(tomllib.loads(checkpoint.manifest.provenance["recipe"]))
+    data = load_data(recipe, data_folder)
+    scores = evaluate_tasks(checkpoint.network, InputEncoder(checkpoint.tokenizer), data)
+    console.print(scores_table(scores, checkpoint.manifest.metrics, beside="when published"))
+    return scores
 
 
 def load_data(recipe: Recipe, folder: Path) -> list[TaskData]:
@@ -86,10 +105,10 @@ def data_table(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExam
     return table
 
 
-def scores_table(scores: Mapping[str, Scores], baselines: Mapping[str, Scores]) -> Table:
-    """Every metric of every task beside the trivial baseline's."""
-    table = Table("task", "metric", "validation", "trivial baseline", title="validation")
+def scores_table(scores: Mapping[str, Scores], others: Mapping[str, Scores], beside: str = "trivial baseline") -> Table:
+    """Every metric of every task beside another value of it."""
+    table = Table("task", "metric", "validation", beside, title="validation")
     for task, own in scores.items():
         for place, (metric, value) in enumerate(own.items()):
-            table.add_row("" if place else task, metric, f"{value:.4f}", f"{baselines[task][metric]:.4f}")
+            table.add_row("" if place else task, metric, f"{value:.4f}", f"{others[task][metric]:.4f}")
     return table
