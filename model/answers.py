@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ Logits = NDArray[np.float32]
 """One row's own logits: [num_outputs], or for a token-level task [length, num_outputs]."""
 
 _MAX_SPAN_TOKENS = 30
+_DECIMALS = 6  # what a row shares with its batch is good for; more digits would only be noise on the wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationAnswer:
-    """The likeliest label, its probability, and the probability of every label."""
+    """The likeliest label, its probability, and the probability of every label, likeliest first."""
 
     label: str
     score: float
@@ -36,7 +38,7 @@ class ClassificationAnswer:
 
 @dataclass(frozen=True, slots=True)
 class MultilabelAnswer:
-    """The labels whose probability reaches their threshold, likeliest first, and the probability of every label."""
+    """The labels whose probability reaches their threshold, and the probability of every label, both likeliest first."""
 
     labels: tuple[LabelScore, ...]
     scores: dict[str, float]
@@ -129,7 +131,7 @@ def answer(task: Task, item: Input, encodings: Sequence[Encoding], logits: Seque
         case Kind.MULTIPLE_CHOICE:
             scores = softmax(np.concatenate(logits))
             choice = int(scores.argmax())
-            return MultipleChoiceAnswer(choice, item.candidates[choice], tuple(scores.tolist()))
+            return MultipleChoiceAnswer(choice, item.candidates[choice], tuple(map(_rounded, scores)))
         case Kind.TAGGING:
             return _tagging(task, item, encodings[0], logits[0])
         case Kind.SPAN:
@@ -148,25 +150,32 @@ def sigmoid(logits: Logits) -> Logits:
 
 
 def _classification(task: Task, logits: Logits) -> ClassificationAnswer:
-    scores = dict(zip(task.labels, softmax(logits).tolist(), strict=True))
-    label = max(scores, key=scores.__getitem__)
+    scores = _by_label(task, softmax(logits))
+    label = next(iter(scores))
     return ClassificationAnswer(label, scores[label], scores)
 
 
 def _multilabel(task: Task, logits: Logits) -> MultilabelAnswer:
-    scores = dict(zip(task.labels, sigmoid(logits).tolist(), strict=True))
-    over = [
-        LabelScore(label, scores[label])
-        for label, threshold in zip(task.labels, task.thresholds, strict=True)
-        if scores[label] >= threshold
-    ]
-    return MultilabelAnswer(tuple(sorted(over, key=lambda entry: -entry.score)), scores)
+    probabilities = sigmoid(logits)
+    scores = _by_label(task, probabilities)
+    over = {task.labels[i] for i in np.flatnonzero(probabilities >= np.array(task.thresholds))}
+    return MultilabelAnswer(tuple(LabelScore(label, scores[label]) for label in scores if label in over), scores)
+
+
+def _by_label(task: Task, probabilities: Logits) -> dict[str, float]:
+    """The probability of each label, likeliest first; equal ones in the task's order."""
+    order = np.argsort(-probabilities, kind="stable")
+    return {task.labels[i]: _rounded(probabilities[i]) for i in order}
+
+
+def _rounded(value: SupportsFloat) -> float:
+    return round(float(value), _DECIMALS)
 
 
 def _ranking(item: Input, logits: Sequence[Logits]) -> RankingAnswer:
     scores = sigmoid(np.concatenate(logits))
     order = np.argsort(-np.concatenate(logits), kind="stable")
-    return RankingAnswer(tuple(RankedCandidate(int(i), item.candidates[i], float(scores[i])) for i in order))
+    return RankingAnswer(tuple(RankedCandidate(int(i), item.candidates[i], _rounded(scores[i])) for i in order))
 
 
 def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits) -> TaggingAnswer:
@@ -176,7 +185,7 @@ def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits) -> Tag
     entities = []
     for label, first, stop in word_runs(tags, bio=task.bio):
         start, end = encoding.offsets[first][0], encoding.offsets[stop - 1][1]
-        entities.append(Entity(item.text[start:end], label, start, end, float(confidence[first:stop].mean())))
+        entities.append(Entity(item.text[start:end], label, start, end, _rounded(confidence[first:stop].mean())))
     return TaggingAnswer(tuple(entities))
 
 
@@ -208,4 +217,4 @@ def _span(item: Input, encoding: Encoding, logits: Logits) -> SpanAnswer:
     joint -= np.triu(joint, k=_MAX_SPAN_TOKENS)
     first, last = np.unravel_index(int(joint.argmax()), joint.shape)
     start, end = encoding.offsets[first][0], encoding.offsets[last][1]
-    return SpanAnswer(item.text_pair[start:end], start, end, float(joint[first, last]))
+    return SpanAnswer(item.text_pair[start:end], start, end, _rounded(joint[first, last]))

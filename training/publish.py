@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import torch
 from model.encoding import Input, InputEncoder
 from model.network import Network
 from model.tasks import Kind
+from model_store.disk import sha256_of
 from model_store.manifest import Base, Golden
 from model_store.save import Contents, save
 from training.backbone import Backbone
@@ -51,7 +51,7 @@ def publish(
     """
     base = None
     if not Path(run.recipe.backbone.name).is_dir():
-        base = Base(run.recipe.backbone.name, sha256(backbone.folder / "model.safetensors"))
+        base = Base(run.recipe.backbone.name, sha256_of(backbone.folder / "model.safetensors"))
     round_weights(network, _PRECISION, frozen=base is None)
     calibrate(network, encoder, run.data)
     scores = evaluate_tasks(network, encoder, run.data)
@@ -104,18 +104,12 @@ def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": text,
-        "data": {name: sha256(data_folder / name) for name in sorted(files)},
+        "data": {name: sha256_of(data_folder / name) for name in sorted(files)},
         "commit": _commit(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _commit() -> str | None:

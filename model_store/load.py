@@ -1,0 +1,112 @@
+"""Loading a version: every hash checked, every tensor accounted for, nothing executed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.network import Network
+from model_store.bases import load_base
+from model_store.disk import sha256_of
+from model_store.errors import FileCorrupt, TensorMismatch
+from model_store.manifest import FROM_BASE, TOKENIZER, WEIGHTS, Manifest, read_manifest
+
+_RESTORE = "restore the version from where it came from, or use another one"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A version in memory: `network` in float32 on the CPU and in eval mode, and the tokenizer that it was trained with."""
+
+    manifest: Manifest
+    network: Network
+    tokenizer: tokenizers.Tokenizer
+
+
+def load(path: Path) -> Checkpoint:
+    """The version in folder `path`.
+
+    Raises NotAVersion, FormatTooNew, ManifestInvalid, FileCorrupt, TensorMismatch, BaseMissing or BaseMismatch.
+    """
+    # Not built on the meta device: that makes torch import 70 MB of sympy, and filling it needs copies of its own.
+    checkpoint, tensors = _open(path, torch.device("cpu"))
+    checkpoint.network.load_state_dict(tensors)
+    return checkpoint
+
+
+def verify(path: Path) -> Manifest:
+    """Does all the checks of `load` without reading the weights into memory. Raises what `load` raises."""
+    checkpoint, _ = _open(path, torch.device("meta"))
+    return checkpoint.manifest
+
+
+def _open(path: Path, device: torch.device) -> tuple[Checkpoint, dict[str, Tensor]]:
+    """The checkpoint, its network on `device` not yet filled, and the network's tensors, still on the disk."""
+    manifest = read_manifest(path)
+    _check_hashes(path, manifest)
+    with torch.random.fork_rng(devices=[]), device:
+        network = Network(manifest.network, manifest.tasks).eval()
+    tensors = _tensors(path / WEIGHTS, manifest, network.state_dict())
+    return Checkpoint(manifest, network, _tokenizer(path / TOKENIZER)), tensors
+
+
+def _check_hashes(path: Path, manifest: Manifest) -> None:
+    for file, expected in manifest.files.items():
+        if not (path / file).is_file():
+            raise FileCorrupt(path / file, "is missing", _RESTORE)
+        found = sha256_of(path / file)
+        if found != expected:
+            raise FileCorrupt(path / file, f"has sha256 {found}, the manifest says {expected}", _RESTORE)
+
+
+def _tokenizer(path: Path) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise FileCorrupt(path, f"is not a tokenizer ({error})", _RESTORE) from error
+
+
+def _tensors(path: Path, manifest: Manifest, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the file and of the base that belong to the network, names and shapes checked."""
+    stored, from_base = _read_safetensors(path)
+    base = {} if manifest.base is None or not from_base else load_base(manifest.base)
+    tensors = {name: base[name] for name in from_base if name in base} | stored
+    problems = [
+        _listed("lacks", expected.keys() - tensors.keys()),
+        _listed("has unknown", {*stored, *from_base} - expected.keys()),
+        _listed("has the wrong shape or type:", _misfits(tensors, expected)),
+    ]
+    if any(problems):
+        summary = "; ".join(problem for problem in problems if problem)
+        raise TensorMismatch(path, f"does not fit the network in the manifest: {summary}", _RESTORE)
+    return tensors
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            names, metadata = file.keys(), file.metadata() or {}
+            return {name: file.get_tensor(name) for name in names}, metadata.get(FROM_BASE, "").splitlines()
+    except SafetensorError as error:
+        raise FileCorrupt(path, f"is not a safetensors file ({error})", _RESTORE) from error
+
+
+def _misfits(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+    return [
+        f"{name} ({tensors[name].dtype} {list(tensors[name].shape)} for {list(wanted.shape)})"
+        for name, wanted in expected.items()
+        if name in tensors
+        if tensors[name].shape != wanted.shape or not tensors[name].is_floating_point()
+    ]
+
+
+def _listed(problem: str, names: Iterable[str], shown: int = 5) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - shown} more" if len(ordered) > shown else ""
+    return f"{problem} {', '.join(ordered[:shown])}{more}" if ordered else ""

@@ -1,0 +1,159 @@
+"""The manifest of a version: everything about it but the weights. Reading is strict: what is not known is an error.
+
+`manifest.json` holds the sha256 of the other files, and `manifest.sha256` the one of `manifest.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from model.config import NetworkConfig
+from model.encoding import Input
+from model.tasks import Task, check_tasks
+from model_store.decoding import DecodingError, decode
+from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+MANIFEST_HASH = "manifest.sha256"
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
+CARD = "card.md"
+FROM_BASE = "from_base"
+"""Key in the metadata of the weights file: the tensors left to the base, one name a line."""
+
+_RESTORE = "save the version again or restore it from where it came from"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A published backbone: its Hugging Face name (or a folder), and the sha256 of its `model.safetensors`."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """An input with the answer that the saved network gave: `dataclasses.asdict` of an answer, tuples included."""
+
+    task: str
+    input: Input
+    answer: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answer", _lists_as_tuples(self.answer))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A version's facts.
+
+    `files`: the sha256 of each other file in the version. `metrics`, `baselines`: task -> metric -> value on
+    validation, of the model and of the trivial baseline. `provenance`: any JSON; `created` is when it was saved.
+    """
+
+    name: str
+    version: int
+    network: NetworkConfig
+    tasks: tuple[Task, ...]
+    base: Base | None
+    files: dict[str, str]
+    metrics: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, float]]
+    goldens: tuple[Golden, ...]
+    provenance: dict[str, Any]
+    format: int = FORMAT
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of `manifest.json`. Raises ManifestInvalid for a manifest that could not be read back."""
+    path = Path(manifest.name) / str(manifest.version) / MANIFEST
+    fields = asdict(manifest)
+    try:
+        text = json.dumps({"format": fields.pop("format"), **fields}, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ManifestInvalid(path, f"cannot be written as JSON: {error}", "give it plain finite values") from error
+    from_json(text, path)
+    return text + "\n"
+
+
+def from_json(text: str, path: Path) -> Manifest:
+    """The manifest that `text` holds; `path` is only named in errors.
+
+    Raises FormatTooNew before anything else is looked at, then ManifestInvalid, which names the key.
+    """
+    try:
+        fields = json.loads(text)
+    except ValueError as error:
+        raise ManifestInvalid(path, f"is not JSON: {error}", _RESTORE) from error
+    written = fields.get("format") if isinstance(fields, dict) else None
+    if isinstance(written, int) and written > FORMAT:
+        raise FormatTooNew(
+            path, f"has format {written}, this release reads format {FORMAT}", "install a newer release of polytask"
+        )
+    try:
+        manifest = decode(Manifest, fields)
+        _check(manifest)
+    except (DecodingError, ValueError) as error:
+        raise ManifestInvalid(path, str(error), _RESTORE) from error
+    return manifest
+
+
+def read_manifest(version: Path) -> Manifest:
+    """The manifest of the version in folder `version`, its own hash checked.
+
+    Raises NotAVersion, FormatTooNew, ManifestInvalid or FileCorrupt.
+    """
+    path = version / MANIFEST
+    if not path.is_file():
+        raise NotAVersion(version, f"has no {MANIFEST}", "give the folder of a saved version, such as STORE/NAME/1")
+    content = path.read_bytes()
+    manifest = from_json(content.decode(errors="replace"), path)
+    recorded = version / MANIFEST_HASH
+    if not recorded.is_file() or recorded.read_text(errors="replace") != manifest_hash(content):
+        raise FileCorrupt(path, f"does not have the hash in {MANIFEST_HASH}: it was changed after saving", _RESTORE)
+    return manifest
+
+
+def manifest_hash(content: bytes) -> str:
+    """The text of `manifest.sha256`, in the format of sha256sum."""
+    return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"
+
+
+def _check(manifest: Manifest) -> None:
+    if manifest.format != FORMAT:
+        raise ValueError(f"key 'format': {manifest.format} was never in use")
+    check_tasks(manifest.tasks, manifest.network.max_length)
+    known = {task.name for task in manifest.tasks}
+    for key, named in (
+        ("metrics", manifest.metrics),
+        ("baselines", manifest.baselines),
+        ("goldens", [golden.task for golden in manifest.goldens]),
+    ):
+        _check_known(key, list(named), known)
+    for required in (WEIGHTS, TOKENIZER, CARD):
+        if required not in manifest.files:
+            raise ValueError(f"key 'files' lacks {required}")
+    for file in manifest.files:
+        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+            raise ValueError(f"key 'files' names {file!r}, outside the version")
+
+
+def _check_known(key: str, named: Sequence[str], known: set[str]) -> None:
+    unknown = sorted(set(named) - known)
+    if unknown:
+        raise ValueError(f"key {key!r} names tasks that are not in 'tasks': {', '.join(unknown)}")
+
+
+def _lists_as_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists_as_tuples(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_lists_as_tuples(entry) for entry in value)
+    return value

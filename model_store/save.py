@@ -1,0 +1,169 @@
+"""Saving a version: written under a temporary name, renamed when everything is on the disk, read-only from then on."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.network import Network
+from model_store.bases import load_base
+from model_store.disk import flush, is_locked, locked, sha256_of
+from model_store.errors import PointerCorrupt
+from model_store.manifest import (
+    CARD,
+    FROM_BASE,
+    MANIFEST,
+    MANIFEST_HASH,
+    TOKENIZER,
+    WEIGHTS,
+    Base,
+    Golden,
+    Manifest,
+    manifest_hash,
+    to_json,
+)
+from model_store.versions import check_name, promotions, versions
+
+_TEMPORARY = ".saving-"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a version is made of.
+
+    `base`: the backbone whose tensors need not be stored; None for a self-contained version. `precision`: how the
+    others are stored; `network` must already be rounded to it, as a version holds exactly what was evaluated.
+    `card`: Markdown. The rest as in `Manifest`.
+    """
+
+    network: Network
+    tokenizer_json: str
+    base: Base | None
+    precision: torch.dtype
+    metrics: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, float]]
+    goldens: tuple[Golden, ...]
+    provenance: dict[str, Any]
+    card: str
+
+
+def save(store: Path, name: str, contents: Contents) -> Path:
+    """Saves the next version of checkpoint `name` and gives its folder. It is whole or not there at all.
+
+    Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch or
+    ManifestInvalid; ValueError for a tensor that `precision` would change.
+    """
+    folder = store / check_name(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _temporary_folder(folder) as temporary:
+        _write_weights(temporary / WEIGHTS, contents)
+        _write_text(temporary / TOKENIZER, contents.tokenizer_json)
+        _write_text(temporary / CARD, contents.card)
+        with locked(folder):
+            version = _next_version(store, name)
+            _write_manifest(temporary, _manifest(name, version, contents, temporary))
+            flush(temporary)
+            temporary.rename(folder / str(version))
+        flush(folder)
+        flush(store)
+    return folder / str(version)
+
+
+@contextmanager
+def _temporary_folder(folder: Path) -> Iterator[Path]:
+    """A folder that is gone when the block fails. Its lock tells other saves that its owner is alive."""
+    with ExitStack() as stack:
+        with locked(folder):
+            _remove_abandoned(folder)
+            temporary = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            temporary.mkdir()
+            stack.enter_context(locked(temporary))
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for temporary in folder.glob(f"{_TEMPORARY}*"):
+        # A save that fails elsewhere may remove its own folder at this moment.
+        with suppress(FileNotFoundError):
+            if not is_locked(temporary):
+                shutil.rmtree(temporary)
+
+
+def _next_version(store: Path, name: str) -> int:
+    # A promoted version that someone deleted keeps its number: the pointer must not come to mean another one.
+    taken = versions(store, name)
+    with suppress(PointerCorrupt):
+        taken += promotions(store, name)
+    return max(taken, default=0) + 1
+
+
+def _manifest(name: str, version: int, contents: Contents, folder: Path) -> Manifest:
+    return Manifest(
+        name=name,
+        version=version,
+        network=contents.network.config,
+        tasks=contents.network.tasks,
+        base=contents.base,
+        files={file: sha256_of(folder / file) for file in (WEIGHTS, TOKENIZER, CARD)},
+        metrics=contents.metrics,
+        baselines=contents.baselines,
+        goldens=contents.goldens,
+        provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **contents.provenance},
+    )
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    text = to_json(manifest)
+    _write_text(folder / MANIFEST, text)
+    _write_text(folder / MANIFEST_HASH, manifest_hash(text.encode()))
+
+
+def _write_text(path: Path, text: str) -> None:
+    # Bytes, so that line ends stay what they are.
+    path.write_bytes(text.encode())
+    _finish(path)
+
+
+def _write_weights(path: Path, contents: Contents) -> None:
+    base = {} if contents.base is None else load_base(contents.base)
+    stored, from_base = {}, []
+    for name, tensor in contents.network.state_dict().items():
+        value = tensor.detach().float().cpu()
+        if name in base and _same_bits(value, base[name].float()):
+            from_base.append(name)
+        else:
+            stored[name] = _cast(name, value, contents.precision)
+    save_file(stored, path, {"format": "pt", FROM_BASE: "\n".join(from_base)})
+    _finish(path)
+
+
+def _same_bits(left: Tensor, right: Tensor) -> bool:
+    return torch.equal(left.contiguous().view(torch.int32), right.contiguous().view(torch.int32))
+
+
+def _cast(name: str, value: Tensor, precision: torch.dtype) -> Tensor:
+    stored = value.to(precision).contiguous()
+    if not torch.equal(stored.float(), value):
+        raise ValueError(
+            f"storing {name} in {precision} would change its values; round the network before evaluating it"
+        )
+    return stored
+
+
+def _finish(path: Path) -> None:
+    path.chmod(0o444)
+    flush(path)

@@ -1,0 +1,130 @@
+"""Which versions a store has and which one is current: list, resolve, promote, roll back.
+
+`STORE/NAME/1`, `STORE/NAME/2`, ... are versions; `STORE/NAME/current.json` says which is current and which were before.
+Whatever starts with a dot is a save or a write that was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from model_store.disk import locked, replace_text
+from model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
+
+POINTER = "current.json"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+def names(store: Path) -> list[str]:
+    """The checkpoints that have a version, in order. Raises StoreMissing."""
+    if not store.is_dir():
+        raise StoreMissing(store, "there is no such folder", "give the folder of a store (--store or POLYTASK_STORE)")
+    return sorted(
+        entry.name for entry in store.iterdir() if _NAME.fullmatch(entry.name) and versions(store, entry.name)
+    )
+
+
+def versions(store: Path, name: str) -> list[int]:
+    """The versions of a checkpoint, in order; none of a checkpoint that is not there. Raises NameInvalid."""
+    folder = store / check_name(name)
+    if not folder.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in folder.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir())
+
+
+def current(store: Path, name: str) -> int | None:
+    """The version in use, or None when none was promoted. Raises NameInvalid or PointerCorrupt."""
+    promoted = promotions(store, name)
+    return promoted[-1] if promoted else None
+
+
+def resolve(store: Path, reference: str) -> Path:
+    """The folder of `NAME` (its current version) or `NAME/VERSION`. Raises NameInvalid or VersionNotFound."""
+    name, version = parse_reference(reference)
+    _require_name(store, name)
+    if version is None:
+        version = current(store, name)
+        if version is None:
+            known = ", ".join(f"{name}/{number}" for number in versions(store, name))
+            raise VersionNotFound(store / name, "no version was promoted", f"promote one, or name one: {known}")
+    _require(store, name, version)
+    return store / name / str(version)
+
+
+def promote(store: Path, name: str, version: int) -> None:
+    """Makes a version the current one. Raises NameInvalid, VersionNotFound or PointerCorrupt."""
+    _require(store, name, version)
+    with locked(store / name):
+        promoted = promotions(store, name)
+        if promoted[-1:] != [version]:
+            _write_pointer(store / name, [*promoted, version])
+
+
+def rollback(store: Path, name: str) -> int:
+    """Makes the version that was current before the current one again, and gives its number.
+
+    Raises NameInvalid, VersionNotFound, PointerCorrupt or NothingToRollBack.
+    """
+    _require_name(store, name)
+    with locked(store / name):
+        promoted = promotions(store, name)[:-1]
+        if not promoted:
+            raise NothingToRollBack(
+                store / name, "no other version was current before", "promote the one that you want"
+            )
+        _require(store, name, promoted[-1])
+        _write_pointer(store / name, promoted)
+        return promoted[-1]
+
+
+def promotions(store: Path, name: str) -> list[int]:
+    """The versions that were promoted and not rolled back, the current one last. Raises PointerCorrupt."""
+    path = store / check_name(name) / POINTER
+    if not path.is_file():
+        return []
+    try:
+        pointer = json.loads(path.read_text(encoding="utf-8"))
+        promoted = [*pointer["before"], pointer["current"]]
+    except (ValueError, TypeError, KeyError) as error:
+        promoted = [error]
+    if not all(type(version) is int for version in promoted):
+        raise PointerCorrupt(path, "does not say which version is current", "delete it and promote a version")
+    return promoted
+
+
+def check_name(name: str) -> str:
+    """`name`, if it may name a checkpoint. Raises NameInvalid."""
+    if not _NAME.fullmatch(name):
+        raise NameInvalid(
+            name, "is not a checkpoint's name", "use 1 to 63 of a-z, 0-9, - and _, a letter or digit first"
+        )
+    return name
+
+
+def parse_reference(reference: str) -> tuple[str, int | None]:
+    """`NAME` or `NAME/VERSION` taken apart. Raises NameInvalid."""
+    name, slash, version = reference.partition("/")
+    if slash and not _VERSION.fullmatch(version):
+        raise NameInvalid(reference, f"{version!r} is not a version", "write NAME or NAME/VERSION, such as demo/1")
+    return check_name(name), int(version) if slash else None
+
+
+def _write_pointer(folder: Path, promoted: list[int]) -> None:
+    replace_text(folder / POINTER, json.dumps({"current": promoted[-1], "before": promoted[:-1]}) + "\n")
+
+
+def _require_name(store: Path, name: str) -> None:
+    if not versions(store, name):
+        known = ", ".join(names(store)) or "none"
+        raise VersionNotFound(store / name, "there is no such checkpoint", f"the store has: {known}")
+
+
+def _require(store: Path, name: str, version: int) -> None:
+    _require_name(store, name)
+    if version not in versions(store, name):
+        known = ", ".join(str(number) for number in versions(store, name))
+        raise VersionNotFound(store / name / str(version), "there is no such version", f"{name} has: {known}")

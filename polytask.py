@@ -1,0 +1,256 @@
+"""The command line. Each command imports its part when it runs, so that `polytask --help` needs no torch."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from model_store import DEFAULT_STORE
+from model_store.errors import StoreError
+from service.errors import StartupError
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from model.tasks import Task
+    from model_store.manifest import Manifest
+
+_PIPE_WIDTH = 160
+
+app = typer.Typer(
+    name="polytask",
+    help="Many NLP tasks from one conditional multi-task transformer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="List, inspect, check and promote the versions in a store.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Store = Annotated[Path, typer.Option("--store", envvar="POLYTASK_STORE", help="The folder of the store.")]
+Reference = Annotated[str, typer.Argument(help="NAME (its current version) or NAME/VERSION.")]
+
+
+def main() -> None:
+    """Runs the command line. What is wrong with a store, settings, a recipe or data is said on stderr; exit code 2."""
+    try:
+        app()
+    except (StoreError, StartupError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    sys.exit(2)
+
+
+def _serve(**flags: str | None) -> None:
+    """Serve a checkpoint over HTTP until SIGTERM. Every flag is a POLYTASK_ variable as well."""
+    from service.app import serve
+
+    serve(Settings.from_environment(os.environ, flags))
+
+
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command a flag for each setting, so that neither is listed twice."""
+    flags = [
+        inspect.Parameter(
+            setting.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    help=f"{setting.metadata['help']} (default: {setting.default})", metavar=setting.name.upper()
+                ),
+            ],
+        )
+        for setting in fields(Settings)
+    ]
+    command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    return command
+
+
+app.command("serve")(_with_flags(_serve))
+
+
+@app.command("train")
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The TOML recipe of the run.")],
+    data: Annotated[Path, typer.Option(help="The folder that the recipe's files are relative to.")] = Path(),
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Train what a recipe says and publish it as a new version."""
+    from rich.console import Console
+
+    from training.config import RecipeError
+    from training.loop import NonFiniteLossError
+    from training.records import DataError
+    from training.run import run_recipe
+
+    try:
+        run_recipe(recipe, data, store, Console())
+    except (RecipeError, DataError, NonFiniteLossError) as error:
+        _fail(error)
+
+
+@app.command("evaluate")
+def evaluate(
+    reference: Reference,
+    data: Annotated[Path, typer.Option(help="The data folder of the recipe that made the version.")] = Path(),
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Measure a version anew on its validation data."""
+    from rich.console import Console
+
+    from model_store.versions import resolve
+    from training.records import DataError
+    from training.run import evaluate_version
+
+    try:
+        evaluate_version(resolve(store, reference), data, Console())
+    except DataError as error:
+        _fail(error)
+
+
+@models.command("list")
+def list_versions(store: Store = DEFAULT_STORE) -> None:
+    """Show all versions in the store."""
+    from rich.filesize import decimal
+
+    from model_store.manifest import read_manifest
+    from model_store.versions import current
+
+    table = _table("name", "version", "current", "tasks", "size", "created")
+    for name, version in _all_versions(store):
+        folder = store / name / str(version)
+        mark = "*" if version == current(store, name) else ""
+        size = decimal(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
+        try:
+            manifest = read_manifest(folder)
+        except StoreError as error:
+            table.add_row(name, str(version), mark, f"broken: {error.problem}", size, "")
+            continue
+        tasks = ", ".join(task.name for task in manifest.tasks)
+        table.add_row(name, str(version), mark, tasks, size, str(manifest.provenance.get("created", "")))
+    _print(table if table.row_count else f"{store} has no versions")
+
+
+@models.command("show")
+def show_version(reference: Reference, store: Store = DEFAULT_STORE) -> None:
+    """Show what a version is: its network, tasks, metrics and origin."""
+    from model_store.manifest import read_manifest
+    from model_store.versions import resolve
+
+    manifest = read_manifest(resolve(store, reference))
+    network = manifest.network
+    table = _table("task", "kind", "labels", "tokens", "metric", "validation", "baseline")
+    for task in manifest.tasks:
+        table.add_row(*_task_cells(manifest, task))
+    _print(
+        f"{manifest.name}/{manifest.version}",
+        f"network: {network.num_layers} layers of width {network.hidden_size}, {network.num_heads} heads, "
+        f"{network.vocab_size} word pieces, rows of up to {network.max_length} tokens",
+        f"base: {manifest.base.name} (sha256 {manifest.base.sha256})"
+        if manifest.base
+        else "base: none, self-contained",
+        table,
+        f"provenance: {json.dumps(manifest.provenance, indent=2, ensure_ascii=False)}",
+    )
+
+
+@models.command("promote")
+def promote_version(
+    reference: Annotated[str, typer.Argument(metavar="NAME/VERSION")], store: Store = DEFAULT_STORE
+) -> None:
+    """Make a version the current one of its name."""
+    from model_store.versions import parse_reference, promote
+
+    name, version = parse_reference(reference)
+    if version is None:
+        raise typer.BadParameter(f"say which version of {name}: {name}/VERSION", param_hint="NAME/VERSION")
+    promote(store, name, version)
+    _print(f"{name}: version {version} is current")
+
+
+@models.command("rollback")
+def roll_back(name: str, store: Store = DEFAULT_STORE) -> None:
+    """Make the version current again that was current before."""
+    from model_store.versions import rollback
+
+    _print(f"{name}: version {rollback(store, name)} is current")
+
+
+@models.command("verify")
+def verify_versions(reference: Annotated[str | None, typer.Argument()] = None, store: Store = DEFAULT_STORE) -> None:
+    """Check hashes, tensors and base of one version, or of all. Exit code 1 if one fails."""
+    from model_store.load import verify
+    from model_store.versions import resolve
+
+    folders = (
+        [store / name / str(version) for name, version in _all_versions(store)]
+        if reference is None
+        else [resolve(store, reference)]
+    )
+    failed = False
+    for folder in folders:
+        title = f"{folder.parent.name}/{folder.name}"
+        try:
+            verify(folder)
+            _print(f"ok      {title}")
+        except StoreError as error:
+            failed = True
+            _print(f"FAILED  {title}: {error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _all_versions(store: Path) -> Iterator[tuple[str, int]]:
+    from model_store.versions import names, versions
+
+    return ((name, version) for name in names(store) for version in versions(store, name))
+
+
+def _task_cells(manifest: Manifest, task: Task) -> tuple[str, ...]:
+    metrics, baselines = manifest.metrics.get(task.name, {}), manifest.baselines.get(task.name, {})
+    return (
+        task.name,
+        task.kind.value,
+        str(len(task.labels) or ""),
+        str(task.max_length),
+        "\n".join(metrics),
+        "\n".join(f"{value:.4f}" for value in metrics.values()),
+        "\n".join(f"{baselines[metric]:.4f}" if metric in baselines else "" for metric in metrics),
+    )
+
+
+def _table(*headings: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print(*parts: object) -> None:
+    from rich.console import Console
+
+    # What a manifest holds is text, never markup; a line may be read by a program, so it is not folded.
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    Console(markup=False, highlight=False, soft_wrap=True, width=width).print(*parts, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""A run that is killed at any moment leaves a store that verifies, and the next run publishes."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from model_store.load import verify
+from model_store.versions import versions
+from tests.training import toy
+from training.run import run_recipe
+
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["training.run"])
+
+
+def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None) -> None:
+    """Runs in a process of its own, which dies when it reaches the moment."""
+    torch.set_num_threads(1)
+    if moment is not None:
+        sys.addaudithook(_killer(*moment))
+    with log.open("w", buffering=1, encoding="utf-8") as shown:
+        run_recipe(_recipe(folder, examples), folder / "data", folder / "store", Console(file=shown, width=120))
+
+
+def _killer(event: str, path: str) -> Callable[[str, tuple[object, ...]], None]:
+    """Kills the process just before `event` happens to a path that ends as the pattern says."""
+    pattern = re.compile(rf"/store{path}\Z")
+
+    def hook(happening: str, arguments: tuple[object, ...]) -> None:
+        if happening == event and any(pattern.search(str(argument)) for argument in arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def _recipe(folder: Path, examples: int) -> Path:
+    path = folder / f"{examples}.toml"
+    fields = toy.fields(folder / "backbone", length={"examples": examples, "evaluate_every": 16})
+    path.write_text(toy.to_toml(fields), encoding="utf-8")
+    return path
+
+
+def _start(folder: Path, examples: int, moment: tuple[str, str] | None = None) -> BaseProcess:
+    process = _PROCESSES.Process(target=_run, args=(folder, examples, folder / "log", moment))
+    process.start()
+    return process
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the data and the backbone of a toy run; its store is not there yet."""
+    toy.write_backbone(tmp_path / "backbone")
+    toy.write_data(tmp_path / "data", train=12, validation=4)
+    return tmp_path
+
+
+def _verified(store: Path) -> list[int]:
+    """The versions in the store, all of which verify; whatever else is there is hidden."""
+    found = versions(store, "toy")
+    for version in found:
+        verify(store / "toy" / str(version))
+    if (store / "toy").is_dir():
+        others = {entry.name for entry in (store / "toy").iterdir()} - {str(version) for version in found}
+        assert all(name.startswith(".") for name in others)
+    return found
+
+
+def _assert_the_next_run_publishes(folder: Path, expected: list[int]) -> None:
+    store = folder / "store"
+    version = run_recipe(_recipe(folder, 16), folder / "data", store, Console(file=io.StringIO()))
+    assert version == store / "toy" / str(expected[-1])
+    assert _verified(store) == expected
+    assert sorted(entry.name for entry in (store / "toy").iterdir()) == [str(number) for number in expected]
+
+
+# A moment: what is about to happen in the store, to which path, and the versions that are there then.
+_TEMPORARY = r"/toy/\.saving-\w+"
+_MOMENTS = {
+    "before anything is written": ("os.mkdir", "", []),
+    "before its folder is there": ("os.mkdir", _TEMPORARY, []),
+    "before its folder is locked": ("open", _TEMPORARY, []),
+    "with the weights alone": ("open", f"{_TEMPORARY}/tokenizer.json", []),
+    "with the manifest not sealed": ("open", f"{_TEMPORARY}/manifest.sha256", []),
+    "before it gets its name": ("os.rename", "/toy/1", []),
+    "after it got its name": ("open", "", [1]),
+}
+
+
+@pytest.mark.parametrize(("event", "path", "left"), _MOMENTS.values(), ids=_MOMENTS)
+def test_killed_while_publishing(folder: Path, event: str, path: str, left: list[int]) -> None:
+    """Killed at any step of saving, a version is there whole or not at all, and the next run cleans up and publishes."""
+    process = _start(folder, 16, (event, path))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert _verified(folder / "store") == left
+    _assert_the_next_run_publishes(folder, [*left, len(left) + 1])
+
+
+def test_killed_while_training(folder: Path) -> None:
+    """Killed in the middle of training, from outside, a run has not touched the store."""
+    process = _start(folder, 10**9)
+    log = folder / "log"
+    while process.is_alive() and not (log.is_file() and "trivial baseline" in log.read_text(encoding="utf-8")):
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (folder / "store").exists()
+    _assert_the_next_run_publishes(folder, [1])
+
+
+def test_killed_with_versions_there(folder: Path) -> None:
+    """Versions that are in the store already are as they were, to the byte, when a later run is killed."""
+    _assert_the_next_run_publishes(folder, [1])
+    first = folder / "store" / "toy" / "1"
+    before = {path.name: path.read_bytes() for path in first.iterdir()}
+    process = _start(folder, 16, ("os.rename", "/toy/2"))
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert _verified(folder / "store") == [1]
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == before
+    _assert_the_next_run_publishes(folder, [1, 2])

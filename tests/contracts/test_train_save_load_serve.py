@@ -1,0 +1,178 @@
+"""From records to answers: what training measured is what a process gives that has only the version's folder."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+from rich.console import Console
+
+from model.answers import Answer
+from model.encoding import Input, InputEncoder
+from model.network import Network
+from model.tasks import Kind
+from model_store.load import load, verify
+from model_store.manifest import Manifest
+from service.app import assemble
+from service.runners import TorchRunner
+from service.schemas import from_input
+from service.settings import Settings
+from tests.service.serving import until
+from tests.training import toy
+from tests.training.answers import assert_same_answers, assert_same_fields
+from training import run
+from training.evaluate import answer_inputs
+from training.examples import TaskData
+from training.metrics import score_answers
+from training.publish import Run, publish
+
+# 480 examples in batches of 16 rows make about 60 steps.
+_RECIPE = {"length": {"examples": 480, "batch_rows": 16, "batch_tokens": 512}}
+
+Inputs = dict[str, list[Input]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run: its version, and the network and encoder that are still in memory."""
+
+    version: Path
+    manifest: Manifest
+    network: Network
+    encoder: InputEncoder
+    data: Sequence[TaskData]
+
+    def inputs(self) -> Inputs:
+        """The validation inputs of every task."""
+        return {own.task.name: [example.input for example in own.validation] for own in self.data}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A toy run of all seven kinds through the same door as any other."""
+    folder = tmp_path_factory.mktemp("contract")
+    fields = toy.fields(toy.write_backbone(folder / "backbone"), **_RECIPE)
+    fields["tasks"][0]["examples"] = [{"text": "the cat is good"}, {"text": "a bad cat in paris"}]
+    recipe = folder / "toy.toml"
+    recipe.write_text(toy.to_toml(fields), encoding="utf-8")
+    kept: list[tuple[Network, InputEncoder, Sequence[TaskData]]] = []
+
+    def keep_and_publish(own: Run, network: Network, encoder: InputEncoder, *rest: object) -> object:
+        kept.append((network, encoder, own.data))
+        return publish(own, network, encoder, *rest)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "publish", keep_and_publish)
+        torch.set_num_threads(1)
+        data = toy.write_data(folder / "data")
+        version = run.run_recipe(recipe, data, folder / "store", Console(file=io.StringIO()))
+    return Trained(version, verify(version), *kept[0])
+
+
+def _answer_alone(version: Path, inputs: Inputs) -> dict[str, list[Answer]]:
+    """Runs in a process of its own: loads the version and answers each input in a batch by itself."""
+    torch.set_num_threads(1)
+    checkpoint = load(version)
+    encoder = InputEncoder(checkpoint.tokenizer)
+    task_ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
+    return {
+        name: [answer for item in own for answer in answer_inputs(checkpoint.network, encoder, task_ids[name], [item])]
+        for name, own in inputs.items()
+    }
+
+
+def _in_a_new_process(version: Path, inputs: Inputs) -> dict[str, list[Answer]]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as processes:
+        return processes.submit(_answer_alone, version, inputs).result()
+
+
+@pytest.fixture(scope="module")
+def served(trained: Trained) -> dict[str, list[Answer]]:
+    """The new process's answers to all validation inputs."""
+    return _in_a_new_process(trained.version, trained.inputs())
+
+
+def test_all_kinds_were_trained(trained: Trained) -> None:
+    """The version has a task of every kind, and the run was long enough for most of them to beat the trivial answer."""
+    assert {task.kind for task in trained.manifest.tasks} == set(Kind)
+    gains = [
+        scores[metric] - trained.manifest.baselines[name][metric]
+        for name, scores in trained.manifest.metrics.items()
+        for metric in [next(iter(scores))]
+    ]
+    assert sum(gain > 0.05 for gain in gains) >= 4
+
+
+def test_a_new_process_answers_as_training_did(trained: Trained, served: dict[str, list[Answer]]) -> None:
+    """Each input, alone, gets the answer that the trained network in memory gives it among all the others."""
+    for task_id, (name, inputs) in enumerate(trained.inputs().items()):
+        expected = answer_inputs(trained.network, trained.encoder, task_id, inputs)
+        assert_same_answers(served[name], expected, tolerance=1e-4)
+        assert len({str(answer) for answer in expected}) > 3
+
+
+def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served: dict[str, list[Answer]]) -> None:
+    """Scoring the new process's answers gives every metric in the manifest, and no other."""
+    for own in trained.data:
+        scores = score_answers(own.task, own.validation, served[own.task.name])
+        assert scores == pytest.approx(trained.manifest.metrics[own.task.name], abs=1e-6)
+    assert set(trained.manifest.metrics) == set(served)
+
+
+def test_measuring_again_gives_the_same_metrics(trained: Trained) -> None:
+    """A version measured anew from the store, on the data of its recipe, has the metrics in its manifest."""
+    data = trained.version.parent.parent.parent / "data"
+    again = run.evaluate_version(trained.version, data, Console(file=io.StringIO()))
+    assert again == trained.manifest.metrics
+
+
+def test_golden_answers_are_repeated(trained: Trained) -> None:
+    """A new process gives the golden examples the answers in the manifest: the recipe's examples among them."""
+    goldens = trained.manifest.goldens
+    assert {golden.task for golden in goldens} == set(toy.TASKS.values())
+    assert [golden.input.text for golden in goldens[:2]] == ["the cat is good", "a bad cat in paris"]
+    answers = _in_a_new_process(
+        trained.version,
+        {name: [golden.input for golden in goldens if golden.task == name] for name in toy.TASKS.values()},
+    )
+    for name, own in answers.items():
+        expected = [golden.answer for golden in goldens if golden.task == name]
+        assert_same_fields([asdict(answer) for answer in own], expected, tolerance=1e-4)
+
+
+async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:
+    """Serves the version and asks for everything at once, each input in a request of its own."""
+    checkpoint = load(version)
+    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network, torch.device("cpu")))
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        await until(lambda: worker.ready or worker.failure is not None)
+
+        async def ask(task: str, item: Any) -> Any:
+            response = await client.post(f"/v1/tasks/{task}/predict", json={"inputs": [item]})
+            assert response.status_code == 200, response.text
+            (answer,) = response.json()["answers"]
+            return answer
+
+        return {name: await asyncio.gather(*(ask(name, item) for item in own)) for name, own in inputs.items()}
+
+
+def test_the_service_answers_as_training_did(trained: Trained, served: dict[str, list[Answer]]) -> None:
+    """Over HTTP, with inputs as a client writes them, every answer of every kind is the one that was measured."""
+    tasks = {own.task.name: own.task for own in trained.data}
+    wire = {name: [from_input(tasks[name], item) for item in own] for name, own in trained.inputs().items()}
+    answers = asyncio.run(_over_http(trained.version, wire))
+    for name, own in answers.items():
+        assert_same_fields(own, [asdict(answer) for answer in served[name]], tolerance=1e-4)

@@ -1,0 +1,317 @@
+"""Tests of model/answers.py: every kind against a plain computation of its definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import get_entities
+
+from model.answers import (
+    Answer,
+    ClassificationAnswer,
+    LabelScore,
+    Logits,
+    MultilabelAnswer,
+    MultipleChoiceAnswer,
+    RankingAnswer,
+    RegressionAnswer,
+    SpanAnswer,
+    TaggingAnswer,
+    answer,
+    sigmoid,
+    softmax,
+    word_runs,
+)
+from model.encoding import Encoding, Input
+from model.tasks import Kind, Task
+
+LOGIT = st.floats(-10, 10, width=32)
+LABELS = ("O", "B-x", "I-x", "B-y", "I-y")
+TEXT = Input("text")
+ROW = Encoding((1, 2), (0, 0))
+
+
+def _logits(values: Sequence[float] | Sequence[Sequence[float]]) -> Logits:
+    return np.array(values, dtype=np.float32)
+
+
+def _exact_softmax(logits: Sequence[float]) -> list[float]:
+    total = sum(math.exp(logit) for logit in logits)
+    return [math.exp(logit) / total for logit in logits]
+
+
+def _exact_sigmoid(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit))
+
+
+def _single(task: Task, logits: Sequence[float]) -> Answer:
+    return answer(task, TEXT, [ROW], [_logits(logits)])
+
+
+def _per_candidate(kind: Kind, logits: Sequence[float]) -> Answer:
+    item = Input("query", candidates=tuple(f"candidate {place}" for place in range(len(logits))))
+    rows = [_logits([logit]) for logit in logits]
+    return answer(Task("task", kind, 32, pair=True), item, [ROW] * len(logits), rows)
+
+
+@settings(deadline=None)
+@given(st.lists(LOGIT, min_size=1, max_size=6))
+def test_softmax_and_sigmoid_are_their_definitions(logits: list[float]) -> None:
+    """Probabilities equal the textbook formulas."""
+    np.testing.assert_allclose(softmax(_logits(logits)), _exact_softmax(logits), rtol=1e-5)
+    np.testing.assert_allclose(sigmoid(_logits(logits)), [_exact_sigmoid(logit) for logit in logits], atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=6))
+def test_extreme_logits_stay_probabilities(logits: list[float]) -> None:
+    """However large the logits, softmax sums to 1 and sigmoid lies between 0 and 1, without a warning."""
+    assert softmax(_logits(logits)).sum() == pytest.approx(1, abs=1e-5)
+    assert ((sigmoid(_logits(logits)) >= 0) & (sigmoid(_logits(logits)) <= 1)).all()
+
+
+@settings(deadline=None)
+@given(st.lists(LOGIT, min_size=2, max_size=6))
+def test_classification_names_the_likeliest_label(logits: list[float]) -> None:
+    """The label is that of the largest logit, its score its softmax, and all scores come likeliest first."""
+    labels = tuple(f"label {place}" for place in range(len(logits)))
+    given_answer = cast(ClassificationAnswer, _single(Task("task", Kind.CLASSIFICATION, 32, labels=labels), logits))
+    assert [given_answer.scores[label] for label in labels] == pytest.approx(_exact_softmax(logits), abs=2e-6)
+    assert list(given_answer.scores.values()) == sorted(given_answer.scores.values(), reverse=True)
+    assert given_answer.score == max(given_answer.scores.values()) == given_answer.scores[given_answer.label]
+
+
+def test_a_tie_between_labels_goes_to_the_first() -> None:
+    """Of equally likely labels the one that stands first in the task is given."""
+    task = Task("task", Kind.CLASSIFICATION, 32, labels=("a", "b", "c"))
+    assert cast(ClassificationAnswer, _single(task, [0.0, 1.0, 1.0])).label == "b"
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(LOGIT, st.floats(0, 1)), min_size=2, max_size=6))
+def test_multilabel_gives_the_labels_over_their_thresholds(drawn: list[tuple[float, float]]) -> None:
+    """The labels are those whose sigmoid reaches their own threshold, likeliest first; all scores are given."""
+    labels = tuple(f"label {place}" for place in range(len(drawn)))
+    thresholds = tuple(threshold for _, threshold in drawn)
+    task = Task("task", Kind.MULTILABEL, 32, labels=labels, thresholds=thresholds)
+    given_answer = cast(MultilabelAnswer, _single(task, [logit for logit, _ in drawn]))
+    exact = dict(zip(labels, (float(sigmoid(_logits([logit]))[0]) for logit, _ in drawn), strict=True))
+    assert given_answer.scores == pytest.approx(exact, abs=2e-6)
+    over = {label for label, threshold in zip(labels, thresholds, strict=True) if exact[label] >= threshold}
+    assert {entry.label for entry in given_answer.labels} == over
+    scores = [entry.score for entry in given_answer.labels]
+    assert scores == sorted(scores, reverse=True)
+    assert all(entry == LabelScore(entry.label, given_answer.scores[entry.label]) for entry in given_answer.labels)
+
+
+def test_thresholds_are_reached_by_equality() -> None:
+    """A probability equal to its threshold counts, one just below does not; none or all may count."""
+    task = Task("task", Kind.MULTILABEL, 32, labels=("a", "b", "c"), thresholds=(0.5, 0.5, 0.0))
+    assert [entry.label for entry in cast(MultilabelAnswer, _single(task, [0.0, -0.001, -9.0])).labels] == ["a", "c"]
+    strict = Task("task", Kind.MULTILABEL, 32, labels=("a", "b"), thresholds=(0.9, 0.9))
+    assert cast(MultilabelAnswer, _single(strict, [0.0, 0.0])).labels == ()
+
+
+def test_a_tie_between_labels_over_the_threshold_keeps_their_order() -> None:
+    """Equally likely labels come in the task's order."""
+    task = Task("task", Kind.MULTILABEL, 32, labels=("a", "b", "c"), thresholds=(0.1, 0.1, 0.1))
+    assert [entry.label for entry in cast(MultilabelAnswer, _single(task, [1.0, 2.0, 1.0])).labels] == ["b", "a", "c"]
+
+
+@settings(deadline=None)
+@given(LOGIT, st.floats(-100, 100), st.floats(0.01, 100))
+def test_regression_stretches_the_sigmoid_over_its_range(logit: float, low: float, width: float) -> None:
+    """The value is low + (high - low) * sigmoid(logit)."""
+    task = Task("task", Kind.REGRESSION, 32, value_range=(low, low + width))
+    value = cast(RegressionAnswer, _single(task, [logit])).value
+    assert value == pytest.approx(low + width * _exact_sigmoid(logit), abs=1e-5 * (abs(low) + width))
+
+
+@pytest.mark.parametrize(("logit", "value"), [(-1e9, -1.0), (0.0, 1.0), (1e9, 3.0)])
+def test_regression_never_leaves_its_range(logit: float, value: float) -> None:
+    """Extreme logits give the ends of the range, 0 its middle."""
+    task = Task("task", Kind.REGRESSION, 32, value_range=(-1.0, 3.0))
+    assert _single(task, [logit]) == RegressionAnswer(value)
+
+
+@settings(deadline=None)
+@given(st.lists(LOGIT, min_size=1, max_size=6))
+def test_ranking_puts_the_best_first(logits: list[float]) -> None:
+    """Candidates come by falling logit, each with its place, its text and its own sigmoid."""
+    ranking = cast(RankingAnswer, _per_candidate(Kind.RANKING, logits)).ranking
+    assert [entry.index for entry in ranking] == sorted(range(len(logits)), key=lambda place: -logits[place])
+    for entry in ranking:
+        assert entry.text == f"candidate {entry.index}"
+        assert entry.score == pytest.approx(_exact_sigmoid(logits[entry.index]), abs=2e-6)
+
+
+def test_saturated_scores_still_rank() -> None:
+    """Candidates whose probabilities round to 1 are ordered by their logits, ties by the input's order."""
+    ranking = cast(RankingAnswer, _per_candidate(Kind.RANKING, [40.0, 60.0, 50.0, 60.0])).ranking
+    assert [entry.index for entry in ranking] == [1, 3, 2, 0]
+    assert {entry.score for entry in ranking} == {1.0}
+
+
+@settings(deadline=None)
+@given(st.lists(LOGIT, min_size=1, max_size=6))
+def test_multiple_choice_weighs_candidates_against_each_other(logits: list[float]) -> None:
+    """The choice is the first candidate with the largest logit; scores are the softmax over the candidates, in order."""
+    given_answer = cast(MultipleChoiceAnswer, _per_candidate(Kind.MULTIPLE_CHOICE, logits))
+    assert given_answer.scores == pytest.approx(_exact_softmax(logits), abs=2e-6)
+    assert given_answer.choice == int(np.argmax(softmax(_logits(logits))))
+    assert given_answer.text == f"candidate {given_answer.choice}"
+
+
+TAGS = st.lists(st.sampled_from(["O", *(f"{sign}-{label}" for sign in "BI" for label in ("x", "y", "a-b", "O"))]))
+
+
+@settings(deadline=None)
+@given(TAGS)
+def test_bio_runs_are_those_of_seqeval(tags: list[str]) -> None:
+    """Runs of BIO tags, well-formed or not, are the entities that the metric counts."""
+    expected = [(label, first, last + 1) for label, first, last in get_entities(tags)]
+    assert word_runs(tags, bio=True) == expected
+
+
+def test_a_label_without_a_name_is_the_only_difference_to_seqeval() -> None:
+    """Seqeval calls an entity of the bare tags `B-` and `I-` "_", we call it ""; its words are the same."""
+    tags = ["B-", "I-", "O", "I-"]
+    assert word_runs(tags, bio=True) == [("", 0, 2), ("", 3, 4)]
+    assert [tuple(entity) for entity in get_entities(tags)] == [("_", 0, 1), ("_", 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("tags", "runs"),
+    [
+        ("", []),
+        ("O O", []),
+        ("B-x I-x O B-x", [("x", 0, 2), ("x", 3, 4)]),
+        ("B-x B-x", [("x", 0, 1), ("x", 1, 2)]),
+        ("I-x I-x", [("x", 0, 2)]),
+        ("B-x I-y I-y", [("x", 0, 1), ("y", 1, 3)]),
+        ("B-x O I-x", [("x", 0, 1), ("x", 2, 3)]),
+    ],
+)
+def test_bio_runs_of_known_tags(tags: str, runs: list[tuple[str, int, int]]) -> None:
+    """B always starts a run, I goes on with its own label and starts a run otherwise."""
+    assert word_runs(tags.split(), bio=True) == runs
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["noun", "verb", "O"])))
+def test_plain_tags_are_a_run_for_each_word(tags: list[str]) -> None:
+    """Without BIO every word is a run of its own tag, `O` included."""
+    assert word_runs(tags, bio=False) == [(tag, place, place + 1) for place, tag in enumerate(tags)]
+
+
+def _tagged(task: Task, item: Input, places: Sequence[int], logits: Logits) -> TaggingAnswer:
+    assert item.words is not None
+    length = len(logits)
+    row = Encoding((1,) * length, (0,) * length, places=tuple(places), offsets=item.words[: len(places)])
+    return cast(TaggingAnswer, answer(task, item, [row], [logits]))
+
+
+# In steps wide enough that float32 cannot make a tie of two different logits.
+STEP = st.integers(-40, 40).map(lambda quarters: quarters / 4)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(STEP, min_size=5, max_size=5), min_size=1, max_size=8), st.integers(0, 2))
+def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]], gap: int) -> None:
+    """Only the logits at words' places count: entities are the runs of their likeliest tags, scored by the mean."""
+    item = Input.from_words([f"word{place}" for place in range(len(word_logits))])
+    places = [1 + place * (gap + 1) for place in range(len(word_logits))]
+    logits = np.full((places[-1] + 2, 5), np.nan, dtype=np.float32)
+    logits[places] = word_logits
+    entities = _tagged(Task("task", Kind.TAGGING, 64, labels=LABELS), item, places, logits).entities
+    scores = [_exact_softmax(row) for row in word_logits]
+    runs = word_runs([LABELS[row.index(max(row))] for row in word_logits], bio=True)
+    assert item.words is not None
+    assert len(entities) == len(runs)
+    for entity, (label, first, stop) in zip(entities, runs, strict=True):
+        assert (entity.label, entity.start, entity.end) == (label, item.words[first][0], item.words[stop - 1][1])
+        assert entity.text == item.text[entity.start : entity.end]
+        assert entity.score == pytest.approx(np.mean([max(row) for row in scores[first:stop]]), abs=2e-6)
+
+
+def test_plain_tags_answer_for_every_word() -> None:
+    """With plain tags every word comes back with its tag."""
+    task = Task("task", Kind.TAGGING, 32, labels=("noun", "verb"))
+    item = Input.from_words(["cats", "sleep"])
+    entities = _tagged(task, item, (1, 2), _logits([[0, 0], [2, 0], [0, 2], [0, 0]])).entities
+    assert [(entity.text, entity.label, entity.start, entity.end) for entity in entities] == [
+        ("cats", "noun", 0, 4),
+        ("sleep", "verb", 5, 10),
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["\u200b"]])
+def test_no_words_are_no_entities(words: list[str]) -> None:
+    """A text without words that the tokenizer knows has no entities."""
+    item = Input.from_words(words)
+    task = Task("task", Kind.TAGGING, 32, labels=LABELS)
+    assert _tagged(task, item, (), _logits([[0.0] * 5] * 2)) == TaggingAnswer(())
+
+
+SPAN = Task("task", Kind.SPAN, 64, pair=True)
+
+
+def _span(start_logits: Sequence[float], end_logits: Sequence[float]) -> tuple[SpanAnswer, str]:
+    """The answer for a context of one token a word, and that context; what is not context has the largest logits."""
+    context = " ".join(f"w{place:02}" for place in range(len(start_logits)))
+    offsets = tuple((4 * place, 4 * place + 3) for place in range(len(start_logits)))
+    places = tuple(range(3, 3 + len(start_logits)))
+    row = Encoding((1,) * (len(places) + 4), (0,) * (len(places) + 4), places=places, offsets=offsets)
+    logits = np.full((len(row), 2), 50, dtype=np.float32)
+    if places:
+        logits[list(places)] = np.array([start_logits, end_logits]).T
+    return cast(SpanAnswer, answer(SPAN, Input("question", context), [row], [logits])), context
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=45))
+def test_the_span_is_the_best_of_all(logits: list[tuple[float, float]]) -> None:
+    """No span of the context of at most 30 tokens has a larger product of start and end probability."""
+    starts, ends = zip(*logits, strict=True)
+    span, context = _span(starts, ends)
+    start_scores, end_scores = _exact_softmax(starts), _exact_softmax(ends)
+    scores = {
+        (first, last): start_scores[first] * end_scores[last]
+        for first in range(len(logits))
+        for last in range(first, min(first + 30, len(logits)))
+    }
+    assert span.score == pytest.approx(scores[span.start // 4, span.end // 4], abs=1e-5)
+    assert span.score == pytest.approx(max(scores.values()), abs=1e-5)
+    assert span.text == context[span.start : span.end]
+
+
+@pytest.mark.parametrize(("distance", "found"), [(0, True), (28, True), (29, True), (30, False), (39, False)])
+def test_a_span_has_at_most_30_tokens(distance: int, found: bool) -> None:
+    """The best start and end make a span when both tokens are among 30 neighbours, and otherwise not."""
+    starts, ends = np.zeros(45), np.zeros(45)
+    starts[2], ends[2 + distance] = 9, 9
+    span, _ = _span(starts.tolist(), ends.tolist())
+    assert ((span.start, span.end) == (8, 4 * (2 + distance) + 3)) is found
+
+
+def test_a_span_does_not_end_before_it_starts() -> None:
+    """When the likeliest end stands before the likeliest start, the best span in order is given."""
+    span, _ = _span([0, 1, 5], [6, 1, 0])
+    assert (span.text, span.start, span.end) == ("w00", 0, 3)
+
+
+def test_a_tie_between_spans_goes_to_the_first_and_shortest() -> None:
+    """Of equally likely spans the one that starts first, then the one that ends first is given."""
+    assert _span([0, 0, 0], [0, 0, 0])[0].text == "w00"
+    assert _span([0, 1, 1], [0, 1, 1])[0].text == "w01"
+
+
+def test_an_empty_context_has_no_answer() -> None:
+    """A context without tokens gives an empty span with probability 0."""
+    assert _span([], [])[0] == SpanAnswer("", 0, 0, 0.0)

@@ -1,0 +1,260 @@
+"""Tests of model/encoder.py, against transformers and against the equations written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from model.batch import Batch
+from model.config import NetworkConfig, Pooling
+from model.encoder import EncoderLayer, LayerTables, Tables
+from model.network import Network
+from model.tasks import Task
+from tests.model import literal
+from tests.model.networks import (
+    MINILM,
+    build,
+    encode,
+    largest_difference,
+    load_backbone,
+    minilm,
+    one_row,
+    random_batch,
+    randomise_conditioning,
+    run,
+)
+
+LENGTHS = (7, 40, 1, 23, 40)
+CONDITIONS: dict[str, dict[str, Any]] = {
+    "alignment": {"conditional_alignment": True},
+    "attention": {"conditional_attention": (0, 1)},
+    "layer norm": {"conditional_layer_norm": (0, 1)},
+    "bottleneck": {"conditional_bottleneck": (0, 1)},
+}
+OFF: dict[str, Any] = {
+    "conditional_alignment": False,
+    "conditional_attention": (),
+    "conditional_layer_norm": (),
+    "conditional_bottleneck": (),
+}
+SIZES = [
+    {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
+    {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16},
+    {"hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 12, "layer_norm_eps": 1e-5},
+    {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 8, "type_vocab_size": 3},
+]
+
+
+def _reference(sizes: dict[str, Any], config: NetworkConfig) -> BertModel:
+    """A transformers BERT with weights far enough from zero that attention is not just a mean."""
+    published = BertConfig(
+        vocab_size=config.vocab_size, max_position_embeddings=64, attn_implementation="eager", **sizes
+    )
+    torch.manual_seed(1)
+    reference = BertModel(published).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.normal_(std=0.15)
+    return reference
+
+
+def _like(published: BertConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": published.hidden_size,
+        "num_layers": published.num_hidden_layers,
+        "num_heads": published.num_attention_heads,
+        "intermediate_size": published.intermediate_size,
+        "num_segments": published.type_vocab_size,
+        "layer_norm_eps": published.layer_norm_eps,
+    }
+
+
+def _reference_states(reference: BertModel, batch: Batch) -> Any:
+    is_token = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
+    with torch.no_grad():
+        return reference(input_ids=batch.input_ids, token_type_ids=batch.segment_ids, attention_mask=is_token.long())
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_plain_encoder_equals_transformers(
+    sizes: dict[str, Any], tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
+) -> None:
+    """With conditioning off the encoder equals BertModel on a padded batch of mixed lengths."""
+    reference = _reference(sizes, tiny_config)
+    config = replace(tiny_config, pooling=Pooling.CLS, **OFF, **_like(reference.config))
+    network = build(config, tiny_tasks)
+    load_backbone(network, reference.state_dict())
+    batch = random_batch(config, LENGTHS, range(5))
+    expected = _reference_states(reference, batch)
+    assert largest_difference(encode(network, batch), expected.last_hidden_state, batch.lengths) < 1e-5
+    with torch.no_grad():
+        pooled = network._pool(expected.last_hidden_state, torch.ones_like(batch.input_ids, dtype=torch.bool))
+    torch.testing.assert_close(pooled, expected.pooler_output, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [(), range(6)], ids=["off", "on"])
+def test_minilm_equals_transformers(layers: Sequence[int], tiny_tasks: tuple[Task, ...]) -> None:
+    """On the published all-MiniLM-L6-v2 weights the encoder equals BertModel, conditioning off or newly on."""
+    network = minilm(tiny_tasks, layers)
+    reference = BertModel(BertConfig.from_json_file(MINILM / "config.json")).eval()
+    reference.load_state_dict(load_file(MINILM / "model.safetensors"), strict=False)
+    batch = random_batch(network.config, (128, 5, 64, 31), range(4))
+    expected = _reference_states(reference, batch).last_hidden_state
+    assert largest_difference(encode(network, batch), expected, batch.lengths) < 1e-5
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_new_conditional_modules_are_the_identity(
+    name: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
+) -> None:
+    """A conditional module that has not been trained leaves the encoder's output as it was."""
+    plain = build(replace(tiny_config, **OFF), tiny_tasks)
+    network = build(replace(tiny_config, **{**OFF, **CONDITIONS[name]}), tiny_tasks)
+    network.load_state_dict(plain.state_dict(), strict=False)
+    batch = random_batch(tiny_config, LENGTHS, range(5))
+    assert largest_difference(encode(network, batch), encode(plain, batch), batch.lengths) < 1e-6
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_each_conditional_module_matters(name: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
+    """Each conditional module alone, once trained, makes the encoder's output depend on the task."""
+    network = build(replace(tiny_config, **{**OFF, **CONDITIONS[name]}), tiny_tasks)
+    randomise_conditioning(network, std=0.3)
+    batch = random_batch(tiny_config, (12,), (0,))
+    other = replace(batch, task_ids=torch.tensor([1]))
+    assert largest_difference(encode(network, batch), encode(network, other), batch.lengths) > 1e-3
+
+
+def test_encoder_equals_its_equations(tiny_network: Network) -> None:
+    """Tables, gather and padded batch give what the equations give for each text and task alone."""
+    batch = random_batch(tiny_network.config, LENGTHS, (0, 3, 3, 6, 1))
+    states = encode(tiny_network, batch)
+    for row, task_id in enumerate(batch.task_ids.tolist()):
+        alone = one_row(batch, row)
+        expected = literal.encode(tiny_network, alone.input_ids[0], alone.segment_ids[0], task_id)
+        torch.testing.assert_close(states[row, : len(expected)], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("length", [41, 50, 64])
+def test_padding_changes_nothing(length: int, tiny_network: Network) -> None:
+    """Padding a batch further, with any token, changes no real token's state and no logit."""
+    batch = random_batch(tiny_network.config, LENGTHS, range(5))
+    longer = random_batch(tiny_network.config, (length,), (0,), seed=1)
+    padded = replace(
+        batch,
+        input_ids=longer.input_ids.repeat(5, 1),
+        segment_ids=longer.segment_ids.repeat(5, 1),
+    )
+    padded.input_ids[:, :40], padded.segment_ids[:, :40] = batch.input_ids, batch.segment_ids
+    states, outputs = encode(tiny_network, batch), run(tiny_network, batch)
+    padded_states, padded_outputs = encode(tiny_network, padded), run(tiny_network, padded)
+    assert largest_difference(states, padded_states[:, :40], batch.lengths) < 1e-5
+    torch.testing.assert_close(outputs.sentence, padded_outputs.sentence, atol=1e-5, rtol=0)
+
+
+def _attention_bias_gradients(layer: EncoderLayer, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of the FiLM's scale half, of its shift half and of R, for nonzero task vectors."""
+    task_vectors, states = torch.randn(2, size), torch.randn(2, 10, size)
+    outputs = layer(states, torch.zeros(2, 1, 1, 10), layer.tables(task_vectors))
+    (outputs * torch.randn(outputs.shape)).sum().backward()
+    assert layer.attention_bias is not None
+    film = layer.attention_bias.film.projection.weight.grad
+    matrix = layer.attention_bias.matrix.grad
+    assert film is not None
+    assert matrix is not None
+    scale, shift = film.chunk(2)
+    return scale, shift, matrix
+
+
+def test_attention_bias_learns_its_scale_only_after_its_matrix(tiny_config: NetworkConfig) -> None:
+    """At step 0 R is zero, so the scale's gradient is exactly 0 while the shift's and R's are not."""
+    torch.manual_seed(0)
+    layer = EncoderLayer(replace(tiny_config, conditional_bottleneck=()), 0).eval()
+    scale, shift, matrix = _attention_bias_gradients(layer, tiny_config.hidden_size)
+    assert not scale.any()
+    assert shift.any()
+    assert matrix[:10].any()
+
+
+def test_attention_bias_scale_learns_once_its_matrix_moved(tiny_config: NetworkConfig) -> None:
+    """With R away from zero, the scale has a gradient as well."""
+    torch.manual_seed(0)
+    layer = EncoderLayer(replace(tiny_config, conditional_bottleneck=()), 0).eval()
+    assert layer.attention_bias is not None
+    with torch.no_grad():
+        layer.attention_bias.matrix.normal_()
+    assert _attention_bias_gradients(layer, tiny_config.hidden_size)[0].any()
+
+
+def test_conditioning_is_only_where_it_is_switched_on(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
+    """A layer has tables for its own modules alone, and a network without any has no table at all."""
+    changes = {**OFF, "conditional_attention": (1,), "conditional_bottleneck": (0,)}
+    tables = build(replace(tiny_config, **changes), tiny_tasks).condition()
+    assert tables.alignment is None
+    assert tables.layers[0].bottleneck is not None
+    assert tables.layers[1].attention_bias is not None
+    assert tables.layers[0] == LayerTables(None, None, tables.layers[0].bottleneck, None)
+    assert tables.layers[1] == LayerTables(tables.layers[1].attention_bias, None, None, None)
+
+
+def test_tables_start_with_the_task(tiny_network: Network) -> None:
+    """The first axis of every table is the task; gathering rows puts the batch there instead."""
+    shapes: list[int] = []
+
+    def note(table: Tensor) -> Tensor:
+        shapes.append(table.shape[0])
+        return table
+
+    tables = tiny_network.condition()
+    tables.map(note)
+    assert shapes == [7] * (1 + 4 * 2)
+    shapes.clear()
+    tables.rows(torch.tensor([0, 5, 5])).map(note)
+    assert shapes == [3] * (1 + 4 * 2)
+
+
+def test_mapping_reaches_every_table_once() -> None:
+    """`map` keeps the structure, skips what is switched off and puts each result in its own place."""
+    one, two, three = (torch.full((2, 2, 1), float(value)) for value in (1, 2, 3))
+    tables = Tables(None, (LayerTables(one, None, two, None), LayerTables(None, three, None, None)))
+    mapped = tables.map(lambda table: table * 10)
+    assert mapped.alignment is None
+    first, second = mapped.layers
+    assert first.attention_bias is not None
+    assert first.bottleneck is not None
+    assert second.attention_norm is not None
+    assert [float(table[0, 0, 0]) for table in (first.attention_bias, first.bottleneck, second.attention_norm)] == [
+        10,
+        20,
+        30,
+    ]
+    assert first.attention_norm is first.output_norm is second.attention_bias is second.bottleneck is None
+
+
+@pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"attention_dropout": 0.5}])
+def test_dropout_acts_in_training_only(
+    rates: dict[str, Any], tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
+) -> None:
+    """Either dropout makes the encoder random in training mode; in eval mode it is exact."""
+    config = replace(tiny_config, **{"dropout": 0.0, "attention_dropout": 0.0, **rates})
+    network, batch = build(config, tiny_tasks), random_batch(config, LENGTHS, range(5))
+    assert torch.equal(encode(network, batch), encode(network, batch))
+    network.train()
+    assert not torch.equal(encode(network, batch), encode(network, batch))
+
+
+def test_training_without_dropout_is_the_forward_of_serving(
+    tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
+) -> None:
+    """With both dropouts at 0, training mode gives the same states as eval mode."""
+    config = replace(tiny_config, dropout=0.0, attention_dropout=0.0)
+    network, batch = build(config, tiny_tasks), random_batch(config, LENGTHS, range(5))
+    states = encode(network, batch)
+    assert largest_difference(encode(network.train(), batch), states, batch.lengths) < 1e-6

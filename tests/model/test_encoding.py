@@ -1,0 +1,373 @@
+"""Tests of model/encoding.py, on the tokenizer of all-MiniLM-L6-v2."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+
+import pytest
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.encoding import Encoding, Input, InputEncoder, split_words, truncate_pair
+from model.tasks import Kind, Task
+from tests.model.networks import MINILM
+
+TOKENIZER = tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
+ENCODER = InputEncoder(TOKENIZER)
+START, END = 101, 102
+
+_ODD = (
+    *("a", "e\u0301", "é", "ü", "ß", "İ", "日", "本", "한", "क्ष", "न", "\U0001f600", "\U0001f469\u200d\U0001f467"),
+    *(
+        "\u200b",
+        "\u0301",
+        "\ufeff",
+        "\x00",
+        "\ufffd",
+        "\u00a0",
+        "\t",
+        "\n",
+        " ",
+        " ",
+        ".",
+        "-",
+        "'",
+        "@",
+        "#",
+        "[SEP]",
+        "##",
+    ),
+    *("the", "cat", "playing", "antidisestablishmentarianism", "x" * 120),
+)
+TEXTS = st.one_of(
+    st.lists(st.sampled_from(_ODD), max_size=30).map("".join),
+    st.lists(st.sampled_from(_ODD), max_size=30).map(" ".join),
+    st.text(max_size=40),
+)
+
+
+def _task(kind: Kind, max_length: int = 128) -> Task:
+    labels = ("O", "B-x", "I-x") if kind in {Kind.CLASSIFICATION, Kind.TAGGING} else ()
+    return Task("task", kind, max_length, labels=labels, pair=kind in {Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
+
+
+def _one(task: Task, item: Input) -> Encoding:
+    """The only row of an input."""
+    ((row,),) = ENCODER.encode(task, [item])
+    return row
+
+
+def _plain() -> tokenizers.Tokenizer:
+    """The tokenizer without truncation and padding."""
+    plain = tokenizers.Tokenizer.from_str(TOKENIZER.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    plain.encode_special_tokens = True
+    return plain
+
+
+PLAIN = _plain()
+
+
+def _pieces(text: str) -> list[str]:
+    """What the tokenizer makes of a text when it stands alone."""
+    return list(PLAIN.encode(text, add_special_tokens=False).tokens)
+
+
+def _tokens(row: Encoding) -> list[str]:
+    return [TOKENIZER.id_to_token(token) or "?" for token in row.input_ids]
+
+
+CUTTING = _plain()
+CASES = list(product(range(14), range(14), range(1, 30)))
+
+
+def test_truncation_takes_from_the_longer_side() -> None:
+    """Truncation is as if tokens went one by one: from the longer side, and on a tie from the second."""
+    for first, second, room in CASES:
+        kept = [first, second]
+        while sum(kept) > room:
+            kept[0 if kept[0] > kept[1] else 1] -= 1
+        assert truncate_pair(first, second, room) == tuple(kept)
+
+
+def test_truncation_uses_the_room_and_no_more() -> None:
+    """What fits stays whole; what does not fit fills the room exactly, and no side grows."""
+    for first, second, room in CASES:
+        kept = truncate_pair(first, second, room)
+        assert sum(kept) == min(first + second, room)
+        assert 0 <= kept[0] <= first
+        assert 0 <= kept[1] <= second
+
+
+def test_truncation_is_fair() -> None:
+    """A side that lost tokens is at most one token shorter than the other."""
+    for first, second, room in CASES:
+        kept = truncate_pair(first, second, room)
+        assert kept[0] == first or kept[0] >= kept[1] - 1
+        assert kept[1] == second or kept[1] >= kept[0] - 1
+
+
+@settings(deadline=None)
+@given(st.integers(0, 80), st.integers(0, 80), st.integers(5, 60))
+def test_truncation_is_that_of_tokenizers_but_for_the_odd_token(first: int, second: int, room: int) -> None:
+    """`tokenizers` keeps the same counts, except that an odd last token goes to the longer or the second side."""
+    CUTTING.enable_truncation(room + 3, strategy="longest_first")
+    encoding = CUTTING.encode("a " * first, "b " * second)
+    theirs = tuple(encoding.tokens.count(token) for token in "ab")
+    ours = truncate_pair(first, second, room)
+    differs = room % 2 == 1 and room // 2 < first <= second
+    assert theirs == ((ours[0] - 1, ours[1] + 1) if differs else ours)
+
+
+@settings(deadline=None)
+@given(TEXTS, TEXTS, st.integers(8, 40))
+def test_pairs_are_the_beginnings_of_both_texts(first: str, second: str, max_length: int) -> None:
+    """A pair is [CLS] first [SEP] second [SEP], each side cut at its end and what was cut counted."""
+    row = _one(_task(Kind.CLASSIFICATION, max_length), Input(first, second))
+    ids = [TOKENIZER.token_to_id(piece) for piece in _pieces(first)]
+    ids_second = [TOKENIZER.token_to_id(piece) for piece in _pieces(second)]
+    keep, keep_second = truncate_pair(len(ids), len(ids_second), max_length - 3)
+    assert list(row.input_ids) == [START, *ids[:keep], END, *ids_second[:keep_second], END]
+    assert list(row.segment_ids) == [0] * (keep + 2) + [1] * (keep_second + 1)
+    assert len(row) + row.dropped_tokens == len(ids) + len(ids_second) + 3
+    assert len(row) <= max_length
+
+
+@settings(deadline=None)
+@given(TEXTS, st.integers(8, 40))
+def test_single_texts_are_cut_at_the_end(text: str, max_length: int) -> None:
+    """A text is [CLS] text [SEP], cut at its end and what was cut counted."""
+    row = _one(_task(Kind.CLASSIFICATION, max_length), Input(text))
+    ids = [TOKENIZER.token_to_id(piece) for piece in _pieces(text)]
+    assert list(row.input_ids) == [START, *ids[: max_length - 2], END]
+    assert set(row.segment_ids) == {0}
+    assert row.dropped_tokens == max(0, len(ids) + 2 - max_length)
+
+
+@pytest.mark.parametrize("pair", [None, "Is it? Yes.", ""])
+def test_rows_are_those_of_the_published_tokenizer(pair: str | None) -> None:
+    """When nothing is cut, ids and segments are those of the tokenizer's own template."""
+    text = "A naïve café-goer's 3rd visit, un\u00adbelievably!"
+    expected = PLAIN.encode(text, pair)
+    row = _one(_task(Kind.CLASSIFICATION), Input(text, pair))
+    assert list(row.input_ids) == expected.ids
+    assert list(row.segment_ids) == expected.type_ids
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\u200b", "\x00", "\u0301"])
+def test_texts_without_tokens_are_rows_too(text: str) -> None:
+    """A text that is empty to the tokenizer still makes a row of [CLS] and [SEP]."""
+    assert _one(_task(Kind.CLASSIFICATION), Input(text)).input_ids == (START, END)
+    assert _one(_task(Kind.SPAN), Input(text, text)).input_ids == (START, END, END)
+    assert _one(_task(Kind.TAGGING), Input(text)).places == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "item"),
+    [
+        (Kind.CLASSIFICATION, Input("a [SEP] b [CLS][PAD] [MASK]")),
+        (Kind.CLASSIFICATION, Input("a [SEP]", "[SEP] b")),
+        (Kind.RANKING, Input("[SEP]", candidates=("[SEP]", "[CLS]"))),
+        (Kind.TAGGING, Input("a [SEP] b")),
+        (Kind.TAGGING, Input.from_words(["a", "[SEP]", "[MASK]"])),
+    ],
+)
+def test_a_text_cannot_write_special_tokens(kind: Kind, item: Input) -> None:
+    """A text that spells a special token gets ordinary tokens: the row has its own [CLS] and [SEP] and no others."""
+    for row in ENCODER.encode(_task(kind), [item])[0]:
+        inner = [token for token in _tokens(row) if token in {"[CLS]", "[SEP]", "[PAD]", "[MASK]"}]
+        assert inner == ["[CLS]", *["[SEP]"] * (1 + max(row.segment_ids))]
+
+
+@settings(deadline=None)
+@given(st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN]))
+def test_inputs_are_encoded_one_by_one(texts: list[str], kind: Kind) -> None:
+    """An input's rows do not depend on the inputs encoded with it."""
+    task = _task(kind, 24)
+    items = [Input(text, texts[0] if kind is Kind.SPAN else None) for text in texts]
+    assert ENCODER.encode(task, items) == [ENCODER.encode(task, [item])[0] for item in items]
+
+
+def test_no_inputs_are_no_rows() -> None:
+    """Nothing in, nothing out."""
+    assert ENCODER.encode(_task(Kind.CLASSIFICATION), []) == []
+    assert ENCODER.encode(_task(Kind.TAGGING), []) == []
+
+
+@pytest.mark.parametrize("kind", [Kind.RANKING, Kind.MULTIPLE_CHOICE])
+def test_every_candidate_is_a_row(kind: Kind) -> None:
+    """The rows of an input are its text paired with each candidate, in order."""
+    item = Input("Which cat sat?", candidates=("the bad cat " * 20, "", "a good cat"))
+    task, pair = _task(kind, 24), _task(Kind.CLASSIFICATION, 24)
+    assert ENCODER.encode(task, [item, item]) == 2 * [
+        tuple(_one(pair, Input(item.text, candidate)) for candidate in item.candidates)
+    ]
+
+
+def _normalised(text: str) -> str:
+    assert TOKENIZER.normalizer is not None
+    return str(TOKENIZER.normalizer.normalize_str(text)).strip()
+
+
+@settings(deadline=None, max_examples=200)
+@given(TEXTS)
+def test_span_offsets_point_at_the_characters_of_each_token(context: str) -> None:
+    """A context token's characters contain its piece, in order; characters of no token are blank to the tokenizer."""
+    row = _one(_task(Kind.SPAN, 2000), Input("what?", context))
+    tokens, covered, previous = _tokens(row), set[int](), 0
+    assert len(row.places) == len(row.offsets) == sum(row.segment_ids) - 1
+    for place, (start, end) in zip(row.places, row.offsets, strict=True):
+        assert row.segment_ids[place] == 1
+        assert tokens[place] == "[UNK]" or tokens[place].removeprefix("##") in _normalised(context[start:end])
+        assert previous <= start < end <= len(context)
+        previous = start
+        covered.update(range(start, end))
+    assert all(_normalised(sign) == "" for place, sign in enumerate(context) if place not in covered)
+
+
+@pytest.mark.parametrize(
+    ("context", "token", "expected"),
+    [
+        ("Visit the Café de Flore", "cafe", "Café"),
+        ("Ich heiße Jürgen.", "jurgen", "Jürgen"),
+        ("東京 is big", "京", "京"),
+        ("good \U0001f600\U0001f44d day", "day", "day"),
+        ("\U0001f469\u200d\U0001f467 cat", "cat", "cat"),
+        # A combining accent at the end of a word belongs to no token; one inside belongs to its letter.
+        ("the cafe\u0301 here", "cafe", "cafe"),
+        ("the u\u0308ber here", "uber", "u\u0308ber"),
+        ("\ufeffthe\u00a0cat", "cat", "cat"),
+    ],
+)
+def test_span_offsets_of_known_texts(context: str, token: str, expected: str) -> None:
+    """Accents, wide characters and emoji before or inside a token do not shift its characters."""
+    row = _one(_task(Kind.SPAN), Input("q", context))
+    found = [
+        context[start:end]
+        for place, (start, end) in zip(row.places, row.offsets, strict=True)
+        if _tokens(row)[place] == token
+    ]
+    assert found == [expected]
+
+
+def test_truncated_span_rows_keep_the_offsets_that_fit() -> None:
+    """A context that is cut has places and offsets for what was kept and no more."""
+    context = "the cat sat " * 20
+    whole, cut = (_one(_task(Kind.SPAN, length), Input("who sat?", context)) for length in (128, 16))
+    assert cut.places == tuple(range(5, 15))
+    assert cut.offsets == whole.offsets[:10]
+    assert cut.dropped_tokens == 50
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_words_cover_all_but_the_spaces(text: str) -> None:
+    """Words follow each other without overlap, hold no white space, and leave out nothing else."""
+    words = split_words(text)
+    previous = 0
+    for start, end in words:
+        assert previous <= start < end
+        previous = end
+    covered = {place for start, end in words for place in range(start, end)}
+    assert covered == {place for place, sign in enumerate(text) if not sign.isspace()}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", []),
+        ("  \n", []),
+        ("The cat sat.", ["The", "cat", "sat", "."]),
+        ("don\u2019t stop, O'Neil-Smith!", ["don\u2019t", "stop", ",", "O'Neil-Smith", "!"]),
+        ("see https://a.b/c?d=e#f now", ["see", "https://a.b/c?d=e#f", "now"]),
+        ("@jane likes #cats.", ["@jane", "likes", "#cats", "."]),
+        ("U.S. v3.11 (x)", ["U.S", ".", "v3.11", "(", "x", ")"]),
+        ("cafe\u0301s Café", ["cafe\u0301s", "Café"]),
+        ("hi\U0001f600\U0001f44d", ["hi", "\U0001f600", "\U0001f44d"]),
+        ("東京 is", ["東京", "is"]),
+    ],
+)
+def test_words_of_known_texts(text: str, words: list[str]) -> None:
+    """Links, names and tags stay whole, so do words with inner signs; other signs stand alone."""
+    assert [text[start:end] for start, end in split_words(text)] == words
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(max_size=5), max_size=8))
+def test_given_words_keep_their_characters(words: list[str]) -> None:
+    """An input from words has each word at its own characters of the joined text."""
+    item = Input.from_words(words)
+    assert item.words is not None
+    assert [item.text[start:end] for start, end in item.words] == words
+    assert item.text == " ".join(words)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(_ODD), st.text(max_size=6)), max_size=12), st.integers(8, 40))
+def test_a_word_stands_at_its_first_piece(words: list[str], max_length: int) -> None:
+    """Each word that has pieces and fits has its place at the first of them; a word without pieces has none."""
+    item = Input.from_words(words)
+    row = _one(_task(Kind.TAGGING, max_length), item)
+    assert item.words is not None
+    expected, pieces = [], ["[CLS]"]
+    for word, characters in zip(words, item.words, strict=True):
+        own = _pieces(word)
+        if own and len(pieces) < max_length - 1:
+            expected.append((len(pieces), characters))
+        pieces += own
+    assert list(zip(row.places, row.offsets, strict=True)) == expected
+    assert _tokens(row) == [*pieces[: max_length - 1], "[SEP]"]
+    assert row.dropped_tokens == len(pieces) - len(pieces[: max_length - 1])
+
+
+def test_words_without_pieces_are_passed_over() -> None:
+    """Blank and invisible words get no place, and the words around them keep theirs."""
+    words = ["the", "", " ", "\u200b", "\u0301", "cat"]
+    row = _one(_task(Kind.TAGGING), Input.from_words(words))
+    assert row.places == (1, 2)
+    assert row.offsets == ((0, 3), (11, 14))
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_words_are_found_where_none_are_given(text: str) -> None:
+    """A raw text is tagged by the words of `split_words`."""
+    task = _task(Kind.TAGGING)
+    assert _one(task, Input(text)) == _one(task, Input(text, words=split_words(text)))
+
+
+def test_the_given_tokenizer_is_left_alone() -> None:
+    """The encoder ignores the tokenizer's truncation and padding and does not switch them off for others."""
+    mine = tokenizers.Tokenizer.from_str(TOKENIZER.to_str())
+    mine.enable_truncation(4)
+    mine.enable_padding(length=4)
+    before = mine.to_str()
+    (row,) = InputEncoder(mine).encode(_task(Kind.CLASSIFICATION), [Input("the cat sat in the sun")])[0]
+    assert len(row) == 8
+    assert mine.to_str() == before
+
+
+@pytest.mark.parametrize("missing", ["[CLS]", "[SEP]", "[PAD]"])
+def test_other_tokenizers_are_refused(missing: str) -> None:
+    """A tokenizer without BERT's special tokens is refused by the token that it lacks."""
+    vocabulary = {token: place for place, token in enumerate(("[CLS]", "[SEP]", "[PAD]", "[UNK]")) if token != missing}
+    model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")  # noqa: S106, a piece, no password
+    with pytest.raises(ValueError, match=rf"no \{missing[:-1]}\] token"):
+        InputEncoder(tokenizers.Tokenizer(model))
+
+
+def test_padding_has_the_tokenizers_own_id(tiny_tokenizer: tokenizers.Tokenizer) -> None:
+    """The id to pad with is that of [PAD]."""
+    assert InputEncoder(tiny_tokenizer).pad_id == tiny_tokenizer.token_to_id("[PAD]")
+
+
+def test_threads_share_one_encoder() -> None:
+    """Several threads that encode at once get what one thread gets."""
+    task = _task(Kind.SPAN)
+    items = [Input(f"who is {place}?", "the cat sat " * place) for place in range(40)]
+    expected = [ENCODER.encode(task, [item]) for item in items]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda item: ENCODER.encode(task, [item]), items)) == expected

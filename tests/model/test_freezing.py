@@ -1,0 +1,95 @@
+"""Tests of freezing in model/network.py: what stays fixed to the bit, and what learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.conditioning import Conditional
+from model.config import NetworkConfig
+from model.network import Network, backbone_parameters, freeze_backbone
+from tests.model.networks import build, classifiers, random_batch
+
+
+def _backbone_size(config: NetworkConfig, num_layers: int) -> int:
+    """Parameters of a BERT's embeddings and lowest layers, counted by hand."""
+    size, inner = config.hidden_size, config.intermediate_size
+    embeddings = (config.vocab_size + config.max_positions + config.num_segments + 2) * size
+    layer = 4 * (size * size + size) + (size * inner + inner) + (inner * size + size) + 2 * 2 * size
+    return embeddings + num_layers * layer
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2])
+def test_freezing_fixes_the_backbone_alone(num_layers: int, tiny_network: Network) -> None:
+    """Frozen are exactly the embeddings and the backbone's part of the lowest layers."""
+    total = sum(parameter.numel() for parameter in tiny_network.parameters())
+    freeze_backbone(tiny_network, num_layers)
+    trainable = sum(parameter.numel() for parameter in tiny_network.parameters() if parameter.requires_grad)
+    assert trainable == total - _backbone_size(tiny_network.config, num_layers)
+    for module in tiny_network.modules():
+        if isinstance(module, Conditional):
+            assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("num_layers", [-1, 3])
+def test_layers_that_do_not_exist_cannot_be_frozen(num_layers: int, tiny_network: Network) -> None:
+    """Freezing fewer than none or more than all layers is refused."""
+    with pytest.raises(ValueError, match=f"cannot freeze {num_layers} of 2 layers"):
+        freeze_backbone(tiny_network, num_layers)
+
+
+def _step(network: Network, optimizer: torch.optim.Optimizer) -> None:
+    outputs = network(random_batch(network.config, (64,) * 7, range(7)), network.condition())
+    loss = outputs.sentence.square().sum() + outputs.token.square().sum()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def _changed(network: Network, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def _copy(network: Network) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def test_a_step_changes_all_but_the_frozen(tiny_network: Network) -> None:
+    """One step with weight decay changes no bit of a frozen tensor and something in every other one."""
+    freeze_backbone(tiny_network, 1)
+    before = _copy(tiny_network)
+    _step(tiny_network, torch.optim.AdamW(tiny_network.parameters(), lr=0.01, weight_decay=0.1))
+    trainable = {name for name, parameter in tiny_network.named_parameters() if parameter.requires_grad}
+    assert _changed(tiny_network, before) == trainable
+    assert "encoder.layers.0.attention_bias.film.projection.weight" in trainable
+    assert "encoder.layers.0.query.weight" not in trainable
+
+
+def test_a_new_network_learns_everywhere_after_two_steps(tiny_config: NetworkConfig) -> None:
+    """From the identity, the first step leaves only what lies behind a zero: the second step reaches that too."""
+    network = build(tiny_config, classifiers(7))
+    freeze_backbone(network, 2)
+    before = _copy(network)
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    # Without weight decay, so that only a gradient can move a parameter.
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0)
+    _step(network, optimizer)
+    waiting = trainable - _changed(network, before)
+    assert all(name.startswith("task_embedding.") or ".bottleneck." in name for name in waiting)
+    assert not any(name.endswith((".up.weight", ".up.bias")) for name in waiting)
+    _step(network, optimizer)
+    assert _changed(network, before) == trainable
+
+
+def test_backbone_and_conditional_modules_share_out_the_encoder(tiny_network: Network) -> None:
+    """A parameter of the encoder belongs to the backbone or to a conditional module, never to both."""
+    backbone = {id(parameter) for parameter in backbone_parameters(tiny_network.encoder)}
+    conditional = {
+        id(parameter)
+        for module in tiny_network.encoder.modules()
+        if isinstance(module, Conditional)
+        for parameter in module.parameters()
+    }
+    assert not backbone & conditional
+    assert backbone | conditional == {id(parameter) for parameter in tiny_network.encoder.parameters()}

@@ -1,0 +1,113 @@
+"""Tests of model/heads.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.heads import Heads, Outputs, output_slices, pool_mean
+from model.tasks import Kind, Task
+
+
+def _task(place: int, kind: Kind, num_labels: int) -> Task:
+    labels = (
+        tuple(f"label-{label}" for label in range(num_labels)) if kind in {Kind.CLASSIFICATION, Kind.TAGGING} else ()
+    )
+    paired = kind in {Kind.RANKING, Kind.SPAN}
+    value_range = (0.0, 1.0) if kind is Kind.REGRESSION else None
+    return Task(f"task-{place}", kind, 16, labels=labels, pair=paired, value_range=value_range)
+
+
+_KINDS = st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN, Kind.RANKING, Kind.REGRESSION])
+_TASKS = st.lists(st.tuples(_KINDS, st.integers(2, 9)), min_size=1, max_size=12).map(
+    lambda drawn: [_task(place, *kind_and_size) for place, kind_and_size in enumerate(drawn)]
+)
+
+
+@settings(deadline=None)
+@given(_TASKS)
+def test_slices_share_out_all_columns(tasks: list[Task]) -> None:
+    """The slices of one level follow each other without gap or overlap and fill that level's matrix."""
+    slices = output_slices(tasks)
+    heads = Heads(4, tasks, dropout=0.0)
+    for token_level, matrix in ((False, heads.sentence), (True, heads.token)):
+        columns = [
+            column
+            for task, part in zip(tasks, slices, strict=True)
+            if task.token_level is token_level
+            for column in range(part.start, part.stop)
+        ]
+        assert columns == list(range(matrix.weight.shape[0]))
+    assert [part.stop - part.start for part in slices] == [task.num_outputs for task in tasks]
+
+
+@settings(deadline=None)
+@given(_TASKS, st.data())
+def test_a_new_task_moves_no_old_slice(tasks: list[Task], data: st.DataObject) -> None:
+    """A task added behind the others leaves their slices as they are."""
+    kept = data.draw(st.integers(0, len(tasks)))
+    assert output_slices(tasks)[:kept] == output_slices(tasks[:kept])
+
+
+@pytest.fixture
+def heads() -> Heads:
+    """Heads of two sentence-level and two token-level tasks of different widths."""
+    torch.manual_seed(0)
+    kinds = (Kind.CLASSIFICATION, Kind.TAGGING, Kind.RANKING, Kind.SPAN)
+    return Heads(4, [_task(place, kind, 3) for place, kind in enumerate(kinds)], dropout=0.5).eval()
+
+
+def test_logits_are_one_product_each(heads: Heads) -> None:
+    """Sentence logits come from the pooled states, token logits from every token's state."""
+    pooled, states = torch.randn(2, 4), torch.randn(2, 5, 4)
+    outputs = heads(pooled, states, token_level=True)
+    torch.testing.assert_close(outputs.sentence, pooled @ heads.sentence.weight.T + heads.sentence.bias)
+    torch.testing.assert_close(outputs.token, states @ heads.token.weight.T + heads.token.bias)
+    assert (outputs.sentence.shape, outputs.token.shape) == ((2, 4), (2, 5, 5))
+
+
+def test_token_logits_are_made_on_demand(heads: Heads) -> None:
+    """Without a token-level row there are no token logits, and the sentence logits are the same."""
+    pooled, states = torch.randn(2, 4), torch.randn(2, 5, 4)
+    outputs = heads(pooled, states, token_level=False)
+    assert outputs.token is None
+    assert torch.equal(outputs.sentence, heads(pooled, states, token_level=True).sentence)
+
+
+@pytest.mark.parametrize(("kind", "shapes"), [(Kind.RANKING, ((2, 1), (2, 5, 0))), (Kind.SPAN, ((2, 0), (2, 5, 2)))])
+def test_a_level_may_have_no_tasks(kind: Kind, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """With tasks of one level only, the other level's logits have no columns."""
+    heads = Heads(4, [_task(0, kind, 2)], dropout=0.0)
+    outputs = heads(torch.randn(2, 4), torch.randn(2, 5, 4), token_level=True)
+    assert (outputs.sentence.shape, outputs.token.shape) == shapes
+
+
+def test_dropout_acts_in_training_only(heads: Heads) -> None:
+    """Both levels are random in training mode and exact in eval mode."""
+    pooled, states = torch.randn(2, 4), torch.randn(2, 5, 4)
+    exact = heads(pooled, states, token_level=True)
+    heads.train()
+    dropped = heads(pooled, states, token_level=True)
+    assert not torch.equal(exact.sentence, dropped.sentence)
+    assert not torch.equal(exact.token, dropped.token)
+
+
+@pytest.mark.parametrize("token", [None, torch.ones(2, 3, 1, dtype=torch.bfloat16)])
+def test_outputs_reach_the_cpu_in_float32(token: torch.Tensor | None) -> None:
+    """Outputs of any precision come back in float32, with token logits where there were some."""
+    outputs = Outputs(torch.ones(2, 4, dtype=torch.bfloat16), token).to_cpu()
+    assert outputs.sentence.dtype == torch.float32
+    assert (outputs.token is None) == (token is None)
+    assert outputs.token is None or outputs.token.dtype == torch.float32
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 2**16))
+def test_pooling_is_the_mean_of_the_real_tokens(lengths: list[int], seed: int) -> None:
+    """A row's pooled state is the mean over its own tokens, whatever stands in the padding."""
+    states = torch.randn(len(lengths), 6, 3, generator=torch.Generator().manual_seed(seed))
+    pooled = pool_mean(states, torch.arange(6) < torch.tensor(lengths)[:, None])
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(pooled[row], states[row, :length].mean(0))

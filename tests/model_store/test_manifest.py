@@ -1,0 +1,166 @@
+"""The manifest: what is written is read back, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
+from model.encoding import Input
+from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
+from model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
+from tests import tiny
+from tests.model_store import stores
+
+_PATH = Path("store/demo/1/manifest.json")
+_FILES = {"weights.safetensors": "0" * 64, "tokenizer.json": "1" * 64, "card.md": "2" * 64}
+
+
+def manifest() -> Manifest:
+    """A manifest with something in every field."""
+    return Manifest(
+        name="demo",
+        version=1,
+        network=tiny.config(),
+        tasks=tiny.tasks(),
+        base=Base("sentence-transformers/all-MiniLM-L6-v2", "3" * 64),
+        files=_FILES,
+        metrics={"mood": {"accuracy": 0.9}},
+        baselines={"mood": {"accuracy": 0.1}},
+        goldens=(
+            Golden("topics", Input("ça va"), asdict(MultilabelAnswer((LabelScore("cats", 0.5),), {"cats": 0.5}))),
+            Golden("relevance", Input("q", candidates=("a",)), asdict(RankingAnswer((RankedCandidate(0, "a", 0.1),)))),
+            Golden("entities", Input.from_words(["a", "cat"]), {"entities": ()}),
+        ),
+        provenance={"created": "2026-01-01", "nested": {"list": [1, None, 2.5]}},
+    )
+
+
+def changed(change: Callable[[dict[str, Any]], object]) -> str:
+    """The manifest's text after a change to its JSON."""
+    parsed = json.loads(to_json(manifest()))
+    change(parsed)
+    return json.dumps(parsed)
+
+
+def test_what_is_written_is_read_back() -> None:
+    """Reading gives the manifest that was written, golden answers with their tuples included."""
+    assert from_json(to_json(manifest()), _PATH) == manifest()
+
+
+def test_a_self_contained_manifest_is_read_back() -> None:
+    """A manifest without a base stays one."""
+    assert from_json(to_json(replace(manifest(), base=None)), _PATH).base is None
+
+
+def test_the_text_is_stable_and_begins_with_the_format() -> None:
+    """Writing what was read gives the same text, and its first key is the format."""
+    text = to_json(manifest())
+    assert to_json(from_json(text, _PATH)) == text
+    assert next(iter(json.loads(text))) == "format"
+
+
+def test_the_order_of_labels_survives() -> None:
+    """Scores keep the order of their labels, which is not alphabetical."""
+    golden = Golden("mood", Input("x"), {"scores": {"z": 0.1, "a": 0.9}})
+    (read,) = from_json(to_json(replace(manifest(), goldens=(golden,))), _PATH).goldens
+    assert list(read.answer["scores"]) == ["z", "a"]
+
+
+@settings(deadline=None)
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_numbers_survive_to_the_bit(value: float) -> None:
+    """Any finite score is read back as exactly itself."""
+    golden = Golden("mood", Input("x"), {"score": value})
+    (read,) = from_json(to_json(replace(manifest(), goldens=(golden,))), _PATH).goldens
+    assert read.answer["score"] == value
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(Manifest)])
+def test_a_missing_key_is_named(key: str) -> None:
+    """No key may be left out."""
+    with pytest.raises(ManifestInvalid, match=f"manifest.json: lacks key '{key}'"):
+        from_json(changed(lambda parsed: parsed.pop(key)), _PATH)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda parsed: parsed.update(weigths=1), "unknown key 'weigths'"),
+        (lambda parsed: parsed["network"].update(conditional_atention=[0]), "unknown key 'conditional_atention'"),
+        (lambda parsed: parsed["network"].pop("max_length"), "'network' lacks key 'max_length'"),
+        (lambda parsed: parsed["network"].update(num_heads=5), "'network': hidden_size 32 is not a multiple"),
+        (lambda parsed: parsed["network"].update(pooling="max"), "'network.pooling': 'max' is not one of"),
+        (lambda parsed: parsed["tasks"][0].update(kind="poetry"), r"'tasks\[0\].kind': 'poetry' is not one of"),
+        (lambda parsed: parsed["tasks"][0].update(labels=["one"]), r"'tasks\[0\]': task 'mood'"),
+        (lambda parsed: parsed["tasks"].append(parsed["tasks"][0]), "'mood' is listed twice"),
+        (lambda parsed: parsed.update(tasks=[]), "at least one task"),
+        (lambda parsed: parsed.update(version="1"), "'version' must be a whole number"),
+        (lambda parsed: parsed.update(format=0), "'format': 0 was never in use"),
+        (lambda parsed: parsed.update(format="1"), "'format' must be a whole number"),
+        (lambda parsed: parsed["metrics"].update(poetry={}), "'metrics' names tasks that are not in 'tasks': poetry"),
+        (lambda parsed: parsed["goldens"][0].update(task="poetry"), "'goldens' names tasks .*: poetry"),
+        (lambda parsed: parsed["files"].pop("card.md"), "'files' lacks card.md"),
+        (lambda parsed: parsed["files"].update({"../other": "0"}), "'files' names '../other', outside"),
+        (lambda parsed: parsed["files"].update({"/etc/passwd": "0"}), "'files' names '/etc/passwd', outside"),
+    ],
+)
+def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], object], named: str) -> None:
+    """An unknown key, a value of another type, or facts that do not fit each other are errors that name the key."""
+    with pytest.raises(ManifestInvalid, match=named):
+        from_json(changed(change), _PATH)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "\0"])
+def test_other_text_is_no_manifest(text: str) -> None:
+    """Text that is not a JSON object is refused as a manifest, not with an error of the parser."""
+    with pytest.raises(ManifestInvalid):
+        from_json(text, _PATH)
+
+
+def test_a_newer_format_is_said_before_anything_else() -> None:
+    """A manifest of a later release is recognised by its format alone, whatever else it holds."""
+    with pytest.raises(FormatTooNew, match=f"format {FORMAT + 1}, this release reads format {FORMAT}"):
+        from_json(json.dumps({"format": FORMAT + 1, "all": "different"}), _PATH)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
+def test_what_json_cannot_hold_is_not_written(value: object) -> None:
+    """Provenance that no reader could parse is refused when it is written."""
+    with pytest.raises(ManifestInvalid, match="cannot be written as JSON"):
+        to_json(replace(manifest(), provenance={"value": value}))
+
+
+def test_what_could_not_be_read_is_not_written() -> None:
+    """Writing is as strict as reading."""
+    with pytest.raises(ManifestInvalid, match="'goldens' names tasks"):
+        to_json(replace(manifest(), goldens=(Golden("poetry", Input("x"), {}),)))
+
+
+def test_a_folder_without_a_manifest_is_no_version(tmp_path: Path) -> None:
+    """An empty folder, and one that does not exist, are not versions."""
+    for path in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NotAVersion, match=MANIFEST):
+            read_manifest(path)
+
+
+def test_a_changed_value_breaks_the_manifests_hash(version: Path) -> None:
+    """A manifest that is valid but not the one that was saved is corrupt."""
+    path = version / MANIFEST
+    stores.overwrite(path, path.read_bytes().replace(b'"neither"', b'"nothing"'))
+    with pytest.raises(FileCorrupt, match="changed after saving"):
+        read_manifest(version)
+
+
+def test_a_missing_hash_is_corruption(version: Path) -> None:
+    """Without the file that holds its hash, a manifest is not trusted."""
+    (version / "manifest.sha256").unlink()
+    with pytest.raises(FileCorrupt, match=r"manifest\.sha256"):
+        read_manifest(version)

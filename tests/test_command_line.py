@@ -1,0 +1,149 @@
+"""The command line: `polytask models`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import polytask
+from model_store.save import save
+from model_store.versions import current
+from tests import tiny
+from tests.model_store import stores
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with two versions of `demo`, the first of them current."""
+    for _ in range(2):
+        save(tmp_path, "demo", stores.contents(tiny.network()))
+    polytask.promote_version("demo/1", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs `polytask models ...` on the store; gives exit code, stdout and stderr."""
+    monkeypatch.setenv("POLYTASK_STORE", str(store))
+
+    def run_models(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["polytask", "models", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            polytask.main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run_models
+
+
+def test_list_shows_every_version(run: Run) -> None:
+    """Each version has a line with its tasks; the current one is marked."""
+    code, out, _ = run("list")
+    lines = [line.split() for line in out.splitlines() if line.strip().startswith("demo")]
+    assert code == 0
+    assert [line[:3] for line in lines] == [["demo", "1", "*"], ["demo", "2", "mood,"]]
+    assert all(task.name in out for task in tiny.tasks())
+
+
+def test_list_shows_a_broken_version_as_broken(run: Run, store: Path) -> None:
+    """One damaged manifest does not hide the other versions."""
+    stores.flip_byte(store / "demo" / "2" / "manifest.json", 0)
+    code, out, _ = run("list")
+    assert code == 0
+    assert "broken: is not JSON" in out
+    assert "*" in out
+
+
+def test_list_of_an_empty_store_says_so(run: Run, tmp_path: Path) -> None:
+    """An empty store is not an error."""
+    (tmp_path / "empty").mkdir()
+    code, out, _ = run("list", "--store", str(tmp_path / "empty"))
+    assert code == 0
+    assert "has no versions" in out
+
+
+def test_show_has_each_task_beside_its_metrics(run: Run) -> None:
+    """A task's line gives kind, number of labels, length, and each metric beside its baseline."""
+    code, out, _ = run("show", "demo")
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["mood", "classification", "3", "32", "accuracy", "0.9000", "0.4000"] in lines
+    assert ["f1", "0.8000", "0.3000"] in lines
+    assert "demo/1" in out
+    assert "self-contained" in out
+    assert '"seed": 1' in out
+
+
+def test_promote_and_roll_back(run: Run, store: Path) -> None:
+    """Promotion moves the mark and rolling back returns it."""
+    assert run("promote", "demo/2")[0] == 0
+    assert current(store, "demo") == 2
+    assert run("rollback", "demo")[:2] == (0, "demo: version 1 is current\n")
+    assert current(store, "demo") == 1
+
+
+def test_promote_needs_a_version(run: Run) -> None:
+    """Promoting a name alone is a usage error: it would be a guess."""
+    code, _, err = run("promote", "demo")
+    assert code == 2
+    assert "demo/VERSION" in err
+
+
+def test_verify_checks_one_or_all(run: Run, store: Path) -> None:
+    """Each version has a line; one that fails makes the exit code 1 and does not stop the others."""
+    assert run("verify") == (0, "ok      demo/1\nok      demo/2\n", "")
+    stores.flip_byte(store / "demo" / "1" / "weights.safetensors", -1)
+    code, out, _ = run("verify")
+    first, second = out.splitlines()
+    assert code == 1
+    assert first.startswith(f"FAILED  demo/1: {store}/demo/1/weights.safetensors: has sha256")
+    assert second == "ok      demo/2"
+    assert run("verify", "demo/2")[0] == 0
+    assert run("verify", "demo")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["show", "nobody"], "the store has: demo"),
+        (["show", "demo/9"], "demo has: 1, 2"),
+        (["verify", "demo/9"], "demo has: 1, 2"),
+        (["rollback", "demo"], "no other version was current before"),
+        (["promote", "../x/1"], "not a version"),
+        (["list", "--store", "nowhere"], "no such folder"),
+    ],
+)
+def test_a_store_error_is_one_line(run: Run, arguments: list[str], named: str) -> None:
+    """What is wrong with the store or the reference is one line on stderr, exit code 2, and no traceback."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert named in err
+
+
+def test_text_of_a_manifest_is_not_markup(run: Run, store: Path) -> None:
+    """Square brackets in a card or provenance are shown as they are."""
+    version = store / "demo" / "1"
+    stores.rewrite_manifest(version, lambda fields: fields["provenance"].update(note="[red]a[/blue]"))
+    assert "[red]a[/blue]" in run("show", "demo/1")[1]
+
+
+def test_help_needs_no_torch() -> None:
+    """Showing the help imports neither torch nor any of the parts."""
+    code = (
+        "import sys, polytask; sys.argv = ['polytask', '--help']\n"
+        "try: polytask.main()\n"
+        "except SystemExit: print(sorted({'torch', 'safetensors', 'tokenizers'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[1]
+    finished = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines()[-1] == "[]"
+    assert "models" in finished.stdout
