@@ -1,0 +1,64 @@
+"""The embedded checkpoint is whole, small, better than trivial, and gives the answers it was published with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.encoding import InputEncoder
+from model.tasks import Kind
+from model_store import DEFAULT_STORE
+from model_store.load import Checkpoint, load
+from model_store.versions import resolve
+from service.runners import Forward, TorchRunner
+from service.warmup import TOLERANCES, check_goldens
+
+MAX_BYTES = 25_000_000
+PROMISED = {
+    "intent": ("accuracy", 0.88),
+    "toxicity": ("accuracy", 0.88),
+    "similarity": ("pearson_spearman", 0.83),
+    "entailment": ("accuracy", 0.72),
+}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Checkpoint:
+    """The version that `make serve` serves; loading it checks every hash."""
+    return load(resolve(DEFAULT_STORE, "demo"))
+
+
+def test_it_has_every_kind_of_task(demo: Checkpoint) -> None:
+    """Nine tasks cover all seven kinds, in one delta over the backbone of at most 25 MB."""
+    assert len(demo.manifest.tasks) == 9
+    assert {task.kind for task in demo.manifest.tasks} == set(Kind)
+    assert demo.manifest.base is not None
+    assert sum(file.stat().st_size for file in resolve(DEFAULT_STORE, "demo").iterdir()) <= MAX_BYTES
+
+
+def test_its_metrics_are_what_is_promised(demo: Checkpoint) -> None:
+    """The four promised figures are reached, and every main metric is above its trivial baseline."""
+    for task, (metric, least) in PROMISED.items():
+        assert demo.manifest.metrics[task][metric] >= least
+    for task in demo.manifest.tasks:
+        main = next(iter(demo.manifest.metrics[task.name]))
+        assert demo.manifest.metrics[task.name][main] > demo.manifest.baselines[task.name][main] + 0.05
+
+
+def test_its_card_says_what_its_manifest_says(demo: Checkpoint) -> None:
+    """The card's row of each task has the main metric and the baseline of the manifest, and names a licence."""
+    card = (resolve(DEFAULT_STORE, "demo") / "card.md").read_text(encoding="utf-8")
+    for task in demo.manifest.tasks:
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| `{task.name}` |")]
+        main, value = next(iter(demo.manifest.metrics[task.name].items()))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[2:5] == [main, f"{value:.4f}", f"{demo.manifest.baselines[task.name][main]:.4f}"]
+        assert cells[-1]
+
+
+def test_it_repeats_its_golden_answers(demo: Checkpoint) -> None:
+    """The golden examples, some for each task, get the answers that are stored with them."""
+    tasks, encoder = demo.manifest.tasks, InputEncoder(demo.tokenizer)
+    assert {golden.task for golden in demo.manifest.goldens} == {task.name for task in tasks}
+    forward = Forward(TorchRunner(demo.network, torch.device("cpu")), tasks, encoder.pad_id)
+    check_goldens(forward, tasks, encoder, demo.manifest.goldens, TOLERANCES["float32"])
