@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
@@ -123,9 +124,7 @@ def answer(task: Task, item: Input, encodings: Sequence[Encoding], logits: Seque
         case Kind.MULTILABEL:
             return _multilabel(task, logits[0])
         case Kind.REGRESSION:
-            assert task.value_range is not None
-            low, high = task.value_range
-            return RegressionAnswer(low + (high - low) * float(sigmoid(logits[0])[0]))
+            return _regression(task, logits[0])
         case Kind.RANKING:
             return _ranking(item, logits)
         case Kind.MULTIPLE_CHOICE:
@@ -170,6 +169,14 @@ def _by_label(task: Task, probabilities: Logits) -> dict[str, float]:
 
 def _rounded(value: SupportsFloat) -> float:
     return round(float(value), _DECIMALS)
+
+
+def _regression(task: Task, logits: Logits) -> RegressionAnswer:
+    assert task.value_range is not None
+    low, high = task.value_range
+    # As many digits as a probability has, whatever the width of the range; rounding must not leave it.
+    decimals = _DECIMALS - math.floor(math.log10(high - low))
+    return RegressionAnswer(min(high, max(low, round(low + (high - low) * float(sigmoid(logits)[0]), decimals))))
 
 
 def _ranking(item: Input, logits: Sequence[Logits]) -> RankingAnswer:

@@ -15,6 +15,7 @@ from training.records import DataError, Located, Problems, read_records
 
 _THRESHOLD = 0.5
 _TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
+_CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
 _LABELLED_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
 
 
@@ -64,6 +65,7 @@ def load_task(config: TaskConfig, folder: Path) -> TaskData:
     train, validation = (read_records(folder / name, config.kind) for name in (config.train, config.validation))
     task = _task(config, train)
     problems = Problems()
+    _check_shown(task, config, problems)
     examples = [tuple(_examples(task, config, records, problems)) for records in (train, validation)]
     problems.raise_if_any()
     return TaskData(task, config, *examples)
@@ -94,6 +96,16 @@ def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple
         if touching and (not encoding.dropped_tokens or encoding.offsets[-1][1] >= end):
             return touching[0], touching[-1]
     return None
+
+
+def _check_shown(task: Task, config: TaskConfig, problems: Problems) -> None:
+    """The recipe's own examples have the fields of the task's inputs, or publishing would fail after training."""
+    second = {"candidates"} if task.kind in _CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
+    for example in config.examples:
+        given = {name for name, value in example if value}
+        if given != {"text"} | second:
+            fields = ", ".join(sorted({"text"} | second))
+            problems.add(f"task {task.name!r}, example {example.text!r}", f"needs the fields {fields} and no other")
 
 
 def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
@@ -186,6 +198,8 @@ def _ranking_examples(config: TaskConfig, records: Sequence[Located], problems: 
         groups[group].append(located.record)
         if located.record.text != groups[group][0].text:
             problems.add(located.place, f"text: differs from the query of its group {group!r}")
+    if all(located.record.label != config.positive for located in records):
+        problems.add(records[0].place, f"label: no record of the file has the recipe's positive {config.positive!r}")
     for members in groups.values():
         candidates = tuple(record.text_pair for record in members)
         relevant = tuple(int(record.label == config.positive) for record in members)

@@ -28,7 +28,7 @@ from service.schemas import from_input
 from service.settings import Settings
 from tests.service.serving import until
 from tests.training import toy
-from tests.training.answers import assert_same_answers, assert_same_fields
+from tests.training.answers import answer_alone, assert_same_answers, assert_same_fields
 from training import run
 from training.evaluate import answer_inputs
 from training.examples import TaskData
@@ -39,6 +39,7 @@ from training.publish import Run, publish
 _RECIPE = {"length": {"examples": 480, "batch_rows": 16, "batch_tokens": 512}}
 
 Inputs = dict[str, list[Input]]
+Answers = dict[str, list[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +79,21 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(version, verify(version), *kept[0])
 
 
-def _answer_alone(version: Path, inputs: Inputs) -> dict[str, list[Answer]]:
-    """Runs in a process of its own: loads the version and answers each input in a batch by itself."""
-    torch.set_num_threads(1)
-    checkpoint = load(version)
-    encoder = InputEncoder(checkpoint.tokenizer)
-    task_ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
-    return {
-        name: [answer for item in own for answer in answer_inputs(checkpoint.network, encoder, task_ids[name], [item])]
-        for name, own in inputs.items()
-    }
-
-
-def _in_a_new_process(version: Path, inputs: Inputs) -> dict[str, list[Answer]]:
+@pytest.fixture(scope="module")
+def new_process(trained: Trained) -> tuple[Answers, Answers]:
+    """The answers of a process that has the version's folder alone: to validation inputs, and to the goldens'."""
+    goldens: Inputs = {name: [] for name in toy.TASKS.values()}
+    for golden in trained.manifest.goldens:
+        goldens[golden.task].append(golden.input)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as processes:
-        return processes.submit(_answer_alone, version, inputs).result()
+        found = [processes.submit(answer_alone, trained.version, asked) for asked in (trained.inputs(), goldens)]
+        return found[0].result(), found[1].result()
 
 
 @pytest.fixture(scope="module")
-def served(trained: Trained) -> dict[str, list[Answer]]:
-    """The new process's answers to all validation inputs."""
-    return _in_a_new_process(trained.version, trained.inputs())
+def served(new_process: tuple[Answers, Answers]) -> Answers:
+    """Its answers to the validation inputs."""
+    return new_process[0]
 
 
 def test_all_kinds_were_trained(trained: Trained) -> None:
@@ -112,7 +107,7 @@ def test_all_kinds_were_trained(trained: Trained) -> None:
     assert sum(gain > 0.05 for gain in gains) >= 4
 
 
-def test_a_new_process_answers_as_training_did(trained: Trained, served: dict[str, list[Answer]]) -> None:
+def test_a_new_process_answers_as_training_did(trained: Trained, served: Answers) -> None:
     """Each input, alone, gets the answer that the trained network in memory gives it among all the others."""
     for task_id, (name, inputs) in enumerate(trained.inputs().items()):
         expected = answer_inputs(trained.network, trained.encoder, task_id, inputs)
@@ -120,7 +115,7 @@ def test_a_new_process_answers_as_training_did(trained: Trained, served: dict[st
         assert len({str(answer) for answer in expected}) > 3
 
 
-def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served: dict[str, list[Answer]]) -> None:
+def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served: Answers) -> None:
     """Scoring the new process's answers gives every metric in the manifest, and no other."""
     for own in trained.data:
         scores = score_answers(own.task, own.validation, served[own.task.name])
@@ -135,16 +130,12 @@ def test_measuring_again_gives_the_same_metrics(trained: Trained) -> None:
     assert again == trained.manifest.metrics
 
 
-def test_golden_answers_are_repeated(trained: Trained) -> None:
+def test_golden_answers_are_repeated(trained: Trained, new_process: tuple[Answers, Answers]) -> None:
     """A new process gives the golden examples the answers in the manifest: the recipe's examples among them."""
     goldens = trained.manifest.goldens
     assert {golden.task for golden in goldens} == set(toy.TASKS.values())
     assert [golden.input.text for golden in goldens[:2]] == ["the cat is good", "a bad cat in paris"]
-    answers = _in_a_new_process(
-        trained.version,
-        {name: [golden.input for golden in goldens if golden.task == name] for name in toy.TASKS.values()},
-    )
-    for name, own in answers.items():
+    for name, own in new_process[1].items():
         expected = [golden.answer for golden in goldens if golden.task == name]
         assert_same_fields([asdict(answer) for answer in own], expected, tolerance=1e-4)
 
@@ -169,7 +160,7 @@ async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, A
         return {name: await asyncio.gather(*(ask(name, item) for item in own)) for name, own in inputs.items()}
 
 
-def test_the_service_answers_as_training_did(trained: Trained, served: dict[str, list[Answer]]) -> None:
+def test_the_service_answers_as_training_did(trained: Trained, served: Answers) -> None:
     """Over HTTP, with inputs as a client writes them, every answer of every kind is the one that was measured."""
     tasks = {own.task.name: own.task for own in trained.data}
     wire = {name: [from_input(tasks[name], item) for item in own] for name, own in trained.inputs().items()}

@@ -1,0 +1,172 @@
+"""What a client can be told when it gets no answer, one class per cause. Only `app` turns them into responses."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class StartupError(Exception):
+    """The service cannot start. The message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A part of a request that is wrong. `field`: where, such as `inputs[2].text_pair`."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """The body of every response that is not an answer (RFC 9457). `type` is for programs, `detail` for people.
+
+    `errors`: the wrong parts of an invalid request. `retry_after_s`: as in the Retry-After header.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldError, ...] | None = None
+    retry_after_s: int | None = None
+
+
+class ServiceError(Exception):
+    """The client gets a problem instead of an answer.
+
+    `title` names the cause; `outcome` and `rejection` are how the metrics count it; `retry_after_s` goes into the
+    Retry-After header.
+    """
+
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+    outcome: ClassVar[str] = "error"
+    rejection: ClassVar[str | None] = None
+
+    def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+        # Rounded up: a client that comes back before there is room only adds to the load.
+        self.retry_after_s = None if retry_after_s is None else max(1, math.ceil(retry_after_s))
+
+    def problem(self) -> Problem:
+        """What the client is told."""
+        return problem(self.status, self.title, self.detail, self.errors, self.retry_after_s)
+
+
+def problem(
+    status: int, title: str, detail: str, errors: Sequence[FieldError] = (), retry_after_s: int | None = None
+) -> Problem:
+    """A problem whose type follows from its title."""
+    name = title.lower().replace(" ", "-")
+    return Problem(f"urn:polytask:{name}", title, status, detail, tuple(errors) or None, retry_after_s)
+
+
+class UnknownTask(ServiceError):
+    """No task of this name is served."""
+
+    status = 404
+    title = "Unknown task"
+    outcome = "invalid"
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        close = difflib.get_close_matches(name[:80], known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        super().__init__(f"there is no task {name[:80]!r}{hint} Tasks: {', '.join(known)}")
+
+
+class InvalidInput(ServiceError):
+    """The request does not have the shape that its task needs."""
+
+    status = 422
+    title = "Invalid input"
+    outcome = "invalid"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        first, *others = errors
+        more = f" (and {len(others)} more)" if others else ""
+        super().__init__(f"{first.field}: {first.message}{more}", errors=errors)
+
+
+class TooManyInputs(ServiceError):
+    """One request asks for more than the service takes at once."""
+
+    status = 413
+    title = "Too many inputs"
+    outcome = "rejected"
+    rejection = "too_large"
+
+    def __init__(self, field: str, number: int, limit: int, unit: str) -> None:
+        message = f"{number} {unit}, the limit is {limit}"
+        super().__init__(f"{field}: {message}", errors=[FieldError(field, message)])
+
+
+class BodyTooLarge(ServiceError):
+    """The request body is over the limit; it was not read to its end."""
+
+    status = 413
+    title = "Body too large"
+    outcome = "rejected"
+    rejection = "too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a request body has at most {limit} bytes; split the request")
+
+
+class QueueFull(ServiceError):
+    """The line has no room. Nothing of the request was run."""
+
+    status = 429
+    title = "Queue full"
+    outcome = "rejected"
+    rejection = "queue_full"
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline passed before the last row was run."""
+
+    status = 504
+    title = "Deadline exceeded"
+    outcome = "expired"
+
+
+class NotReady(ServiceError):
+    """The service is warming up, or its last forward failed."""
+
+    status = 503
+    title = "Not ready"
+    outcome = "rejected"
+    rejection = "not_ready"
+
+
+class Draining(ServiceError):
+    """The service is shutting down: it answers what it accepted and takes nothing new."""
+
+    status = 503
+    title = "Shutting down"
+    outcome = "rejected"
+    rejection = "draining"
+
+
+class ClientGone(ServiceError):
+    """The client closed the connection. Nobody reads this; the status is the customary one for logs."""
+
+    status = 499
+    title = "Client gone"
+    outcome = "cancelled"
+
+
+class InternalError(ServiceError):
+    """Our fault, `cause` is why. The log has the trace under `id`, the client only the id."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.__cause__ = cause
+        super().__init__(f"the service failed to answer; its log has the reason under id {self.id}")

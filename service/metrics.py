@@ -1,0 +1,175 @@
+"""The `polytask_` series. Every child exists from the start; the task label takes registered names only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from model.encoding import Encoding
+from model.tasks import Task
+from service.errors import ServiceError
+from service.queue import Waiting
+
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
+UNKNOWN_TASK = "_unknown"
+
+_OUTCOMES = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
+_STAGES = ("tokenize", "queue", "forward", "postprocess")
+_REJECTIONS = ("queue_full", "draining", "too_large", "not_ready")
+_DROPS = ("deadline", "disconnect")
+
+_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SHORT_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
+_LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_TASKS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+class RequestSeries:
+    """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
+
+    def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, ["task", *labels], registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets)
+
+        self.in_flight = Gauge("polytask_requests_in_flight", "Requests being worked on.", registry=registry)
+        self._ended = counter("polytask_requests_total", "Requests, by how they ended.", "outcome")
+        self._seconds = histogram("polytask_request_duration_seconds", "From arrival to answer.", _SECONDS)
+        self._stages = histogram("polytask_stage_duration_seconds", "Parts of that.", _SHORT_SECONDS, "stage")
+        self._rejections = counter("polytask_rejections_total", "Requests refused, by reason.", "reason")
+        self._inputs = counter("polytask_inputs_total", "Rows put in line.")
+        self._tokens = counter("polytask_input_tokens_total", "Tokens of those rows.")
+        self._lengths = histogram("polytask_input_length_tokens", "Tokens of a row.", _LENGTHS)
+        self._truncated = counter("polytask_truncated_inputs_total", "Rows that were too long.")
+        self._truncated_tokens = counter("polytask_truncated_tokens_total", "Tokens that were cut off.")
+        self._dropped = counter("polytask_dropped_inputs_total", "Rows that left the line without running.", "reason")
+        for task in (*tasks, UNKNOWN_TASK):
+            self._touch(task)
+
+    def admitted(self, task: str, encodings: Sequence[Encoding]) -> None:
+        """Rows were put in line."""
+        truncated = [encoding.dropped_tokens for encoding in encodings if encoding.dropped_tokens]
+        self._inputs.labels(task).inc(len(encodings))
+        self._tokens.labels(task).inc(sum(map(len, encodings)))
+        lengths = self._lengths.labels(task)
+        for encoding in encodings:
+            lengths.observe(len(encoding))
+        if truncated:
+            self._truncated.labels(task).inc(len(truncated))
+            self._truncated_tokens.labels(task).inc(sum(truncated))
+
+    def dropped(self, task: str, reason: str, num_rows: int) -> None:
+        """Rows left the line without running."""
+        self._dropped.labels(task, reason).inc(num_rows)
+
+    def answered(self, task: str, stages: Mapping[str, float], seconds: float) -> None:
+        """A request got its answers."""
+        self._ended.labels(task, "ok").inc()
+        self._seconds.labels(task).observe(seconds)
+        for stage, duration in stages.items():
+            self._stages.labels(task, stage).observe(duration)
+
+    def failed(self, task: str, error: ServiceError, seconds: float) -> None:
+        """A request got a problem instead."""
+        self._ended.labels(task, error.outcome).inc()
+        self._seconds.labels(task).observe(seconds)
+        if error.rejection:
+            self._rejections.labels(task, error.rejection).inc()
+
+    def _touch(self, task: str) -> None:
+        by_label = {self._ended: _OUTCOMES, self._stages: _STAGES, self._rejections: _REJECTIONS, self._dropped: _DROPS}
+        for metric, values in by_label.items():
+            for value in values:
+                metric.labels(task, value)
+        for plain in (
+            self._seconds,
+            self._inputs,
+            self._tokens,
+            self._lengths,
+            self._truncated,
+            self._truncated_tokens,
+        ):
+            plain.labels(task)
+
+
+class DeviceSeries:
+    """What the device does, batch by batch."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.warmup = Gauge("polytask_warmup_duration_seconds", "How long the warm-up took.", registry=registry)
+        self._failures = Counter("polytask_batch_failures_total", "Forwards that failed.", registry=registry)
+        self._out_of_memory = Counter(
+            "polytask_out_of_memory_total", "Those that failed for want of memory.", registry=registry
+        )
+        self._inputs = Histogram("polytask_batch_inputs", "Rows in a batch.", registry=registry, buckets=_ROWS)
+        self._tasks = Histogram("polytask_batch_tasks", "Tasks in a batch.", registry=registry, buckets=_TASKS)
+        tokens = Counter("polytask_batch_tokens_total", "Tokens in batches.", ["kind"], registry=registry)
+        self._real, self._padding = tokens.labels("real"), tokens.labels("padding")
+        self._seconds = Histogram(
+            "polytask_forward_duration_seconds", "A batch on the device.", registry=registry, buckets=_SHORT_SECONDS
+        )
+
+    def ran(self, task_ids: Sequence[int], lengths: Sequence[int], seconds: float) -> None:
+        """A batch was run."""
+        real = sum(lengths)
+        self._inputs.observe(len(lengths))
+        self._tasks.observe(len(set(task_ids)))
+        self._real.inc(real)
+        self._padding.inc(len(lengths) * max(lengths) - real)
+        self._seconds.observe(seconds)
+
+    def failed(self, *, out_of_memory: bool) -> None:
+        """A forward failed."""
+        self._failures.inc()
+        self._out_of_memory.inc(out_of_memory)
+
+
+class Metrics:
+    """All series of one service, in a registry of their own."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        # A switch of the whole process; a creation time for each series would double the page.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        self._tasks = [task.name for task in tasks]
+        ProcessCollector(registry=registry)
+        self.requests = RequestSeries(registry, self._tasks)
+        self.device = DeviceSeries(registry)
+        self._queue_inputs = Gauge("polytask_queue_inputs", "Rows waiting.", ["task"], registry=registry)
+        self._queue_tokens = Gauge("polytask_queue_tokens", "Tokens waiting.", ["task"], registry=registry)
+        self._oldest = Gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.", registry=registry)
+        self._ready = Gauge("polytask_ready", "1 when requests are answered.", registry=registry)
+        self._budget = Gauge("polytask_batch_token_budget", "Most tokens in a batch.", registry=registry)
+        self._model = Gauge(
+            "polytask_model_info", "What is served.", ["revision", "backend", "dtype", "device"], registry=registry
+        )
+        build = Gauge("polytask_build_info", "Release of polytask.", ["version"], registry=registry)
+        build.labels(version("polytask")).set(1)
+        info = Gauge("polytask_task_info", "Tasks served.", ["task", "kind", "num_labels"], registry=registry)
+        for task in tasks:
+            info.labels(task.name, str(task.kind), str(len(task.labels))).set(1)
+
+    def serves(self, revision: str, backend: str, precision: str, device: str, token_budget: int) -> None:
+        """Notes what is served, on what."""
+        self._model.labels(revision, backend, precision, device).set(1)
+        self._budget.set(token_budget)
+
+    def expired(self, task_id: int) -> None:
+        """The deadline of a row passed while it was in line."""
+        self.requests.dropped(self._tasks[task_id], "deadline", 1)
+
+    def page(self, waiting: Mapping[int, Waiting], oldest_s: float, *, ready: bool) -> bytes:
+        """The page that Prometheus reads. `waiting`: what is in line, by task id."""
+        for task_id, task in enumerate(self._tasks):
+            rows, tokens = waiting.get(task_id, (0, 0))
+            self._queue_inputs.labels(task).set(rows)
+            self._queue_tokens.labels(task).set(tokens)
+        self._oldest.set(oldest_s)
+        self._ready.set(ready)
+        return prometheus_client.generate_latest(self._registry)

@@ -1,0 +1,222 @@
+"""A request from its body to its answers: check, tokenise, put in line, wait, decode.
+
+Knows the tasks and the limits, neither HTTP nor the device. What it puts in line comes back through the ticket that
+goes along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from model.answers import Logits, answer
+from model.encoding import Encoding, Input, InputEncoder
+from model.tasks import Task
+from service.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    NotReady,
+    QueueFull,
+    ServiceError,
+    TooManyInputs,
+    UnknownTask,
+)
+from service.metrics import UNKNOWN_TASK, RequestSeries
+from service.queue import Closed, Full, Row
+from service.schemas import PredictResponse, parse, render
+from service.settings import Settings
+from service.tickets import Results, Ticket, Work
+
+_ROWS_DECODED_AT_ONCE = 8
+"""More rows than this, and token-level rows, are decoded off the event loop; fewer are not worth the detour."""
+
+_DRAINING = "the service answers what it has accepted and takes nothing new"
+
+_DROP_REASONS: dict[type[BaseException], str] = {DeadlineExceeded: "deadline", ClientGone: "disconnect"}
+
+
+class Desk(Protocol):
+    """Where rows are handed in."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether rows would be answered."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether no rows will ever be taken again."""
+
+    def recover(self) -> None:
+        """Asks for another try when not ready."""
+
+    def submit(self, rows: Sequence[Row[Work]]) -> None:
+        """Takes all rows or none. Raises queue.Full or queue.Closed."""
+
+    def cancel(self, rows: Collection[Row[Work]]) -> int:
+        """Forgets those rows that have not been started; returns how many."""
+
+
+def require_ready(desk: Desk) -> None:
+    """Raises NotReady or Draining where rows would not be answered; asks for another try where that may help."""
+    if desk.draining:
+        raise Draining(_DRAINING)
+    if not desk.ready:
+        desk.recover()
+        raise NotReady("the service is warming up, or its last batch failed", retry_after_s=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it arrives. `gone` returns when the client has closed the connection."""
+
+    task: str
+    read_body: Callable[[], Awaitable[bytes]]
+    gone: Callable[[], Awaitable[None]]
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The response as JSON, and the seconds that each stage took."""
+
+    body: bytes
+    stages: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """Checked inputs and the rows of each."""
+
+    task_id: int
+    task: Task
+    items: list[Input]
+    encodings: list[tuple[Encoding, ...]]
+
+    @property
+    def rows(self) -> list[Encoding]:
+        return [encoding for encodings in self.encodings for encoding in encodings]
+
+
+class Predictor:
+    """Answers requests for the tasks of one checkpoint. `revision` is its name and version."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        encoder: InputEncoder,
+        desk: Desk,
+        series: RequestSeries,
+        settings: Settings,
+        revision: str,
+    ) -> None:
+        self._tasks = {task.name: (task_id, task) for task_id, task in enumerate(tasks)}
+        self._encoder = encoder
+        self._desk = desk
+        self._series = series
+        self._settings = settings
+        self._revision = revision
+
+    async def predict(self, call: Call) -> Prediction:
+        """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
+        arrived = time.monotonic()
+        label = call.task if call.task in self._tasks else UNKNOWN_TASK
+        with self._series.in_flight.track_inprogress():
+            try:
+                prediction = await self._predict(call, arrived)
+            except ServiceError as error:
+                self._series.failed(label, error, time.monotonic() - arrived)
+                raise
+            except Exception as error:
+                internal = InternalError(error)
+                self._series.failed(label, internal, time.monotonic() - arrived)
+                raise internal from error
+        self._series.answered(label, prediction.stages, time.monotonic() - arrived)
+        return prediction
+
+    async def _predict(self, call: Call, arrived: float) -> Prediction:
+        if call.task not in self._tasks:
+            raise UnknownTask(call.task, list(self._tasks))
+        require_ready(self._desk)
+        longest_s = self._settings.deadline_s
+        deadline = arrived + (longest_s if call.deadline_s is None else min(longest_s, call.deadline_s))
+        body = await call.read_body()
+        started = time.monotonic()
+        prepared = await asyncio.to_thread(self._prepare, *self._tasks[call.task], body)
+        tokenized = time.monotonic()
+        results = await self._run(prepared, deadline, call.gone)
+        woken = time.monotonic()
+        rendered = await self._decode(prepared, results.logits)
+        stages = {
+            "tokenize": tokenized - started,
+            "queue": results.started - tokenized,
+            "forward": results.ended - results.started,
+            "postprocess": time.monotonic() - woken,
+        }
+        return Prediction(rendered, stages)
+
+    def _prepare(self, task_id: int, task: Task, body: bytes) -> _Prepared:
+        settings = self._settings
+        items = parse(task, body, max_inputs=settings.max_inputs, max_candidates=settings.max_candidates)
+        prepared = _Prepared(task_id, task, items, self._encoder.encode(task, items))
+        num_tokens = sum(map(len, prepared.rows))
+        if num_tokens > settings.max_waiting_tokens:
+            raise TooManyInputs("inputs", num_tokens, settings.max_waiting_tokens, "tokens in all")
+        return prepared
+
+    async def _run(self, prepared: _Prepared, deadline: float, gone: Callable[[], Awaitable[None]]) -> Results:
+        """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
+        loop = asyncio.get_running_loop()
+        encodings = prepared.rows
+        ticket = Ticket(len(encodings), loop)
+        rows = [
+            Row(prepared.task_id, len(encoding), deadline, Work(encoding, ticket, place))
+            for place, encoding in enumerate(encodings)
+        ]
+        self._submit(prepared.task.name, rows)
+        timer = loop.call_later(deadline - time.monotonic(), ticket.expire)
+        watch = asyncio.ensure_future(gone())
+        watch.add_done_callback(lambda done: None if done.cancelled() else ticket.fail(ClientGone("nobody waits")))
+        try:
+            return await ticket.future
+        except BaseException as error:
+            dropped = self._desk.cancel(rows)
+            if type(error) in _DROP_REASONS:
+                self._series.dropped(prepared.task.name, _DROP_REASONS[type(error)], dropped)
+            raise
+        finally:
+            timer.cancel()
+            watch.cancel()
+
+    def _submit(self, task: str, rows: Sequence[Row[Work]]) -> None:
+        if rows[0].deadline <= time.monotonic():
+            raise DeadlineExceeded("the deadline passed before the request was in line")
+        try:
+            self._desk.submit(rows)
+        except Full as full:
+            raise QueueFull(f"no room: {full}", retry_after_s=full.wait_s) from None
+        except Closed:
+            raise Draining(_DRAINING) from None
+        self._series.admitted(task, [row.payload.encoding for row in rows])
+
+    async def _decode(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
+        if len(logits) <= _ROWS_DECODED_AT_ONCE and not prepared.task.token_level:
+            return self._render(prepared, logits)
+        return await asyncio.to_thread(self._render, prepared, logits)
+
+    def _render(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
+        remaining = iter(logits)
+        answers = tuple(
+            answer(prepared.task, item, encodings, [next(remaining) for _ in encodings])
+            for item, encodings in zip(prepared.items, prepared.encodings, strict=True)
+        )
+        truncated = tuple(
+            place
+            for place, encodings in enumerate(prepared.encodings)
+            if any(encoding.dropped_tokens for encoding in encodings)
+        )
+        return render(PredictResponse(prepared.task.name, self._revision, answers, truncated))

@@ -1,0 +1,102 @@
+"""What runs a batch on a device. The contract is small, so that other engines fit behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from model.answers import Logits
+from model.batch import Batch, collate
+from model.encoding import Encoding
+from model.heads import Outputs, output_slices
+from model.network import Network
+from model.tasks import Task
+from service.errors import StartupError
+
+
+class DeviceLost(Exception):
+    """The device will not run anything again in this process, whatever is tried."""
+
+
+class Runner(Protocol):
+    """An engine with a network loaded. One thread calls it."""
+
+    @property
+    def backend(self) -> str:
+        """The engine, such as `torch`."""
+
+    @property
+    def device(self) -> str:
+        """Where it runs: `cpu` or `cuda`."""
+
+    @property
+    def precision(self) -> str:
+        """The type that it computes in, such as `float32`."""
+
+    def run(self, batch: Batch) -> Outputs:
+        """Logits on the CPU in float32. Raises MemoryError, or DeviceLost where another try would be in vain."""
+
+
+class TorchRunner:
+    """The network as it is: float32 on the CPU, bfloat16 autocast on CUDA."""
+
+    backend = "torch"
+
+    def __init__(self, network: Network, device: torch.device) -> None:
+        """Moves the network to `device` and evaluates its task tables, once."""
+        self.device = device.type
+        self.precision = "bfloat16" if device.type == "cuda" else "float32"
+        self._device = device
+        self._network = network.eval().to(device)
+        with torch.inference_mode():
+            self._tables = self._network.condition()
+
+    def run(self, batch: Batch) -> Outputs:
+        try:
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
+                outputs: Outputs = self._network(batch.to(self._device), self._tables)
+                return outputs.to_cpu()
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise MemoryError(f"a batch of {list(batch.input_ids.shape)} tokens does not fit") from error
+        except torch.AcceleratorError as error:
+            raise DeviceLost(f"{self.device} failed for good: {error}") from error
+
+
+class Forward:
+    """Rows in, each row's own logits out: padded into a batch, run, and cut out of the outputs of all heads."""
+
+    def __init__(self, runner: Runner, tasks: Sequence[Task], pad_id: int) -> None:
+        self._runner = runner
+        self._token_level = [task.token_level for task in tasks]
+        self._slices = output_slices(tasks)
+        self._pad_id = pad_id
+
+    def __call__(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:
+        """Per row, in order: [num_outputs] of its task, or [length, num_outputs] for a token-level task."""
+        token_level = any(self._token_level[task_id] for task_id in task_ids)
+        batch = collate(encodings, task_ids, token_level=token_level, pad_id=self._pad_id)
+        outputs = self._runner.run(batch)
+        sentence = outputs.sentence.numpy()
+        token = None if outputs.token is None else outputs.token.numpy()
+        logits: list[Logits] = []
+        for row, (task_id, encoding) in enumerate(zip(task_ids, encodings, strict=True)):
+            columns = self._slices[task_id]
+            if self._token_level[task_id]:
+                assert token is not None, "a token-level row was run without token logits"
+                logits.append(token[row, : len(encoding), columns])
+            else:
+                logits.append(sentence[row, columns])
+        return logits
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here. Raises StartupError where there is no such device."""
+    has_cuda = torch.cuda.is_available()
+    if name == "cuda" and not has_cuda:
+        raise StartupError(
+            "POLYTASK_DEVICE is cuda, but torch finds no usable GPU; set it to auto or cpu, or install a CUDA build"
+        )
+    return torch.device("cuda" if has_cuda and name != "cpu" else "cpu")

@@ -1,0 +1,263 @@
+"""What a client sends and gets, one model per shape of input, and the way into the model's own `Input` and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from model.answers import Answer
+from model.encoding import Input
+from model.tasks import Kind, Task
+from service.errors import FieldError, InvalidInput, TooManyInputs
+
+_MAX_REPORTED = 20
+_TAGS = ("<string>", "<object>", "<words>")
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "must not be blank")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank), Field(min_length=1)]
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TextInput(_Object):
+    """One text. The bare string does as well."""
+
+    text: Text = Field(description="the text")
+
+
+class PairInput(_Object):
+    """Two texts, in the order of the task's training data."""
+
+    text: Text = Field(description="the first text")
+    text_pair: Text = Field(description="the second text")
+
+
+class RankingInput(_Object):
+    """A query and the candidates to put in order."""
+
+    query: Text = Field(description="what the candidates are compared with")
+    candidates: list[Text] = Field(min_length=1, description="the texts to put in order")
+
+
+class ChoiceInput(_Object):
+    """A text, a question about it where there is one, and the choices."""
+
+    text: Text = Field(description="the premise, or the question itself")
+    question: Text | None = Field(default=None, description="put behind the text")
+    choices: list[Text] = Field(min_length=2, description="the texts to choose from")
+
+
+class TokensInput(_Object):
+    """A text that is split into words already; answers count characters of the words joined by single spaces."""
+
+    tokens: list[Text] = Field(min_length=1, description="the words, instead of `text`")
+
+
+class SpanInput(_Object):
+    """A question and the text that holds its answer."""
+
+    question: Text = Field(description="the question")
+    context: Text = Field(description="the text to find the answer in")
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, str):
+        return "<string>"
+    return "<words>" if isinstance(value, dict) and "tokens" in value else "<object>"
+
+
+def _text_shape(value: Any) -> str:
+    return "<string>" if isinstance(value, str) else "<object>"
+
+
+_StringOrText = Annotated[
+    Annotated[Text, Tag("<string>")] | Annotated[TextInput, Tag("<object>")], Discriminator(_text_shape)
+]
+_StringOrTextOrTokens = Annotated[
+    Annotated[Text, Tag("<string>")] | Annotated[TextInput, Tag("<object>")] | Annotated[TokensInput, Tag("<words>")],
+    Discriminator(_shape),
+]
+
+
+class TextRequest(_Object):
+    """For tasks that read one text."""
+
+    inputs: list[_StringOrText] = Field(min_length=1)
+
+
+class PairRequest(_Object):
+    """For tasks that read two texts."""
+
+    inputs: list[PairInput] = Field(min_length=1)
+
+
+class RankingRequest(_Object):
+    """For ranking tasks."""
+
+    inputs: list[RankingInput] = Field(min_length=1)
+
+
+class ChoiceRequest(_Object):
+    """For multiple-choice tasks."""
+
+    inputs: list[ChoiceInput] = Field(min_length=1)
+
+
+class TaggingRequest(_Object):
+    """For tagging tasks."""
+
+    inputs: list[_StringOrTextOrTokens] = Field(min_length=1)
+
+
+class SpanRequest(_Object):
+    """For span tasks."""
+
+    inputs: list[SpanInput] = Field(min_length=1)
+
+
+PredictRequest = TextRequest | PairRequest | RankingRequest | ChoiceRequest | TaggingRequest | SpanRequest
+
+_REQUESTS: dict[Kind, tuple[type[PredictRequest], tuple[type[_Object], ...]]] = {
+    Kind.RANKING: (RankingRequest, (RankingInput,)),
+    Kind.MULTIPLE_CHOICE: (ChoiceRequest, (ChoiceInput,)),
+    Kind.TAGGING: (TaggingRequest, (TextInput, TokensInput)),
+    Kind.SPAN: (SpanRequest, (SpanInput,)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResponse:
+    """One answer per input, in order. `truncated`: the places of inputs that were too long to be read to their end."""
+
+    task: str
+    model: str
+    answers: tuple[Answer, ...]
+    truncated: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputField:
+    """A field of a task's inputs. Where an input has alternatives (`text` or `tokens`), no field is required."""
+
+    name: str
+    type: str
+    required: bool
+    description: str
+
+
+_RESPONSE = TypeAdapter(PredictResponse)
+
+
+def render(response: PredictResponse) -> bytes:
+    """The response as JSON."""
+    return _RESPONSE.dump_json(response)
+
+
+def parse(task: Task, body: bytes, *, max_inputs: int, max_candidates: int) -> list[Input]:
+    """The inputs in a request body. Raises InvalidInput, naming the field, or TooManyInputs."""
+    request, _ = _models(task)
+    try:
+        items = request.model_validate_json(body).inputs
+    except ValidationError as error:
+        details = error.errors(include_url=False, include_input=False)
+        raise InvalidInput([_field_error(task, detail) for detail in details[:_MAX_REPORTED]]) from None
+    if len(items) > max_inputs:
+        raise TooManyInputs("inputs", len(items), max_inputs, "inputs")
+    inputs = [to_input(item) for item in items]
+    for place, item in enumerate(inputs):
+        if len(item.candidates) > max_candidates:
+            name = "choices" if task.kind is Kind.MULTIPLE_CHOICE else "candidates"
+            raise TooManyInputs(f"inputs[{place}].{name}", len(item.candidates), max_candidates, name)
+    return inputs
+
+
+def to_input(item: str | _Object) -> Input:
+    """A valid input of a request as the model's own."""
+    match item:
+        case str():
+            return Input(item)
+        case PairInput():
+            return Input(item.text, item.text_pair)
+        case RankingInput():
+            return Input(item.query, candidates=tuple(item.candidates))
+        case ChoiceInput():
+            text = item.text if item.question is None else f"{item.text} {item.question}"
+            return Input(text, candidates=tuple(item.choices))
+        case TokensInput():
+            return Input.from_words(item.tokens)
+        case SpanInput():
+            return Input(item.question, item.context)
+        case TextInput():
+            return Input(item.text)
+    raise AssertionError(f"no such input: {type(item)}")
+
+
+def from_input(task: Task, item: Input) -> str | dict[str, Any]:
+    """The model's own input as a client would send it."""
+    if task.kind is Kind.RANKING:
+        return {"query": item.text, "candidates": list(item.candidates)}
+    if task.kind is Kind.MULTIPLE_CHOICE:
+        return {"text": item.text, "choices": list(item.candidates)}
+    if task.kind is Kind.SPAN:
+        return {"question": item.text, "context": item.text_pair}
+    if task.pair:
+        return {"text": item.text, "text_pair": item.text_pair}
+    if item.words is not None:
+        return {"tokens": [item.text[start:end] for start, end in item.words]}
+    return item.text
+
+
+def input_fields(task: Task) -> list[InputField]:
+    """The fields that an input of `task` has."""
+    _, models = _models(task)
+    return [
+        InputField(
+            name=name,
+            type="array of strings" if "list" in str(field.annotation) else "string",
+            required=field.is_required() and len(models) == 1,
+            description=field.description or "",
+        )
+        for model in models
+        for name, field in model.model_fields.items()
+    ]
+
+
+def _models(task: Task) -> tuple[type[PredictRequest], tuple[type[_Object], ...]]:
+    if task.kind in _REQUESTS:
+        return _REQUESTS[task.kind]
+    return (PairRequest, (PairInput,)) if task.pair else (TextRequest, (TextInput,))
+
+
+def _field_error(task: Task, detail: ErrorDetails) -> FieldError:
+    """Pydantic's error in the client's words."""
+    location = [part for part in detail["loc"] if part not in _TAGS]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    names = " or ".join(" and ".join(model.model_fields) for model in _models(task)[1])
+    whole = "a request has inputs" if len(location) <= 1 else f"an input of {task.name!r} has {names}"
+    string_or = "" if task.pair or not location else "a string or "
+    message = {
+        "missing": f"is required: {whole}",
+        "extra_forbidden": f"is not a field: {whole}",
+        "model_type": f"must be {string_or}an object: {whole}",
+    }.get(detail["type"], detail["msg"])
+    return FieldError(path or "body", message)

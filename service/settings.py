@@ -1,0 +1,105 @@
+"""One deployment: addresses and limits, read once from `POLYTASK_*` variables or the flags of the same names."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from model_store import DEFAULT_STORE
+from service.errors import StartupError
+
+PREFIX = "POLYTASK_"
+
+
+class SettingsError(StartupError):
+    """A variable that does not exist, or a value it cannot have."""
+
+
+def _about(
+    text: str, *, least: float | None = None, most: float = math.inf, choices: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    return {"help": text, "least": least, "most": most, "choices": choices}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a deployment may choose. Each field is a variable: `max_rows` is POLYTASK_MAX_ROWS.
+
+    A field's metadata has `help`, and `least` and `most` or `choices` where they bound it. Raises SettingsError.
+    """
+
+    store: Path = field(default=DEFAULT_STORE, metadata=_about("folder of the model store"))
+    model: str = field(
+        default="demo", metadata=_about("checkpoint to serve: NAME for its current version, or NAME/VERSION")
+    )
+    host: str = field(default="127.0.0.1", metadata=_about("address to listen on; 0.0.0.0 for all"))
+    port: int = field(default=8000, metadata=_about("port to listen on; 0 for any free one", least=0, most=65_535))
+    device: str = field(
+        default="auto", metadata=_about("auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    )
+    threads: int = field(
+        default=0, metadata=_about("threads of a forward on the CPU; 0 for the cores this process may use", least=0)
+    )
+    max_rows: int = field(default=0, metadata=_about("rows in a batch; 0 for what suits the device", least=0))
+    token_budget: int = field(
+        default=0, metadata=_about("tokens in a batch, padding included; 0 for what suits the device", least=0)
+    )
+    max_waiting_tokens: int = field(
+        default=65_536, metadata=_about("tokens that may wait for the device before requests get 429", least=1)
+    )
+    deadline_s: float = field(
+        default=10.0, metadata=_about("seconds after which a request gets 504", least=0.001, most=86_400)
+    )
+    max_inputs: int = field(default=256, metadata=_about("inputs in a request", least=1))
+    max_candidates: int = field(default=128, metadata=_about("candidates or choices of an input", least=2))
+    max_body_bytes: int = field(default=2_000_000, metadata=_about("bytes in a request body", least=1))
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value, limits = getattr(self, setting.name), setting.metadata
+            # `not within` rather than `outside`: NaN is refused as well.
+            if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
+                most = "" if limits["most"] == math.inf else f" and at most {limits['most']}"
+                raise SettingsError(f"{variable(setting.name)} must be at least {limits['least']}{most}, got {value}")
+            if limits["choices"] and value not in limits["choices"]:
+                raise SettingsError(
+                    f"{variable(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
+                )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
+        """The settings in `environ`; flags that are given, by field name, go before variables.
+
+        Raises SettingsError for a `POLYTASK_` variable that is none of ours and for a value that does not fit.
+        """
+        given = {name: text for name, text in environ.items() if name.startswith(PREFIX)}
+        given |= {variable(name): text for name, text in (flags or {}).items() if text is not None}
+        known = {variable(setting.name): setting for setting in fields(cls)}
+        for name in given:
+            if name not in known:
+                raise SettingsError(_unknown(name, list(known)))
+        values = {known[name].name: _parse(name, text, type(known[name].default)) for name, text in given.items()}
+        return cls(**values)
+
+
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + name.upper()
+
+
+def _parse(name: str, text: str, kind: Callable[[str], Any]) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        noun = "a whole number" if kind is int else "a number"
+        raise SettingsError(f"{name} must be {noun}, got {text!r}") from None
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.7)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+    return f"{name} is not a setting; {hint}"

@@ -1,0 +1,79 @@
+"""What runs before the first request: the largest batches that can come, and the checkpoint's golden examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from model.answers import Logits, answer
+from model.encoding import Encoding, InputEncoder
+from model.tasks import Task
+from model_store.manifest import Golden
+from service.errors import StartupError
+from service.queue import Limits
+
+TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
+"""How far a golden answer's numbers may be off, by the runner's precision; of values above 1, the share of them."""
+
+Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
+
+
+def warm_up(
+    run: Run, tasks: Sequence[Task], encoder: InputEncoder, goldens: Sequence[Golden], limits: Limits, precision: str
+) -> None:
+    """Runs everything once. Raises StartupError where an answer is not the golden one."""
+    for num_rows, length in worst_shapes(tasks, limits):
+        row = Encoding((encoder.pad_id,) * length, (0,) * length)
+        run([_token_level_first(tasks)] * num_rows, [row] * num_rows)
+    check_goldens(run, tasks, encoder, goldens, TOLERANCES[precision])
+
+
+def worst_shapes(tasks: Sequence[Task], limits: Limits) -> list[tuple[int, int]]:
+    """Rows and length of the largest batches: one row, as many long rows as fit, and as long ones as fit when full."""
+    longest = max(task.max_length for task in tasks)
+    rows_of_longest = max(1, min(limits.max_rows, limits.token_budget // longest))
+    length_when_full = max(1, min(longest, limits.token_budget // limits.max_rows))
+    return [(1, longest), (rows_of_longest, longest), (limits.max_rows, length_when_full)]
+
+
+def check_goldens(
+    run: Run, tasks: Sequence[Task], encoder: InputEncoder, goldens: Sequence[Golden], tolerance: float
+) -> None:
+    """Answers the golden examples. Raises StartupError at the first answer that is not the one in the manifest."""
+    ids = {task.name: task_id for task_id, task in enumerate(tasks)}
+    for golden in goldens:
+        task = tasks[ids[golden.task]]
+        (encodings,) = encoder.encode(task, [golden.input])
+        logits = run([ids[golden.task]] * len(encodings), encodings)
+        found = asdict(answer(task, golden.input, encodings, logits))
+        if not agree(_scores(golden.answer), _scores(found), tolerance):
+            raise StartupError(
+                f"this device does not give the golden answer of task {golden.task!r} within {tolerance}: "
+                f"expected {golden.answer}, got {found}; serve on another device, or verify the checkpoint"
+            )
+
+
+def agree(expected: Any, found: Any, tolerance: float) -> bool:
+    """Whether two answers are the same, numbers within the tolerance."""
+    if isinstance(expected, dict):
+        return expected.keys() == found.keys() and all(agree(expected[key], found[key], tolerance) for key in expected)
+    if isinstance(expected, list | tuple):
+        return len(expected) == len(found) and all(map(agree, expected, found, [tolerance] * len(expected)))
+    if isinstance(expected, float):
+        return bool(abs(expected - found) <= tolerance * max(1.0, abs(expected)))
+    return bool(expected == found)
+
+
+def _scores(given: dict[str, Any]) -> Any:
+    """The part of an answer from which the rest follows. Two labels all but equal may change places, scores may not."""
+    if "scores" in given:
+        return given["scores"]
+    if "ranking" in given:
+        return [candidate["score"] for candidate in sorted(given["ranking"], key=lambda entry: int(entry["index"]))]
+    return given
+
+
+def _token_level_first(tasks: Sequence[Task]) -> int:
+    """The id of a task with token outputs if there is one: its batches make the most of the heads."""
+    return max(range(len(tasks)), key=lambda task_id: tasks[task_id].token_level)

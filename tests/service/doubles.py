@@ -1,0 +1,76 @@
+"""Runners that do what a test needs of them: wait, or fail. Both run the real one otherwise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import torch
+
+from model.batch import Batch
+from model.heads import Outputs
+from service.runners import Runner, TorchRunner
+from tests import tiny
+
+_PATIENCE_S = 30
+
+
+def real_runner() -> TorchRunner:
+    """The tiny network on the CPU."""
+    return TorchRunner(tiny.network(), torch.device("cpu"))
+
+
+class _Double:
+    """Keeps the batches that it is asked to run, and runs them."""
+
+    backend = "double"
+    device = "cpu"
+    precision = "float32"
+
+    def __init__(self, inner: Runner | None = None) -> None:
+        self.batches: list[Batch] = []
+        self._inner = inner or real_runner()
+
+    def run(self, batch: Batch) -> Outputs:
+        self.batches.append(batch)
+        return self._inner.run(batch)
+
+
+class GatedRunner(_Double):
+    """While the gate is shut, a batch that has arrived waits there. The gate is open at first."""
+
+    def __init__(self, inner: Runner | None = None) -> None:
+        super().__init__(inner)
+        self._gate = threading.Event()
+        self._gate.set()
+
+    def shut(self) -> None:
+        """Batches wait from now on."""
+        self._gate.clear()
+
+    def open(self) -> None:
+        """Lets all batches through."""
+        self._gate.set()
+
+    def run(self, batch: Batch) -> Outputs:
+        outputs = super().run(batch)
+        if not self._gate.wait(_PATIENCE_S):
+            raise AssertionError("the test forgot to open the gate")
+        return outputs
+
+
+class FailingRunner(_Double):
+    """Raises `error` for every batch for which `fails` says so."""
+
+    def __init__(
+        self, fails: Callable[[Batch], bool], error: Exception | None = None, inner: Runner | None = None
+    ) -> None:
+        super().__init__(inner)
+        self.fails = fails
+        self._error = error or RuntimeError("the device does not like this batch")
+
+    def run(self, batch: Batch) -> Outputs:
+        outputs = super().run(batch)
+        if self.fails(batch):
+            raise self._error
+        return outputs

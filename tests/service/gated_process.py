@@ -1,0 +1,35 @@
+"""A service in a process of its own whose device waits on command: `shut` and `open`, a line each on stdin."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from unittest.mock import patch
+
+import torch
+
+from model.network import Network
+from service.app import serve
+from service.runners import TorchRunner
+from service.settings import Settings
+from tests.service.doubles import GatedRunner
+
+
+def gated(network: Network, device: torch.device) -> GatedRunner:
+    """The runner that the service gets in place of the real one, which it holds back."""
+    runner = GatedRunner(TorchRunner(network, device))
+
+    def obey() -> None:
+        for line in sys.stdin:
+            {"shut": runner.shut, "open": runner.open}[line.strip()]()
+            sys.stdout.write(line)
+            sys.stdout.flush()
+
+    threading.Thread(target=obey, daemon=True).start()
+    return runner
+
+
+if __name__ == "__main__":
+    with patch("service.app.TorchRunner", gated):
+        serve(Settings.from_environment(os.environ))

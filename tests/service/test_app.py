@@ -1,0 +1,253 @@
+"""The service as a whole: in a process of its own, on sockets, from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import uvicorn
+
+from model_store.errors import StoreError
+from service.app import assemble, batch_limits, serve
+from service.errors import StartupError
+from service.queue import Limits
+from service.runners import Runner, TorchRunner
+from service.settings import Settings
+from service.worker import Worker
+from tests import tiny
+from tests.service import checkpoints
+from tests.service.doubles import GatedRunner, real_runner
+from tests.service.serving import body
+
+_PATIENCE_S = 180
+
+
+@dataclass
+class Process:
+    """A service in a process of its own."""
+
+    popen: subprocess.Popen[str]
+    client: httpx.Client
+
+    def tell(self, command: str) -> None:
+        """Gives the device a command, and returns when it is obeyed."""
+        assert self.popen.stdin is not None
+        assert self.popen.stdout is not None
+        self.popen.stdin.write(f"{command}\n")
+        self.popen.stdin.flush()
+        assert self.popen.stdout.readline().strip() == command
+
+    def sample(self, name: str) -> float:
+        """The value of a metric, added up over its labels."""
+        page = self.client.get("/metrics").text
+        return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)", page, re.MULTILINE)))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with the tiny checkpoint."""
+    checkpoints.saved(tmp_path)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def process(store: Path) -> Iterator[Process]:
+    """A service on a free port, ready to answer, with a device that takes commands."""
+    command = [sys.executable, "-m", "tests.service.gated_process"]
+    environment = {
+        "POLYTASK_STORE": str(store),
+        "POLYTASK_MODEL": "tiny",
+        "POLYTASK_PORT": "0",
+        "POLYTASK_THREADS": "1",
+    }
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=os.environ | environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as popen:
+        try:
+            with httpx.Client(base_url=_address(popen), timeout=_PATIENCE_S) as client:
+                until(lambda: client.get("/readyz").status_code == 200)
+                yield Process(popen, client)
+        finally:
+            popen.kill()
+
+
+def _address(popen: subprocess.Popen[str]) -> str:
+    """Where the process says that it listens. Reads on behind that, so that the pipe does not fill."""
+    assert popen.stderr is not None
+    for line in popen.stderr:
+        if found := re.search(r"http://\S+", line):
+            threading.Thread(target=popen.stderr.read, daemon=True).start()
+            return found[0]
+    raise AssertionError("the service did not start")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Returns when the condition holds. Fails rather than hangs when it never does."""
+    end = time.monotonic() + _PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.005)
+
+
+def refused(client: httpx.Client) -> bool:
+    """Whether new connections are refused."""
+    try:
+        socket.create_connection((client.base_url.host, client.base_url.port or 0), 1).close()
+    except OSError:
+        return True
+    return False
+
+
+def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> None:
+    """Requests that run or wait when the signal comes get their answers; after it nothing new is accepted."""
+
+    def post(task: str) -> int:
+        url = f"{started.client.base_url}/v1/tasks/{task}/predict"
+        return httpx.post(url, content=body("cat"), timeout=_PATIENCE_S).status_code
+
+    with process(store) as started, ThreadPoolExecutor(3) as pool:
+        started.tell("shut")
+        calls = [pool.submit(post, "mood")]
+        until(
+            lambda: started.sample("polytask_input_tokens_total") == 3 and started.sample("polytask_queue_inputs") == 0
+        )
+        calls += [pool.submit(post, task) for task in ("topics", "entities")]
+        until(lambda: started.sample("polytask_queue_inputs") == 2)
+        started.popen.send_signal(signal.SIGTERM)
+        until(lambda: refused(started.client))
+        started.tell("open")
+        assert [call.result() for call in calls] == [200] * 3
+        assert started.popen.wait(_PATIENCE_S) == 0
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """Puts back what `serve` changes of the process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that would give other answers than the checkpoint's ends with an error instead of serving."""
+    monkeypatch.setattr("service.app.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1), torch.device("cpu")))
+    with pytest.raises(StartupError, match="does not give the golden answer of task 'mood'"):
+        serve(Settings(store=store, model="tiny", port=0, threads=1))
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_port_that_is_taken_is_a_failed_start(store: Path) -> None:
+    """The process ends with a non-zero code."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+        serve(Settings(store=store, model="tiny", port=taken.getsockname()[1], threads=1))
+    assert ended.value.code
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
+    """The command line gets the store's own message."""
+    with pytest.raises(StoreError, match="no such checkpoint"):
+        serve(Settings(store=store, model="other"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "limits"),
+    [
+        (Settings(), "cpu", Limits(32, 1024, 32, 65_536)),
+        (Settings(), "cuda", Limits(256, 32_768, 32_768, 65_536)),
+        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", Limits(3, 99, 32, 9)),
+        (Settings(token_budget=99), "cuda", Limits(256, 99, 99, 65_536)),
+    ],
+)
+def test_batches_suit_the_device_unless_settings_say_otherwise(settings: Settings, device: str, limits: Limits) -> None:
+    """On a CPU little padding is worth a batch, on a GPU any."""
+    assert batch_limits(settings, device) == limits
+
+
+@dataclass
+class Listening:
+    """A service on a port of this machine, in threads of this process."""
+
+    worker: Worker
+    port: int
+
+    def num_waiting(self) -> int:
+        """Rows in line."""
+        return sum(waiting.rows for waiting in self.worker.waiting()[0].values())
+
+    def connect(self) -> socket.socket:
+        """A connection without a library in between."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE_S)
+
+
+@contextlib.contextmanager
+def listening(runner: Runner, **settings: int) -> Iterator[Listening]:
+    """Serves the tiny checkpoint on a free port until the end of the block."""
+    worker, app = assemble(checkpoints.in_memory(), Settings(**settings), runner)  # type: ignore[arg-type]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until(lambda: worker.ready)
+            yield Listening(worker, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def request(task: str, content: bytes, *headers: str) -> bytes:
+    """A request as it goes over the wire."""
+    lines = [f"POST /v1/tasks/{task}/predict HTTP/1.1", "Host: test", *headers, "", ""]
+    return "\r\n".join(lines).encode() + content
+
+
+def test_a_connection_that_is_cut_takes_its_rows_out_of_the_line() -> None:
+    """Over a socket as well: rows of a client that has gone are never forwarded."""
+    runner = GatedRunner()
+    content = body("cat", "paris")
+    posted = request("topics", content, f"Content-Length: {len(content)}")
+    with listening(runner) as started:
+        before = len(runner.batches)
+        runner.shut()
+        with started.connect() as running:
+            running.sendall(posted)
+            until(lambda: len(runner.batches) > before)
+            taken = len(runner.batches)
+            with started.connect() as dropped:
+                dropped.sendall(posted)
+                until(lambda: started.num_waiting() == 2)
+            until(lambda: started.num_waiting() == 0)
+            runner.open()
+            assert running.recv(100).startswith(b"HTTP/1.1 200")
+    assert len(runner.batches) == taken
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_endless_body_is_refused_while_it_is_still_coming(chunked: bool) -> None:
+    """The service does not wait for the end of a body that is too large, with or without a declared length."""
+    with listening(real_runner(), max_body_bytes=1000) as started, started.connect() as client:
+        if chunked:
+            client.sendall(request("mood", b"7d0\r\n" + b" " * 2000 + b"\r\n", "Transfer-Encoding: chunked"))
+        else:
+            client.sendall(request("mood", b" " * 2000, "Content-Length: 1000000000"))
+        assert client.recv(100).startswith(b"HTTP/1.1 413")

@@ -1,0 +1,176 @@
+"""The predictor: what it hands in, and what becomes of a request that gets no answer. No worker is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pytest
+
+from model.encoding import InputEncoder
+from service.errors import (
+    BodyTooLarge,
+    ClientGone,
+    DeadlineExceeded,
+    Draining,
+    InternalError,
+    NotReady,
+    QueueFull,
+    UnknownTask,
+)
+from service.metrics import Metrics
+from service.predictor import Call, Predictor
+from service.queue import Closed, Full, Row
+from service.settings import Settings
+from service.tickets import Work
+from tests import tiny
+from tests.service.serving import body, until
+
+pytestmark = pytest.mark.anyio
+
+
+class Desk:
+    """Takes rows and keeps them, or refuses them with `refusal`."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.draining = False
+        self.refusal: Exception | None = None
+        self.asked_to_recover = 0
+        self.rows: list[Row[Work]] = []
+        self.cancelled: list[Row[Work]] = []
+
+    def recover(self) -> None:
+        self.asked_to_recover += 1
+
+    def submit(self, rows: Sequence[Row[Work]]) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        self.rows += rows
+
+    def cancel(self, rows: Collection[Row[Work]]) -> int:
+        self.cancelled += rows
+        return len(rows)
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """A desk with nobody behind it."""
+    return Desk()
+
+
+@pytest.fixture
+def predictor(desk: Desk) -> Predictor:
+    """A predictor of the tiny tasks in front of `desk`."""
+    encoder, series = InputEncoder(tiny.tokenizer()), Metrics(tiny.tasks()).requests
+    return Predictor(tiny.tasks(), encoder, desk, series, Settings(deadline_s=50), "tiny/1")
+
+
+async def never() -> None:
+    """A client that stays."""
+    await asyncio.Event().wait()
+
+
+def call(task: str, content: bytes, deadline_s: float | None = None) -> Call:
+    """A request from a client that stays."""
+
+    async def read_body() -> bytes:
+        return content
+
+    return Call(task, read_body, never, deadline_s)
+
+
+async def test_a_request_becomes_rows_and_rows_become_answers(desk: Desk, predictor: Predictor) -> None:
+    """One row per candidate goes in, in order; what comes back through the ticket is decoded and timed."""
+    ranking = {"query": "the", "candidates": ["cat", "paris", "good"]}
+    task = asyncio.create_task(predictor.predict(call("relevance", body(ranking))))
+    await until(lambda: len(desk.rows) == 3)
+    assert {row.task_id for row in desk.rows} == {3}
+    assert [row.num_tokens for row in desk.rows] == [len(row.payload.encoding) for row in desk.rows]
+    for place in (2, 0, 1):
+        work = desk.rows[place].payload
+        work.ticket.answer(work.place, np.array([float(place)], np.float32), 1.0, 3.0)
+    prediction = await task
+    response = json.loads(prediction.body)
+    assert response["model"] == "tiny/1"
+    assert [candidate["text"] for candidate in response["answers"][0]["ranking"]] == ["good", "paris", "cat"]
+    assert prediction.stages["forward"] == 2.0
+    assert not desk.cancelled
+
+
+@pytest.mark.parametrize(("asked", "allowed"), [(None, 50), (5, 5), (500, 50)])
+async def test_the_nearer_deadline_holds(asked: float | None, allowed: float, desk: Desk, predictor: Predictor) -> None:
+    """A client may ask for less time than the service allows, not for more."""
+    before = asyncio.get_running_loop().time()
+    task = asyncio.create_task(predictor.predict(call("mood", body("cat"), asked)))
+    await until(lambda: bool(desk.rows))
+    assert before + allowed <= desk.rows[0].deadline <= asyncio.get_running_loop().time() + allowed
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert desk.cancelled == desk.rows
+
+
+async def test_a_deadline_passes_while_nobody_answers(desk: Desk, predictor: Predictor) -> None:
+    """The request ends by itself at its deadline, even if the device never does."""
+    with pytest.raises(DeadlineExceeded):
+        await predictor.predict(call("mood", body("cat", "paris"), 0.01))
+    assert desk.cancelled == desk.rows
+
+
+async def test_a_request_that_is_late_before_it_is_in_line_is_not_put_there(desk: Desk, predictor: Predictor) -> None:
+    """Nothing is handed in after the deadline."""
+    with pytest.raises(DeadlineExceeded):
+        await predictor.predict(call("mood", body("cat"), 0.0))
+    assert not desk.rows
+
+
+async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Predictor) -> None:
+    """When the client hangs up its rows are cancelled."""
+    gone = asyncio.Event()
+
+    async def read_body() -> bytes:
+        return body("cat")
+
+    async def wait() -> None:
+        await gone.wait()
+
+    task = asyncio.create_task(predictor.predict(Call("mood", read_body, wait)))
+    await until(lambda: bool(desk.rows))
+    gone.set()
+    with pytest.raises(ClientGone):
+        await task
+    assert desk.cancelled == desk.rows
+
+
+async def test_refusals_of_the_desk_are_told_to_the_client(desk: Desk, predictor: Predictor) -> None:
+    """A full line says when to come back; a closed one that the service ends."""
+    desk.refusal = Full(waiting_tokens=9, wait_s=2.5)
+    with pytest.raises(QueueFull, match="9 tokens are waiting") as full:
+        await predictor.predict(call("mood", body("cat")))
+    assert full.value.retry_after_s == 3
+    desk.refusal = Closed()
+    with pytest.raises(Draining):
+        await predictor.predict(call("mood", body("cat")))
+    desk.refusal = ZeroDivisionError()
+    with pytest.raises(InternalError):
+        await predictor.predict(call("mood", body("cat")))
+
+
+async def test_what_cannot_be_answered_is_refused_before_its_body_is_read(desk: Desk, predictor: Predictor) -> None:
+    """An unknown task and a service that is not ready cost no reading; the first request of an unready one may heal it."""
+
+    async def read_body() -> bytes:
+        raise BodyTooLarge(0)
+
+    with pytest.raises(UnknownTask):
+        await predictor.predict(Call("nothing", read_body, never))
+    desk.ready = False
+    with pytest.raises(NotReady):
+        await predictor.predict(Call("mood", read_body, never))
+    assert desk.asked_to_recover == 1
+    desk.draining = True
+    with pytest.raises(Draining):
+        await predictor.predict(Call("mood", read_body, never))

@@ -1,0 +1,105 @@
+"""The settings of a deployment: what there is, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings, SettingsError, variable
+
+
+def test_the_settings_are_these() -> None:
+    """The list of variables is an interface: a new one needs a reason, and a line here."""
+    defaults = {variable(setting.name): setting.default for setting in fields(Settings)}
+    assert isinstance(defaults.pop("POLYTASK_STORE"), Path)
+    assert defaults == {
+        "POLYTASK_MODEL": "demo",
+        "POLYTASK_HOST": "127.0.0.1",
+        "POLYTASK_PORT": 8000,
+        "POLYTASK_DEVICE": "auto",
+        "POLYTASK_THREADS": 0,
+        "POLYTASK_MAX_ROWS": 0,
+        "POLYTASK_TOKEN_BUDGET": 0,
+        "POLYTASK_MAX_WAITING_TOKENS": 65_536,
+        "POLYTASK_DEADLINE_S": 10.0,
+        "POLYTASK_MAX_INPUTS": 256,
+        "POLYTASK_MAX_CANDIDATES": 128,
+        "POLYTASK_MAX_BODY_BYTES": 2_000_000,
+    }
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """The command line takes its help from the fields."""
+    assert all(setting.metadata["help"] for setting in fields(Settings))
+
+
+def test_variables_become_settings() -> None:
+    """Each variable sets its field in the field's type; other variables of the environment do not matter."""
+    environ = {
+        "POLYTASK_STORE": "/models",
+        "POLYTASK_MODEL": "demo/3",
+        "POLYTASK_PORT": "80",
+        "POLYTASK_DEADLINE_S": "0.5",
+        "PATH": "/bin",
+        "polytask_port": "1",
+    }
+    assert Settings.from_environment(environ) == Settings(
+        store=Path("/models"), model="demo/3", port=80, deadline_s=0.5
+    )
+
+
+def test_a_flag_goes_before_its_variable() -> None:
+    """A flag that is given wins; one that is not leaves the variable."""
+    found = Settings.from_environment(
+        {"POLYTASK_PORT": "80", "POLYTASK_HOST": "::1"}, {"port": "81", "host": None, "max_rows": "4"}
+    )
+    assert (found.port, found.host, found.max_rows) == (81, "::1", 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("POLYTASK_MAX_ROWZ", "did you mean POLYTASK_MAX_ROWS?"),
+        ("POLYTASK_max_rows", "did you mean POLYTASK_MAX_ROWS?"),
+        ("POLYTASK_DEADLINE", "did you mean POLYTASK_DEADLINE_S?"),
+        ("POLYTASK_QQQQQQQQQQQQ", "there are POLYTASK_STORE, POLYTASK_MODEL"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> None:
+    """A misspelt name does not pass silently; the nearest name is suggested."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environment({name: "1"})
+    assert name in str(refused.value)
+    assert hint in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("PORT", "eighty", "must be a whole number, got 'eighty'"),
+        ("PORT", "", "must be a whole number"),
+        ("PORT", "80.5", "must be a whole number"),
+        ("PORT", "65536", "must be at least 0 and at most 65535, got 65536"),
+        ("PORT", "-1", "must be at least 0"),
+        ("DEVICE", "gpu", "must be one of auto, cpu, cuda; got 'gpu'"),
+        ("DEADLINE_S", "0", "must be at least 0.001"),
+        ("DEADLINE_S", "nan", "must be at least 0.001"),
+        ("DEADLINE_S", "inf", "at most 86400"),
+        ("DEADLINE_S", "soon", "must be a number"),
+        ("MAX_INPUTS", "0", "must be at least 1"),
+        ("MAX_CANDIDATES", "1", "must be at least 2"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, problem: str) -> None:
+    """What a variable cannot be is said with the variable's name and the value."""
+    with pytest.raises(SettingsError, match=f"^POLYTASK_{name} ") as refused:
+        Settings.from_environment({f"POLYTASK_{name}": value})
+    assert problem in str(refused.value)
+
+
+def test_settings_do_not_change() -> None:
+    """Nothing can change a limit while the service runs."""
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]

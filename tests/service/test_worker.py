@@ -1,0 +1,225 @@
+"""The worker: every row that it took is answered, whatever happens to the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from model.encoding import Encoding
+from service.errors import DeadlineExceeded, InternalError
+from service.metrics import Metrics
+from service.queue import Closed, Limits, Queue, Row
+from service.runners import DeviceLost, Forward, Runner
+from service.tickets import Results, Ticket, Work
+from service.worker import Run, Worker
+from tests import tiny
+from tests.service.doubles import FailingRunner, GatedRunner
+from tests.service.serving import until
+
+pytestmark = pytest.mark.anyio
+
+KNOWN_GOOD = (0, Encoding((2, 3), (0, 0)))
+LIMITS = Limits(max_rows=8, token_budget=256, max_padding=256, max_waiting_tokens=1000)
+POISON = 9
+
+
+@dataclass
+class Bench:
+    """A worker with a runner of the test's choice."""
+
+    worker: Worker
+    ended: threading.Event
+
+    def submit(self, *tokens: int, deadline_s: float = 60) -> asyncio.Future[Results]:
+        """Submits a request with a row for each token; the rows are of task 0 and three tokens long."""
+        ticket = Ticket(len(tokens), asyncio.get_running_loop())
+        rows = [
+            Row(0, 3, time.monotonic() + deadline_s, Work(Encoding((2, token, 3), (0, 0, 0)), ticket, place))
+            for place, token in enumerate(tokens)
+        ]
+        self.worker.submit(rows)
+        return ticket.future
+
+
+@contextlib.contextmanager
+def working(runner: Runner, warm_up: Callable[[Run], None] = lambda _: None) -> Iterator[Bench]:
+    """A started worker, stopped in the end."""
+    ended = threading.Event()
+    forward = Forward(runner, tiny.tasks(), 0)
+    worker = Worker(
+        Queue(LIMITS), forward, Metrics(tiny.tasks()), known_good=KNOWN_GOOD, warm_up=warm_up, ended=ended.set
+    )
+    worker.start()
+    try:
+        yield Bench(worker, ended)
+    finally:
+        assert worker.stop(timeout_s=30)
+
+
+async def test_rows_that_wait_together_run_together() -> None:
+    """A batch is formed when the device is free: whatever has come in the meantime, without a timer."""
+    runner = GatedRunner()
+    with working(runner) as bench:
+        runner.shut()
+        first = bench.submit(7)
+        await until(lambda: len(runner.batches) == 1)
+        others = [bench.submit(token) for token in (7, 8, 10)]
+        runner.open()
+        for future in (first, *others):
+            assert len((await future).logits) == 1
+    assert [len(batch.lengths) for batch in runner.batches] == [1, 3]
+
+
+async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
+    """The rows of a batch that fails are run one by one; the next batch runs as if nothing had been."""
+    runner = FailingRunner(lambda batch: POISON in batch.input_ids)
+    gate = GatedRunner(runner)
+    with working(gate) as bench:
+        gate.shut()
+        first = bench.submit(7)
+        await until(lambda: len(gate.batches) == 1)
+        good, bad, mixed = bench.submit(8, 10), bench.submit(POISON), bench.submit(7, POISON)
+        gate.open()
+        assert len((await good).logits) == 2
+        for future in (bad, mixed):
+            with pytest.raises(InternalError):
+                await future
+        assert len((await first).logits) == 1
+        assert bench.worker.ready
+        assert len((await bench.submit(8)).logits) == 1
+
+
+async def test_it_is_not_ready_while_the_known_good_row_fails() -> None:
+    """Readiness is what the last forward says; a request to recover makes it try again."""
+    runner = FailingRunner(lambda _: True)
+    with working(runner) as bench:
+        with pytest.raises(InternalError):
+            await bench.submit(7)
+        await until(lambda: not bench.worker.ready)
+        tried = len(runner.batches)
+        bench.worker.recover()
+        await until(lambda: len(runner.batches) > tried)
+        assert not bench.worker.ready
+        runner.fails = lambda _: False
+        bench.worker.recover()
+        await until(lambda: bench.worker.ready)
+
+
+async def test_an_expired_row_never_reaches_the_device() -> None:
+    """A row whose deadline passes in line is told so, and not run."""
+    runner = GatedRunner()
+    with working(runner) as bench:
+        runner.shut()
+        first = bench.submit(7)
+        await until(lambda: len(runner.batches) == 1)
+        late, last = bench.submit(POISON, deadline_s=0), bench.submit(8)
+        runner.open()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        await first
+        await last
+    assert all(POISON not in batch.input_ids for batch in runner.batches)
+
+
+async def test_stopping_answers_what_was_accepted() -> None:
+    """After stop nothing is taken, and everything that was is answered before the thread ends."""
+    runner = GatedRunner()
+    with working(runner) as bench:
+        runner.shut()
+        first = bench.submit(7)
+        await until(lambda: len(runner.batches) == 1)
+        waiting = bench.submit(*[8] * 40)
+        stopped = asyncio.create_task(asyncio.to_thread(bench.worker.stop, 30))
+        await until(lambda: not bench.worker.ready)
+        with pytest.raises(Closed):
+            bench.submit(7)
+        runner.open()
+        assert await stopped
+        assert len((await first).logits) == 1
+        assert len((await waiting).logits) == 40
+    assert bench.ended.is_set()
+    assert bench.worker.failure is None
+
+
+async def test_stopping_takes_no_longer_than_it_may() -> None:
+    """When a batch does not end, stop gives up and says so."""
+    runner = GatedRunner()
+    with working(runner) as bench:
+        runner.shut()
+        first = bench.submit(7)
+        await until(lambda: len(runner.batches) == 1)
+        assert not bench.worker.stop(timeout_s=0)
+        runner.open()
+        await first
+
+
+async def test_a_lost_device_ends_the_worker_and_answers_everybody() -> None:
+    """When no forward can succeed any more, rows in hand and rows in line get an error, and the end is announced."""
+    runner = FailingRunner(lambda batch: POISON in batch.input_ids, DeviceLost("gone"))
+    gate = GatedRunner(runner)
+    with working(gate) as bench:
+        gate.shut()
+        first = bench.submit(7)
+        await until(lambda: len(gate.batches) == 1)
+        doomed = [bench.submit(*[POISON] * 8), bench.submit(*[8] * 20)]
+        gate.open()
+        await first
+        for future in doomed:
+            with pytest.raises(InternalError):
+                await future
+        await until(bench.ended.is_set)
+        assert isinstance(bench.worker.failure, DeviceLost)
+        assert not bench.worker.ready
+        with pytest.raises(Closed):
+            bench.submit(7)
+
+
+async def test_it_is_ready_after_the_warm_up_only() -> None:
+    """The warm-up runs in the worker's thread, with the forward that batches get."""
+    gate = threading.Event()
+    seen: list[int] = []
+
+    def warm_up(run: Callable[[Sequence[int], Sequence[Encoding]], list[object]]) -> None:
+        seen.append(len(run([0, 1], [KNOWN_GOOD[1]] * 2)))
+        assert gate.wait(30)
+
+    with working(GatedRunner(), warm_up) as bench:  # type: ignore[arg-type]
+        await until(lambda: seen == [2])
+        assert not bench.worker.ready
+        gate.set()
+        await until(lambda: bench.worker.ready)
+
+
+async def test_a_failed_warm_up_ends_the_worker() -> None:
+    """What the warm-up raises is kept for whoever started the worker."""
+
+    def warm_up(_: Run) -> None:
+        raise ValueError("wrong answers")
+
+    with working(GatedRunner(), warm_up) as bench:
+        await until(bench.ended.is_set)
+        assert str(bench.worker.failure) == "wrong answers"
+        assert not bench.worker.ready
+
+
+async def test_a_cancelled_row_is_not_run() -> None:
+    """Rows leave the line when nobody wants them; rows that are being run are left alone."""
+    runner = GatedRunner()
+    with working(runner) as bench:
+        runner.shut()
+        first = bench.submit(7)
+        await until(lambda: len(runner.batches) == 1)
+        ticket = Ticket(1, asyncio.get_running_loop())
+        row = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
+        bench.worker.submit([row])
+        assert bench.worker.cancel([row]) == 1
+        assert bench.worker.cancel([row]) == 0
+        runner.open()
+        await first
+    assert [len(batch.lengths) for batch in runner.batches] == [1]

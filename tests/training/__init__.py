@@ -1,0 +1,1 @@
+"""Tests of training, one file for each of its source files."""

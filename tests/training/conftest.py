@@ -1,0 +1,59 @@
+"""Fixtures of the training tests: toy data, its backbone, and a network that is ready to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.encoding import InputEncoder
+from model.network import Network
+from tests.training import toy
+from training.backbone import Backbone, build_network, load_backbone
+from training.config import Recipe
+from training.examples import EncodedExample, TaskData, encode_examples
+from training.run import load_data
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Everything that a toy run needs; `network()` gives a fresh network each time."""
+
+    folder: Path
+    recipe: Recipe
+    backbone: Backbone
+    encoder: InputEncoder
+    data: list[TaskData]
+    examples: list[list[EncodedExample]]
+
+    def network(self) -> Network:
+        """The recipe's network before training."""
+        return build_network(self.recipe, self.backbone, [own.task for own in self.data])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny tensors gain nothing from threads, and lose much where other processes want the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `backbone/` and `data/`."""
+    folder = tmp_path_factory.mktemp("toy")
+    toy.write_backbone(folder / "backbone")
+    toy.write_data(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(toy_folder: Path) -> Workshop:
+    """The toy run of all seven kinds."""
+    recipe = toy.recipe(toy_folder / "backbone")
+    backbone = load_backbone(recipe.backbone.name)
+    encoder = InputEncoder(backbone.tokenizer)
+    data = load_data(recipe, toy_folder / "data")
+    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    return Workshop(toy_folder, recipe, backbone, encoder, data, examples)

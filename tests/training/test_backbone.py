@@ -1,0 +1,164 @@
+"""Tests of training/backbone.py, on a published BERT of toy size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import training
+from model.batch import Batch
+from model.network import Network
+from model.tasks import Kind, Task
+from model_store.errors import BaseMissing
+from tests import tiny
+from tests.model.networks import encode, random_batch
+from tests.training import toy
+from training.backbone import Backbone, build_network, load_backbone
+from training.config import RecipeError, read_recipe
+
+TASKS = (Task("a", Kind.CLASSIFICATION, 32, labels=("x", "y")), Task("b", Kind.SPAN, 48, pair=True))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a published BERT."""
+    return toy.write_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Backbone:
+    """The same, loaded."""
+    return load_backbone(str(folder))
+
+
+def _build(backbone: Backbone, /, **sections: Any) -> Network:
+    return build_network(toy.recipe(backbone.folder, **sections), backbone, TASKS)
+
+
+def test_a_folder_is_a_backbone(folder: Path, backbone: Backbone) -> None:
+    """Sizes, tokenizer and tensors come from the folder's files, the tensors under the network's names."""
+    assert backbone.folder == folder
+    assert (backbone.config.num_layers, backbone.config.hidden_size, backbone.config.max_positions) == (2, 32, 64)
+    assert backbone.tokenizer.get_vocab() == tiny.tokenizer().get_vocab()
+    published = toy.published_tensors()
+    assert len(backbone.tensors) == len(published)
+    query = backbone.tensors["encoder.layers.1.query.weight"]
+    assert torch.equal(query, published["encoder.layer.1.attention.self.query.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(toy.published_config() | {"model_type": "t5"}), "architecture 't5' is not supported"),
+        (json.dumps(toy.published_config() | {"hidden_act": "relu"}), "hidden_act 'relu' is not supported"),
+        (json.dumps(toy.published_config() | {"num_attention_heads": 5}), "not a multiple of num_heads 5"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_an_unsupported_backbone_is_an_error(tmp_path: Path, content: str, message: str) -> None:
+    """A backbone that the network cannot be is refused with the file and the reason."""
+    (toy.write_backbone(tmp_path) / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"\A{tmp_path}/config.json: .*{message}"):
+        load_backbone(str(tmp_path))
+
+
+def test_an_incomplete_folder_is_an_error(tmp_path: Path) -> None:
+    """A folder that lacks a file is a store error that names it."""
+    (toy.write_backbone(tmp_path) / "tokenizer.json").unlink()
+    with pytest.raises(BaseMissing, match=r"has no tokenizer\.json"):
+        load_backbone(str(tmp_path))
+
+
+def test_published_weights_are_in_place(backbone: Backbone) -> None:
+    """Every published tensor that the network has a place for is there to the bit."""
+    network = _build(backbone, backbone={"pooling": "cls"})
+    state = network.state_dict()
+    assert set(backbone.tensors) <= set(state)
+    for name, tensor in backbone.tensors.items():
+        assert torch.equal(state[name], tensor)
+    assert "pooler.weight" not in _build(backbone).state_dict()
+
+
+def test_before_training_the_encoder_is_the_backbones(backbone: Backbone) -> None:
+    """With every conditional module on, token states are those of the plain backbone, whatever the task."""
+    recipe = toy.recipe(backbone.folder, conditioning={"alignment": False})
+    switched_off = {"attention": (), "layer_norm": (), "bottleneck": ()}
+    off = recipe.model_copy(update={"conditioning": recipe.conditioning.model_copy(update=switched_off)})
+    plain = build_network(off, backbone, TASKS).eval()
+    conditional = _build(backbone, conditioning={"layer_norm": [0, 1]}).eval()
+    assert len(conditional.state_dict()) > len(plain.state_dict())
+    batch: Batch = random_batch(conditional.config, (5, 12, 48), (0, 1, 0))
+    is_token = torch.arange(48) < batch.lengths[:, None]
+    difference = (encode(plain, batch) - encode(conditional, batch))[is_token]
+    assert difference.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("frozen_layers", [0, 1, 2])
+def test_lower_layers_are_frozen(backbone: Backbone, frozen_layers: int) -> None:
+    """The embeddings and as many layers as the recipe says are fixed, apart from their conditional modules."""
+    network = _build(backbone, backbone={"frozen_layers": frozen_layers})
+    for name, parameter in network.named_parameters():
+        below = name.startswith(("encoder.embeddings", *(f"encoder.layers.{i}." for i in range(frozen_layers))))
+        conditional = any(part in name for part in ("film", "attention_bias", "bottleneck"))
+        assert parameter.requires_grad == (not below or conditional), name
+
+
+def test_one_seed_gives_one_start(backbone: Backbone) -> None:
+    """What is new starts the same for one seed, and differently for another."""
+    first, second = _build(backbone), _build(backbone)
+    torch.manual_seed(7)
+    recipe = toy.recipe(backbone.folder).model_copy(update={"seed": 4})
+    other = build_network(recipe, backbone, TASKS)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name])
+    assert not torch.equal(first.heads.sentence.weight, other.heads.sentence.weight)
+    assert not torch.equal(first.task_embedding.weight, other.task_embedding.weight)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("backbone", "frozen_layers", 3, "cannot freeze 3 of 2 layers"),
+        ("backbone", "max_length", 40, "task 'b': max_length 48 is over the network's 40"),
+        ("backbone", "max_length", 65, "max_length 65 must be 1 to max_positions 64"),
+        ("conditioning", "attention", [5], "names a layer outside"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(backbone: Backbone, section: str, key: str, value: object, message: str) -> None:
+    """A recipe that asks for more than the backbone has is refused, with the recipe's name."""
+    with pytest.raises(RecipeError, match=f"recipe 'toy': .*{message}"):
+        _build(backbone, **{section: {key: value}})
+
+
+def test_a_task_listed_twice_is_an_error(backbone: Backbone) -> None:
+    """Two tasks of one name cannot be told apart."""
+    with pytest.raises(RecipeError, match="task 'a' is listed twice"):
+        build_network(toy.recipe(backbone.folder), backbone, TASKS[:1] * 2)
+
+
+def test_rows_may_be_longer_than_the_backbones_usual(backbone: Backbone) -> None:
+    """Rows may be as long as the backbone has positions."""
+    assert _build(backbone, backbone={"max_length": 64}).config.max_length == 64
+
+
+def test_weights_that_lack_a_tensor_are_an_error(tmp_path: Path) -> None:
+    """A file without one of the encoder's tensors would leave random weights: the tensor is named."""
+    toy.write_backbone(tmp_path)
+    tensors = toy.published_tensors()
+    del tensors["encoder.layer.1.output.dense.bias"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(RecipeError, match=rf"\A{tmp_path}: the weights lack encoder.layers.1.contract.bias\Z"):
+        _build(load_backbone(str(tmp_path)))
+
+
+def test_the_demo_recipe_fits_its_backbone() -> None:
+    """The embedded backbone has the layers and positions that the demo's recipe asks for."""
+    recipe, _ = read_recipe(Path(training.__file__).parent / "recipes" / "demo.toml")
+    config = recipe.network(load_backbone(recipe.backbone.name).config)
+    assert recipe.backbone.frozen_layers <= config.num_layers
+    assert all(task.max_length <= config.max_length for task in recipe.tasks)
