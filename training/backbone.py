@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.config import NetworkConfig
-from model.encoder import Encoder
-from model.network import Network, freeze_backbone
+from model.network import Network, backbone_parameters, freeze_backbone
 from model.pretrained import config_from_published, rename_published
 from model.tasks import Task
 from model_store.bases import locate_backbone
@@ -55,9 +54,9 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
     wanted = network.state_dict()
     found = {name: tensor for name, tensor in backbone.tensors.items() if name in wanted}
-    with torch.device("meta"):
-        missing = set(Encoder(backbone.config).state_dict(prefix="encoder.")) - set(found)
+    own = {id(parameter) for parameter in backbone_parameters(network.encoder)}
+    missing = [name for name, parameter in network.named_parameters() if id(parameter) in own and name not in found]
     if missing:
-        raise RecipeError(f"{backbone.folder}: the weights lack {', '.join(sorted(missing))}")
+        raise RecipeError(f"{backbone.folder}: the weights lack {', '.join(missing)}")
     network.load_state_dict(found, strict=False)
     return network

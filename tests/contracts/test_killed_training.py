@@ -23,7 +23,8 @@ from tests.training import toy
 from training.run import run_recipe
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["training.run"])
+# What every run imports, once for all of them; optimizers import torch._dynamo when they are made.
+_PROCESSES.set_forkserver_preload([__name__, "torch._dynamo"])
 
 
 def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None) -> None:
