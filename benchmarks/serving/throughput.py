@@ -32,12 +32,12 @@ from rich.table import Table
 
 from benchmarks.serving.load import Outcome, Request, closed_loop
 from benchmarks.serving.validation import checkpoint_data
-from model.batch import collate
 from model.encoding import Input, InputEncoder
 from model_store import DEFAULT_STORE
 from model_store.load import load
 from model_store.versions import resolve
 from service.cores import available_cores
+from service.runners import Forward, TorchRunner, pick_device
 from service.schemas import from_input
 from training.examples import TaskData
 
@@ -127,28 +127,23 @@ def http_cells(outcome: Outcome) -> tuple[str, str, str]:
 
 
 def direct(inputs: list[tuple[TaskData, Input]], batch_rows: int, seconds: float) -> float:
-    """Inputs a second of the model alone, tokenisation included, in batches of rows of similar length."""
+    """Inputs a second of the model alone, tokenisation included; batches of more than one input are sorted by length."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     torch.set_num_threads(available_cores())
-    network, encoder = checkpoint.network, InputEncoder(checkpoint.tokenizer)
-    ids = {task.name: task_id for task_id, task in enumerate(network.tasks)}
+    tasks, encoder = checkpoint.network.tasks, InputEncoder(checkpoint.tokenizer)
+    forward = Forward(TorchRunner(checkpoint.network, pick_device("auto")), tasks, encoder.pad_id)
+    ids = {task.name: task_id for task_id, task in enumerate(tasks)}
     done, started = 0, time.perf_counter()
-    with torch.inference_mode():
-        tables = network.condition()
-        while time.perf_counter() - started < seconds:
-            encoded = [(ids[own.task.name], rows) for own, item in inputs for rows in encoder.encode(own.task, [item])]
-            if batch_rows > 1:
-                encoded.sort(key=lambda pair: len(pair[1][0]))
-            for start in range(0, len(encoded), batch_rows):
-                part = encoded[start : start + batch_rows]
-                rows = [(task_id, row) for task_id, own in part for row in own]
-                token_level = any(network.tasks[task_id].token_level for task_id, _ in rows)
-                batch = collate([row for _, row in rows], [task_id for task_id, _ in rows], token_level=token_level)
-                network(batch, tables)
-                done += len(part)
-                if time.perf_counter() - started >= seconds:
-                    break
-    return done / (time.perf_counter() - started)
+    while True:
+        encoded = [(ids[own.task.name], rows) for own, item in inputs for rows in encoder.encode(own.task, [item])]
+        if batch_rows > 1:
+            encoded.sort(key=lambda pair: len(pair[1][0]))
+        for start in range(0, len(encoded), batch_rows):
+            part = encoded[start : start + batch_rows]
+            forward([task_id for task_id, rows in part for _ in rows], [row for _, rows in part for row in rows])
+            done += len(part)
+            if time.perf_counter() - started >= seconds:
+                return done / (time.perf_counter() - started)
 
 
 def tasks_per_batch(samples: dict[str, float]) -> str:
