@@ -14,7 +14,6 @@ from model.network import Network
 from model.tasks import Task
 from tests import tiny
 
-
 # How long an example takes says nothing on a machine that does other things as well; the same examples every time.
 hypothesis.settings.register_profile("polytask", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("polytask")
