@@ -53,6 +53,9 @@ def serve(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     checkpoint = load(resolve(settings.store, settings.model))
     torch.set_num_threads(settings.threads or available_cores())
+    # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on the
+    # CPU is as fast without it.
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
     runner = TorchRunner(checkpoint.network, pick_device(settings.device))
     worker, app = assemble(checkpoint, settings, runner, ended=lambda: server.handle_exit(signal.SIGTERM, None))
     server = uvicorn.Server(

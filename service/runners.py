@@ -55,13 +55,7 @@ class TorchRunner:
 
     def run(self, batch: Batch) -> Outputs:
         try:
-            # oneDNN keeps code and buffers for every shape it meets, which comes to more than the weights; without it
-            # a CPU forward in float32 is as fast.
-            with (
-                torch.inference_mode(),
-                torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"),
-                torch.backends.mkldnn.flags(enabled=False),
-            ):
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
                 outputs: Outputs = self._network(batch.to(self._device), self._tables)
                 return outputs.to_cpu()
         except torch.OutOfMemoryError as error:
