@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from http import HTTPStatus
@@ -51,6 +52,27 @@ def serve(settings: Settings) -> None:
     Raises StoreError where the checkpoint cannot be loaded, and StartupError where it cannot be served.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # First of all, because loading takes long and a taken port is a frequent mistake.
+    with listen(settings.host, settings.port) as listener:
+        _serve(settings, listener)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises StartupError where it cannot."""
+    try:
+        ((family, *_), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        raise StartupError(
+            f"cannot listen on host {host!r}, port {port}: {error}; set POLYTASK_HOST to an address of this machine and "
+            "POLYTASK_PORT to a free port, or to 0 for any"
+        ) from error
+    address = f"[{host}]" if ":" in host else host
+    logger.info("listening on http://%s:%d", address, listener.getsockname()[1])
+    return listener
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
     checkpoint = load(resolve(settings.store, settings.model))
     torch.set_num_threads(settings.threads or available_cores())
     # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on the
@@ -61,8 +83,6 @@ def serve(settings: Settings) -> None:
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host=settings.host,
-            port=settings.port,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -72,20 +92,18 @@ def serve(settings: Settings) -> None:
     # After a graceful end uvicorn raises the signal again; with its own handler in place the process exits with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    server.run()
+    server.run(sockets=[listener])
     if worker.failure is not None:
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
-
-
-def create_app(checkpoint: Checkpoint, settings: Settings, runner: Runner) -> FastAPI:
-    """The application alone; its lifespan starts and stops the worker."""
-    return assemble(checkpoint, settings, runner)[1]
 
 
 def assemble(
     checkpoint: Checkpoint, settings: Settings, runner: Runner, ended: Callable[[], None] = lambda: None
 ) -> tuple[Worker, FastAPI]:
-    """The worker and the application. `ended` is called from the worker's thread when it ends, for whatever reason."""
+    """The worker and the application, whose lifespan starts and stops it.
+
+    `ended` is called from the worker's thread when it ends, for whatever reason.
+    """
     manifest = checkpoint.manifest
     encoder = InputEncoder(checkpoint.tokenizer)
     metrics = Metrics(manifest.tasks)
@@ -136,6 +154,7 @@ def _application(
         yield
         if not await asyncio.to_thread(worker.stop, _SHUTDOWN_S):
             logger.error("a batch is still running after %d s; it is abandoned", _SHUTDOWN_S)
+        predictor.close()
 
     def page() -> bytes:
         waiting, oldest_s = worker.waiting()
@@ -148,6 +167,7 @@ def _application(
         version=version("polytask"),
         lifespan=lifespan,
         redirect_slashes=False,
+        redoc_url=None,
     )
     app.include_router(task_routes(predictor, revision(checkpoint.manifest), tasks, settings.max_body_bytes))
     app.include_router(operation_routes(worker, page))
@@ -167,6 +187,8 @@ async def _respond(request: Request, error: Exception) -> Response:
     headers = dict(getattr(error, "headers", None) or {})
     if found.retry_after_s is not None:
         headers["Retry-After"] = str(found.retry_after_s)
+    if isinstance(error, ServiceError) and error.unread:
+        headers["Connection"] = "close"
     return Response(_PROBLEM.dump_json(found, exclude_none=True), found.status, headers, PROBLEM)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from model.encoding import Input
 from model.tasks import Kind, Task
 from model_store.manifest import Manifest
-from service.schemas import InputField, from_input, input_fields
+from service.schemas import InputField, answer_labels, from_input, input_fields
 from service.settings import Settings
 
 _EXAMPLES = {
@@ -36,7 +36,7 @@ class Limits:
 class TaskInfo:
     """One task: what goes in, what comes out, how good it is.
 
-    `thresholds`: by label, for multilabel. `value_range`: for regression. `example`: a request body that works as it
+    `labels`: as in answers. `thresholds`: by label, for multilabel. `value_range`: for regression. `example`: a request body that works as it
     is. `metrics` and `baselines`: of the model and of the trivial baseline, on validation.
     """
 
@@ -81,7 +81,7 @@ def _info(task: Task, manifest: Manifest, settings: Settings) -> TaskInfo:
     return TaskInfo(
         name=task.name,
         kind=task.kind,
-        labels=task.labels,
+        labels=answer_labels(task),
         thresholds=dict(zip(task.labels, task.thresholds, strict=True)) if task.thresholds else None,
         value_range=task.value_range,
         input_fields=input_fields(task),

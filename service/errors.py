@@ -41,13 +41,14 @@ class ServiceError(Exception):
     """The client gets a problem instead of an answer.
 
     `title` names the cause; `outcome` and `rejection` are how the metrics count it; `retry_after_s` goes into the
-    Retry-After header.
+    Retry-After header. `unread`: the body may go on for ever, so the connection has to end with the response.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     outcome: ClassVar[str] = "error"
     rejection: ClassVar[str | None] = None
+    unread: ClassVar[bool] = False
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -115,6 +116,7 @@ class BodyTooLarge(ServiceError):
     title = "Body too large"
     outcome = "rejected"
     rejection = "too_large"
+    unread = True
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"a request body has at most {limit} bytes; split the request")
@@ -135,6 +137,12 @@ class DeadlineExceeded(ServiceError):
     status = 504
     title = "Deadline exceeded"
     outcome = "expired"
+
+
+class BodyTooSlow(DeadlineExceeded):
+    """The deadline passed before the request body had arrived."""
+
+    unread = True
 
 
 class NotReady(ServiceError):

@@ -12,6 +12,7 @@ from model.encoding import Encoding
 from model.tasks import Task
 from service.errors import ServiceError
 from service.queue import Waiting
+from service.schemas import answer_labels
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 UNKNOWN_TASK = "_unknown"
@@ -153,7 +154,7 @@ class Metrics:
         build.labels(version("polytask")).set(1)
         info = Gauge("polytask_task_info", "Tasks served.", ["task", "kind", "num_labels"], registry=registry)
         for task in tasks:
-            info.labels(task.name, str(task.kind), str(len(task.labels))).set(1)
+            info.labels(task.name, str(task.kind), str(len(answer_labels(task)))).set(1)
 
     def serves(self, revision: str, backend: str, precision: str, device: str, token_budget: int) -> None:
         """Notes what is served, on what."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from model.answers import Logits, answer
 from model.encoding import Encoding, Input, InputEncoder
 from model.tasks import Task
 from service.errors import (
+    BodyTooSlow,
     ClientGone,
     DeadlineExceeded,
     Draining,
@@ -32,8 +34,16 @@ from service.schemas import PredictResponse, parse, render
 from service.settings import Settings
 from service.tickets import Results, Ticket, Work
 
+_Result = TypeVar("_Result")
+
 _ROWS_DECODED_AT_ONCE = 8
 """More rows than this, and token-level rows, are decoded off the event loop; fewer are not worth the detour."""
+
+_INPUTS_ENCODED_AT_ONCE = 16
+"""Inputs that are tokenised before the limit on tokens is looked at again: a request costs little more than it may."""
+
+_THREADS = 2
+"""Of those that tokenise and decode. Two, so that one large request does not keep the others waiting."""
 
 _DRAINING = "the service answers what it has accepted and takes nothing new"
 
@@ -72,12 +82,15 @@ def require_ready(desk: Desk) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as it arrives. `gone` returns when the client has closed the connection."""
+    """One request as it arrives. `gone` returns when the client has closed the connection.
+
+    `deadline_s`: the seconds that the client allows, if it says so. Both it and `read_body` raise ServiceError.
+    """
 
     task: str
     read_body: Callable[[], Awaitable[bytes]]
     gone: Callable[[], Awaitable[None]]
-    deadline_s: float | None = None
+    deadline_s: Callable[[], float | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +133,11 @@ class Predictor:
         self._series = series
         self._settings = settings
         self._revision = revision
+        self._threads = ThreadPoolExecutor(_THREADS, "prepare")
+
+    def close(self) -> None:
+        """Ends the predictor's threads, when nobody waits for an answer any more."""
+        self._threads.shutdown(cancel_futures=True)
 
     async def predict(self, call: Call) -> Prediction:
         """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
@@ -142,11 +160,12 @@ class Predictor:
         if call.task not in self._tasks:
             raise UnknownTask(call.task, list(self._tasks))
         require_ready(self._desk)
-        longest_s = self._settings.deadline_s
-        deadline = arrived + (longest_s if call.deadline_s is None else min(longest_s, call.deadline_s))
-        body = await call.read_body()
+        asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
+        deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
+        body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
         started = time.monotonic()
-        prepared = await asyncio.to_thread(self._prepare, *self._tasks[call.task], body)
+        late = DeadlineExceeded("the deadline passed before the request was in line")
+        prepared = await _by(deadline, self._on_thread(self._prepare, *self._tasks[call.task], body), late)
         tokenized = time.monotonic()
         results = await self._run(prepared, deadline, call.gone)
         woken = time.monotonic()
@@ -162,11 +181,16 @@ class Predictor:
     def _prepare(self, task_id: int, task: Task, body: bytes) -> _Prepared:
         settings = self._settings
         items = parse(task, body, max_inputs=settings.max_inputs, max_candidates=settings.max_candidates)
-        prepared = _Prepared(task_id, task, items, self._encoder.encode(task, items))
-        num_tokens = sum(map(len, prepared.rows))
-        if num_tokens > settings.max_waiting_tokens:
-            raise TooManyInputs("inputs", num_tokens, settings.max_waiting_tokens, "tokens in all")
-        return prepared
+        encodings: list[tuple[Encoding, ...]] = []
+        num_tokens = 0
+        for start in range(0, len(items), _INPUTS_ENCODED_AT_ONCE):
+            some = self._encoder.encode(task, items[start : start + _INPUTS_ENCODED_AT_ONCE])
+            encodings += some
+            num_tokens += sum(len(row) for rows in some for row in rows)
+            if num_tokens > settings.max_waiting_tokens:
+                unit = f"tokens in the first {len(encodings)}"
+                raise TooManyInputs("inputs", num_tokens, settings.max_waiting_tokens, unit)
+        return _Prepared(task_id, task, items, encodings)
 
     async def _run(self, prepared: _Prepared, deadline: float, gone: Callable[[], Awaitable[None]]) -> Results:
         """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
@@ -206,7 +230,10 @@ class Predictor:
     async def _decode(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
         if len(logits) <= _ROWS_DECODED_AT_ONCE and not prepared.task.token_level:
             return self._render(prepared, logits)
-        return await asyncio.to_thread(self._render, prepared, logits)
+        return await self._on_thread(self._render, prepared, logits)
+
+    def _on_thread(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
     def _render(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
         remaining = iter(logits)
@@ -220,3 +247,12 @@ class Predictor:
             if any(encoding.dropped_tokens for encoding in encodings)
         )
         return render(PredictResponse(prepared.task.name, self._revision, answers, truncated))
+
+
+async def _by(deadline: float, result: Awaitable[_Result], late: DeadlineExceeded) -> _Result:
+    """The result if it comes before the deadline, in seconds of the monotonic clock; else raises `late`."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await result
+    except TimeoutError:
+        raise late from None

@@ -6,24 +6,28 @@ from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
+from pydantic import WithJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from service.catalogue import TaskInfo, TaskList
-from service.errors import BodyTooLarge, ClientGone, UnknownTask
+from service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput, UnknownTask
 from service.metrics import CONTENT_TYPE
 from service.predictor import Call, Desk, Predictor, require_ready
 from service.schemas import PredictResponse
 
 TaskName = Annotated[str, Path(description="name of a task, as in GET /v1/tasks")]
+_DEADLINE = "Polytask-Deadline-Ms"
+_MAX_DEADLINE_MS = 86_400_000
+
+# A string for the framework, so that a bad value is refused where every other refusal is counted.
 DeadlineMs = Annotated[
-    int | None,
+    str | None,
     Header(
-        alias="Polytask-Deadline-Ms",
-        ge=1,
-        le=86_400_000,
+        alias=_DEADLINE,
         description="milliseconds after which the answer is of no use; the service's own deadline holds if it is shorter",
     ),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": _MAX_DEADLINE_MS}),
 ]
 
 
@@ -52,7 +56,7 @@ def task_routes(predictor: Predictor, model: str, tasks: Mapping[str, TaskInfo],
                 task=task,
                 read_body=lambda: _read_body(request, max_body_bytes),
                 gone=lambda: _gone(request),
-                deadline_s=None if deadline_ms is None else deadline_ms / 1000,
+                deadline_s=lambda: None if deadline_ms is None else _seconds(deadline_ms),
             )
         )
         timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in prediction.stages.items())
@@ -65,20 +69,33 @@ def operation_routes(desk: Desk, page: Callable[[], bytes]) -> APIRouter:
     """What supervisors and Prometheus use. `page`: the metrics."""
     router = APIRouter(tags=["operation"])
 
+    # Supervisors that ask with HEAD get the status alone.
+    @router.head("/livez", include_in_schema=False)
     @router.get("/livez", summary="Whether the process answers at all")
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Whether requests are answered", responses={503: {}})
     async def ready() -> dict[str, str]:
         require_ready(desk)
         return {"status": "ready"}
 
+    @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(page(), media_type=CONTENT_TYPE)
 
     return router
+
+
+def _seconds(milliseconds: str) -> float:
+    """The deadline in the header. Raises InvalidInput."""
+    # The length first: a number of a thousand digits is not worth reading.
+    if milliseconds.isdecimal() and len(milliseconds) <= 8 and 1 <= int(milliseconds) <= _MAX_DEADLINE_MS:
+        return int(milliseconds) / 1000
+    message = f"must be whole milliseconds, at least 1 and at most {_MAX_DEADLINE_MS}; got {milliseconds[:20]!r}"
+    raise InvalidInput([FieldError(_DEADLINE, message)])
 
 
 async def _read_body(request: Request, limit: int) -> bytes:

@@ -242,6 +242,13 @@ def input_fields(task: Task) -> list[InputField]:
     ]
 
 
+def answer_labels(task: Task) -> tuple[str, ...]:
+    """The labels that answers may have: of BIO tags, `person` for both `B-person` and `I-person`."""
+    if task.kind is not Kind.TAGGING or not task.bio:
+        return task.labels
+    return tuple(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
+
+
 def _models(task: Task) -> tuple[type[PredictRequest], tuple[type[_Object], ...]]:
     if task.kind in _REQUESTS:
         return _REQUESTS[task.kind]
@@ -255,7 +262,9 @@ def _field_error(task: Task, detail: ErrorDetails) -> FieldError:
     names = " or ".join(" and ".join(model.model_fields) for model in _models(task)[1])
     whole = "a request has inputs" if len(location) <= 1 else f"an input of {task.name!r} has {names}"
     string_or = "" if task.pair or not location else "a string or "
+    least = detail.get("ctx", {}).get("min_length")
     message = {
+        "too_short": f"must have at least {least} item{'' if least == 1 else 's'}",
         "missing": f"is required: {whole}",
         "extra_forbidden": f"is not a field: {whole}",
         "model_type": f"must be {string_or}an object: {whole}",

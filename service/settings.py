@@ -44,9 +44,12 @@ class Settings:
     threads: int = field(
         default=0, metadata=_about("threads of a forward on the CPU; 0 for the cores this process may use", least=0)
     )
-    max_rows: int = field(default=0, metadata=_about("rows in a batch; 0 for what suits the device", least=0))
+    max_rows: int = field(
+        default=0, metadata=_about("rows in a batch; 0 for what suits the device", least=0, most=4096)
+    )
     token_budget: int = field(
-        default=0, metadata=_about("tokens in a batch, padding included; 0 for what suits the device", least=0)
+        default=0,
+        metadata=_about("tokens in a batch, padding included; 0 for what suits the device", least=0, most=262_144),
     )
     max_waiting_tokens: int = field(
         default=65_536, metadata=_about("tokens that may wait for the device before requests get 429", least=1)
@@ -56,7 +59,7 @@ class Settings:
     )
     max_inputs: int = field(default=256, metadata=_about("inputs in a request", least=1))
     max_candidates: int = field(default=128, metadata=_about("candidates or choices of an input", least=2))
-    max_body_bytes: int = field(default=2_000_000, metadata=_about("bytes in a request body", least=1))
+    max_body_bytes: int = field(default=512 * 1024, metadata=_about("bytes in a request body", least=1))
 
     def __post_init__(self) -> None:
         for setting in fields(self):

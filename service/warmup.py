@@ -16,6 +16,9 @@ from service.queue import Limits
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 """How far a golden answer's numbers may be off, by the runner's precision; of values above 1, the share of them."""
 
+_SHORTEST = 2
+"""Tokens of a row without text: where it starts and where it ends."""
+
 Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 
 
@@ -30,11 +33,15 @@ def warm_up(
 
 
 def worst_shapes(tasks: Sequence[Task], limits: Limits) -> list[tuple[int, int]]:
-    """Rows and length of the largest batches: one row, as many long rows as fit, and as long ones as fit when full."""
+    """Rows and length of the largest batches: one row, as many long rows as fit, and as long ones as fit when full.
+
+    Only the one row may be over the token budget.
+    """
     longest = max(task.max_length for task in tasks)
     rows_of_longest = max(1, min(limits.max_rows, limits.token_budget // longest))
-    length_when_full = max(1, min(longest, limits.token_budget // limits.max_rows))
-    return [(1, longest), (rows_of_longest, longest), (limits.max_rows, length_when_full)]
+    rows_when_full = max(1, min(limits.max_rows, limits.token_budget // _SHORTEST))
+    length_when_full = max(1, min(longest, limits.token_budget // rows_when_full))
+    return [(1, longest), (rows_of_longest, longest), (rows_when_full, length_when_full)]
 
 
 def check_goldens(

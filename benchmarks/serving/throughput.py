@@ -31,7 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving.load import Outcome, Request, closed_loop
-from benchmarks.serving.validation import checkpoint_data
 from model.encoding import Input, InputEncoder
 from model_store import DEFAULT_STORE
 from model_store.load import load
@@ -40,6 +39,7 @@ from service.cores import available_cores
 from service.runners import Forward, TorchRunner, pick_device
 from service.schemas import from_input
 from training.examples import TaskData
+from training.published import validation_data
 
 _PER_TASK = 200
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30)
     options = parser.parse_args()
     console = Console()
-    data = checkpoint_data(resolve(DEFAULT_STORE, "demo"), options.data)
+    data = validation_data(resolve(DEFAULT_STORE, "demo"), options.data)
     inputs = mixed_inputs(data)
     requests = [Request.of(own.task.name, from_input(own.task, item)) for own, item in inputs]
     with running_service() as (port, process):

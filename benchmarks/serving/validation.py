@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,9 @@ from model_store import DEFAULT_STORE
 from model_store.manifest import read_manifest
 from model_store.versions import resolve
 from service.schemas import from_input
-from training.config import Recipe
 from training.examples import Example, TaskData
 from training.metrics import Scores, score_answers
-from training.run import load_data
+from training.published import validation_data
 
 _TOLERANCE = 0.002
 _INPUTS = 32
@@ -67,7 +65,7 @@ def main() -> None:
     table = Table("task", "metric", "training", "HTTP", "difference", title=f"validation of {options.model}")
     worst = 0.0
     with httpx.Client(base_url=options.url, timeout=60) as client:
-        for own in checkpoint_data(folder, options.data):
+        for own in validation_data(folder, options.data):
             for metric, value in score_over_http(client, own).items():
                 difference = value - trained[own.task.name][metric]
                 worst = max(worst, abs(difference))
@@ -76,11 +74,6 @@ def main() -> None:
                 )
     Console().print(table, f"largest difference {worst:.5f}")
     sys.exit(worst > _TOLERANCE)
-
-
-def checkpoint_data(folder: Path, data: Path) -> list[TaskData]:
-    """The data of the recipe that made the version in `folder`."""
-    return load_data(Recipe.model_validate(tomllib.loads(read_manifest(folder).provenance["recipe"])), data)
 
 
 def score_over_http(client: httpx.Client, own: TaskData) -> Scores:

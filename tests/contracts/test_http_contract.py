@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.app import create_app
+from service.app import assemble
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.doubles import real_runner
@@ -99,7 +99,8 @@ RESPONSES = {
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """The OpenAPI document of a service."""
-    return create_app(checkpoints.in_memory(), Settings(), real_runner()).openapi()
+    _, app = assemble(checkpoints.in_memory(), Settings(), real_runner())
+    return app.openapi()
 
 
 def written(schema: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ import torch
 import uvicorn
 
 from model_store.errors import StoreError
-from service.app import assemble, batch_limits, serve
+from service.app import assemble, batch_limits, listen, serve
 from service.errors import StartupError
 from service.queue import Limits
 from service.runners import Runner, TorchRunner
@@ -139,9 +139,10 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
 def untouched() -> Iterator[None]:
     """Puts back what `serve` changes of the process."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads = torch.get_num_threads()
+    threads, mkldnn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     yield
     torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = mkldnn
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
@@ -155,18 +156,27 @@ def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("untouched")
-def test_a_port_that_is_taken_is_a_failed_start(store: Path) -> None:
-    """The process ends with a non-zero code."""
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
-        serve(Settings(store=store, model="tiny", port=taken.getsockname()[1], threads=1))
-    assert ended.value.code
+def test_a_port_that_is_taken_is_a_failed_start(tmp_path: Path) -> None:
+    """It is said before the checkpoint is looked for, with the variables to change."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(StartupError, match=r"in use.* set POLYTASK_HOST .* POLYTASK_PORT"),
+    ):
+        serve(Settings(store=tmp_path, port=taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "a..b"])
+def test_an_address_of_another_machine_or_none_is_a_failed_start(host: str) -> None:
+    """The message names the host."""
+    with pytest.raises(StartupError, match=f"cannot listen on host '{host}'"):
+        listen(host, 0)
 
 
 @pytest.mark.usefixtures("untouched")
 def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
     """The command line gets the store's own message."""
     with pytest.raises(StoreError, match="no such checkpoint"):
-        serve(Settings(store=store, model="other"))
+        serve(Settings(store=store, model="other", port=0))
 
 
 @pytest.mark.parametrize(
@@ -250,4 +260,18 @@ def test_an_endless_body_is_refused_while_it_is_still_coming(chunked: bool) -> N
             client.sendall(request("mood", b"7d0\r\n" + b" " * 2000 + b"\r\n", "Transfer-Encoding: chunked"))
         else:
             client.sendall(request("mood", b" " * 2000, "Content-Length: 1000000000"))
-        assert client.recv(100).startswith(b"HTTP/1.1 413")
+        refused_and_closed(client, b"HTTP/1.1 413")
+
+
+def refused_and_closed(client: socket.socket, status: bytes) -> None:
+    """The response has the status, and ends the connection."""
+    response = b"".join(iter(lambda: client.recv(1000), b"")).lower()
+    assert response.startswith(status.lower())
+    assert b"connection: close" in response
+
+
+def test_a_client_that_sends_no_body_is_not_waited_for_after_its_deadline() -> None:
+    """A silent client does not hold its connection."""
+    with listening(real_runner()) as started, started.connect() as client:
+        client.sendall(request("mood", b"{", "Content-Length: 100", "Polytask-Deadline-Ms: 20"))
+        refused_and_closed(client, b"HTTP/1.1 504")

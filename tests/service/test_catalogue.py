@@ -35,6 +35,7 @@ def test_a_task_is_described_completely(checkpoint: Checkpoint) -> None:
     assert (topics.metrics, topics.baselines) == (checkpoints.METRICS["topics"], checkpoints.BASELINES["topics"])
     assert found["closeness"].value_range == (0.0, 5.0)
     assert not found["closeness"].input_may_be_a_string
+    assert found["entities"].labels == ("place", "animal"), "as in answers, not as in the training data"
 
 
 @pytest.mark.parametrize("task", tiny.tasks(), ids=lambda task: task.name)

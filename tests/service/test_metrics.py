@@ -123,6 +123,7 @@ def test_what_the_page_adds(metrics: Metrics) -> None:
         "polytask_batch_token_budget 1024.0",
         'polytask_model_info{backend="torch",device="cpu",dtype="float32",revision="tiny/1"} 1.0',
         'polytask_task_info{kind="multilabel",num_labels="3",task="topics"} 1.0',
+        'polytask_task_info{kind="tagging",num_labels="2",task="entities"} 1.0',
         "polytask_batch_failures_total 1.0",
         "polytask_out_of_memory_total 1.0",
         'polytask_dropped_inputs_total{reason="deadline",task="topics"} 1.0',

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Sequence
+import threading
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pytest
 
-from model.encoding import InputEncoder
+from model.encoding import Encoding, Input, InputEncoder
+from model.tasks import Task
 from service.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     ClientGone,
     DeadlineExceeded,
     Draining,
     InternalError,
     NotReady,
     QueueFull,
+    TooManyInputs,
     UnknownTask,
 )
 from service.metrics import Metrics
@@ -61,11 +65,41 @@ def desk() -> Desk:
     return Desk()
 
 
+class GatedEncoder(InputEncoder):
+    """Notes who tokenises how much. While the gate is shut, they wait there."""
+
+    def __init__(self) -> None:
+        super().__init__(tiny.tokenizer())
+        self.gate = threading.Event()
+        self.gate.set()
+        self.num_inputs = 0
+        self.callers: list[str] = []
+
+    def encode(self, task: Task, inputs: Sequence[Input]) -> list[tuple[Encoding, ...]]:
+        self.num_inputs += len(inputs)
+        self.callers.append(threading.current_thread().name)
+        if not self.gate.wait(30):
+            raise AssertionError("the test forgot to open the gate")
+        return super().encode(task, inputs)
+
+
 @pytest.fixture
-def predictor(desk: Desk) -> Predictor:
+def encoder() -> Iterator[GatedEncoder]:
+    """An encoder whose gate is open, at first and in the end."""
+    gated = GatedEncoder()
+    yield gated
+    gated.gate.set()
+
+
+@pytest.fixture
+def predictor(desk: Desk, encoder: GatedEncoder) -> Iterator[Predictor]:
     """A predictor of the tiny tasks in front of `desk`."""
-    encoder, series = InputEncoder(tiny.tokenizer()), Metrics(tiny.tasks()).requests
-    return Predictor(tiny.tasks(), encoder, desk, series, Settings(deadline_s=50), "tiny/1")
+    series = Metrics(tiny.tasks()).requests
+    settings = Settings(deadline_s=50, max_waiting_tokens=200)
+    predictor = Predictor(tiny.tasks(), encoder, desk, series, settings, "tiny/1")
+    yield predictor
+    encoder.gate.set()
+    predictor.close()
 
 
 async def never() -> None:
@@ -79,7 +113,7 @@ def call(task: str, content: bytes, deadline_s: float | None = None) -> Call:
     async def read_body() -> bytes:
         return content
 
-    return Call(task, read_body, never, deadline_s)
+    return Call(task, read_body, never, lambda: deadline_s)
 
 
 async def test_a_request_becomes_rows_and_rows_become_answers(desk: Desk, predictor: Predictor) -> None:
@@ -125,6 +159,51 @@ async def test_a_request_that_is_late_before_it_is_in_line_is_not_put_there(desk
     with pytest.raises(DeadlineExceeded):
         await predictor.predict(call("mood", body("cat"), 0.0))
     assert not desk.rows
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(desk: Desk, predictor: Predictor) -> None:
+    """The deadline holds while the client is still sending, or has stopped to."""
+
+    async def read_body() -> bytes:
+        await never()
+        return b""
+
+    with pytest.raises(BodyTooSlow):
+        await predictor.predict(Call("mood", read_body, never, lambda: 0.01))
+    assert not desk.rows
+
+
+async def test_the_deadline_holds_while_tokenising(desk: Desk, encoder: GatedEncoder, predictor: Predictor) -> None:
+    """A client that allows little time hears in time that it was not enough."""
+    encoder.gate.clear()
+    with pytest.raises(DeadlineExceeded):
+        await predictor.predict(call("mood", body("cat"), 0.01))
+    assert not desk.rows
+
+
+async def test_a_large_request_is_refused_before_all_of_it_is_tokenised(
+    desk: Desk, encoder: GatedEncoder, predictor: Predictor
+) -> None:
+    """What could never wait in line is not worth the memory."""
+    with pytest.raises(TooManyInputs, match=r"inputs: 256 tokens in the first 16, the limit is 200"):
+        await predictor.predict(call("mood", body(*["cat " * 14] * 200)))
+    assert encoder.num_inputs == 16
+    assert not desk.rows
+
+
+async def test_few_requests_are_tokenised_at_once(desk: Desk, encoder: GatedEncoder, predictor: Predictor) -> None:
+    """However many requests come, two threads of the predictor's own tokenise them; the others wait."""
+    encoder.gate.clear()
+    calls = [asyncio.create_task(predictor.predict(call("mood", body("cat")))) for _ in range(5)]
+    await until(lambda: len(encoder.callers) == 2)
+    await asyncio.sleep(0.02)
+    assert len(encoder.callers) == 2, "a third one does not start"
+    encoder.gate.set()
+    await until(lambda: len(desk.rows) == 5)
+    assert set(encoder.callers) <= {"prepare_0", "prepare_1"}
+    for row in desk.rows:
+        row.payload.ticket.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
+    await asyncio.gather(*calls)
 
 
 async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Predictor) -> None:

@@ -107,7 +107,8 @@ async def test_an_unknown_task_is_404_and_names_the_closest() -> None:
 async def test_paths_and_methods_that_do_not_exist_are_problems_too() -> None:
     """What the framework refuses looks like what the service refuses."""
     async with serving() as service:
-        problem(await service.client.get("/nothing"), 404, "not-found")
+        for path in ("/nothing", "/redoc"):
+            problem(await service.client.get(path), 404, "not-found")
         refused = await service.client.get("/v1/tasks/mood/predict")
         problem(refused, 405, "method-not-allowed")
         assert refused.headers["allow"] == "POST"
@@ -180,6 +181,24 @@ async def test_a_deadline_must_be_whole_positive_milliseconds(value: str) -> Non
             await service.predict("mood", "a", headers={"Polytask-Deadline-Ms": value}), 422, "invalid-input"
         )
     assert "Polytask-Deadline-Ms" in found["errors"][0]["field"]
+
+
+async def test_a_bad_deadline_is_counted_and_an_unknown_task_goes_before_it() -> None:
+    """A refused header is a refused request like any other, and matters only for a task that is there."""
+    header = {"Polytask-Deadline-Ms": "soon"}
+    async with serving() as service:
+        problem(await service.predict("nothing", "a", headers=header), 404, "unknown-task")
+        problem(await service.predict("mood", "a", headers=header), 422, "invalid-input")
+        assert await service.metric('polytask_requests_total{outcome="invalid",task="mood"}') == 1
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+async def test_supervisors_may_ask_with_head(path: str) -> None:
+    """HEAD has the status and headers of GET."""
+    async with serving() as service:
+        head, get = await service.client.head(path), await service.client.get(path)
+    assert head.status_code == get.status_code == 200
+    assert head.headers["content-type"] == get.headers["content-type"]
 
 
 async def test_a_client_that_hangs_up_is_never_forwarded() -> None:

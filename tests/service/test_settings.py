@@ -26,7 +26,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_DEADLINE_S": 10.0,
         "POLYTASK_MAX_INPUTS": 256,
         "POLYTASK_MAX_CANDIDATES": 128,
-        "POLYTASK_MAX_BODY_BYTES": 2_000_000,
+        "POLYTASK_MAX_BODY_BYTES": 524_288,
     }
 
 
@@ -88,6 +88,8 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
         ("DEADLINE_S", "nan", "must be at least 0.001"),
         ("DEADLINE_S", "inf", "at most 86400"),
         ("DEADLINE_S", "soon", "must be a number"),
+        ("MAX_ROWS", "100000000", "at least 0 and at most 4096"),
+        ("TOKEN_BUDGET", "100000000", "at least 0 and at most 262144"),
         ("MAX_INPUTS", "0", "must be at least 1"),
         ("MAX_CANDIDATES", "1", "must be at least 2"),
     ],
