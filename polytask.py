@@ -19,6 +19,7 @@ from service.errors import StartupError
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from model.tasks import Task
@@ -91,15 +92,13 @@ def train(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Train what a recipe says and publish it as a new version."""
-    from rich.console import Console
-
     from training.config import RecipeError
     from training.loop import NonFiniteLossError
     from training.records import DataError
     from training.run import run_recipe
 
     try:
-        run_recipe(recipe, data, store, Console())
+        run_recipe(recipe, data, store, _console())
     except (RecipeError, DataError, NonFiniteLossError) as error:
         _fail(error)
 
@@ -111,14 +110,12 @@ def evaluate(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Measure a version anew on its validation data."""
-    from rich.console import Console
-
     from model_store.versions import resolve
     from training.records import DataError
     from training.run import evaluate_version
 
     try:
-        evaluate_version(resolve(store, reference), data, Console())
+        evaluate_version(resolve(store, reference), data, _console())
     except DataError as error:
         _fail(error)
 
@@ -245,11 +242,14 @@ def _table(*headings: str) -> Table:
 
 
 def _print(*parts: object) -> None:
+    # What a manifest holds is text, never markup; a line may be read by a program, so it is not folded.
+    _console().print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
     from rich.console import Console
 
-    # What a manifest holds is text, never markup; a line may be read by a program, so it is not folded.
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    Console(markup=False, highlight=False, soft_wrap=True, width=width).print(*parts, sep="\n")
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 if __name__ == "__main__":

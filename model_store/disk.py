@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from model_store.errors import StoreUnwritable
+
 
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
@@ -35,6 +37,17 @@ def replace_text(path: Path, text: str) -> None:
     flush(temporary)
     temporary.rename(path)
     flush(path.parent)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns an OSError of the block into a StoreUnwritable that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        remedy = "give a folder that can be written to, with room in it (--store or POLYTASK_STORE)"
+        raise StoreUnwritable(path, f"cannot be written ({reason})", remedy) from error
 
 
 @contextmanager

@@ -22,6 +22,10 @@ class StoreMissing(StoreError):
     """There is no store at this path."""
 
 
+class StoreUnwritable(StoreError):
+    """Nothing can be written there: no permission, no space, or no folder."""
+
+
 class NameInvalid(StoreError):
     """Not a name of a checkpoint or a reference to a version."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from model.network import Network
 from model_store.bases import load_base
-from model_store.disk import flush, is_locked, locked, sha256_of
+from model_store.disk import flush, is_locked, locked, sha256_of, writing
 from model_store.errors import PointerCorrupt
 from model_store.manifest import (
     CARD,
@@ -57,15 +59,28 @@ class Contents:
     card: str
 
 
+def check_writable(store: Path, name: str) -> None:
+    """Makes sure that a version of `name` can be saved, and leaves nothing behind. Raises NameInvalid or StoreUnwritable.
+
+    What is there of the folder that `save` would write to gets a temporary folder, removed at once.
+    """
+    folder = store / check_name(name)
+    with writing(folder):
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=there))
+        # A save at this moment may take it for an abandoned one.
+        with suppress(FileNotFoundError):
+            temporary.rmdir()
+
+
 def save(store: Path, name: str, contents: Contents) -> Path:
     """Saves the next version of checkpoint `name` and gives its folder. It is whole or not there at all.
 
-    Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch or
-    ManifestInvalid; ValueError for a tensor that `precision` would change.
+    Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch,
+    ManifestInvalid or StoreUnwritable; ValueError for a tensor that `precision` would change.
     """
     folder = store / check_name(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _temporary_folder(folder) as temporary:
+    with writing(folder), _temporary_folder(folder) as temporary:
         _write_weights(temporary / WEIGHTS, contents)
         _write_text(temporary / TOKENIZER, contents.tokenizer_json)
         _write_text(temporary / CARD, contents.card)
@@ -81,7 +96,8 @@ def save(store: Path, name: str, contents: Contents) -> Path:
 
 @contextmanager
 def _temporary_folder(folder: Path) -> Iterator[Path]:
-    """A folder that is gone when the block fails. Its lock tells other saves that its owner is alive."""
+    """A new folder in `folder` that is gone when the block fails. Its lock tells other saves that its owner is alive."""
+    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with locked(folder):
             _remove_abandoned(folder)
@@ -147,7 +163,10 @@ def _write_weights(path: Path, contents: Contents) -> None:
             from_base.append(name)
         else:
             stored[name] = _cast(name, value, contents.precision)
-    save_file(stored, path, {"format": "pt", FROM_BASE: "\n".join(from_base)})
+    try:
+        save_file(stored, path, {"format": "pt", FROM_BASE: "\n".join(from_base)})
+    except SafetensorError as error:  # the tensors are in order, so it is the writing that failed
+        raise OSError(str(error)) from error
     _finish(path)
 
 

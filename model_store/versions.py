@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from model_store.disk import locked, replace_text
+from model_store.disk import locked, replace_text, writing
 from model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
 
 POINTER = "current.json"
@@ -56,7 +56,10 @@ def resolve(store: Path, reference: str) -> Path:
 
 
 def promote(store: Path, name: str, version: int) -> None:
-    """Makes a version the current one. Raises NameInvalid, VersionNotFound or PointerCorrupt."""
+    """Makes a version the current one.
+
+    Raises NameInvalid, VersionNotFound, PointerCorrupt or StoreUnwritable.
+    """
     _require(store, name, version)
     with locked(store / name):
         promoted = promotions(store, name)
@@ -67,7 +70,7 @@ def promote(store: Path, name: str, version: int) -> None:
 def rollback(store: Path, name: str) -> int:
     """Makes the version that was current before the current one again, and gives its number.
 
-    Raises NameInvalid, VersionNotFound, PointerCorrupt or NothingToRollBack.
+    Raises NameInvalid, VersionNotFound, PointerCorrupt, NothingToRollBack or StoreUnwritable.
     """
     _require_name(store, name)
     with locked(store / name):
@@ -114,7 +117,8 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
 
 
 def _write_pointer(folder: Path, promoted: list[int]) -> None:
-    replace_text(folder / POINTER, json.dumps({"current": promoted[-1], "before": promoted[:-1]}) + "\n")
+    with writing(folder):
+        replace_text(folder / POINTER, json.dumps({"current": promoted[-1], "before": promoted[:-1]}) + "\n")
 
 
 def _require_name(store: Path, name: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.config import NetworkConfig
+from model.encoding import InputEncoder
 from model.network import Network, backbone_parameters, freeze_backbone
 from model.pretrained import config_from_published, rename_published
 from model.tasks import Task
@@ -31,14 +33,29 @@ class Backbone:
 
 
 def load_backbone(name: str) -> Backbone:
-    """The backbone of a Hugging Face name or a folder. Raises StoreError or, for an unsupported one, RecipeError."""
+    """The backbone of a Hugging Face name or a folder. Raises StoreError or, for an unsupported or broken one, RecipeError."""
     folder = locate_backbone(name)
+    with _blamed_on(folder / "config.json") as path:
+        config = config_from_published(json.loads(path.read_text(encoding="utf-8")))
+    with _blamed_on(folder / "model.safetensors") as path:
+        tensors = rename_published(load_file(path))
+    with _blamed_on(folder / "tokenizer.json") as path:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        InputEncoder(tokenizer)
+        if tokenizer.get_vocab_size() > config.vocab_size:
+            raise ValueError(f"has {tokenizer.get_vocab_size()} word pieces, config.json has {config.vocab_size}")
+    return Backbone(folder, config, tensors, tokenizer)
+
+
+@contextmanager
+def _blamed_on(path: Path) -> Iterator[Path]:
+    """Gives `path`; whatever goes wrong in the block is a RecipeError that names it."""
     try:
-        config = config_from_published(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise RecipeError(f"{folder / 'config.json'}: {error}") from error
-    tensors = rename_published(load_file(folder / "model.safetensors"))
-    return Backbone(folder, config, tensors, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+        yield path
+    except KeyError as error:
+        raise RecipeError(f"{path}: lacks {error}") from error
+    except Exception as error:  # tokenizers raises nothing more precise
+        raise RecipeError(f"{path}: {error}") from error
 
 
 def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Network:
@@ -58,5 +75,8 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
     missing = [name for name, parameter in network.named_parameters() if id(parameter) in own and name not in found]
     if missing:
         raise RecipeError(f"{backbone.folder}: the weights lack {', '.join(missing)}")
-    network.load_state_dict(found, strict=False)
+    try:
+        network.load_state_dict(found, strict=False)
+    except RuntimeError as error:  # a shape that is not the one in config.json
+        raise RecipeError(f"{backbone.folder / 'model.safetensors'}: {error}") from error
     return network

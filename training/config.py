@@ -94,13 +94,12 @@ class ExampleConfig(_Section):
 class TaskConfig(_Section):
     """One task: its kind, its files (relative to the data folder) and how to read them."""
 
-    name: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
     kind: Kind
     train: str
     validation: str
     max_length: int = Field(default=128, ge=8)
     weight: float = Field(default=1.0, gt=0)
-    metrics: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
     group_by: str = "group"
@@ -109,6 +108,15 @@ class TaskConfig(_Section):
     examples: tuple[ExampleConfig, ...] = ()
     source: str = ""
     licence: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _range_rises(self) -> TaskConfig:
+        if self.value_range is not None:
+            if self.kind is not Kind.REGRESSION:
+                raise ValueError(f"value_range: only regression has one, not {self.kind}")
+            if not self.value_range[0] < self.value_range[1]:
+                raise ValueError(f"value_range: must rise, is {list(self.value_range)}")
+        return self
 
 
 class Recipe(_Section):

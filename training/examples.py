@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model.encoding import Encoding, Input, InputEncoder
 from model.tasks import Kind, Task
-from training.config import TaskConfig
-from training.records import DataError, Located, Problems, read_records
+from training.config import RecipeError, TaskConfig
+from training.records import DataError, Located, Problems, read_all, read_records
 
 _THRESHOLD = 0.5
 _TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
@@ -61,14 +62,30 @@ class TaskData:
 
 
 def load_task(config: TaskConfig, folder: Path) -> TaskData:
-    """Reads and checks one task's files. Raises DataError naming file and line of all that is wrong."""
-    train, validation = (read_records(folder / name, config.kind) for name in (config.train, config.validation))
+    """Reads and checks one task's files.
+
+    Raises DataError naming file and line of all that is wrong, or RecipeError if no task can be what the recipe says.
+    """
+    names = (config.train, config.validation)
+    train, validation = read_all(partial(read_records, folder / name, config.kind) for name in names)
     task = _task(config, train)
     problems = Problems()
     _check_shown(task, config, problems)
     examples = [tuple(_examples(task, config, records, problems)) for records in (train, validation)]
     problems.raise_if_any()
     return TaskData(task, config, *examples)
+
+
+def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
+    """Reads and checks the validation file of a task that has its labels already; `train` stays empty.
+
+    Raises DataError naming file and line of all that is wrong.
+    """
+    problems = Problems()
+    records = read_records(folder / config.validation, config.kind)
+    examples = tuple(_examples(task, config, records, problems))
+    problems.raise_if_any()
+    return TaskData(task, config, (), examples)
 
 
 def encode_examples(
@@ -106,11 +123,14 @@ def _check_shown(task: Task, config: TaskConfig, problems: Problems) -> None:
         if given != {"text"} | second:
             fields = ", ".join(sorted({"text"} | second))
             problems.add(f"task {task.name!r}, example {example.text!r}", f"needs the fields {fields} and no other")
+        elif not all(text.strip() for text in (example.text, example.text_pair or example.text, *example.candidates)):
+            problems.add(f"task {task.name!r}, example {example.text!r}", "must not have a blank text")
 
 
 def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
     labels: tuple[str, ...] = ()
     value_range = config.value_range
+    from_data = not (config.labels or value_range)
     if config.kind in _LABELLED_KINDS:
         labels = config.labels or tuple(sorted({label for located in train for label in _labels(config, located)}))
     if config.kind is Kind.REGRESSION and value_range is None:
@@ -129,7 +149,7 @@ def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
             thresholds=(_THRESHOLD,) * len(labels) if config.kind is Kind.MULTILABEL else (),
         )
     except ValueError as error:
-        raise DataError(f"{config.train}: {error}") from error
+        raise DataError(f"{config.train}: {error}") if from_data else RecipeError(str(error)) from error
 
 
 def _labels(config: TaskConfig, located: Located) -> list[str]:
@@ -199,7 +219,8 @@ def _ranking_examples(config: TaskConfig, records: Sequence[Located], problems: 
         if located.record.text != groups[group][0].text:
             problems.add(located.place, f"text: differs from the query of its group {group!r}")
     if all(located.record.label != config.positive for located in records):
-        problems.add(records[0].place, f"label: no record of the file has the recipe's positive {config.positive!r}")
+        file, _, _ = records[0].place.rpartition(":")
+        problems.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
     for members in groups.values():
         candidates = tuple(record.text_pair for record in members)
         relevant = tuple(int(record.label == config.positive) for record in members)

@@ -32,7 +32,7 @@ def train(
 ) -> None:
     """Trains `network` in place on `recipe.length.examples` examples; `examples[t]` are those of task t.
 
-    The same network, examples, recipe and machine give the same weights. `evaluate` is called every
+    On a CPU the same network, examples, recipe and machine give the same weights; a GPU adds up in any order. `evaluate` is called every
     `recipe.length.evaluate_every` examples. Raises NonFiniteLossError.
     """
     torch.manual_seed(recipe.seed)

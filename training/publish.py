@@ -102,7 +102,7 @@ def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
     """Where a version comes from: the recipe's text, data hashes, code commit, library versions, time of the start."""
     files = {name for task in recipe.tasks for name in (task.train, task.validation)}
     return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": text,
         "data": {name: sha256_of(data_folder / name) for name in sorted(files)},
         "commit": _commit(),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic
 from pydantic import Field
@@ -17,12 +18,21 @@ from model.tasks import Kind
 
 _MOST_PROBLEMS = 20
 
+Read = TypeVar("Read")
+
 
 class DataError(Exception):
     """Records that cannot be trained on; the message names file and line of each (the first 20)."""
 
 
-Text = Annotated[str, Field(min_length=1)]
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), pydantic.AfterValidator(_not_blank)]
+"""As in the service: what it would refuse is not trained on."""
 
 
 class _Record(pydantic.BaseModel):
@@ -152,6 +162,19 @@ class Problems:
             raise DataError("\n".join(self._lines) + (f"\n… and {more} more" if more else ""))
 
 
+def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:
+    """What each of the readers gives. Raises one DataError with what all of them found wrong."""
+    found, wrong = [], []
+    for reader in readers:
+        try:
+            found.append(reader())
+        except DataError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise DataError("\n".join(wrong))
+    return found
+
+
 def read_records(path: Path, kind: Kind) -> list[Located]:
     """All records of a `.jsonl` or `.jsonl.gz` file, in order. Raises DataError on any broken one, or on none."""
     problems = Problems()
@@ -159,10 +182,12 @@ def read_records(path: Path, kind: Kind) -> list[Located]:
     schema = _RECORDS[kind]
     for place, line in _lines(path):
         try:
-            records.append(Located(schema.model_validate(json.loads(line)), place))
+            records.append(Located(schema.model_validate(json.loads(line.decode("utf-8"))), place))
         except pydantic.ValidationError as error:
             problems.add(place, "; ".join(_describe(e["loc"], e["msg"]) for e in error.errors()))
-        except ValueError as error:
+        except UnicodeDecodeError as error:
+            problems.add(place, f"not UTF-8: {error}")
+        except (ValueError, RecursionError) as error:
             problems.add(place, f"not valid JSON: {error}")
     problems.raise_if_any()
     if not records:
@@ -175,13 +200,13 @@ def _describe(location: Sequence[str | int], message: str) -> str:
     return f"{field}: {message}" if field else message
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
+    """The lines that are not blank, each with its place; a byte order mark before the first is left out."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", line
+                content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if content.strip():
+                    yield f"{path}:{number}", content
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8: {error}") from error

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import tomllib
+import shlex
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from model.encoding import InputEncoder
 from model.network import Network
+from model_store import DEFAULT_STORE
 from model_store.load import load
-from model_store.versions import check_name
+from model_store.save import check_writable
 from training.backbone import build_network, load_backbone
 from training.baselines import score_baseline
 from training.config import Recipe, read_recipe
@@ -21,7 +25,8 @@ from training.examples import EncodedExample, TaskData, encode_examples, load_ta
 from training.loop import train
 from training.metrics import Scores
 from training.publish import Run, provenance, publish
-from training.records import DataError
+from training.published import changed_files, validation_data
+from training.records import DataError, read_all
 
 
 def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> Path:
@@ -30,53 +35,52 @@ def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> 
     Raises RecipeError, DataError or StoreError before training starts, NonFiniteLossError while it runs.
     """
     recipe, text = read_recipe(path)
-    check_name(recipe.name)
+    check_writable(store, recipe.name)
     data = load_data(recipe, data_folder)
     backbone = load_backbone(recipe.backbone.name)
-    network = build_network(recipe, backbone, [own.task for own in data])
+    device = choose_device()
+    network = build_network(recipe, backbone, [own.task for own in data]).to(device)
     encoder = InputEncoder(backbone.tokenizer)
     examples = encode_tasks(encoder, data)
     baselines = {own.task.name: score_baseline(own.task, own.train, own.validation) for own in data}
     run = Run(recipe, data, baselines, provenance(recipe, text, data_folder))
-    console.print(data_table(data, examples), parameters_line(network), sep="\n")
+    console.print(data_table(data, examples))
+    console.print(f"{parameters_line(network)}, on {device_name(device)}", soft_wrap=True)
 
     def evaluate() -> None:
         console.print(scores_table(evaluate_tasks(network, encoder, data), baselines))
 
     train(network, examples, recipe, encoder.pad_id, console, evaluate)
     version, scores = publish(run, network, encoder, backbone, store)
-    console.print(
-        scores_table(scores, baselines),
-        f"published {version}; nothing is served before: polytask models promote {version.parent.name}/{version.name}",
-        sep="\n",
-    )
+    console.print(scores_table(scores, baselines))
+    # Soft: the terminal may fold the line, but what copies or reads it gets it whole.
+    console.print(published_line(version), soft_wrap=True, markup=False, highlight=False)
     return version
 
 
 def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict[str, Scores]:
-    """Measures a version of the store anew, on the validation data of the recipe that made it.
+    """Measures a version of the store anew, on the validation files of the recipe that made it.
 
-    Raises StoreError or DataError.
+    Files that are not the ones it was measured on are named on the console. Raises StoreError or DataError.
     """
+    data = validation_data(version, data_folder)
+    changed = changed_files(version, data_folder)
     checkpoint = load(version)
-    recipe = Recipe.model_validate(tomllib.loads(checkpoint.manifest.provenance["recipe"]))
-    data = load_data(recipe, data_folder)
-    scores = evaluate_tasks(checkpoint.network, InputEncoder(checkpoint.tokenizer), data)
+    scores = evaluate_tasks(checkpoint.network.to(choose_device()), InputEncoder(checkpoint.tokenizer), data)
+    if changed:
+        console.print(
+            f"warning: not the data that the version was measured on when published: {', '.join(changed)}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
     console.print(scores_table(scores, checkpoint.manifest.metrics, beside="when published"))
     return scores
 
 
 def load_data(recipe: Recipe, folder: Path) -> list[TaskData]:
-    """Every task's examples. Raises DataError naming all that is wrong, of all tasks at once."""
-    data, problems = [], []
-    for config in recipe.tasks:
-        try:
-            data.append(load_task(config, folder))
-        except DataError as error:
-            problems.append(str(error))
-    if problems:
-        raise DataError("\n".join(problems))
-    return data
+    """Every task's examples. Raises DataError naming all that is wrong, of all tasks at once, or RecipeError."""
+    return read_all(partial(load_task, config, folder) for config in recipe.tasks)
 
 
 def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[EncodedExample]]:
@@ -88,6 +92,23 @@ def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[E
     return examples
 
 
+def choose_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls the device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
+def published_line(version: Path) -> str:
+    """Where the new version is, and the command that makes it the one in use."""
+    store, name, number = version.parent.parent, version.parent.name, version.name
+    option = "" if store.resolve() == DEFAULT_STORE.resolve() else f" --store {shlex.quote(str(store))}"
+    return f"published {version}; nothing is served before: polytask models promote {name}/{number}{option}"
+
+
 def parameters_line(network: Network) -> str:
     """How many parameters there are, and how many of them learn."""
     total = sum(parameter.numel() for parameter in network.parameters())
@@ -97,7 +118,8 @@ def parameters_line(network: Network) -> str:
 
 def data_table(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]]) -> Table:
     """What is about to be trained on."""
-    table = Table("task", "kind", "labels", "train", "validation", "median tokens", "longest", title="data")
+    table = _table("data", "task", "kind", "labels", "train", "validation", "median", "longest")
+    table.caption = "median and longest example in tokens"
     for own, encoded in zip(data, examples, strict=True):
         lengths = sorted(example.longest for example in encoded) or [0]
         counts = (len(own.task.labels), len(encoded), len(own.validation), lengths[len(lengths) // 2], lengths[-1])
@@ -107,8 +129,13 @@ def data_table(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExam
 
 def scores_table(scores: Mapping[str, Scores], others: Mapping[str, Scores], beside: str = "trivial baseline") -> Table:
     """Every metric of every task beside another value of it."""
-    table = Table("task", "metric", "validation", beside, title="validation")
+    table = _table("validation", "task", "metric", "validation", beside)
     for task, own in scores.items():
         for place, (metric, value) in enumerate(own.items()):
             table.add_row("" if place else task, metric, f"{value:.4f}", f"{others[task][metric]:.4f}")
     return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    """Narrow enough for a terminal of 80 columns."""
+    return Table(*headings, title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))

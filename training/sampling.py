@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from training.config import LengthConfig, SamplerConfig, SamplerName
 from training.examples import EncodedExample
+
+Item = TypeVar("Item")
 
 Score = Callable[[Sequence[EncodedExample]], list[float]]
 """How much each example has to teach: the highest are trained on."""
@@ -48,9 +51,9 @@ class Sampler:
         """The next `count` examples of every task."""
         return [self._next(task_id) for task_id in range(len(self._examples)) for _ in range(count)]
 
-    def shuffle(self, batches: list[list[EncodedExample]]) -> list[list[EncodedExample]]:
-        """The batches in random order."""
-        return self._random.sample(batches, len(batches))
+    def shuffle(self, items: Sequence[Item]) -> list[Item]:
+        """The items in random order."""
+        return self._random.sample(items, len(items))
 
     def _next(self, task_id: int) -> EncodedExample:
         waiting = self._waiting[task_id]
@@ -82,11 +85,13 @@ def training_batches(
 
     Proportional and temperature: a window of examples is drawn by task share, sorted by length and cut, and its
     batches are shuffled; so a batch holds similar lengths of any tasks. MT-Uncertainty: b candidates of every task
-    are scored, the b highest make one batch and the rest are dropped (b: `batch_rows`).
+    are scored, the b highest make one batch and the rest are dropped (b: `batch_rows`);
+    which of equal scores come first is random.
     """
     while True:
         if config.name is SamplerName.MT_UNCERTAINTY:
-            candidates = sampler.draw_each(length.batch_rows)
+            # Shuffled, so that equal scores prefer no task.
+            candidates = sampler.shuffle(sampler.draw_each(length.batch_rows))
             scores = score(candidates)
             best = sorted(range(len(candidates)), key=lambda i: -scores[i])[: length.batch_rows]
             yield from cut_by_length([candidates[i] for i in best], length.batch_rows, length.batch_tokens)

@@ -1,8 +1,9 @@
 """How unsure the network is of an example: the scores by which MT-Uncertainty chooses.
 
 Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. The paper scores classification;
-the other kinds score the mean normalised entropy of their decisions, and regression, which has no entropy, takes
-the median of the other tasks' scores.
+the other kinds score the mean normalised entropy of their decisions. Regression has no entropy: its policy so far
+is the median of all other scores, so its examples come neither first nor last. With three or more tasks they are
+drawn rarely, as the highest scores of the others fill the batch; other policies will follow.
 """
 
 from __future__ import annotations

@@ -85,6 +85,8 @@ def test_a_new_process_gives_the_same_logits_to_the_bit(version: Path, delta: Pa
     shutil.rmtree(tmp_path / "store")
     code = (
         "import sys; from pathlib import Path; from model_store.load import load; from tests.model_store import stores\n"
+        # The order of sums depends on the number of threads.
+        f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"
         "for version in sys.argv[1:]:\n"
         "    for logits in stores.logits(load(Path(version)).network): sys.stdout.buffer.write(logits.numpy().tobytes())"
     )

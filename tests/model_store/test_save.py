@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ import model_store.save
 from model.pretrained import rename_published
 from model_store import disk
 from model_store.disk import locked
-from model_store.errors import BaseMismatch, ManifestInvalid, NameInvalid
+from model_store.errors import BaseMismatch, ManifestInvalid, NameInvalid, StoreUnwritable
 from model_store.load import verify
 from model_store.manifest import Base, Golden, read_manifest
-from model_store.save import Contents, save
+from model_store.save import Contents, check_writable, save
 from model_store.versions import POINTER, promote, versions
 from tests import tiny
 from tests.model_store import stores
@@ -147,11 +148,34 @@ def test_a_failing_step_leaves_no_version(
     contents = stores.contents(tiny.network())
     with monkeypatch.context() as patch:
         patch.setattr(place, function, failing)
-        with pytest.raises(OSError, match="no space left"):
+        with pytest.raises(StoreUnwritable, match="no space left"):
             save(store, "demo", contents)
     assert list((store / "demo").iterdir()) == [version]
     verify(version)
     assert save(store, "demo", contents).name == "2"
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "folder/demo-is-a-file"])
+def test_a_store_that_cannot_be_written_is_found_beforehand(tmp_path: Path, place: str) -> None:
+    """Where no version can be saved, the check says so as saving would, with path and reason."""
+    (tmp_path / "folder" / "demo-is-a-file").mkdir(parents=True)
+    for file in ("file", "folder/demo-is-a-file/demo"):
+        (tmp_path / file).write_text("no folder", encoding="utf-8")
+    for attempt in (check_writable, partial(save, contents=stores.contents(tiny.network()))):
+        with pytest.raises(StoreUnwritable, match=rf"\A{tmp_path}/{place}/demo: cannot be written \((Not|File)"):
+            attempt(tmp_path / place, "demo")
+
+
+def test_checking_a_store_leaves_nothing(store: Path, version: Path, tmp_path: Path) -> None:
+    """A store that can be written stays as it was, and one that is not there yet is not made."""
+    check_writable(store, "demo")
+    check_writable(store, "other")
+    check_writable(tmp_path / "new" / "store", "demo")
+    assert list((store / "demo").iterdir()) == [version]
+    assert not (store / "other").exists()
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(NameInvalid):
+        check_writable(store, "../demo")
 
 
 def test_a_manifest_that_cannot_be_read_back_saves_nothing(store: Path) -> None:

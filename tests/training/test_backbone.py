@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,50 @@ def test_an_unsupported_backbone_is_an_error(tmp_path: Path, content: str, messa
     (toy.write_backbone(tmp_path) / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(RecipeError, match=rf"\A{tmp_path}/config.json: .*{message}"):
         load_backbone(str(tmp_path))
+
+
+def _no_special_tokens(folder: Path) -> str:
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("[CLS]", "[START]"), encoding="utf-8")
+    return "tokenizer.json: .*CLS"
+
+
+def _a_small_vocabulary(folder: Path) -> str:
+    content = json.dumps(toy.published_config() | {"vocab_size": 5})
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    return "tokenizer.json: has .* word pieces, config.json has 5"
+
+
+def _a_missing_size(folder: Path) -> str:
+    content = {key: value for key, value in toy.published_config().items() if key != "hidden_size"}
+    (folder / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    return "config.json: lacks 'hidden_size'"
+
+
+def _no_tokenizer(folder: Path) -> str:
+    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    return "tokenizer.json: "
+
+
+def _no_weights(folder: Path) -> str:
+    (folder / "model.safetensors").write_bytes(b"no tensors")
+    return "model.safetensors: "
+
+
+def _another_shape(folder: Path) -> str:
+    content = json.dumps(toy.published_config() | {"intermediate_size": 48})
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    return "model.safetensors: .*size mismatch"
+
+
+@pytest.mark.parametrize(
+    "damage", [_no_special_tokens, _a_small_vocabulary, _a_missing_size, _no_tokenizer, _no_weights, _another_shape]
+)
+def test_a_broken_file_of_a_backbone_is_named(tmp_path: Path, damage: Callable[[Path], str]) -> None:
+    """Whichever of a backbone's files cannot be used, the error is one about the recipe and names the file."""
+    message = damage(toy.write_backbone(tmp_path))
+    with pytest.raises(RecipeError, match=rf"(?s)\A{tmp_path}/{message}"):
+        _build(load_backbone(str(tmp_path)))
 
 
 def test_an_incomplete_folder_is_an_error(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ KEYS = {
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm",
     "SamplerConfig": "name temperature cap",
     "LengthConfig": "examples batch_rows batch_tokens evaluate_every bf16",
-    "TaskConfig": "name kind train validation max_length weight metrics labels value_range group_by positive "
+    "TaskConfig": "name kind train validation max_length weight labels value_range group_by positive "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
 }

@@ -14,7 +14,7 @@ from model.encoding import Input, InputEncoder
 from model.tasks import Kind, Task
 from tests import tiny
 from tests.training import toy
-from training.config import TaskConfig
+from training.config import RecipeError, TaskConfig
 from training.examples import EncodedExample, Example, TaskData, encode_examples, load_task
 from training.records import DataError
 
@@ -143,21 +143,26 @@ def test_pairs_make_a_pair_task(tmp_path: Path) -> None:
         assert data.task.pair == (kind in {Kind.REGRESSION, Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 
 
-@pytest.mark.parametrize(
-    ("kind", "config", "message"),
-    [
-        (Kind.CLASSIFICATION, {"labels": ["good"]}, "at least two labels"),
-        (Kind.CLASSIFICATION, {"value_range": [0, 1]}, "value_range"),
-        (Kind.REGRESSION, {"value_range": [5, 0]}, "value_range must rise"),
-        (Kind.SPAN, {"name": "No Name"}, "a name is"),
-    ],
-)
-def test_a_task_that_cannot_be_is_a_data_error(
-    tmp_path: Path, kind: Kind, config: dict[str, Any], message: str
-) -> None:
-    """What the recipe and the records together say must make a task; if not, the file and the reason are named."""
-    with pytest.raises(DataError, match=rf"\Atrain.jsonl: task .*{message}"):
-        _load(tmp_path, kind, toy.records(kind, 4), **config)
+@pytest.mark.parametrize("labels", [["good"], ["good", "bad", "good"]])
+def test_labels_that_make_no_task_are_the_recipes_fault(tmp_path: Path, labels: list[str]) -> None:
+    """Labels that the recipe lists are not blamed on the data."""
+    with pytest.raises(RecipeError, match=r"\Atask 'task': .*label"):
+        _load(tmp_path, Kind.CLASSIFICATION, toy.records(Kind.CLASSIFICATION, 4), labels=labels)
+
+
+def test_a_single_label_in_the_data_is_the_datas_fault(tmp_path: Path) -> None:
+    """Records of one label alone leave nothing to learn: the file is named."""
+    with pytest.raises(DataError, match=r"\Atrain.jsonl: task 'task': .*at least two labels"):
+        _load(tmp_path, Kind.CLASSIFICATION, [{"text": "a", "label": "x"}])
+
+
+def test_what_is_wrong_with_both_files_is_reported_together(tmp_path: Path) -> None:
+    """A broken training file does not hide a broken validation file."""
+    with pytest.raises(DataError) as caught:
+        _load(tmp_path, Kind.CLASSIFICATION, [{"text": "a"}], [{"label": "a"}])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path}/train.jsonl:1: label")
+    assert second.startswith(f"{tmp_path}/validation.jsonl:1: text")
 
 
 def test_a_constant_value_has_no_range(tmp_path: Path) -> None:
@@ -234,7 +239,7 @@ def test_a_record_that_does_not_fit_its_task_is_named(
 def test_a_ranking_needs_something_relevant(tmp_path: Path) -> None:
     """If no label is the recipe's positive one, which may be misspelt, the file is named with the label."""
     records = [{"group": "g", "text": "a", "text_pair": text, "label": text} for text in ("yes", "no")]
-    with pytest.raises(DataError, match=rf"\A{tmp_path}/train.jsonl:1: label: no record .* positive 'Yes'"):
+    with pytest.raises(DataError, match=rf"\A{tmp_path}/train.jsonl: label: no record .* positive 'Yes'"):
         _load(tmp_path, Kind.RANKING, records, positive="Yes")
 
 
@@ -261,6 +266,9 @@ def test_the_recipes_examples_have_the_fields_of_their_kind(
     for example in wrong:
         with pytest.raises(DataError, match=r"\Atask 'task', example .*: needs the fields [a-z_, ]* and no other\Z"):
             _load(tmp_path, kind, records, examples=[right, example])
+    blank = {**right, "text": "  "}
+    with pytest.raises(DataError, match=r"\Atask 'task', example '  ': must not have a blank text\Z"):
+        _load(tmp_path, kind, records, examples=[blank])
 
 
 def test_a_label_of_validation_must_be_known_from_training(tmp_path: Path) -> None:

@@ -229,6 +229,7 @@ def test_the_manifest_says_where_a_version_comes_from(workshop: Workshop, on_fol
     assert told["data"] == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
     assert told["libraries"]["torch"] == str(torch.__version__)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["created"])
+    assert told["started"] <= told["created"]
     assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", told["commit"])
     assert on_folder.manifest.baselines == {
         own.task.name: score_baseline(own.task, own.train, own.validation) for own in workshop.data

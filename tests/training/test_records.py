@@ -99,6 +99,8 @@ BROKEN = [
     (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", ""], "label": 0}, r"choices\.1: "),
     (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "c"], "label": -1}, "label: "),
     (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "c"], "label": 2}, "label 2 is not one of the 2 choices"),
+    (Kind.CLASSIFICATION, {"text": " \t\u3000", "label": "b"}, "text: .*must not be blank"),
+    (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "  "], "label": 0}, r"choices\.1: .*must not be blank"),
     (Kind.TAGGING, {"tokens": [], "tags": []}, "tokens: .*at least 1"),
     (Kind.TAGGING, {"tokens": ["a", ""], "tags": ["O", "O"]}, r"tokens\.1: "),
     (Kind.TAGGING, {"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens but 1 tags"),
@@ -120,7 +122,9 @@ def test_a_broken_record_is_named_by_file_line_and_field(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["{", '{"text": "a", "label": "b"} x', "[1", "", '"a"', "[]", "3", "null", "9" * 5000])
+@pytest.mark.parametrize(
+    "line", ["{", '{"text": "a", "label": "b"} x', "[1", "", '"a"', "[]", "3", "null", "9" * 5000, "[" * 10**5]
+)
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     """A line that is not JSON, or not an object, is a broken record like any other; an empty line is none."""
     path = tmp_path / "a.jsonl"
@@ -131,6 +135,25 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
         return
     with pytest.raises(DataError, match=rf"\A{path}:2: "):
         read_records(path, Kind.CLASSIFICATION)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_line_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    """A line that is not UTF-8 is a broken record like any other."""
+    good = json.dumps(GOOD[Kind.CLASSIFICATION]).encode()
+    lines = b"\n".join([good, '{"text": "é", "label": "good"}'.encode("latin-1"), good])
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    with pytest.raises(DataError, match=rf"\A{tmp_path}/{name}:2: not UTF-8: .*\Z"):
+        read_records(tmp_path / name, Kind.CLASSIFICATION)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
+    """A file with a byte order mark, as some editors write it, has the same records."""
+    text = "".join(json.dumps(record) + "\n" for record in toy.records(Kind.CLASSIFICATION, 3))
+    (tmp_path / "plain.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "marked.jsonl").write_text(text, encoding="utf-8-sig")
+    plain, marked = (read_records(tmp_path / f"{name}.jsonl", Kind.CLASSIFICATION) for name in ("plain", "marked"))
+    assert [located.record for located in marked] == [located.record for located in plain]
 
 
 def test_all_broken_records_are_reported_at_once(tmp_path: Path) -> None:
@@ -171,8 +194,6 @@ def _unreadable() -> dict[str, bytes]:
         "cut-off.jsonl.gz": bytes(packed[:-20]),
         "flipped.jsonl.gz": bytes(flipped),
         "unpackable.jsonl.gz": bytes(unpackable),
-        "latin.jsonl": '{"text": "é", "label": "good"}'.encode("latin-1"),
-        "latin.jsonl.gz": gzip.compress('{"text": "é", "label": "good"}'.encode("latin-1")),
         "empty.jsonl": b"",
         "empty.jsonl.gz": gzip.compress(b""),
         "blank.jsonl": b"\n \n",

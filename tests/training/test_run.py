@@ -10,16 +10,26 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from model.tasks import Kind
-from model_store.errors import BaseMissing, NameInvalid
+from model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
 from model_store.load import verify
 from tests.training import toy
 from tests.training.conftest import Workshop
 from training import run
 from training.config import RecipeError
 from training.records import DataError
-from training.run import evaluate_version, load_data, parameters_line, run_recipe
+from training.run import (
+    choose_device,
+    data_table,
+    device_name,
+    evaluate_version,
+    load_data,
+    parameters_line,
+    run_recipe,
+    scores_table,
+)
 
 
 class Room:
@@ -67,7 +77,9 @@ def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
     assert [task.name for task in manifest.tasks] == list(toy.TASKS.values())
     assert manifest.provenance["recipe"] == room.recipe.read_text(encoding="utf-8")
     assert set(manifest.baselines) == set(manifest.metrics) == set(toy.TASKS.values())
-    assert f"published {version}" in room.shown.replace("\n", "")
+    assert f"published {version}; " in room.shown
+    assert f"polytask models promote toy/1 --store {room.store}\n" in room.shown
+    assert f", on {device_name(choose_device())}\n" in room.shown
     tables = room.shown.count("trivial baseline")
     assert tables == 3  # twice on the way, once at the end
     for name, metrics in manifest.metrics.items():
@@ -83,10 +95,12 @@ def test_a_version_can_be_measured_again(room: Room) -> None:
     metrics = verify(version).metrics
     assert evaluate_version(version, room.data, room.console) == metrics
     assert "when published" in room.shown
+    assert "warning" not in room.shown
     toy.write_records(room.data / "mood" / "validation.jsonl", [{"text": "good", "label": "bad"}] * 2)
     again = evaluate_version(version, room.data, room.console)
     assert again["mood"] != metrics["mood"]
     assert again["answer"] == metrics["answer"]
+    assert "published: mood/validation.jsonl\n" in room.shown
     room.break_line("mood/validation.jsonl", 1)
     with pytest.raises(DataError, match=r"mood/validation\.jsonl:1: "):
         evaluate_version(version, room.data, room.console)
@@ -125,6 +139,14 @@ def test_tasks_keep_the_recipes_order(workshop: Workshop) -> None:
     tasks = workshop.recipe.tasks[::-1]
     data = load_data(workshop.recipe.model_copy(update={"tasks": tasks}), workshop.folder / "data")
     assert [own.task.name for own in data] == [task.name for task in tasks]
+
+
+def test_a_store_that_cannot_be_written_stops_the_run(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the place of the store is found before the training, not after it."""
+    monkeypatch.setattr(run, "build_network", _no_network)
+    room.store.write_text("no folder", encoding="utf-8")
+    with pytest.raises(StoreUnwritable, match=rf"\A{room.store}/toy: cannot be written"):
+        room.run()
 
 
 def _rename(fields: dict[str, Any]) -> None:
@@ -179,6 +201,21 @@ def test_what_cannot_end_well_does_not_start(
     with pytest.raises(error, match=message):
         room.run()
     assert not room.store.exists()
+
+
+@pytest.mark.parametrize("table", [data_table, scores_table])
+def test_tables_fit_a_narrow_terminal(workshop: Workshop, table: Callable[..., Table]) -> None:
+    """At 80 columns no word of a table is cut, with the longest names of kinds and metrics."""
+    scores = {own.task.name: {"pearson_spearman": 0.5} for own in workshop.data}
+    rows = (workshop.data, workshop.examples) if table is data_table else (scores, scores)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(table(*rows))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().split()
+    for own in workshop.data:
+        assert own.task.name in shown
+    assert {"multiple_choice", "classification", "longest"} <= set(shown) or "baseline" in shown
+    assert "…" not in "".join(shown)
 
 
 def test_a_person_sees_how_much_is_trained(workshop: Workshop) -> None:

@@ -199,6 +199,20 @@ def test_the_most_uncertain_candidates_make_the_batch() -> None:
     assert len(shown) == 20
 
 
+def test_equal_scores_prefer_no_task() -> None:
+    """Where all candidates score the same, every task is trained on, and one seed gives one choice."""
+    examples = [[_example(task_id, 10, target=i) for i in range(20)] for task_id in range(3)]
+    length = LengthConfig(examples=1, batch_rows=8, batch_tokens=1000)
+
+    def drawn() -> list[list[int]]:
+        batches = training_batches(Sampler(examples, UNCERTAINTY, 0), UNCERTAINTY, length, lambda e: [1.0] * len(e))
+        return [[example.task_id for example in batch] for batch in islice(batches, 30)]
+
+    counts = Counter(task_id for batch in drawn() for task_id in batch)
+    assert all(40 <= counts[task_id] <= 120 for task_id in range(3))  # 80 expected
+    assert drawn() == drawn()
+
+
 def test_the_chosen_candidates_keep_to_the_batch_limits() -> None:
     """Chosen examples of many rows are spread over several batches before new candidates are drawn."""
     examples = [[_example(0, *[10] * 5, target=i) for i in range(20)]]
