@@ -72,7 +72,6 @@ def _check(network: Network, rows: list[Row]) -> None:
         torch.testing.assert_close(in_batch, alone, atol=TOLERANCE, rtol=0)
 
 
-@settings(deadline=None)
 @given(ROWS)
 def test_a_row_in_any_batch_is_the_row_alone(rows: list[Row]) -> None:
     """Row i of a batch of any tasks, lengths and order has the logits that it has alone."""

@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
@@ -60,7 +60,6 @@ def _per_candidate(kind: Kind, logits: Sequence[float]) -> Answer:
     return answer(Task("task", kind, 32, pair=True), item, [ROW] * len(logits), rows)
 
 
-@settings(deadline=None)
 @given(st.lists(LOGIT, min_size=1, max_size=6))
 def test_softmax_and_sigmoid_are_their_definitions(logits: list[float]) -> None:
     """Probabilities equal the textbook formulas."""
@@ -68,7 +67,6 @@ def test_softmax_and_sigmoid_are_their_definitions(logits: list[float]) -> None:
     np.testing.assert_allclose(sigmoid(_logits(logits)), [_exact_sigmoid(logit) for logit in logits], atol=1e-6)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=6))
 def test_extreme_logits_stay_probabilities(logits: list[float]) -> None:
     """However large the logits, softmax sums to 1 and sigmoid lies between 0 and 1, without a warning."""
@@ -76,7 +74,6 @@ def test_extreme_logits_stay_probabilities(logits: list[float]) -> None:
     assert ((sigmoid(_logits(logits)) >= 0) & (sigmoid(_logits(logits)) <= 1)).all()
 
 
-@settings(deadline=None)
 @given(st.lists(LOGIT, min_size=2, max_size=6))
 def test_classification_names_the_likeliest_label(logits: list[float]) -> None:
     """The label is that of the largest logit, its score its softmax, and all scores come likeliest first."""
@@ -93,7 +90,6 @@ def test_a_tie_between_labels_goes_to_the_first() -> None:
     assert cast(ClassificationAnswer, _single(task, [0.0, 1.0, 1.0])).label == "b"
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(LOGIT, st.floats(0, 1)), min_size=2, max_size=6))
 def test_multilabel_gives_the_labels_over_their_thresholds(drawn: list[tuple[float, float]]) -> None:
     """The labels are those whose sigmoid reaches their own threshold, likeliest first; all scores are given."""
@@ -124,7 +120,6 @@ def test_a_tie_between_labels_over_the_threshold_keeps_their_order() -> None:
     assert [entry.label for entry in cast(MultilabelAnswer, _single(task, [1.0, 2.0, 1.0])).labels] == ["b", "a", "c"]
 
 
-@settings(deadline=None)
 @given(LOGIT, st.floats(-100, 100), st.floats(0.01, 100))
 def test_regression_stretches_the_sigmoid_over_its_range(logit: float, low: float, width: float) -> None:
     """The value is low + (high - low) * sigmoid(logit)."""
@@ -140,7 +135,6 @@ def test_regression_never_leaves_its_range(logit: float, value: float) -> None:
     assert _single(task, [logit]) == RegressionAnswer(value)
 
 
-@settings(deadline=None)
 @given(st.lists(LOGIT, min_size=1, max_size=6))
 def test_ranking_puts_the_best_first(logits: list[float]) -> None:
     """Candidates come by falling logit, each with its place, its text and its own sigmoid."""
@@ -158,7 +152,6 @@ def test_saturated_scores_still_rank() -> None:
     assert {entry.score for entry in ranking} == {1.0}
 
 
-@settings(deadline=None)
 @given(st.lists(LOGIT, min_size=1, max_size=6))
 def test_multiple_choice_weighs_candidates_against_each_other(logits: list[float]) -> None:
     """The choice is the first candidate with the largest logit; scores are the softmax over the candidates, in order."""
@@ -171,7 +164,6 @@ def test_multiple_choice_weighs_candidates_against_each_other(logits: list[float
 TAGS = st.lists(st.sampled_from(["O", *(f"{sign}-{label}" for sign in "BI" for label in ("x", "y", "a-b", "O"))]))
 
 
-@settings(deadline=None)
 @given(TAGS)
 def test_bio_runs_are_those_of_seqeval(tags: list[str]) -> None:
     """Runs of BIO tags, well-formed or not, are the entities that the metric counts."""
@@ -203,7 +195,6 @@ def test_bio_runs_of_known_tags(tags: str, runs: list[tuple[str, int, int]]) -> 
     assert word_runs(tags.split(), bio=True) == runs
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["noun", "verb", "O"])))
 def test_plain_tags_are_a_run_for_each_word(tags: list[str]) -> None:
     """Without BIO every word is a run of its own tag, `O` included."""
@@ -221,7 +212,6 @@ def _tagged(task: Task, item: Input, places: Sequence[int], logits: Logits) -> T
 STEP = st.integers(-40, 40).map(lambda quarters: quarters / 4)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(STEP, min_size=5, max_size=5), min_size=1, max_size=8), st.integers(0, 2))
 def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]], gap: int) -> None:
     """Only the logits at words' places count: entities are the runs of their likeliest tags, scored by the mean."""
@@ -274,7 +264,6 @@ def _span(start_logits: Sequence[float], end_logits: Sequence[float]) -> tuple[S
     return cast(SpanAnswer, answer(SPAN, Input("question", context), [row], [logits])), context
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=45))
 def test_the_span_is_the_best_of_all(logits: list[tuple[float, float]]) -> None:
     """No span of the context of at most 30 tokens has a larger product of start and end probability."""

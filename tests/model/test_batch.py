@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.batch import collate
@@ -15,7 +15,6 @@ _ROW = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 1)), min_size=1, m
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(_ROW, st.integers(0, 50)), min_size=1, max_size=6), st.integers(0, 999))
 def test_rows_keep_their_order_and_are_padded_on_the_right(rows: list[tuple[Encoding, int]], pad_id: int) -> None:
     """Row i of the batch is encoding i, then padding up to the longest."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.config import NetworkConfig
@@ -53,7 +53,6 @@ def test_block_widths_are_those_of_the_published_model(max_length: int, blocks: 
     assert NetworkConfig(**_SIZES, max_length=max_length, attention_blocks=blocks).attention_block_width == width
 
 
-@settings(deadline=None)
 @given(st.integers(1, 512).flatmap(lambda length: st.tuples(st.just(length), st.integers(1, length))))
 def test_blocks_cover_the_longest_row(length_and_blocks: tuple[int, int]) -> None:
     """The blocks together cover the longest row, and blocks one token narrower would not."""

@@ -110,7 +110,6 @@ def test_truncation_is_fair() -> None:
         assert kept[1] == second or kept[1] >= kept[0] - 1
 
 
-@settings(deadline=None)
 @given(st.integers(0, 80), st.integers(0, 80), st.integers(5, 60))
 def test_truncation_is_that_of_tokenizers_but_for_the_odd_token(first: int, second: int, room: int) -> None:
     """`tokenizers` keeps the same counts, except that an odd last token goes to the longer or the second side."""
@@ -122,7 +121,6 @@ def test_truncation_is_that_of_tokenizers_but_for_the_odd_token(first: int, seco
     assert theirs == ((ours[0] - 1, ours[1] + 1) if differs else ours)
 
 
-@settings(deadline=None)
 @given(TEXTS, TEXTS, st.integers(8, 40))
 def test_pairs_are_the_beginnings_of_both_texts(first: str, second: str, max_length: int) -> None:
     """A pair is [CLS] first [SEP] second [SEP], each side cut at its end and what was cut counted."""
@@ -136,7 +134,6 @@ def test_pairs_are_the_beginnings_of_both_texts(first: str, second: str, max_len
     assert len(row) <= max_length
 
 
-@settings(deadline=None)
 @given(TEXTS, st.integers(8, 40))
 def test_single_texts_are_cut_at_the_end(text: str, max_length: int) -> None:
     """A text is [CLS] text [SEP], cut at its end and what was cut counted."""
@@ -182,7 +179,6 @@ def test_a_text_cannot_write_special_tokens(kind: Kind, item: Input) -> None:
         assert inner == ["[CLS]", *["[SEP]"] * (1 + max(row.segment_ids))]
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN]))
 def test_inputs_are_encoded_one_by_one(texts: list[str], kind: Kind) -> None:
     """An input's rows do not depend on the inputs encoded with it."""
@@ -262,7 +258,6 @@ def test_truncated_span_rows_keep_the_offsets_that_fit() -> None:
     assert cut.dropped_tokens == 50
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_words_cover_all_but_the_spaces(text: str) -> None:
     """Words follow each other without overlap, hold no white space, and leave out nothing else."""
@@ -295,7 +290,6 @@ def test_words_of_known_texts(text: str, words: list[str]) -> None:
     assert [text[start:end] for start, end in split_words(text)] == words
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=5), max_size=8))
 def test_given_words_keep_their_characters(words: list[str]) -> None:
     """An input from words has each word at its own characters of the joined text."""
@@ -305,7 +299,6 @@ def test_given_words_keep_their_characters(words: list[str]) -> None:
     assert item.text == " ".join(words)
 
 
-@settings(deadline=None)
 @given(st.lists(st.one_of(st.sampled_from(_ODD), st.text(max_size=6)), max_size=12), st.integers(8, 40))
 def test_a_word_stands_at_its_first_piece(words: list[str], max_length: int) -> None:
     """Each word that has pieces and fits has its place at the first of them; a word without pieces has none."""
@@ -331,7 +324,6 @@ def test_words_without_pieces_are_passed_over() -> None:
     assert row.offsets == ((0, 3), (11, 14))
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_words_are_found_where_none_are_given(text: str) -> None:
     """A raw text is tagged by the words of `split_words`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.heads import Heads, Outputs, output_slices, pool_mean
@@ -26,7 +26,6 @@ _TASKS = st.lists(st.tuples(_KINDS, st.integers(2, 9)), min_size=1, max_size=12)
 )
 
 
-@settings(deadline=None)
 @given(_TASKS)
 def test_slices_share_out_all_columns(tasks: list[Task]) -> None:
     """The slices of one level follow each other without gap or overlap and fill that level's matrix."""
@@ -43,7 +42,6 @@ def test_slices_share_out_all_columns(tasks: list[Task]) -> None:
     assert [part.stop - part.start for part in slices] == [task.num_outputs for task in tasks]
 
 
-@settings(deadline=None)
 @given(_TASKS, st.data())
 def test_a_new_task_moves_no_old_slice(tasks: list[Task], data: st.DataObject) -> None:
     """A task added behind the others leaves their slices as they are."""
@@ -103,7 +101,6 @@ def test_outputs_reach_the_cpu_in_float32(token: torch.Tensor | None) -> None:
     assert outputs.token is None or outputs.token.dtype == torch.float32
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 2**16))
 def test_pooling_is_the_mean_of_the_real_tokens(lengths: list[int], seed: int) -> None:
     """A row's pooled state is the mean over its own tokens, whatever stands in the padding."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
@@ -74,7 +74,6 @@ def test_the_order_of_labels_survives() -> None:
     assert list(read.answer["scores"]) == ["z", "a"]
 
 
-@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_survive_to_the_bit(value: float) -> None:
     """Any finite score is read back as exactly itself."""

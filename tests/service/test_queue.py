@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.queue import Closed, Full, Limits, Queue, Row, Waiting
@@ -41,7 +41,6 @@ operations = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(operations)
 def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object]) -> None:
     """Whatever is admitted, taken and cancelled in whatever order: each row ends once, and each batch is legal."""
@@ -101,7 +100,6 @@ def take(queue: Queue[str], run: Run, now: float) -> None:
             assert run.passed_over[passed] <= run.before[passed]
 
 
-@settings(deadline=None)
 @given(st.lists(lengths, min_size=1, max_size=30))
 def test_a_row_is_passed_over_at_most_once_for_each_row_before_it(first: list[int]) -> None:
     """However many rows of the popular length keep coming, a row of a rare length gets its turn."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers import Logits
@@ -73,7 +73,6 @@ def test_places_that_scores_decide_are_not_compared_again() -> None:
     check_goldens(real_forward(), tiny.tasks(), encoder, [swapped], 1e-3)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 5000))
 def test_the_worst_shapes_are_the_largest_that_the_queue_lets_through(max_rows: int, token_budget: int) -> None:
     """No shape is over the limits but a single row; one has the longest row, and one has as many rows as can come."""

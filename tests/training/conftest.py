@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.encoding import InputEncoder
 from model.network import Network
@@ -31,12 +30,6 @@ class Workshop:
     def network(self) -> Network:
         """The recipe's network before training."""
         return build_network(self.recipe, self.backbone, [own.task for own in self.data])
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tiny tensors gain nothing from threads, and lose much where other processes want the cores."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.encoding import Input, InputEncoder
@@ -319,7 +319,6 @@ def test_rows_are_those_that_are_served(tmp_path: Path, kind: Kind) -> None:
 TAGGING = Task("tags", Kind.TAGGING, 12, labels=("a", "b", "c"))
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.text("abcx.-'", min_size=1, max_size=8), st.integers(0, 2)), min_size=1, max_size=12),
 )
@@ -345,7 +344,6 @@ def test_a_text_without_words_is_left_out() -> None:
 SPAN = Task("answer", Kind.SPAN, 16, pair=True)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_span_targets_are_the_tokens_that_the_answer_touches(data: st.DataObject) -> None:
     """The kept target covers the answer's characters with no token too many; a truncated answer is left out."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from seqeval.metrics import f1_score as entity_f1
@@ -106,7 +106,6 @@ def test_wrong_answers_do_not(workshop: Workshop, kind: Kind) -> None:
 # Classification, multilabel, regression
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_classification_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     """Accuracy, macro F1 and Matthews are those of the label ids, whatever was answered."""
@@ -124,7 +123,6 @@ def test_classification_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -
 _FLAGS = st.tuples(*[st.booleans()] * 3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(_FLAGS, _FLAGS), min_size=1, max_size=20))
 def test_multilabel_agrees_with_its_definition(pairs: list[tuple[tuple[bool, ...], tuple[bool, ...]]]) -> None:
     """Macro F1 is the mean over all labels of the task, 0 where there is none to find; micro F1 counts all together."""
@@ -173,7 +171,6 @@ def _query(*relevant: int) -> Example:
     return Example(Input("q", candidates=tuple("abcdefgh"[: len(relevant)])), relevant)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=6), st.randoms())
 def test_ranking_agrees_with_its_definition(queries: list[list[int]], generator: Any) -> None:
     """MAP and MRR are means over queries of the precisions at relevant places and of 1 over the first of them."""
@@ -232,7 +229,6 @@ def _conll(tags: Sequence[str]) -> list[str]:
     ]
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(_BIO), min_size=1, max_size=12))
 def test_entities_turn_back_into_their_tags(tags: list[str]) -> None:
     """From tags to entities and back: the same tags, or what conlleval takes them for."""
@@ -240,7 +236,6 @@ def test_entities_turn_back_into_their_tags(tags: list[str]) -> None:
     assert word_tags(example, _tagging(example, tags), bio=True) == _conll(tags)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(["NOUN", "VERB", "O"]), min_size=1, max_size=12))
 def test_plain_tags_turn_back_into_themselves(tags: list[str]) -> None:
     """So do plain tags, one word at a time."""
@@ -258,7 +253,6 @@ def test_words_beyond_the_answer_are_outside() -> None:
 _SENTENCE = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8)
 
 
-@settings(deadline=None)
 @given(st.lists(_SENTENCE, min_size=1, max_size=5))
 def test_tagging_agrees_with_seqeval(sentences: list[list[tuple[int, int]]]) -> None:
     """Span F1 is seqeval's on the tags of all words, token accuracy the share of words with the right tag."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.encoding import Encoding
@@ -60,7 +60,6 @@ def test_temperature_flattens_the_shares() -> None:
     assert task_shares([100, 400, 900], capped) == pytest.approx([10 / 50, 20 / 50, 20 / 50])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=30), st.floats(1, 20), st.integers(1, 10**6))
 def test_shares_are_probabilities(sizes: list[int], temperature: float, cap: int) -> None:
     """Whatever the sizes, shares add up to 1, and a larger task never has the smaller share."""
@@ -125,7 +124,6 @@ _EXAMPLES = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), max_s
 )
 
 
-@settings(deadline=None)
 @given(_EXAMPLES, st.integers(1, 12), st.integers(1, 200))
 def test_batches_keep_to_their_limits(examples: list[EncodedExample], max_rows: int, max_tokens: int) -> None:
     """Each example is in one batch; each batch keeps to rows and padded tokens, or is one example that cannot."""
@@ -137,7 +135,6 @@ def test_batches_keep_to_their_limits(examples: list[EncodedExample], max_rows: 
         assert len(batch) == 1 or (rows <= max_rows and tokens <= max_tokens)
 
 
-@settings(deadline=None)
 @given(_EXAMPLES, st.integers(1, 12), st.integers(1, 200))
 def test_batches_are_of_similar_length_and_full(examples: list[EncodedExample], max_rows: int, max_tokens: int) -> None:
     """Batches go up in length, and none ends before its next example would break a limit."""

@@ -9,7 +9,7 @@ from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.network import Network
@@ -103,7 +103,6 @@ def test_each_kind_has_the_mean_entropy_of_its_decisions(kind: Kind, shape: tupl
     assert float(entropy) == pytest.approx(statistics.mean(expected), abs=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e5, 1e5, width=32), min_size=3, max_size=3))
 def test_entropy_is_between_zero_and_one(logits: list[float]) -> None:
     """Whatever the logits, the entropy is a number from 0 to 1."""
