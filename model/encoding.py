@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import tokenizers
 
-from model.tasks import Kind, Task
+from model.tasks import CANDIDATE_KINDS, Kind, Task
 
 # Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other sign is a
 # word of its own.
 _WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300-\u036f]+)*|[^\w\s]")
-
-_CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
 
 Offsets = tuple[tuple[int, int], ...]
 
@@ -101,7 +99,7 @@ class InputEncoder:
 
         Raises ValueError for an input without candidates where the kind needs them.
         """
-        if task.kind in _CANDIDATE_KINDS and not all(item.candidates for item in inputs):
+        if task.kind in CANDIDATE_KINDS and not all(item.candidates for item in inputs):
             raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
         if task.kind is Kind.TAGGING:
             return [(self._encode_words(task, item),) for item in inputs]

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""What may name a task or a checkpoint: it stands in paths and URLs."""
 
 
 class Kind(StrEnum):
@@ -22,7 +23,8 @@ class Kind(StrEnum):
     SPAN = "span"
 
 
-_LABELLED = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
+LABELLED_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
+CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
 _TOKEN_LEVEL = frozenset({Kind.TAGGING, Kind.SPAN})
 _ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 
@@ -57,7 +59,7 @@ class Task:
     @property
     def num_outputs(self) -> int:
         """The width of the task's slice of the heads."""
-        if self.kind in _LABELLED:
+        if self.kind in LABELLED_KINDS:
             return len(self.labels)
         return 2 if self.kind is Kind.SPAN else 1
 
@@ -68,11 +70,11 @@ class Task:
 
 
 def _problem(task: Task) -> str | None:
-    if not _NAME.fullmatch(task.name):
+    if not NAME.fullmatch(task.name):
         return "a name is 1 to 63 of a-z, 0-9, - and _, and starts with a letter or digit"
-    if task.kind in _LABELLED and len(task.labels) < 2:
+    if task.kind in LABELLED_KINDS and len(task.labels) < 2:
         return f"{task.kind} needs at least two labels, got {len(task.labels)}"
-    if task.kind not in _LABELLED and task.labels:
+    if task.kind not in LABELLED_KINDS and task.labels:
         return f"{task.kind} has no labels"
     if len(set(task.labels)) != len(task.labels):
         return "a label is listed twice"

@@ -10,12 +10,12 @@ import json
 import re
 from pathlib import Path
 
+from model.tasks import NAME
 from model_store.disk import locked, replace_text, writing
 from model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
 
 POINTER = "current.json"
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -23,9 +23,7 @@ def names(store: Path) -> list[str]:
     """The checkpoints that have a version, in order. Raises StoreMissing."""
     if not store.is_dir():
         raise StoreMissing(store, "there is no such folder", "give the folder of a store (--store or POLYTASK_STORE)")
-    return sorted(
-        entry.name for entry in store.iterdir() if _NAME.fullmatch(entry.name) and versions(store, entry.name)
-    )
+    return sorted(entry.name for entry in store.iterdir() if NAME.fullmatch(entry.name) and versions(store, entry.name))
 
 
 def versions(store: Path, name: str) -> list[int]:
@@ -101,7 +99,7 @@ def promotions(store: Path, name: str) -> list[int]:
 
 def check_name(name: str) -> str:
     """`name`, if it may name a checkpoint. Raises NameInvalid."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise NameInvalid(
             name, "is not a checkpoint's name", "use 1 to 63 of a-z, 0-9, - and _, a letter or digit first"
         )

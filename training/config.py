@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 
 from model.config import NetworkConfig, Pooling
-from model.tasks import Kind
+from model.tasks import NAME, Kind
 
 Layers = tuple[int, ...]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -94,7 +94,7 @@ class ExampleConfig(_Section):
 class TaskConfig(_Section):
     """One task: its kind, its files (relative to the data folder) and how to read them."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: str = Field(pattern=f"^{NAME.pattern}$")
     kind: Kind
     train: str
     validation: str

@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from model.encoding import Encoding, Input, InputEncoder
-from model.tasks import Kind, Task
+from model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task
 from training.config import RecipeError, TaskConfig
 from training.records import DataError, Located, Problems, read_all, read_records
 
 _THRESHOLD = 0.5
 _TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
-_CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
-_LABELLED_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +115,7 @@ def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple
 
 def _check_shown(task: Task, config: TaskConfig, problems: Problems) -> None:
     """The recipe's own examples have the fields of the task's inputs, or publishing would fail after training."""
-    second = {"candidates"} if task.kind in _CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
+    second = {"candidates"} if task.kind in CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
     for example in config.examples:
         given = {name for name, value in example if value}
         if given != {"text"} | second:
@@ -131,7 +129,7 @@ def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
     labels: tuple[str, ...] = ()
     value_range = config.value_range
     from_data = not (config.labels or value_range)
-    if config.kind in _LABELLED_KINDS:
+    if config.kind in LABELLED_KINDS:
         labels = config.labels or tuple(sorted({label for located in train for label in _labels(config, located)}))
     if config.kind is Kind.REGRESSION and value_range is None:
         values = [located.record.label for located in train]
@@ -176,7 +174,7 @@ def _problem(task: Task, config: TaskConfig, located: Located) -> str | None:
     record = located.record
     if task.kind in _TEXT_KINDS and (record.text_pair is not None) != task.pair:
         return f"text_pair: {'missing' if task.pair else 'unexpected'}; a task's records all have it or none has"
-    if task.kind in _LABELLED_KINDS:
+    if task.kind in LABELLED_KINDS:
         unknown = [label for label in _labels(config, located) if label not in task.labels]
         if unknown:
             return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels"
