@@ -176,7 +176,8 @@ def _regression(task: Task, logits: Logits) -> RegressionAnswer:
     low, high = task.value_range
     # As many digits as a probability has, whatever the width of the range; rounding must not leave it.
     decimals = _DECIMALS - math.floor(math.log10(high - low))
-    return RegressionAnswer(min(high, max(low, round(low + (high - low) * float(sigmoid(logits)[0]), decimals))))
+    value = float(logits[0]) if task.raw_output else low + (high - low) * float(sigmoid(logits)[0])
+    return RegressionAnswer(min(high, max(low, round(value, decimals))))
 
 
 def _ranking(item: Input, logits: Sequence[Logits]) -> RankingAnswer:

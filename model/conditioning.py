@@ -1,20 +1,24 @@
 """What CA-MTL adds to a backbone: modules that a task embedding steers.
 
-Each module has two halves. `table(task_TD)` evaluates its hypernetwork for all T tasks at once; the result's first
+Each module has two halves. `table(task_TE)` evaluates its hypernetwork for all T tasks at once; the result's first
 axis is the task. `forward` applies one gathered row per text. Nothing in a forward depends on which tasks are in
-the batch. With the FiLM weights at zero, as they start, every module is the identity.
-Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021.
+the batch. With the FiLM weights at zero, as they start, every module of our own forms is the identity.
+Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. The paper scales by gamma, the released
+code and we by 1 + g; the two differ by an offset that is learned, so there is no switch for it.
 
-Shapes: B rows, L tokens, D hidden size, T tasks, W width of an attention block, M longest row.
+Shapes: B rows, L tokens, D hidden size, T tasks, E size of a task vector, W width of an attention block, M longest row.
 """
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from model.config import BottleneckForm, LayerNormForm
 
 _EMBEDDING_STD = 0.1
 
@@ -34,27 +38,63 @@ class TaskEmbedding(Conditional):
         nn.init.zeros_(self.transform.bias)
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """The raw and the transformed task vectors, each [T, D]."""
+        """The raw and the transformed task vectors, each [T, E]."""
         return self.weight, cast(Tensor, self.transform(self.weight))
 
 
-class FiLM(Conditional):
-    """Task vectors [T, D] to a scale and a shift of `size` values each: [T, 2, size]. Zero at the start."""
+class TaskProjection(Conditional):
+    """Task vectors [T, E] to `size` values each: [T, size]. Zero at the start.
 
-    def __init__(self, task_size: int, size: int) -> None:
+    With a `rank` above 0 they pass through as many values, E -> rank -> size, which needs fewer parameters.
+    """
+
+    def __init__(self, task_size: int, size: int, rank: int = 0) -> None:
         super().__init__()
-        self.projection = nn.Linear(task_size, 2 * size)
+        self.reduce = nn.Linear(task_size, rank, bias=False) if rank else None
+        self.projection = nn.Linear(rank or task_size, size)
+        if self.reduce is not None:
+            # The reduced values are as large as the task vector's, so the projection learns as fast as a full one.
+            nn.init.normal_(self.reduce.weight, std=task_size**-0.5)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
-    def forward(self, task_TD: Tensor) -> Tensor:
-        return cast(Tensor, self.projection(task_TD)).view(task_TD.shape[0], 2, -1)
+    def forward(self, task_TE: Tensor) -> Tensor:
+        reduced = task_TE if self.reduce is None else self.reduce(task_TE)
+        return cast(Tensor, self.projection(reduced))
+
+
+class FiLM(TaskProjection):
+    """Task vectors [T, E] to a scale and a shift of `size` values each: [T, 2, size]. Zero at the start.
+
+    Source of the name: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
+    """
+
+    def __init__(self, task_size: int, size: int, rank: int = 0) -> None:
+        super().__init__(task_size, 2 * size, rank)
+
+    def forward(self, task_TE: Tensor) -> Tensor:
+        return super().forward(task_TE).view(task_TE.shape[0], 2, -1)
 
 
 def modulate(states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
     """(1 + scale) * states + shift, the scale and shift of a row spread over its tokens."""
     scale, shift = film_B2D[:, :1], film_B2D[:, 1:]
     return states_BLD * (1 + scale) + shift
+
+
+class AlignmentMatrix(Conditional):
+    """The paper's alignment: states times a matrix R whose columns a task scales and shifts. R starts at the identity.
+
+    X ((1 + g) * R + b) is computed as (1 + g) * (X R) + b * (sum of X's features): no matrix per task is made.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.eye(size))
+
+    def forward(self, states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
+        scale, shift = film_B2D[:, :1], film_B2D[:, 1:]
+        return (states_BLD @ self.matrix) * (1 + scale) + states_BLD.sum(-1, keepdim=True) * shift
 
 
 class ConditionalAttentionBias(Conditional):
@@ -64,15 +104,15 @@ class ConditionalAttentionBias(Conditional):
     Only the first L rows and columns are used, so texts need not be padded to M.
     """
 
-    def __init__(self, task_size: int, max_length: int, width: int) -> None:
+    def __init__(self, task_size: int, max_length: int, width: int, film_rank: int = 0) -> None:
         super().__init__()
         self.matrix = nn.Parameter(torch.zeros(max_length, width))
-        self.film = FiLM(task_size, width)
+        self.film = FiLM(task_size, width, film_rank)
 
-    def table(self, task_TD: Tensor) -> Tensor:
+    def table(self, task_TE: Tensor) -> Tensor:
         """Scale and shift of every key position: [T, 2, M]."""
         max_length, width = self.matrix.shape
-        film = cast(Tensor, self.film(task_TD))
+        film = cast(Tensor, self.film(task_TE))
         return film.repeat(1, 1, -(-max_length // width))[:, :, :max_length]
 
     def forward(self, film_B2M: Tensor, length: int) -> Tensor:
@@ -86,24 +126,39 @@ class ConditionalAttentionBias(Conditional):
 
 
 class ConditionalLayerNorm(nn.Module):
-    """Layer norm whose scale and shift depend on the task: weight * (1 + scale), bias + shift.
+    """Layer norm whose scale and shift depend on the task, in one of the forms of `LayerNormForm`.
 
     `weight` and `bias` are the backbone's own; `film` is None where the layer norm is an ordinary one.
     """
 
-    def __init__(self, size: int, eps: float, task_size: int | None) -> None:
+    def __init__(
+        self,
+        size: int,
+        eps: float,
+        task_size: int | None,
+        film_rank: int = 0,
+        form: LayerNormForm = LayerNormForm.BOTH,
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.bias = nn.Parameter(torch.zeros(size))
-        self.film = None if task_size is None else FiLM(task_size, size)
+        self.film = None if task_size is None else FiLM(task_size, size, film_rank)
+        self.form = form
         self.eps = eps
 
-    def table(self, task_TD: Tensor) -> Tensor | None:
+    def table(self, task_TE: Tensor) -> Tensor | None:
         """The folded weight and bias of every task, [T, 2, D]; None for an ordinary layer norm."""
         if self.film is None:
             return None
-        scale, shift = cast(Tensor, self.film(task_TD)).unbind(1)
-        return torch.stack([self.weight * (1 + scale), self.bias + shift], dim=1)
+        scale, shift = cast(Tensor, self.film(task_TE)).unbind(1)
+        weight = self.weight * (1 + scale)
+        match self.form:
+            case LayerNormForm.BOTH:
+                return torch.stack([weight, self.bias + shift], dim=1)
+            case LayerNormForm.SCALE:
+                return torch.stack([weight + shift, self.bias.expand_as(shift)], dim=1)
+            case LayerNormForm.BIAS_IN_SCALE:
+                return torch.stack([weight + self.bias, shift], dim=1)
 
     def forward(self, states_BLD: Tensor, affine_B2D: Tensor | None) -> Tensor:
         if affine_B2D is None:
@@ -113,22 +168,60 @@ class ConditionalLayerNorm(nn.Module):
 
 
 class ConditionalBottleneck(Conditional):
-    """A residual bottleneck behind a layer: h + up(gelu(down(FiLM(h)))). `up` starts at zero."""
+    """The narrow part of a bottleneck, up(gelu(down(FiLM(h)))); what it is added to, `BottleneckForm` says.
 
-    def __init__(self, task_size: int, size: int, bottleneck_size: int) -> None:
+    The released forms have no activation, and a linear layer of their own between the task vector and FiLM; an adapter
+    brings the layer norm that stands behind it. `up` starts at zero.
+    """
+
+    def __init__(
+        self,
+        task_size: int,
+        size: int,
+        bottleneck_size: int,
+        film_rank: int = 0,
+        form: BottleneckForm = BottleneckForm.RESIDUAL,
+        norm: ConditionalLayerNorm | None = None,
+    ) -> None:
         super().__init__()
-        self.film = FiLM(task_size, size)
+        self.form = form
+        self.transform = None if form is BottleneckForm.RESIDUAL else nn.Linear(task_size, task_size)
+        self.film = FiLM(task_size, size, film_rank)
         self.down = nn.Linear(size, bottleneck_size)
         self.up = nn.Linear(bottleneck_size, size)
+        self.norm = norm
         nn.init.normal_(self.down.weight, std=0.02)
         nn.init.zeros_(self.down.bias)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def table(self, task_TD: Tensor) -> Tensor:
+    def table(self, task_TE: Tensor) -> Tensor:
         """Scale and shift of the bottleneck's input: [T, 2, D]."""
-        return cast(Tensor, self.film(task_TD))
+        return cast(Tensor, self.film(task_TE if self.transform is None else self.transform(task_TE)))
 
     def forward(self, states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
-        inner = functional.gelu(self.down(modulate(states_BLD, film_B2D)))
-        return states_BLD + cast(Tensor, self.up(inner))
+        inner = self.down(modulate(states_BLD, film_B2D))
+        if self.form is BottleneckForm.RESIDUAL:
+            inner = functional.gelu(inner)
+        return cast(Tensor, self.up(inner))
+
+
+class ConditionalPooling(Conditional):
+    """A text's state as a mean of its token states that a task's query weights: softmax(h q / sqrt(D)) over the tokens.
+
+    Ours: neither the paper nor the released code has it. The query starts at zero, which is the plain mean.
+    """
+
+    def __init__(self, task_size: int, size: int, rank: int = 0) -> None:
+        super().__init__()
+        self.query = TaskProjection(task_size, size, rank)
+
+    def table(self, task_TE: Tensor) -> Tensor:
+        """The query of every task: [T, D]."""
+        return cast(Tensor, self.query(task_TE))
+
+    def forward(self, states_BLD: Tensor, is_token_BL: Tensor, query_BD: Tensor) -> Tensor:
+        """The state of each text: [B, D]. Padding has weight 0."""
+        scores = (states_BLD @ query_BD[:, :, None])[:, :, 0] / math.sqrt(states_BLD.shape[-1])
+        weights = scores.masked_fill(~is_token_BL, float("-inf")).softmax(dim=-1)
+        return (weights[:, None].to(states_BLD.dtype) @ states_BLD)[:, 0]

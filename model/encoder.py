@@ -1,6 +1,6 @@
 """A BERT-family encoder whose layers take conditioning.
 
-Shapes: B rows, L tokens, D hidden size, H heads, T tasks, M longest row.
+Shapes: B rows, L tokens, D hidden size, H heads, T tasks, E size of a task vector, M longest row.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.attention import attend
 from model.conditioning import (
+    AlignmentMatrix,
     ConditionalAttentionBias,
     ConditionalBottleneck,
     ConditionalLayerNorm,
     FiLM,
     modulate,
 )
-from model.config import NetworkConfig
+from model.config import AlignmentForm, BottleneckForm, NetworkConfig
+from model.dropout import Dropout
+from model.embeddings import Embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,45 +35,30 @@ class LayerTables:
     attention_norm: Tensor | None
     bottleneck: Tensor | None
     output_norm: Tensor | None
+    bottleneck_norm: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LayerTables:
         """The same tables with `function` applied to each tensor."""
-        tables = (self.attention_bias, self.attention_norm, self.bottleneck, self.output_norm)
+        tables = (self.attention_bias, self.attention_norm, self.bottleneck, self.output_norm, self.bottleneck_norm)
         return LayerTables(*(None if table is None else function(table) for table in tables))
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Everything that depends on the task alone. `alignment`: [T, 2, D] or None; then one entry per layer."""
+    """Everything that depends on the task alone: `alignment` [T, 2, D] or None, an entry per layer, `pooling` [T, D] or None."""
 
     alignment: Tensor | None
     layers: tuple[LayerTables, ...]
+    pooling: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tables:
         """The same tables with `function` applied to each tensor."""
-        alignment = None if self.alignment is None else function(self.alignment)
-        return Tables(alignment, tuple(layer.map(function) for layer in self.layers))
+        alignment, pooling = (None if table is None else function(table) for table in (self.alignment, self.pooling))
+        return Tables(alignment, tuple(layer.map(function) for layer in self.layers), pooling)
 
     def rows(self, task_ids_B: Tensor) -> Tables:
         """The constants of each row of a batch: one gather per table."""
         return self.map(lambda table: table[task_ids_B])
-
-
-class Embeddings(nn.Module):
-    """Word, position and segment embeddings, summed and normalised."""
-
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.word = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_positions, config.hidden_size)
-        self.segment = nn.Embedding(config.num_segments, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
-        positions = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
-        states = self.word(input_ids_BL) + self.position(positions) + self.segment(segment_ids_BL)
-        return cast(Tensor, self.dropout(self.norm(states)))
 
 
 class EncoderLayer(nn.Module):
@@ -78,63 +67,60 @@ class EncoderLayer(nn.Module):
     def __init__(self, config: NetworkConfig, index: int) -> None:
         super().__init__()
         size, inner = config.hidden_size, config.intermediate_size
-        norm_task_size = size if index in config.conditional_layer_norm else None
         self.num_heads = config.num_heads
         self.attention_dropout = config.attention_dropout
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
         self.attention_output = nn.Linear(size, size)
-        self.attention_norm = ConditionalLayerNorm(size, config.layer_norm_eps, norm_task_size)
+        self.attention_norm = _layer_norm(config, index in config.conditional_layer_norm)
         self.expand = nn.Linear(size, inner)
         self.contract = nn.Linear(inner, size)
-        self.output_norm = ConditionalLayerNorm(size, config.layer_norm_eps, norm_task_size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.output_norm = _layer_norm(config, index in config.conditional_layer_norm)
+        self.dropout = Dropout(config.dropout)
         self.attention_bias = (
-            ConditionalAttentionBias(size, config.max_length, config.attention_block_width)
+            ConditionalAttentionBias(
+                config.task_vector_size, config.max_length, config.attention_block_width, config.film_rank
+            )
             if index in config.conditional_attention
             else None
         )
-        self.bottleneck = (
-            ConditionalBottleneck(size, size, config.bottleneck_size)
-            if index in config.conditional_bottleneck
-            else None
-        )
+        self.bottleneck = _bottleneck(config) if index in config.conditional_bottleneck else None
 
-    def tables(self, task_TD: Tensor) -> LayerTables:
+    def tables(self, task_TE: Tensor) -> LayerTables:
         """This layer's conditioning for all tasks."""
+        bottleneck_norm = None if self.bottleneck is None else self.bottleneck.norm
         return LayerTables(
-            attention_bias=None if self.attention_bias is None else self.attention_bias.table(task_TD),
-            attention_norm=self.attention_norm.table(task_TD),
-            bottleneck=None if self.bottleneck is None else self.bottleneck.table(task_TD),
-            output_norm=self.output_norm.table(task_TD),
+            attention_bias=None if self.attention_bias is None else self.attention_bias.table(task_TE),
+            attention_norm=self.attention_norm.table(task_TE),
+            bottleneck=None if self.bottleneck is None else self.bottleneck.table(task_TE),
+            output_norm=self.output_norm.table(task_TE),
+            bottleneck_norm=None if bottleneck_norm is None else bottleneck_norm.table(task_TE),
         )
 
-    def forward(self, states_BLD: Tensor, padding_B11L: Tensor, rows: LayerTables) -> Tensor:
-        """`padding_B11L` is 0 at tokens and -inf at padding."""
-        attended = self.dropout(self._attend(states_BLD, padding_B11L, rows.attention_bias))
-        states = self.attention_norm(states_BLD + attended, rows.attention_norm)
-        inner = functional.gelu(self.expand(states))
-        states = self.output_norm(states + self.dropout(self.contract(inner)), rows.output_norm)
-        if self.bottleneck is not None:
-            states = self.bottleneck(states, rows.bottleneck)
-        return cast(Tensor, states)
+    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, rows: LayerTables) -> Tensor:
+        """`mask_BHLL` is added to the attention scores: -inf at padding. Its axes before the last may be 1."""
+        attended = self.dropout(self._attend(states_BLD, mask_BHLL, rows.attention_bias))
+        attended = self.attention_norm(states_BLD + attended, rows.attention_norm)
+        inner = functional.gelu(self.expand(attended))
+        states = self.output_norm(attended + self.dropout(self.contract(inner)), rows.output_norm)
+        if self.bottleneck is None or self.bottleneck.form is BottleneckForm.LADDER:
+            return cast(Tensor, states)
+        narrowed = self.bottleneck(states, rows.bottleneck)
+        if self.bottleneck.norm is None:
+            return cast(Tensor, states + narrowed)
+        return cast(Tensor, self.bottleneck.norm(narrowed + attended, rows.bottleneck_norm))
 
-    def _attend(self, states_BLD: Tensor, padding_B11L: Tensor, film_B2M: Tensor | None) -> Tensor:
+    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor, film_B2M: Tensor | None) -> Tensor:
         def heads(projected_BLD: Tensor) -> Tensor:
             return projected_BLD.view(*projected_BLD.shape[:2], self.num_heads, -1).transpose(1, 2)
 
         query = heads(self.query(states_BLD))
-        mask = padding_B11L
+        mask = mask_BHLL
         if self.attention_bias is not None:
             mask = mask + self.attention_bias(film_B2M, states_BLD.shape[1])[:, None]
-        attended_BHLd = functional.scaled_dot_product_attention(
-            query,
-            heads(self.key(states_BLD)),
-            heads(self.value(states_BLD)),
-            attn_mask=mask.to(query.dtype),
-            dropout_p=self.attention_dropout if self.training else 0.0,
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        attended_BHLd = attend(query, heads(self.key(states_BLD)), heads(self.value(states_BLD)), mask, dropout)
         return cast(Tensor, self.attention_output(attended_BHLd.transpose(1, 2).flatten(2)))
 
 
@@ -144,21 +130,52 @@ class Encoder(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.alignment = FiLM(config.hidden_size, config.hidden_size) if config.conditional_alignment else None
+        self.alignment = (
+            FiLM(config.task_vector_size, config.hidden_size, config.film_rank)
+            if config.conditional_alignment
+            else None
+        )
+        self.alignment_matrix = (
+            AlignmentMatrix(config.hidden_size)
+            if config.conditional_alignment and config.alignment_form is AlignmentForm.MATRIX
+            else None
+        )
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_layers))
 
-    def tables(self, raw_TD: Tensor, transformed_TD: Tensor) -> Tables:
+    def tables(self, raw_TE: Tensor, transformed_TE: Tensor) -> Tables:
         """The task tables: the alignment reads the raw task vectors, the layers the transformed ones."""
-        alignment = None if self.alignment is None else self.alignment(raw_TD)
-        layers = (cast(EncoderLayer, layer).tables(transformed_TD) for layer in self.layers)
+        alignment = None if self.alignment is None else self.alignment(raw_TE)
+        layers = (cast(EncoderLayer, layer).tables(transformed_TE) for layer in self.layers)
         return Tables(alignment, tuple(layers))
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor, is_token_BL: Tensor, rows: Tables) -> Tensor:
         """Token states [B, L, D]. `rows` holds the gathered constants of each row."""
         states = self.embeddings(input_ids_BL, segment_ids_BL)
         if rows.alignment is not None:
-            states = modulate(states, rows.alignment)
+            align = modulate if self.alignment_matrix is None else self.alignment_matrix
+            states = align(states, rows.alignment)
         padding = torch.zeros_like(is_token_BL, dtype=states.dtype).masked_fill(~is_token_BL, float("-inf"))
+        mask = padding[:, None, None]
+        if self.embeddings.distance is not None:
+            mask = mask + self.embeddings.distance(mask.shape[-1])
+        ladder = None
         for layer, constants in zip(self.layers, rows.layers, strict=True):
-            states = layer(states, padding[:, None, None], constants)
-        return cast(Tensor, states)
+            states = layer(states, mask, constants)
+            bottleneck = cast(EncoderLayer, layer).bottleneck
+            if bottleneck is not None and bottleneck.form is BottleneckForm.LADDER:
+                ladder = bottleneck(states if ladder is None else states + ladder, constants.bottleneck)
+        return cast(Tensor, states if ladder is None else ladder)
+
+
+def _layer_norm(config: NetworkConfig, conditional: bool) -> ConditionalLayerNorm:
+    task_size = config.task_vector_size if conditional else None
+    return ConditionalLayerNorm(
+        config.hidden_size, config.layer_norm_eps, task_size, config.film_rank, config.layer_norm_form
+    )
+
+
+def _bottleneck(config: NetworkConfig) -> ConditionalBottleneck:
+    form = config.bottleneck_form
+    norm = _layer_norm(config, conditional=True) if form is BottleneckForm.ADAPTER else None
+    sizes = (config.task_vector_size, config.hidden_size, config.bottleneck_size)
+    return ConditionalBottleneck(*sizes, config.film_rank, form, norm)

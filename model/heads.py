@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.dropout import Dropout
 from model.tasks import Task
 
 
@@ -39,11 +40,12 @@ def output_slices(tasks: Sequence[Task]) -> tuple[slice, ...]:
 class Heads(nn.Module):
     """All outputs of all tasks: one product for the texts, one for the tokens."""
 
-    def __init__(self, size: int, tasks: Sequence[Task], dropout: float) -> None:
+    def __init__(self, pooled_size: int, size: int, tasks: Sequence[Task], dropout: float) -> None:
+        """`pooled_size`: the width of a row's pooled state; `size`: of a token's."""
         super().__init__()
-        self.sentence = HeadMatrix(size, sum(task.num_outputs for task in tasks if not task.token_level))
+        self.sentence = HeadMatrix(pooled_size, sum(task.num_outputs for task in tasks if not task.token_level))
         self.token = HeadMatrix(size, sum(task.num_outputs for task in tasks if task.token_level))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, pooled_BD: Tensor, states_BLD: Tensor, token_level: bool) -> Outputs:
         token = cast(Tensor, self.token(self.dropout(states_BLD))) if token_level else None
@@ -66,3 +68,17 @@ def pool_mean(states_BLD: Tensor, is_token_BL: Tensor) -> Tensor:
     """The mean of each row's token states, padding left out: [B, D]."""
     weights = is_token_BL[:, :, None].to(states_BLD.dtype)
     return torch.sum(states_BLD * weights, dim=1) / weights.sum(dim=1)
+
+
+def pool_pairs(states_BLD: Tensor, is_token_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
+    """The mean of each row's token states, and how those of its two texts compare: [B, 3 D].
+
+    With u and v the means of the segments 0 and 1: |u - v| and u * v, as bi-encoders are compared (Reimers & Gurevych,
+    "Sentence-BERT", 2019). Zeros where a row has no segment 1.
+    """
+    is_second_BL = segment_ids_BL > 0
+    is_pair_B1 = is_second_BL.any(dim=1, keepdim=True).to(states_BLD.dtype)
+    first = pool_mean(states_BLD, is_token_BL & ~is_second_BL)
+    second = pool_mean(states_BLD, is_second_BL | (is_pair_B1 == 0))  # any token will do for what becomes zero
+    compared = [(first - second).abs() * is_pair_B1, first * second * is_pair_B1]
+    return torch.cat([pool_mean(states_BLD, is_token_BL), *compared], dim=1)

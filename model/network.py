@@ -6,17 +6,18 @@ its task id. Training calls both every step, serving calls `condition()` once. I
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
-from model.conditioning import Conditional, TaskEmbedding
+from model.conditioning import Conditional, ConditionalAttentionBias, ConditionalPooling, TaskEmbedding
 from model.config import NetworkConfig, Pooling
 from model.encoder import Encoder, Tables
-from model.heads import Heads, Outputs, output_slices, pool_mean
+from model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
 from model.tasks import Task, check_tasks
 
 
@@ -28,26 +29,80 @@ class Network(nn.Module):
         self.config = config
         self.tasks = check_tasks(tasks, config.max_length)
         self.output_slices = output_slices(self.tasks)
-        self.task_embedding = TaskEmbedding(len(self.tasks), config.hidden_size)
+        self.task_embedding = TaskEmbedding(len(self.tasks), config.task_vector_size)
         self.encoder = Encoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.pooling is Pooling.CLS else None
-        self.heads = Heads(config.hidden_size, self.tasks, config.dropout)
+        self.conditional_pooling = (
+            ConditionalPooling(config.task_vector_size, config.hidden_size, config.film_rank)
+            if config.conditional_pooling
+            else None
+        )
+        pooled_size = config.hidden_size * (3 if config.pooling is Pooling.PAIRS else 1)
+        self.heads = Heads(pooled_size, config.hidden_size, self.tasks, config.dropout)
 
     def condition(self) -> Tables:
         """The task tables: what the hypernetwork says for every task, [T, ...] each."""
-        return self.encoder.tables(*self.task_embedding())
+        raw_TE, transformed_TE = self.task_embedding()
+        tables = self.encoder.tables(raw_TE, transformed_TE)
+        if self.conditional_pooling is None:
+            return tables
+        return replace(tables, pooling=self.conditional_pooling.table(transformed_TE))
 
     def forward(self, batch: Batch, tables: Tables) -> Outputs:
         """The logits of every head for every row."""
         positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
         is_token_BL = positions < batch.lengths[:, None]
-        states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, tables.rows(batch.task_ids))
-        return cast(Outputs, self.heads(self._pool(states, is_token_BL), states, batch.token_level))
+        rows = tables.rows(batch.task_ids)
+        states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, rows)
+        pooled = self._pool(states, is_token_BL, batch.segment_ids, rows.pooling)
+        return cast(Outputs, self.heads(pooled, states, batch.token_level))
 
-    def _pool(self, states_BLD: Tensor, is_token_BL: Tensor) -> Tensor:
-        if self.pooler is None:
-            return pool_mean(states_BLD, is_token_BL)
-        return torch.tanh(self.pooler(states_BLD[:, 0]))
+    def _pool(self, states_BLD: Tensor, is_token_BL: Tensor, segment_ids_BL: Tensor, query_BD: Tensor | None) -> Tensor:
+        if self.pooler is not None:
+            return torch.tanh(self.pooler(states_BLD[:, 0]))
+        if self.conditional_pooling is not None:
+            return cast(Tensor, self.conditional_pooling(states_BLD, is_token_BL, query_BD))
+        if self.config.pooling is Pooling.PAIRS:
+            return pool_pairs(states_BLD, is_token_BL, segment_ids_BL)
+        return pool_mean(states_BLD, is_token_BL)
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCounts:
+    """Parameters of a network by what they belong to, and how many of all are trainable.
+
+    `backbone`: what is published, a `cls` pooler included. `conditional`: what conditioning adds. `heads`: the rest.
+    """
+
+    backbone: int
+    conditional: int
+    heads: int
+    trainable: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.backbone + self.conditional + self.heads
+
+    def __str__(self) -> str:
+        added, share = self.conditional / self.backbone, self.trainable / self.total
+        return (
+            f"{self.total:,} parameters, {self.trainable:,} of them trainable ({share:.2%}): backbone {self.backbone:,}, "
+            f"conditional {self.conditional:,} ({added:.2%} of the backbone), heads {self.heads:,}"
+        )
+
+
+def parameter_counts(network: Network) -> ParameterCounts:
+    """Counts the parameters; trainable are those that no `freeze_backbone` has fixed."""
+    parameters = list(network.parameters())
+    total, heads = _size(parameters), _size(network.heads.parameters())
+    backbone = _size(backbone_parameters(network)) - heads
+    trainable = _size(parameter for parameter in parameters if parameter.requires_grad)
+    return ParameterCounts(backbone, total - backbone - heads, heads, trainable)
+
+
+def _size(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def backbone_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -58,10 +113,31 @@ def backbone_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     yield from module.parameters(recurse=False)
 
 
-def freeze_backbone(network: Network, num_layers: int) -> None:
-    """Fixes the embeddings and the lowest `num_layers` layers; their conditional modules stay trainable."""
+def freeze_backbone(network: Network, num_layers: int, *, attention_film: bool = False) -> None:
+    """Fixes the embeddings and the lowest `num_layers` layers; their conditional modules stay trainable.
+
+    With `attention_film` the FiLM of the conditional attention in those layers is fixed as well, as the released CA-MTL
+    code does (its filter by name misses it), while their matrix R learns.
+    """
     if not 0 <= num_layers <= network.config.num_layers:
         raise ValueError(f"cannot freeze {num_layers} of {network.config.num_layers} layers")
-    for module in (network.encoder.embeddings, *network.encoder.layers[:num_layers]):
-        for parameter in backbone_parameters(module):
-            parameter.requires_grad_(False)
+    layers = network.encoder.layers[:num_layers]
+    fixed = [parameter for module in (network.encoder.embeddings, *layers) for parameter in backbone_parameters(module)]
+    if attention_film:
+        biases = (module for module in layers.modules() if isinstance(module, ConditionalAttentionBias))
+        fixed += [parameter for bias in biases for parameter in bias.film.parameters()]
+    for parameter in fixed:
+        parameter.requires_grad_(False)
+
+
+def draw_at_random(modules: Iterable[nn.Module]) -> None:
+    """The start of a BERT, for each of the modules itself: weights N(0, 0.02²), biases 0; what has neither stays.
+
+    With all modules of a new network, the start of the released CA-MTL code: no FiLM is zero then, only the matrix R of
+    the conditional attention is. With those of a layer, a layer that takes nothing from published weights.
+    """
+    for module in modules:
+        if isinstance(module, nn.Linear | nn.Embedding | TaskEmbedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)

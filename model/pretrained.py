@@ -1,4 +1,4 @@
-"""Published weights, renamed at the door. Architectures: BERT (and MiniLM, which is a BERT)."""
+"""Published weights, renamed at the door. Architectures: BERT, DistilBERT, ELECTRA, MPNet, RoBERTa and XLM-R."""
 
 from __future__ import annotations
 
@@ -10,11 +10,59 @@ from torch import Tensor
 
 from model.config import NetworkConfig
 
-_BERT_PARTS = {
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+}
+"""The fields of a network's config and what BERT's `config.json` calls them. MiniLM is a BERT."""
+
+_ARCHITECTURES: dict[str, dict[str, str]] = {
+    "bert": _SIZES,
+    "distilbert": {
+        "vocab_size": "vocab_size",
+        "hidden_size": "dim",
+        "num_layers": "n_layers",
+        "num_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+    },
+    "electra": _SIZES | {"embedding_size": "embedding_size"},
+    "mpnet": _SIZES,
+    "roberta": _SIZES,
+    "xlm-roberta": _SIZES,
+}
+_SEGMENTED = frozenset({"bert", "electra", "roberta", "xlm-roberta"})
+_PLACED_BEHIND_PADDING = frozenset({"mpnet", "roberta", "xlm-roberta"})
+_MPNET_BUCKETS = 32
+
+# What a `config.json` may say that would make the same weights compute something else.
+_ONLY = {
+    "hidden_act": "gelu",
+    "activation": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    # transformers itself takes no other: its MPNet reads the size of the table here and 32 buckets in the forward.
+    "relative_attention_num_buckets": _MPNET_BUCKETS,
+}
+
+# The names of all architectures together: none means two things.
+_PARTS = {
     "embeddings.word_embeddings": "encoder.embeddings.word",
     "embeddings.position_embeddings": "encoder.embeddings.position",
     "embeddings.token_type_embeddings": "encoder.embeddings.segment",
     "embeddings.LayerNorm": "encoder.embeddings.norm",
+    "embeddings_project": "encoder.embeddings.project",
+    "encoder.relative_attention_bias": "encoder.embeddings.distance",
+    "pooler.dense": "pooler",
+}
+_LAYER_PARTS = {
     "attention.self.query": "query",
     "attention.self.key": "key",
     "attention.self.value": "value",
@@ -23,49 +71,91 @@ _BERT_PARTS = {
     "intermediate.dense": "expand",
     "output.dense": "contract",
     "output.LayerNorm": "output_norm",
-    "pooler.dense": "pooler",
+    # MPNet
+    "attention.attn.q": "query",
+    "attention.attn.k": "key",
+    "attention.attn.v": "value",
+    "attention.attn.o": "attention_output",
+    "attention.LayerNorm": "attention_norm",
+    # DistilBERT
+    "attention.q_lin": "query",
+    "attention.k_lin": "key",
+    "attention.v_lin": "value",
+    "attention.out_lin": "attention_output",
+    "sa_layer_norm": "attention_norm",
+    "ffn.lin1": "expand",
+    "ffn.lin2": "contract",
+    "output_layer_norm": "output_norm",
 }
-_BERT_NAME = re.compile(
-    r"(?:bert\.)?(?:encoder\.layer\.(?P<layer>\d+)\.)?(?P<part>.+)\.(?P<tensor>weight|bias|gamma|beta)"
+_NAME = re.compile(
+    r"(?:(?:bert|distilbert|electra|mpnet|roberta)\.)?(?:(?:encoder|transformer)\.layer\.(?P<layer>\d+)\.)?"
+    r"(?P<part>.+)\.(?P<tensor>weight|bias|gamma|beta)"
 )
 _OLD_TENSOR_NAMES = {"gamma": "weight", "beta": "bias"}
+_POSITION = "encoder.embeddings.position.weight"
+_SEGMENT = "encoder.embeddings.segment.weight"
 
 
 def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
     """The sizes in a published `config.json`, every conditional module off.
 
-    Raises ValueError for an architecture or activation that is not supported, by name.
+    Raises ValueError for an architecture, activation or other option that is not supported, by name.
     """
     architecture = published.get("model_type")
-    if architecture != "bert":
-        raise ValueError(f"backbone architecture {architecture!r} is not supported; supported: bert")
-    for key, only in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+    if architecture not in _ARCHITECTURES:
+        supported = ", ".join(_ARCHITECTURES)
+        raise ValueError(f"backbone architecture {architecture!r} is not supported; supported: {supported}")
+    for key, only in _ONLY.items():
         if published.get(key, only) != only:
             raise ValueError(f"backbone {key} {published[key]!r} is not supported; supported: {only}")
+    sizes = {name: published[key] for name, key in _ARCHITECTURES[architecture].items()}
+    if sizes.get("embedding_size") == sizes["hidden_size"]:
+        del sizes["embedding_size"]
+    num_segments = published.get("type_vocab_size", 2) if architecture in _SEGMENTED else 0
+    max_positions = published["max_position_embeddings"] - _first_position(architecture, published)
     return NetworkConfig(
-        vocab_size=published["vocab_size"],
-        hidden_size=published["hidden_size"],
-        num_layers=published["num_hidden_layers"],
-        num_heads=published["num_attention_heads"],
-        intermediate_size=published["intermediate_size"],
-        max_positions=published["max_position_embeddings"],
-        max_length=min(128, published["max_position_embeddings"]),
-        num_segments=published["type_vocab_size"],
-        layer_norm_eps=published["layer_norm_eps"],
-        dropout=published["hidden_dropout_prob"],
-        attention_dropout=published["attention_probs_dropout_prob"],
+        **sizes,
+        max_positions=max_positions,
+        max_length=min(128, max_positions),
+        # One segment for all tokens is no segment: `fold_positions` adds it to the positions.
+        num_segments=0 if num_segments == 1 else num_segments,
+        layer_norm_eps=published.get("layer_norm_eps", 1e-12),
+        relative_attention_buckets=_MPNET_BUCKETS if architecture == "mpnet" else 0,
         conditional_alignment=False,
     )
 
 
+def _first_position(architecture: str, published: Mapping[str, Any]) -> int:
+    """The row of the position table that belongs to the first token."""
+    if architecture not in _PLACED_BEHIND_PADDING:
+        return 0
+    # MPNet's is fixed, whatever its config says of padding.
+    return 2 if architecture == "mpnet" else int(published.get("pad_token_id", 1)) + 1
+
+
 def rename_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a published BERT under the names of `Network`. What the network has no place for is left out."""
+    """Published tensors under the names of `Network`. What the network has no place for is left out."""
     renamed = {}
     for name, tensor in tensors.items():
-        match = _BERT_NAME.fullmatch(name)
-        part = _BERT_PARTS.get(match["part"]) if match else None
-        if match is None or part is None:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            continue
+        part = (_LAYER_PARTS if match["layer"] else _PARTS).get(match["part"])
+        if part is None:
             continue
         layer = f"encoder.layers.{match['layer']}." if match["layer"] else ""
         renamed[f"{layer}{part}.{_OLD_TENSOR_NAMES.get(match['tensor'], match['tensor'])}"] = tensor
     return renamed
+
+
+def fold_positions(tensors: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
+    """Renamed tensors with the position table as the network of `config` reads it: from row 0, segments aside.
+
+    Rows before the first token's are dropped, and where all tokens have one segment it is added to every position.
+    """
+    folded = dict(tensors)
+    if _POSITION in folded:
+        folded[_POSITION] = folded[_POSITION][-config.max_positions :]
+        if config.num_segments == 0 and _SEGMENT in folded:
+            folded[_POSITION] = folded[_POSITION].float() + folded.pop(_SEGMENT).float()
+    return folded

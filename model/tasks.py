@@ -34,6 +34,7 @@ class Task:
     """One task of a checkpoint.
 
     `labels`: classification, multilabel and tagging. `value_range`: regression, lowest and highest value.
+    `raw_output`: regression, the output is the value itself rather than, through a sigmoid, its place in the range.
     `thresholds`: multilabel, one probability per label. `pair`: the task reads two texts.
     `max_length`: tokens of a row, special tokens included. Raises ValueError where these do not fit the kind.
     """
@@ -45,6 +46,7 @@ class Task:
     pair: bool = False
     value_range: tuple[float, float] | None = None
     thresholds: tuple[float, ...] = ()
+    raw_output: bool = False
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -78,8 +80,8 @@ def _problem(task: Task) -> str | None:
         return f"{task.kind} has no labels"
     if len(set(task.labels)) != len(task.labels):
         return "a label is listed twice"
-    if (task.kind is Kind.REGRESSION) != (task.value_range is not None):
-        return "regression needs value_range, and only regression has one"
+    if (task.kind is Kind.REGRESSION) != (task.value_range is not None) or (task.raw_output and not task.value_range):
+        return "regression needs value_range, and only regression has one, or raw_output"
     if task.value_range is not None and not task.value_range[0] < task.value_range[1]:
         return f"value_range must rise, got {task.value_range}"
     if len(task.thresholds) != (len(task.labels) if task.kind is Kind.MULTILABEL else 0):

@@ -9,13 +9,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.pretrained import rename_published
+from model.config import NetworkConfig
+from model.pretrained import fold_positions, rename_published
 from model_store.disk import sha256_of
 from model_store.errors import BaseMismatch, BaseMissing
 from model_store.manifest import Base
 
 BASE_WEIGHTS = "model.safetensors"
-_FILES = ("config.json", "tokenizer.json", BASE_WEIGHTS)
+SHARDS = "model.safetensors.index.json"
+PICKLED_WEIGHTS = "pytorch_model.bin"
+_FILES = ("config.json", "tokenizer.json")
+_WEIGHTS = (BASE_WEIGHTS, SHARDS, PICKLED_WEIGHTS)
+_SAFE = (*_FILES, BASE_WEIGHTS, SHARDS, "model-*.safetensors")
+_NO_TOKENIZER = "write it with transformers: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
 _HUB_TIMEOUT_S = 5.0
 
 # Python packages that carry the published files, by the backbone's Hugging Face name: (package, how to install it).
@@ -28,8 +34,9 @@ _PACKAGES = {
 
 
 def locate_backbone(name_or_folder: str) -> Path:
-    """The folder with a backbone's `config.json`, `tokenizer.json` and `model.safetensors`.
+    """The folder with a backbone's `config.json`, `tokenizer.json` and weights.
 
+    Weights are `model.safetensors`, its shards with their index, or else `pytorch_model.bin`.
     An existing folder is taken as it is; a Hugging Face name is looked up in an installed package that carries it,
     then in the Hugging Face cache, then on the hub. Raises BaseMissing.
     """
@@ -43,12 +50,14 @@ def locate_backbone(name_or_folder: str) -> Path:
     return _from_hub(name_or_folder, f"install its package ({command}), or " if command else "")
 
 
-def load_base(base: Base) -> dict[str, Tensor]:
-    """The tensors of `base` under the names of `Network`, read from disk only when they are used.
+def load_base(base: Base, config: NetworkConfig) -> dict[str, Tensor]:
+    """The tensors of `base` as a network of `config` takes them, read from disk only when they are used.
 
     Raises BaseMissing, or BaseMismatch when the file found does not have the sha256 of `base`.
     """
     path = locate_backbone(base.name) / BASE_WEIGHTS
+    if not path.is_file():
+        raise BaseMissing(path, "is missing", "put the weights in safetensors there")
     found = sha256_of(path)
     if found != base.sha256:
         raise BaseMismatch(
@@ -57,14 +66,17 @@ def load_base(base: Base) -> dict[str, Tensor]:
             "put the backbone with the expected hash there",
         )
     try:
-        return rename_published(load_file(path))
+        return fold_positions(rename_published(load_file(path)), config)
     except SafetensorError as error:
         raise BaseMismatch(path, f"is not a safetensors file ({error})", "give a backbone in safetensors") from error
 
 
 def _complete(folder: Path, remedy: str) -> Path:
     missing = [name for name in _FILES if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in _WEIGHTS):
+        missing.append(BASE_WEIGHTS)
     if missing:
+        remedy = _NO_TOKENIZER if missing == ["tokenizer.json"] else remedy
         raise BaseMissing(folder, f"has no {', '.join(missing)}", remedy)
     return folder
 
@@ -73,14 +85,19 @@ def _from_hub(name: str, remedy: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415, slow to import and seldom needed
 
     remedy = f"{remedy}allow access to the Hugging Face hub, or give a folder"
-    reason = None
-    for cached in (True, False):
+    reason: Exception | None = None
+    # Pickled weights only where there are no others.
+    for cached, patterns in ((True, _SAFE), (False, _SAFE), (False, (*_SAFE, PICKLED_WEIGHTS))):
         try:
             folder = snapshot_download(
-                name, allow_patterns=list(_FILES), etag_timeout=_HUB_TIMEOUT_S, local_files_only=cached
+                name, allow_patterns=list(patterns), etag_timeout=_HUB_TIMEOUT_S, local_files_only=cached
             )
             return _complete(Path(folder), remedy)
         except Exception as error:  # noqa: BLE001, whatever it was, the next try or the remedy is the same
             reason = error
+            if not cached and not isinstance(error, BaseMissing):
+                break
+    if isinstance(reason, BaseMissing):  # the hub gave what it has
+        raise reason
     summary = str(reason).splitlines()[0] if str(reason) else type(reason).__name__
     raise BaseMissing(name, f"this backbone is not on this machine and the hub did not give it ({summary})", remedy)

@@ -75,7 +75,7 @@ def _tokenizer(path: Path) -> tokenizers.Tokenizer:
 def _tensors(path: Path, manifest: Manifest, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the file and of the base that belong to the network, names and shapes checked."""
     stored, from_base = _read_safetensors(path)
-    base = {} if manifest.base is None or not from_base else load_base(manifest.base)
+    base = {} if manifest.base is None or not from_base else load_base(manifest.base, manifest.network)
     tensors = {name: base[name] for name in from_base if name in base} | stored
     problems = [
         _listed("lacks", expected.keys() - tensors.keys()),

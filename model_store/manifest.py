@@ -8,17 +8,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from model.config import NetworkConfig
 from model.encoding import Input
+from model.network import ParameterCounts
 from model.tasks import Task, check_tasks
 from model_store.decoding import DecodingError, decode
 from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
 WEIGHTS = "weights.safetensors"
@@ -56,6 +57,7 @@ class Manifest:
 
     `files`: the sha256 of each other file in the version. `metrics`, `baselines`: task -> metric -> value on
     validation, of the model and of the trivial baseline. `provenance`: any JSON; `created` is when it was saved.
+    `parameters`: how many there are, and how many were trained; a version of format 1 does not say.
     """
 
     name: str
@@ -68,15 +70,16 @@ class Manifest:
     baselines: dict[str, dict[str, float]]
     goldens: tuple[Golden, ...]
     provenance: dict[str, Any]
+    parameters: ParameterCounts | None = None
     format: int = FORMAT
 
 
 def to_json(manifest: Manifest) -> str:
     """The text of `manifest.json`. Raises ManifestInvalid for a manifest that could not be read back."""
     path = Path(manifest.name) / str(manifest.version) / MANIFEST
-    fields = asdict(manifest)
+    values = asdict(manifest)
     try:
-        text = json.dumps({"format": fields.pop("format"), **fields}, indent=2, ensure_ascii=False, allow_nan=False)
+        text = json.dumps({"format": values.pop("format"), **values}, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ManifestInvalid(path, f"cannot be written as JSON: {error}", "give it plain finite values") from error
     from_json(text, path)
@@ -84,21 +87,23 @@ def to_json(manifest: Manifest) -> str:
 
 
 def from_json(text: str, path: Path) -> Manifest:
-    """The manifest that `text` holds; `path` is only named in errors.
+    """The manifest that `text` holds, of this format whatever it was written in; `path` is only named in errors.
 
     Raises FormatTooNew before anything else is looked at, then ManifestInvalid, which names the key.
     """
     try:
-        fields = json.loads(text)
+        values = json.loads(text)
     except ValueError as error:
         raise ManifestInvalid(path, f"is not JSON: {error}", _RESTORE) from error
-    written = fields.get("format") if isinstance(fields, dict) else None
-    if isinstance(written, int) and written > FORMAT:
+    written = values.get("format") if isinstance(values, dict) else None
+    if type(written) is int and written > FORMAT:
         raise FormatTooNew(
-            path, f"has format {written}, this release reads format {FORMAT}", "install a newer release of polytask"
+            path,
+            f"has format {written}, this release reads format {FORMAT} and older",
+            "install a newer release of polytask",
         )
     try:
-        manifest = decode(Manifest, fields)
+        manifest = decode(Manifest, _upgraded(values) if type(written) is int and written == 1 else values)
         _check(manifest)
     except (DecodingError, ValueError) as error:
         raise ManifestInvalid(path, str(error), _RESTORE) from error
@@ -124,6 +129,17 @@ def read_manifest(version: Path) -> Manifest:
 def manifest_hash(content: bytes) -> str:
     """The text of `manifest.sha256`, in the format of sha256sum."""
     return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"
+
+
+def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of format 1 as one of this format: what is new since has the value that it had without a name."""
+    new: dict[str, Any] = {"parameters": None}
+    if isinstance(values.get("network"), dict):
+        switches = {field.name: field.default for field in fields(NetworkConfig) if field.default is not MISSING}
+        new["network"] = json.loads(json.dumps(switches)) | values["network"]
+    if isinstance(values.get("tasks"), list):
+        new["tasks"] = [{"raw_output": False, **task} if isinstance(task, dict) else task for task in values["tasks"]]
+    return values | new | {"format": FORMAT}
 
 
 def _check(manifest: Manifest) -> None:

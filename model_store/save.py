@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.network import Network
+from model.network import Network, parameter_counts
 from model_store.bases import load_base
 from model_store.disk import flush, is_locked, locked, sha256_of, writing
 from model_store.errors import PointerCorrupt
@@ -139,6 +139,7 @@ def _manifest(name: str, version: int, contents: Contents, folder: Path) -> Mani
         baselines=contents.baselines,
         goldens=contents.goldens,
         provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **contents.provenance},
+        parameters=parameter_counts(contents.network),
     )
 
 
@@ -155,7 +156,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _write_weights(path: Path, contents: Contents) -> None:
-    base = {} if contents.base is None else load_base(contents.base)
+    base = {} if contents.base is None else load_base(contents.base, contents.network.config)
     stored, from_base = {}, []
     for name, tensor in contents.network.state_dict().items():
         value = tensor.detach().float().cpu()

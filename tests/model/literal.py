@@ -7,16 +7,37 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.conditioning import ConditionalAttentionBias, ConditionalBottleneck, ConditionalLayerNorm, FiLM
-from model.encoder import EncoderLayer
+from model.conditioning import ConditionalAttentionBias, ConditionalBottleneck, ConditionalLayerNorm, TaskProjection
+from model.config import BottleneckForm, LayerNormForm
+from model.encoder import Encoder, EncoderLayer
 from model.network import Network
 
 
-def film(module: FiLM, task: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and shift from a task vector [D]."""
-    both = module.projection.weight @ task + module.projection.bias
+def projection(module: TaskProjection, task: Tensor) -> Tensor:
+    """W z + b from a task vector z [E], or W (V z) + b where the rank is low."""
+    if module.reduce is not None:
+        task = module.reduce.weight @ task
+    return module.projection.weight @ task + module.projection.bias
+
+
+def film(module: TaskProjection, task: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and shift from a task vector [E]."""
+    both = projection(module, task)
     half = len(both) // 2
     return both[:half], both[half:]
+
+
+def alignment(encoder: Encoder, states: Tensor, task: Tensor) -> Tensor:
+    """(1 + g) x + b of each token, or in the paper's form x R_t with R_t = (1 + g) R + b, column by column."""
+    if encoder.alignment is None:
+        return states
+    scale, shift = film(encoder.alignment, task)
+    if encoder.alignment_matrix is None:
+        return (1 + scale) * states + shift
+    matrix = encoder.alignment_matrix.matrix.detach().clone()
+    for column in range(len(matrix)):
+        matrix[:, column] = (1 + scale[column]) * matrix[:, column] + shift[column]
+    return states @ matrix
 
 
 def attention_bias(module: ConditionalAttentionBias, task: Tensor) -> Tensor:
@@ -34,21 +55,30 @@ def attention_bias(module: ConditionalAttentionBias, task: Tensor) -> Tensor:
 
 
 def layer_norm(module: ConditionalLayerNorm, states: Tensor, task: Tensor) -> Tensor:
-    """gamma_eff * n + beta_eff, with gamma_eff = (1 + g) gamma and beta_eff = beta + b."""
+    """gamma_eff * n + beta_eff: ours (1 + g) gamma, beta + b; released (1 + g) gamma + b, beta; paper (1 + g) gamma + beta, b."""
     mean = states.mean(-1, keepdim=True)
     variance = ((states - mean) ** 2).mean(-1, keepdim=True)
     normed = (states - mean) / torch.sqrt(variance + module.eps)
     if module.film is None:
         return module.weight * normed + module.bias
     scale, shift = film(module.film, task)
-    return (1 + scale) * module.weight * normed + module.bias + shift
+    scaled = (1 + scale) * module.weight
+    gamma_eff, beta_eff = {
+        LayerNormForm.BOTH: (scaled, module.bias + shift),
+        LayerNormForm.SCALE: (scaled + shift, module.bias),
+        LayerNormForm.BIAS_IN_SCALE: (scaled + module.bias, shift),
+    }[module.form]
+    return gamma_eff * normed + beta_eff
 
 
-def bottleneck(module: ConditionalBottleneck, states: Tensor, task: Tensor) -> Tensor:
-    """H + up(gelu(down((1 + g) h + b)))."""
-    scale, shift = film(module.film, task)
-    inner = gelu(linear(module.down, (1 + scale) * states + shift))
-    return states + linear(module.up, inner)
+def narrow(module: ConditionalBottleneck, states: Tensor, task: Tensor) -> Tensor:
+    """up(gelu(down((1 + g) h + b))); released: g and b come from W_e u + b_e, and there is no activation."""
+    if module.form is BottleneckForm.RESIDUAL:
+        scale, shift = film(module.film, task)
+        return linear(module.up, gelu(linear(module.down, (1 + scale) * states + shift)))
+    assert module.transform is not None
+    scale, shift = film(module.film, linear(module.transform, task))
+    return linear(module.up, linear(module.down, (1 + scale) * states + shift))
 
 
 def gelu(states: Tensor) -> Tensor:
@@ -78,6 +108,19 @@ def attention(layer: EncoderLayer, states: Tensor, task: Tensor) -> Tensor:
     return linear(layer.attention_output, torch.cat(contexts, -1))
 
 
+def layer(module: EncoderLayer, states: Tensor, task: Tensor) -> Tensor:
+    """Attention and feed-forward, and what the layer's own bottleneck makes of them."""
+    attended = layer_norm(module.attention_norm, states + attention(module, states, task), task)
+    inner = linear(module.contract, gelu(linear(module.expand, attended)))
+    output = layer_norm(module.output_norm, attended + inner, task)
+    if module.bottleneck is None or module.bottleneck.form is BottleneckForm.LADDER:
+        return output
+    if module.bottleneck.form is BottleneckForm.RESIDUAL:
+        return output + narrow(module.bottleneck, output, task)
+    assert module.bottleneck.norm is not None
+    return layer_norm(module.bottleneck.norm, narrow(module.bottleneck, output, task) + attended, task)
+
+
 @torch.no_grad()
 def encode(network: Network, input_ids: Tensor, segment_ids: Tensor, task_id: int) -> Tensor:
     """Token states [L, D] of one text without padding."""
@@ -85,17 +128,27 @@ def encode(network: Network, input_ids: Tensor, segment_ids: Tensor, task_id: in
     embeddings = encoder.embeddings
     raw = network.task_embedding.weight[task_id]
     task = linear(network.task_embedding.transform, raw)
+    assert embeddings.segment is not None
     states = embeddings.word.weight[input_ids] + embeddings.segment.weight[segment_ids]
     states = embeddings.norm(states + embeddings.position.weight[: len(input_ids)])
-    if encoder.alignment is not None:
-        scale, shift = film(encoder.alignment, raw)
-        states = (1 + scale) * states + shift
-    for layer in encoder.layers:
-        assert isinstance(layer, EncoderLayer)
-        states = layer_norm(layer.attention_norm, states + attention(layer, states, task), task)
-        inner = linear(layer.contract, gelu(linear(layer.expand, states)))
-        states = layer_norm(layer.output_norm, states + inner, task)
-        if layer.bottleneck is not None:
-            states = bottleneck(layer.bottleneck, states, task)
-    assert isinstance(states, Tensor)
-    return states
+    states = alignment(encoder, states, raw)
+    ladder = torch.zeros_like(states)
+    for module in encoder.layers:
+        assert isinstance(module, EncoderLayer)
+        states = layer(module, states, task)
+        if network.config.bottleneck_form is BottleneckForm.LADDER and module.bottleneck is not None:
+            ladder = narrow(module.bottleneck, states + ladder, task)
+    return ladder if network.config.bottleneck_form is BottleneckForm.LADDER else states
+
+
+@torch.no_grad()
+def pool(network: Network, states: Tensor, task_id: int) -> Tensor:
+    """What the heads read of a text's token states [L, D]: tanh(W h_0 + b), or the mean, which a query may weight."""
+    if network.pooler is not None:
+        return torch.tanh(linear(network.pooler, states[0]))
+    if network.conditional_pooling is None:
+        return states.mean(0)
+    task = linear(network.task_embedding.transform, network.task_embedding.weight[task_id])
+    query = projection(network.conditional_pooling.query, task)
+    weights = torch.tensor([math.exp(float(query @ state) / math.sqrt(len(query))) for state in states])
+    return (weights[:, None] * states).sum(0) / weights.sum()

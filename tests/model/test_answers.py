@@ -128,6 +128,13 @@ def test_regression_stretches_the_sigmoid_over_its_range(logit: float, low: floa
     assert value == pytest.approx(low + width * _exact_sigmoid(logit), abs=1e-5 * (abs(low) + width))
 
 
+@pytest.mark.parametrize(("logit", "value"), [(-1e9, 0.0), (-0.1, 0.0), (3.25, 3.25), (5.5, 5.0), (1e9, 5.0)])
+def test_a_raw_regression_is_its_output_within_the_range(logit: float, value: float) -> None:
+    """Where the output is the value itself, the answer is that, or the nearer end of the range."""
+    task = Task("t", Kind.REGRESSION, 32, value_range=(0.0, 5.0), raw_output=True)
+    assert _single(task, [logit]) == RegressionAnswer(value)
+
+
 @pytest.mark.parametrize(("logit", "value"), [(-1e9, -1.0), (0.0, 1.0), (1e9, 3.0)])
 def test_regression_never_leaves_its_range(logit: float, value: float) -> None:
     """Extreme logits give the ends of the range, 0 its middle."""

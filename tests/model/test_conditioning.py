@@ -9,19 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from model.conditioning import (
+    AlignmentMatrix,
     Conditional,
     ConditionalAttentionBias,
     ConditionalBottleneck,
     ConditionalLayerNorm,
+    ConditionalPooling,
     FiLM,
     TaskEmbedding,
+    TaskProjection,
     modulate,
 )
+from model.config import BottleneckForm, LayerNormForm
+from model.heads import pool_mean
 from tests.model import literal
 
 # Hidden size and longest row, with the hidden size / longest row blocks of the published model.
 GEOMETRIES = [(768, 128), (1024, 128), (768, 256)]
 TASKS = 3
+RANKS = [0, 2]
 
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -51,16 +57,36 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def test_film_is_zero_at_the_start() -> None:
-    """A new FiLM says scale 0 and shift 0 for every task."""
-    assert torch.equal(FiLM(8, 5)(torch.randn(TASKS, 8)), torch.zeros(TASKS, 2, 5))
+@pytest.mark.parametrize("rank", RANKS)
+def test_film_is_zero_at_the_start(rank: int) -> None:
+    """A new FiLM says scale 0 and shift 0 for every task, whatever its rank."""
+    assert torch.equal(FiLM(8, 5, rank)(torch.randn(TASKS, 8)), torch.zeros(TASKS, 2, 5))
 
 
-def test_film_gives_the_scale_first() -> None:
+@pytest.mark.parametrize("rank", RANKS)
+def test_film_gives_the_scale_first(rank: int) -> None:
     """The first half of the projection is the scale, the second the shift."""
-    film, tasks = _randomised(FiLM(8, 5)), torch.randn(TASKS, 8)
+    film, tasks = _randomised(FiLM(8, 5, rank)), torch.randn(TASKS, 8)
     for task, both in zip(tasks, film(tasks), strict=True):
         torch.testing.assert_close(both, torch.stack(literal.film(film, task)))
+
+
+def test_low_rank_is_cheaper() -> None:
+    """E -> rank -> 2 n takes rank (E + 2 n) + 2 n parameters, and what it says of many tasks has that rank."""
+    film = _randomised(FiLM(64, 32, rank=2))
+    assert sum(parameter.numel() for parameter in film.parameters()) == 2 * (64 + 2 * 32) + 2 * 32
+    said = film(torch.randn(10, 64)).flatten(1)
+    assert torch.linalg.matrix_rank(said - film.projection.bias, atol=1e-3) == 2
+
+
+def test_low_rank_learns_at_once() -> None:
+    """In the first step the zero matrix has a gradient, as what comes into it is as large as the task vectors."""
+    film, tasks = FiLM(384, 16, rank=8), torch.randn(TASKS, 384) * 0.1
+    assert film.reduce is not None
+    assert 0.05 < film.reduce(tasks).std().item() < 0.2
+    torch.autograd.backward(film(tasks).square().sum() + film(tasks).sum())
+    assert film.projection.weight.grad is not None
+    assert film.projection.weight.grad.any()
 
 
 def test_modulation_spreads_over_the_tokens() -> None:
@@ -79,6 +105,21 @@ def test_alignment_is_the_identity_at_the_start() -> None:
     assert torch.equal(modulate(states, FiLM(8, 5)(torch.randn(TASKS, 8))), states)
 
 
+def test_alignment_matrix_is_the_identity_at_the_start() -> None:
+    """A new alignment matrix under a new FiLM leaves the states as they are."""
+    states, film = torch.randn(TASKS, 4, 5), FiLM(8, 5)(torch.randn(TASKS, 8))
+    torch.testing.assert_close(AlignmentMatrix(5)(states, film), states)
+
+
+def test_alignment_matrix_is_modulated_for_each_task() -> None:
+    """A row's states are multiplied by (1 + g) R + b of its own task, written out as a matrix."""
+    module, states, film = _randomised(AlignmentMatrix(6)), torch.randn(TASKS, 4, 6), torch.randn(TASKS, 2, 6)
+    aligned = module(states, film)
+    for row in range(TASKS):
+        matrix = (1 + film[row, 0]) * module.matrix + film[row, 1]
+        torch.testing.assert_close(aligned[row], states[row] @ matrix, atol=1e-5, rtol=1e-5)
+
+
 def test_attention_bias_is_zero_at_the_start() -> None:
     """A new attention bias adds exactly nothing to the scores."""
     bias = ConditionalAttentionBias(8, 12, 4)
@@ -95,11 +136,12 @@ def test_layer_norm_is_the_backbones_at_the_start() -> None:
     torch.testing.assert_close(conditional(states, conditional.table(torch.randn(TASKS, 8))), plain, atol=1e-6, rtol=0)
 
 
-def test_bottleneck_is_the_identity_at_the_start() -> None:
-    """A new bottleneck leaves the states as they are, to the bit, whatever its FiLM and `down` say."""
-    bottleneck, states = ConditionalBottleneck(8, 16, 4), torch.randn(TASKS, 4, 16)
+@pytest.mark.parametrize("form", BottleneckForm)
+def test_bottleneck_is_zero_at_the_start(form: BottleneckForm) -> None:
+    """A new bottleneck adds exactly nothing, whatever its FiLM and `down` say."""
+    bottleneck, states = ConditionalBottleneck(8, 16, 4, form=form), torch.randn(TASKS, 4, 16)
     _randomised(bottleneck.film)
-    assert torch.equal(bottleneck(states, bottleneck.table(torch.randn(TASKS, 8))), states)
+    assert not bottleneck(states, bottleneck.table(torch.randn(TASKS, 8))).any()
 
 
 def test_task_vectors_start_apart_and_untransformed() -> None:
@@ -190,13 +232,24 @@ def test_scale_of_one_doubles_the_layer_norm() -> None:
     torch.testing.assert_close(difference, module(states, before) - module.bias, atol=1e-6, rtol=1e-6)
 
 
-def test_layer_norm_conditions_scale_and_shift() -> None:
-    """A row's output is weight * (1 + g) * n + bias + b of its own task."""
-    module, tasks = _randomised(ConditionalLayerNorm(16, 1e-12, task_size=8)), torch.randn(TASKS, 8)
+@pytest.mark.parametrize("form", LayerNormForm)
+@pytest.mark.parametrize("rank", RANKS)
+def test_layer_norm_follows_its_equation(form: LayerNormForm, rank: int) -> None:
+    """A row's output is gamma_eff * n + beta_eff of its own task, in each form."""
+    module, tasks = _randomised(ConditionalLayerNorm(16, 1e-12, 8, rank, form)), torch.randn(TASKS, 8)
     states = torch.randn(TASKS, 5, 16)
     outputs = module(states, module.table(tasks))
     for task, row, output in zip(tasks, states, outputs, strict=True):
         torch.testing.assert_close(output, literal.layer_norm(module, row, task), atol=1e-5, rtol=1e-5)
+
+
+def test_released_layer_norm_shifts_nothing() -> None:
+    """In the released form what is added to the states is the backbone's bias, whatever the task."""
+    module = _randomised(ConditionalLayerNorm(16, 1e-12, 8, form=LayerNormForm.SCALE))
+    affine = module.table(torch.randn(TASKS, 8))
+    assert affine is not None
+    assert torch.equal(affine[:, 1], module.bias.expand(TASKS, 16))
+    assert torch.pdist(affine[:, 0]).min() > 0.1
 
 
 def test_plain_layer_norm_has_no_table() -> None:
@@ -206,13 +259,42 @@ def test_plain_layer_norm_has_no_table() -> None:
     assert torch.equal(module(states, None), nn.LayerNorm(16)(states))
 
 
-def test_bottleneck_follows_its_equation() -> None:
-    """A row's output is h + up(gelu(down((1 + g) h + b))) of its own task."""
-    module, tasks = _randomised(ConditionalBottleneck(8, 16, 4)), torch.randn(TASKS, 8)
+@pytest.mark.parametrize("form", BottleneckForm)
+@pytest.mark.parametrize("rank", RANKS)
+def test_bottleneck_follows_its_equation(form: BottleneckForm, rank: int) -> None:
+    """A row's output is up(act(down((1 + g) h + b))) of its own task, in each form."""
+    module, tasks = _randomised(ConditionalBottleneck(8, 16, 4, rank, form)), torch.randn(TASKS, 8)
     states = torch.randn(TASKS, 5, 16)
     outputs = module(states, module.table(tasks))
     for task, row, output in zip(tasks, states, outputs, strict=True):
-        torch.testing.assert_close(output, literal.bottleneck(module, row, task), atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(output, literal.narrow(module, row, task), atol=1e-4, rtol=1e-5)
+
+
+def test_released_bottleneck_is_linear() -> None:
+    """Without an activation, the middle of two inputs gives the middle of their outputs; with ours it does not."""
+    tasks, one, other = torch.randn(TASKS, 8), torch.randn(TASKS, 5, 16), torch.randn(TASKS, 5, 16)
+    for form, linear in ((BottleneckForm.LADDER, True), (BottleneckForm.RESIDUAL, False)):
+        module = _randomised(ConditionalBottleneck(8, 16, 4, form=form))
+        table = module.table(tasks)
+        middle = (module(one, table) + module(other, table)) / 2
+        assert torch.allclose(module((one + other) / 2, table), middle, atol=1e-3) == linear
+
+
+def test_pooling_is_the_mean_at_the_start() -> None:
+    """A new query weights all tokens alike, and padding not at all."""
+    module, states = ConditionalPooling(8, 16), torch.randn(TASKS, 6, 16)
+    is_token = torch.arange(6) < torch.tensor([[1], [4], [6]])
+    pooled = module(states, is_token, module.table(torch.randn(TASKS, 8)))
+    torch.testing.assert_close(pooled, pool_mean(states, is_token), atol=1e-6, rtol=0)
+
+
+def test_pooling_prefers_what_the_query_points_at() -> None:
+    """A long query picks the token that lies in its direction, among the real ones."""
+    states = torch.eye(4)[None].repeat(2, 1, 1)
+    is_token = torch.tensor([[True, True, True, False], [True, True, True, True]])
+    query = torch.tensor([[0.0, 90.0, 0.0, 99.0]]).repeat(2, 1)
+    pooled = ConditionalPooling(8, 4)(states, is_token, query)
+    torch.testing.assert_close(pooled, torch.eye(4)[[1, 3]], atol=0.02, rtol=0)
 
 
 def test_only_what_comes_on_top_of_the_backbone_is_conditional() -> None:
@@ -220,5 +302,6 @@ def test_only_what_comes_on_top_of_the_backbone_is_conditional() -> None:
     module = ConditionalLayerNorm(16, 1e-12, task_size=8)
     assert not isinstance(module, Conditional)
     assert isinstance(module.film, Conditional)
-    for kind in (TaskEmbedding, FiLM, ConditionalAttentionBias, ConditionalBottleneck):
+    kinds = (TaskEmbedding, TaskProjection, AlignmentMatrix, ConditionalAttentionBias, ConditionalBottleneck)
+    for kind in (*kinds, ConditionalPooling):
         assert issubclass(kind, Conditional)

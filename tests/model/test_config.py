@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import NetworkConfig
+from model.config import NetworkConfig, Pooling
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 100,
@@ -25,11 +25,18 @@ _SIZES: dict[str, Any] = {
     ("changes", "message"),
     [
         ({"num_heads": 5}, "hidden_size 32 is not a multiple of num_heads 5"),
+        ({"num_segments": -1}, "num_segments must be at least 0, got -1"),
+        ({"embedding_size": -1}, "embedding_size must be at least 0"),
+        ({"relative_attention_buckets": 6}, "relative_attention_buckets 6 is not a multiple of 4"),
         ({"max_length": 513}, "max_length 513 must be 1 to max_positions 512"),
         ({"max_length": 0}, "max_length 0"),
         ({"attention_blocks": 0}, "attention_blocks 0"),
         ({"max_length": 16, "attention_blocks": 17}, "attention_blocks 17 must be 1 to max_length 16"),
         ({"conditional_bottleneck": (0,)}, "bottleneck_size of at least 1"),
+        ({"film_rank": -1}, "film_rank must be at least 0, got -1"),
+        ({"task_size": -1}, "task_size must be at least 0"),
+        ({"conditional_pooling": True, "pooling": Pooling.CLS}, "conditional_pooling .* but pooling is cls"),
+        ({"num_segments": 1, "pooling": Pooling.PAIRS}, "pooling pairs .* segments"),
         ({"conditional_attention": (3,)}, r"conditional_attention \[3\] names a layer outside 0\.\.2"),
         ({"conditional_layer_norm": (0, -1)}, "conditional_layer_norm"),
         ({"conditional_bottleneck": (9,), "bottleneck_size": 4}, "conditional_bottleneck"),
@@ -45,6 +52,12 @@ def test_conditional_layers_are_off_by_default() -> None:
     """A config that names no layers has no conditional layers."""
     config = NetworkConfig(**_SIZES)
     assert config.conditional_attention == config.conditional_layer_norm == config.conditional_bottleneck == ()
+
+
+def test_a_task_vector_is_as_wide_as_the_states_unless_it_says() -> None:
+    """`task_size` 0 stands for the hidden size."""
+    assert NetworkConfig(**_SIZES).task_vector_size == 32
+    assert NetworkConfig(**_SIZES, task_size=5).task_vector_size == 5
 
 
 @pytest.mark.parametrize(("max_length", "blocks", "width"), [(128, 6, 22), (128, 8, 16), (256, 3, 86), (384, 2, 192)])

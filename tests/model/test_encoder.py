@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from model.batch import Batch
-from model.config import NetworkConfig, Pooling
+from model.conditioning import ConditionalBottleneck
+from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
 from model.encoder import EncoderLayer, LayerTables, Tables
-from model.network import Network
 from model.tasks import Task
 from tests.model import literal
 from tests.model.networks import (
@@ -37,12 +37,35 @@ CONDITIONS: dict[str, dict[str, Any]] = {
     "attention": {"conditional_attention": (0, 1)},
     "layer norm": {"conditional_layer_norm": (0, 1)},
     "bottleneck": {"conditional_bottleneck": (0, 1)},
+    "low rank": {"conditional_layer_norm": (0, 1), "film_rank": 4},
+    "short task vectors": {"conditional_layer_norm": (0, 1), "task_size": 6},
+    "alignment matrix": {"conditional_alignment": True, "alignment_form": AlignmentForm.MATRIX},
 }
 OFF: dict[str, Any] = {
     "conditional_alignment": False,
     "conditional_attention": (),
     "conditional_layer_norm": (),
     "conditional_bottleneck": (),
+}
+RELEASED: dict[str, Any] = {
+    "pooling": Pooling.CLS,
+    "layer_norm_form": LayerNormForm.SCALE,
+    "conditional_layer_norm": (1,),
+}
+PAPER: dict[str, Any] = RELEASED | {
+    "alignment_form": AlignmentForm.MATRIX,
+    "layer_norm_form": LayerNormForm.BIAS_IN_SCALE,
+    "conditional_attention": (1,),
+}
+BASE: dict[str, Any] = {"bottleneck_form": BottleneckForm.ADAPTER, "conditional_bottleneck": (1,)}
+LARGE: dict[str, Any] = {"bottleneck_form": BottleneckForm.LADDER}
+FORMS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, cheap": {"film_rank": 4, "task_size": 12, "conditional_pooling": True},
+    "released base": RELEASED | BASE,
+    "released large": RELEASED | LARGE,
+    "paper base": PAPER | BASE,
+    "paper large": PAPER | LARGE,
 }
 SIZES = [
     {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64},
@@ -95,7 +118,8 @@ def test_plain_encoder_equals_transformers(
     expected = _reference_states(reference, batch)
     assert largest_difference(encode(network, batch), expected.last_hidden_state, batch.lengths) < 1e-5
     with torch.no_grad():
-        pooled = network._pool(expected.last_hidden_state, torch.ones_like(batch.input_ids, dtype=torch.bool))
+        is_token = torch.ones_like(batch.input_ids, dtype=torch.bool)
+        pooled = network._pool(expected.last_hidden_state, is_token, batch.segment_ids, None)
     torch.testing.assert_close(pooled, expected.pooler_output, atol=1e-5, rtol=0)
 
 
@@ -117,7 +141,7 @@ def test_new_conditional_modules_are_the_identity(
     """A conditional module that has not been trained leaves the encoder's output as it was."""
     plain = build(replace(tiny_config, **OFF), tiny_tasks)
     network = build(replace(tiny_config, **{**OFF, **CONDITIONS[name]}), tiny_tasks)
-    network.load_state_dict(plain.state_dict(), strict=False)
+    network.encoder.load_state_dict(plain.encoder.state_dict(), strict=False)
     batch = random_batch(tiny_config, LENGTHS, range(5))
     assert largest_difference(encode(network, batch), encode(plain, batch), batch.lengths) < 1e-6
 
@@ -132,19 +156,51 @@ def test_each_conditional_module_matters(name: str, tiny_config: NetworkConfig, 
     assert largest_difference(encode(network, batch), encode(network, other), batch.lengths) > 1e-3
 
 
-def test_encoder_equals_its_equations(tiny_network: Network) -> None:
-    """Tables, gather and padded batch give what the equations give for each text and task alone."""
-    batch = random_batch(tiny_network.config, LENGTHS, (0, 3, 3, 6, 1))
-    states = encode(tiny_network, batch)
+@pytest.mark.parametrize("form", FORMS)
+def test_network_equals_its_equations(form: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
+    """In each published form and in ours, tables, gather and padded batch give what the equations give for each text alone."""
+    network = randomise_conditioning(build(replace(tiny_config, **FORMS[form]), tiny_tasks), std=0.15)
+    batch = random_batch(tiny_config, LENGTHS, (0, 3, 3, 6, 1))
+    states, outputs, heads = encode(network, batch), run(network, batch), network.heads.sentence
     for row, task_id in enumerate(batch.task_ids.tolist()):
         alone = one_row(batch, row)
-        expected = literal.encode(tiny_network, alone.input_ids[0], alone.segment_ids[0], task_id)
-        torch.testing.assert_close(states[row, : len(expected)], expected, atol=1e-4, rtol=1e-4)
+        expected = literal.encode(network, alone.input_ids[0], alone.segment_ids[0], task_id)
+        torch.testing.assert_close(states[row, : len(expected)], expected, atol=1e-5, rtol=1e-5)
+        logits = heads.weight @ literal.pool(network, expected, task_id) + heads.bias
+        torch.testing.assert_close(outputs.sentence[row], logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_tells_the_tasks_apart(form: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
+    """In each form, one text has other logits under each task, and the same ones alone as in a mixed batch."""
+    network = randomise_conditioning(build(replace(tiny_config, **FORMS[form]), tiny_tasks), std=0.15)
+    batch = random_batch(tiny_config, (20,) * 7, range(7))
+    same_text = replace(batch, input_ids=batch.input_ids[:1].repeat(7, 1))
+    outputs = run(network, same_text).sentence
+    assert torch.pdist(outputs).min() > 1e-4
+    for row in range(7):
+        torch.testing.assert_close(run(network, one_row(same_text, row)).sentence[0], outputs[row], atol=1e-5, rtol=0)
+
+
+def test_a_ladder_never_feeds_back(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
+    """With the last bottleneck's output at a constant, the encoder's is that constant: the layers only feed the ladder."""
+    network = randomise_conditioning(build(replace(tiny_config, **LARGE), tiny_tasks), std=0.3)
+    *_, last = [module for module in network.modules() if isinstance(module, ConditionalBottleneck)]
+    with torch.no_grad():
+        last.up.weight.zero_()
+        last.up.bias.fill_(3)
+    states = encode(network, random_batch(tiny_config, LENGTHS, range(5)))
+    assert torch.equal(states, torch.full_like(states, 3))
+
+
+@pytest.mark.parametrize("pooling", [False, True])
 @pytest.mark.parametrize("length", [41, 50, 64])
-def test_padding_changes_nothing(length: int, tiny_network: Network) -> None:
+def test_padding_changes_nothing(
+    length: int, pooling: bool, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
+) -> None:
     """Padding a batch further, with any token, changes no real token's state and no logit."""
+    tiny_network = build(replace(tiny_config, conditional_pooling=pooling), tiny_tasks)
+    randomise_conditioning(tiny_network, std=0.15)
     batch = random_batch(tiny_network.config, LENGTHS, range(5))
     longer = random_batch(tiny_network.config, (length,), (0,), seed=1)
     padded = replace(
@@ -200,12 +256,17 @@ def test_conditioning_is_only_where_it_is_switched_on(tiny_config: NetworkConfig
     assert tables.alignment is None
     assert tables.layers[0].bottleneck is not None
     assert tables.layers[1].attention_bias is not None
-    assert tables.layers[0] == LayerTables(None, None, tables.layers[0].bottleneck, None)
-    assert tables.layers[1] == LayerTables(tables.layers[1].attention_bias, None, None, None)
+    assert tables.layers[0] == LayerTables(None, None, tables.layers[0].bottleneck, None, None)
+    assert tables.layers[1] == LayerTables(tables.layers[1].attention_bias, None, None, None, None)
+    assert tables.pooling is None
 
 
-def test_tables_start_with_the_task(tiny_network: Network) -> None:
+@pytest.mark.parametrize(("form", "count"), [("ours", 9), ("ours, cheap", 10), ("released base", 7)])
+def test_tables_start_with_the_task(
+    form: str, count: int, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
+) -> None:
     """The first axis of every table is the task; gathering rows puts the batch there instead."""
+    tiny_network = build(replace(tiny_config, **FORMS[form]), tiny_tasks)
     shapes: list[int] = []
 
     def note(table: Tensor) -> Tensor:
@@ -214,10 +275,10 @@ def test_tables_start_with_the_task(tiny_network: Network) -> None:
 
     tables = tiny_network.condition()
     tables.map(note)
-    assert shapes == [7] * (1 + 4 * 2)
+    assert shapes == [7] * count
     shapes.clear()
     tables.rows(torch.tensor([0, 5, 5])).map(note)
-    assert shapes == [3] * (1 + 4 * 2)
+    assert shapes == [3] * count
 
 
 def test_mapping_reaches_every_table_once() -> None:

@@ -1,17 +1,20 @@
-"""Tests of model/encoding.py, on the tokenizer of all-MiniLM-L6-v2."""
+"""Tests of model/encoding.py, on the tokenizer of all-MiniLM-L6-v2 and on a small one of each sort."""
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
 import tokenizers
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.encoding import Encoding, Input, InputEncoder, split_words, truncate_pair
 from model.tasks import Kind, Task
+from tests import backbones
 from tests.model.networks import MINILM
 
 TOKENIZER = tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
@@ -363,3 +366,127 @@ def test_threads_share_one_encoder() -> None:
     expected = [ENCODER.encode(task, [item]) for item in items]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda item: ENCODER.encode(task, [item]), items)) == expected
+
+
+# Word pieces with BERT's frame, byte-level BPE, unigram, and word pieces with RoBERTa's frame.
+SORTS = ("bert", "roberta", "xlm-roberta", "mpnet")
+THEIRS = {sort: backbones.tokenizer(sort) for sort in SORTS}
+OURS = {sort: InputEncoder(theirs.backend_tokenizer) for sort, theirs in THEIRS.items()}
+# A text with a special token in it means that token to transformers and nothing special to us.
+PLAIN_TEXTS = TEXTS.filter(lambda text: "[SEP]" not in text)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@given(PLAIN_TEXTS, st.none() | PLAIN_TEXTS)
+def test_rows_of_every_sort_are_those_of_transformers(sort: str, text: str, pair: str | None) -> None:
+    """When nothing is cut, token ids are those of the transformers tokenizer, and so are segments where it has any."""
+    ((row,),) = OURS[sort].encode(_task(Kind.CLASSIFICATION, 2000), [Input(text, pair)])
+    # In lists, as it takes an empty second text for none otherwise.
+    expected = THEIRS[sort]([text], None if pair is None else [pair])
+    assert list(row.input_ids) == expected["input_ids"][0]
+    assert list(row.segment_ids) == expected.get("token_type_ids", [[0] * len(row)])[0]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@given(TEXTS, TEXTS, st.integers(8, 40))
+def test_every_sort_fills_the_room(sort: str, first: str, second: str, max_length: int) -> None:
+    """A row of any frame is as long as it may be and no longer, and what was cut is counted."""
+    for pair in (None, second):
+        whole, cut = (
+            OURS[sort].encode(_task(Kind.CLASSIFICATION, length), [Input(first, pair)])[0][0]
+            for length in (2000, max_length)
+        )
+        assert len(cut) == min(len(whole), max_length)
+        assert len(cut) + cut.dropped_tokens == len(whole)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_the_pad_token_is_that_of_transformers(sort: str) -> None:
+    """The id to pad with is the transformers tokenizer's, even where a vocabulary holds the other sort's as well."""
+    assert OURS[sort].pad_id == THEIRS[sort].pad_token_id
+    assert OURS[sort].num_segments == (2 if sort == "bert" else 1)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@pytest.mark.parametrize("kind", [Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN])
+def test_no_text_can_write_special_tokens_of_any_sort(sort: str, kind: Kind) -> None:
+    """A text that spells special tokens, apart or inside words, gives a row whose special tokens are its own."""
+    special = THEIRS[sort].all_special_tokens
+    text = "a " + " ".join(special) + " b" + "".join(special) + "c"
+    pair = text if kind is Kind.SPAN else None
+    ((row,),) = OURS[sort].encode(_task(kind, 2000), [Input(text, pair)])
+    ((empty,),) = OURS[sort].encode(_task(kind, 2000), [Input("", pair and "")])
+    reserved = set(THEIRS[sort].all_special_ids) - {THEIRS[sort].unk_token_id}
+    assert sorted(reserved.intersection(row.input_ids)) == sorted(set(empty.input_ids))
+    assert sum(token in reserved for token in row.input_ids) == len(empty)
+
+
+WORDS = st.lists(
+    st.one_of(
+        st.sampled_from([part for part in _ODD if part.strip() == part and part != "[SEP]"]),
+        st.text("aé.'", min_size=1),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@given(WORDS)
+def test_words_of_every_sort_are_those_of_transformers(sort: str, words: list[str]) -> None:
+    """Given words make the row that transformers makes of them, each as after a space, and stand at their first piece."""
+    vocabulary, merges = backbones.byte_level_bpe()
+    theirs = (
+        transformers.RobertaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=True)
+        if sort == "roberta"
+        else THEIRS[sort]
+    )
+    item = Input.from_words(words)
+    ((row,),) = OURS[sort].encode(_task(Kind.TAGGING, 2000), [item])
+    expected = theirs(words, is_split_into_words=True)
+    assert list(row.input_ids) == expected["input_ids"]
+    word_ids = expected.word_ids()
+    assert item.words is not None
+    assert dict(zip(row.offsets, row.places, strict=True)) == {
+        item.words[word]: word_ids.index(word) for word in sorted(set(word_ids) - {None})
+    }
+
+
+def test_a_word_is_the_same_inside_a_text() -> None:
+    """To a tokenizer that marks spaces, the words of a text are its tokens when the first has a space before it too."""
+    text = "the good cat sat in paris"
+    for sort in SORTS:
+        ((row,),) = OURS[sort].encode(_task(Kind.TAGGING), [Input(text)])
+        assert row.input_ids == OURS[sort].encode(_task(Kind.CLASSIFICATION), [Input(" " + text)])[0][0].input_ids
+
+
+CONTEXT = "  the  Café\n de Flore, in   Paris.  東京 \U0001f600\u00a0naïve\t it's "
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_answers_have_the_characters_of_their_words(sort: str) -> None:
+    """The tokens that touch a word between blanks begin and end where the word does, not in the blanks around it."""
+    ((row,),) = OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("Who?", CONTEXT)])
+    for start, end in (match.span() for match in re.finditer(r"\S+", CONTEXT)):
+        touching = [(left, right) for left, right in row.offsets if left < end and right > start]
+        assert touching[0][0] == start
+        assert touching[-1][1] == end
+    tied = THEIRS[sort].convert_ids_to_tokens([row.input_ids[place] for place in row.places])
+    assert not {"\u2581", "\u0120"} & set(tied)  # a piece that only marks a space neither begins nor ends an answer
+
+
+@pytest.mark.parametrize("sort", SORTS)
+@given(TEXTS)
+def test_span_offsets_of_every_sort(sort: str, context: str) -> None:
+    """Context tokens have characters in order, blank at neither end; all that is not blank to the tokenizer has a token."""
+    ((row,),) = OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("what?", context)])
+    covered, previous = set[int](), 0
+    begin = len(OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("what?", "")])[0][0]) - 1
+    for place, (start, end) in zip(row.places, row.offsets, strict=True):
+        assert begin <= place < len(row) - 1
+        assert previous <= start < end <= len(context)
+        assert context[start:end] == context[start:end].strip()
+        previous = start
+        covered.update(range(start, end))
+    seen = {place for place, sign in enumerate(context) if not sign.isspace()}
+    if sort in {"roberta", "xlm-roberta"}:  # BERT's normalizer drops signs that are not blank as well
+        assert covered >= seen

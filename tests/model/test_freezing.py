@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from model.conditioning import Conditional
-from model.config import NetworkConfig
-from model.network import Network, backbone_parameters, freeze_backbone
+from model.config import BottleneckForm, NetworkConfig, Pooling
+from model.network import Network, ParameterCounts, backbone_parameters, freeze_backbone, parameter_counts
 from tests.model.networks import build, classifiers, random_batch
 
 
@@ -30,6 +32,42 @@ def test_freezing_fixes_the_backbone_alone(num_layers: int, tiny_network: Networ
     for module in tiny_network.modules():
         if isinstance(module, Conditional):
             assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_the_released_filter_misses_one_projection(tiny_network: Network) -> None:
+    """On request the attention's FiLM in the frozen layers is fixed too, its matrix R and FiLM elsewhere are not."""
+    freeze_backbone(tiny_network, 1)
+    fixed = {name for name, parameter in tiny_network.named_parameters() if not parameter.requires_grad}
+    freeze_backbone(tiny_network, 1, attention_film=True)
+    now = {name for name, parameter in tiny_network.named_parameters() if not parameter.requires_grad}
+    film = "encoder.layers.0.attention_bias.film.projection"
+    assert now - fixed == {f"{film}.weight", f"{film}.bias"}
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("form", BottleneckForm)
+def test_parameters_are_counted_by_what_they_belong_to(
+    pooling: Pooling, form: BottleneckForm, tiny_config: NetworkConfig
+) -> None:
+    """Backbone, conditional modules and heads share out the network; the backbone is a published BERT's size."""
+    network = build(replace(tiny_config, pooling=pooling, bottleneck_form=form), classifiers(7))
+    freeze_backbone(network, 1)
+    counts, size = parameter_counts(network), tiny_config.hidden_size
+    pooler = size * size + size if pooling is Pooling.CLS else 0
+    assert counts.backbone == _backbone_size(tiny_config, 2) + pooler
+    pooled = 3 * size if pooling is Pooling.PAIRS else size
+    assert counts.heads == 5 * 2 * (pooled + 1) + 2 * 2 * (size + 1)  # five tasks on texts, two on words
+    assert counts.total == sum(parameter.numel() for parameter in network.parameters())
+    assert counts.trainable == counts.total - _backbone_size(tiny_config, 1)
+
+
+def test_counts_are_written_with_their_shares() -> None:
+    """The line for a person has every count, what the conditional modules add, and how much is trained."""
+    line = str(ParameterCounts(backbone=2_000_000, conditional=250_000, heads=250_000, trainable=625_000))
+    assert line == (
+        "2,500,000 parameters, 625,000 of them trainable (25.00%): "
+        "backbone 2,000,000, conditional 250,000 (12.50% of the backbone), heads 250,000"
+    )
 
 
 @pytest.mark.parametrize("num_layers", [-1, 3])

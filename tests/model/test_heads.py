@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.heads import Heads, Outputs, output_slices, pool_mean
+from model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
 from model.tasks import Kind, Task
 
 
@@ -30,7 +30,7 @@ _TASKS = st.lists(st.tuples(_KINDS, st.integers(2, 9)), min_size=1, max_size=12)
 def test_slices_share_out_all_columns(tasks: list[Task]) -> None:
     """The slices of one level follow each other without gap or overlap and fill that level's matrix."""
     slices = output_slices(tasks)
-    heads = Heads(4, tasks, dropout=0.0)
+    heads = Heads(4, 4, tasks, dropout=0.0)
     for token_level, matrix in ((False, heads.sentence), (True, heads.token)):
         columns = [
             column
@@ -54,7 +54,7 @@ def heads() -> Heads:
     """Heads of two sentence-level and two token-level tasks of different widths."""
     torch.manual_seed(0)
     kinds = (Kind.CLASSIFICATION, Kind.TAGGING, Kind.RANKING, Kind.SPAN)
-    return Heads(4, [_task(place, kind, 3) for place, kind in enumerate(kinds)], dropout=0.5).eval()
+    return Heads(4, 4, [_task(place, kind, 3) for place, kind in enumerate(kinds)], dropout=0.5).eval()
 
 
 def test_logits_are_one_product_each(heads: Heads) -> None:
@@ -77,7 +77,7 @@ def test_token_logits_are_made_on_demand(heads: Heads) -> None:
 @pytest.mark.parametrize(("kind", "shapes"), [(Kind.RANKING, ((2, 1), (2, 5, 0))), (Kind.SPAN, ((2, 0), (2, 5, 2)))])
 def test_a_level_may_have_no_tasks(kind: Kind, shapes: tuple[tuple[int, ...], ...]) -> None:
     """With tasks of one level only, the other level's logits have no columns."""
-    heads = Heads(4, [_task(0, kind, 2)], dropout=0.0)
+    heads = Heads(4, 4, [_task(0, kind, 2)], dropout=0.0)
     outputs = heads(torch.randn(2, 4), torch.randn(2, 5, 4), token_level=True)
     assert (outputs.sentence.shape, outputs.token.shape) == shapes
 
@@ -108,3 +108,27 @@ def test_pooling_is_the_mean_of_the_real_tokens(lengths: list[int], seed: int) -
     pooled = pool_mean(states, torch.arange(6) < torch.tensor(lengths)[:, None])
     for row, length in enumerate(lengths):
         torch.testing.assert_close(pooled[row], states[row, :length].mean(0))
+
+
+def test_pairs_are_compared_by_the_means_of_their_texts() -> None:
+    """Beside the mean of all tokens stand |u - v| and u * v of the two texts' means; padding counts nowhere."""
+    states = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    segments = torch.tensor([[0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1]])
+    pooled = pool_pairs(states, torch.arange(6) < torch.tensor([5, 6])[:, None], segments)
+    for row, (length, second) in enumerate(((5, 3), (6, 2))):
+        own = states[row, :length]
+        u, v = own[:second].mean(0), own[second:].mean(0)
+        torch.testing.assert_close(pooled[row], torch.cat([own.mean(0), (u - v).abs(), u * v]))
+
+
+def test_a_single_text_has_nothing_to_compare() -> None:
+    """A row of one text has its mean and zeros, whatever stands beside it in the batch, and its gradients are finite."""
+    states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    segments = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]])
+    is_token = torch.arange(4) < torch.tensor([3, 4])[:, None]
+    pooled = pool_pairs(states, is_token, segments)
+    torch.testing.assert_close(pooled[:1], torch.cat([pool_mean(states, is_token)[:1], torch.zeros(1, 6)], dim=1))
+    torch.testing.assert_close(pooled[:1], pool_pairs(states[:1], is_token[:1], segments[:1]))
+    torch.autograd.backward(pooled.sum())
+    assert states.grad is not None
+    assert bool(states.grad.isfinite().all())

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.batch import Batch
-from model.conditioning import FiLM, TaskEmbedding
-from model.config import NetworkConfig, Pooling
+from model.conditioning import ConditionalAttentionBias, FiLM, TaskEmbedding
+from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
 from model.encoder import EncoderLayer
-from model.network import Network
+from model.network import Network, draw_at_random
 from model.tasks import Kind, Task
 from tests.model import literal
 from tests.model.networks import build, classifiers, encode, one_row, random_batch, randomise_conditioning, run
@@ -164,8 +164,19 @@ def test_tables_equal_the_equations_of_each_task(tiny_network: Network) -> None:
             torch.testing.assert_close(table[task_id], expected, atol=1e-6, rtol=1e-6)
 
 
-def test_training_reaches_every_parameter(tiny_network: Network) -> None:
-    """Through the tables, a batch of all tasks gives every parameter of the network a gradient."""
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {},
+        {"film_rank": 4, "task_size": 12, "conditional_pooling": True},
+        {"alignment_form": AlignmentForm.MATRIX, "layer_norm_form": LayerNormForm.SCALE},
+        {"bottleneck_form": BottleneckForm.LADDER},
+        {"bottleneck_form": BottleneckForm.ADAPTER, "layer_norm_form": LayerNormForm.BIAS_IN_SCALE},
+    ],
+)
+def test_training_reaches_every_parameter(switches: dict[str, Any], tiny_config: NetworkConfig) -> None:
+    """Through the tables, a batch of all tasks gives every parameter of the network a gradient, in each form."""
+    tiny_network = _trained(replace(tiny_config, **switches), 7)
     batch = random_batch(tiny_network.config, (64,) * 7, range(7))
     outputs = tiny_network(batch, tiny_network.condition())
     assert outputs.token is not None
@@ -224,6 +235,36 @@ def test_the_state_dict_is_the_network(tiny_network: Network, tiny_config: Netwo
     assert torch.equal(loaded.token, outputs.token)
 
 
+def test_a_network_drawn_at_random_starts_as_the_released_code(tiny_config: NetworkConfig) -> None:
+    """Every matrix and every table of vectors has standard deviation 0.02, every bias and R are 0, layer norms 1 and 0."""
+    network = build(replace(tiny_config, bottleneck_form=BottleneckForm.ADAPTER), classifiers(7))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        draw_at_random(network.modules())
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm.weight"):
+            assert torch.equal(parameter, torch.ones_like(parameter)), name
+        elif name.endswith(("bias", "attention_bias.matrix")):
+            assert not parameter.any(), name
+        else:
+            assert 0.015 < parameter.std().item() < 0.025, name
+            assert abs(parameter.mean().item()) < 0.01, name
+
+
+def test_at_a_random_start_the_attentions_scale_waits_for_its_matrix(tiny_config: NetworkConfig) -> None:
+    """With R at zero the attention bias is the shift, however FiLM starts: the scale's gradient is exactly 0."""
+    network = build(tiny_config, classifiers(7))
+    draw_at_random(network.modules())
+    outputs = network(random_batch(tiny_config, (64,) * 7, range(7)), network.condition())
+    outputs.sentence.square().sum().backward()
+    for module in network.modules():
+        if isinstance(module, ConditionalAttentionBias):
+            assert module.film.projection.weight.grad is not None
+            scale, shift = module.film.projection.weight.grad.chunk(2)
+            assert not scale.any()
+            assert shift.any()
+
+
 @pytest.mark.parametrize("problem", ["missing", "unknown"])
 def test_missing_and_unknown_tensors_are_errors(problem: str, tiny_network: Network) -> None:
     """A state dict that lacks a tensor or has one too many does not load."""
@@ -280,6 +321,31 @@ def test_parameter_names_are_a_contract(tiny_config: NetworkConfig, tiny_tasks: 
         "heads.token.bias",
     } | {f"encoder.layers.{layer}.{name}" for layer in (0, 1) for name in _LAYER_NAMES}
     assert set(network.state_dict()) == expected
+
+
+def test_parameter_names_of_the_switches_are_a_contract(tiny_config: NetworkConfig, tiny_tasks: Sequence[Task]) -> None:
+    """Each switch adds these tensors to those of a plain checkpoint, and takes none away."""
+    plain = set(build(tiny_config, tiny_tasks).state_dict())
+    tensors = ("weight", "bias")
+    films = [name.removesuffix("projection.weight") for name in plain if name.endswith("projection.weight")]
+    pooling = {f"conditional_pooling.query.projection.{tensor}" for tensor in tensors}
+    transforms = {f"encoder.layers.{layer}.bottleneck.transform.{tensor}" for layer in (0, 1) for tensor in tensors}
+    norms = {
+        f"encoder.layers.{layer}.bottleneck.norm.{name}{tensor}"
+        for layer in (0, 1)
+        for name in ("", "film.projection.")
+        for tensor in tensors
+    }
+    for switch, added in (
+        ({"film_rank": 3}, {f"{film}reduce.weight" for film in films}),
+        ({"task_size": 3}, set()),
+        ({"conditional_pooling": True}, pooling),
+        ({"alignment_form": AlignmentForm.MATRIX}, {"encoder.alignment_matrix.matrix"}),
+        ({"bottleneck_form": BottleneckForm.LADDER}, transforms),
+        ({"bottleneck_form": BottleneckForm.ADAPTER}, transforms | norms),
+    ):
+        changes: dict[str, Any] = dict(switch)
+        assert set(build(replace(tiny_config, **changes), tiny_tasks).state_dict()) == plain | added
 
 
 def _with_task(network: Network, task: Task) -> Network:

@@ -9,15 +9,21 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import BertConfig, BertForMaskedLM, BertModel
+from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel
 
+from model.batch import Batch, collate
 from model.config import NetworkConfig, Pooling
+from model.encoding import Input, InputEncoder
 from model.network import Network
-from model.pretrained import config_from_published, rename_published
+from model.pretrained import config_from_published, fold_positions, rename_published
 from model.tasks import Kind, Task
-from tests.model.networks import MINILM
+from tests import backbones
+from tests.model.networks import MINILM, encode, largest_difference
 
-_TASK = Task("task", Kind.CLASSIFICATION, 32, labels=("a", "b"))
+_TASK = Task("task", Kind.CLASSIFICATION, 64, labels=("a", "b"))
+_Pairs = list[tuple[str, str | None]]
+_SINGLES = ("The cat sat.", "naïve 東京 \U0001f600!", ".,?" * 18)
+_PAIRS: _Pairs = [("The cat sat.", "Who?"), ("?", ".,?" * 17), ("Paris", ""), ("", "it")]
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +75,95 @@ def test_rows_are_no_longer_than_the_positions(published: dict[str, Any], positi
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "architecture 'roberta' is not supported; supported: bert"),
+        ({"model_type": "t5"}, "architecture 't5' is not supported; supported: bert, .*, xlm-roberta"),
+        ({"model_type": "deberta-v2"}, "architecture 'deberta-v2'"),
+        ({"model_type": "xlm-roberta-xl"}, "architecture 'xlm-roberta-xl'"),
         ({"model_type": None}, "architecture None"),
         ({"hidden_act": "relu"}, "hidden_act 'relu' is not supported; supported: gelu"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder True is not supported"),
+        ({"model_type": "roberta", "hidden_act": "gelu_new"}, "hidden_act 'gelu_new'"),
+        ({"model_type": "distilbert", "activation": "relu"}, "activation 'relu' is not supported; supported: gelu"),
+        ({"model_type": "mpnet", "relative_attention_num_buckets": 64}, "relative_attention_num_buckets 64"),
     ],
 )
 def test_other_architectures_are_refused(published: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     """What would load but compute something else is refused by name."""
     with pytest.raises(ValueError, match=message):
         config_from_published({**published, **changes})
+
+
+def _loaded(reference: Any) -> Network:
+    """The network of a transformers model: every tensor of its encoder filled, and none of another shape."""
+    config = config_from_published(reference.config.to_dict())
+    network = Network(replace(config, max_length=config.max_positions), [_TASK]).eval()
+    tensors = fold_positions(rename_published(reference.state_dict()), network.config)
+    encoder = {name: tensor for name, tensor in tensors.items() if name.startswith("encoder.")}
+    assert encoder.keys() == {name for name in network.state_dict() if name.startswith("encoder.")}
+    network.load_state_dict(encoder, strict=False)
+    return network
+
+
+def _both(kind: str, network: Network, pairs: _Pairs) -> tuple[Batch, dict[str, Any]]:
+    """The same texts as our batch and as what transformers gives its models."""
+    tokenizer = backbones.tokenizer(kind)
+    encoder = InputEncoder(tokenizer.backend_tokenizer)
+    rows = [row for (row,) in encoder.encode(_TASK, [Input(*pair) for pair in pairs])]
+    assert not any(row.dropped_tokens for row in rows)
+    batch = collate(rows, [0] * len(rows), token_level=True, pad_id=encoder.pad_id)
+    first, second = zip(*pairs, strict=True)
+    given = tokenizer(list(first), None if None in second else list(second), padding=True, return_tensors="pt")
+    assert torch.equal(batch.input_ids, given["input_ids"])
+    assert batch.input_ids.shape[1] <= network.config.max_length
+    return batch, dict(given)
+
+
+@pytest.mark.parametrize("kind", backbones.CONFIGS)
+def test_token_states_are_those_of_transformers(kind: str) -> None:
+    """From text to token states an architecture equals transformers' AutoModel: single texts, and a batch of pairs."""
+    reference = backbones.reference(kind)
+    network = _loaded(reference)
+    batches: list[_Pairs] = [[(text, None)] for text in _SINGLES]
+    for texts in (*batches, _PAIRS):
+        batch, given = _both(kind, network, texts)
+        with torch.no_grad():
+            expected = reference(**given).last_hidden_state
+        assert largest_difference(encode(network, batch), expected, batch.lengths) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("electra", {"embedding_size": 32}),
+        ("distilbert", {"sinusoidal_pos_embds": True}),
+        ("bert", {"type_vocab_size": 1}),
+        ("roberta", {"type_vocab_size": 2, "pad_token_id": 1}),
+    ],
+)
+def test_variants_are_those_of_transformers_as_well(kind: str, options: dict[str, Any]) -> None:
+    """Embeddings as wide as the states, fixed positions, or another number of segments: the states are the same."""
+    sizes = {name: value for name, value in options.items() if name != "type_vocab_size"}
+    config = backbones.CONFIGS[kind](vocab_size=200, **sizes)
+    config.type_vocab_size = options.get("type_vocab_size", 2)
+    torch.manual_seed(0)
+    reference = AutoModel.from_config(config, attn_implementation="eager").eval()
+    network = _loaded(reference)
+    ids = torch.randint(5, 200, (2, 40), generator=torch.Generator().manual_seed(0))
+    batch = Batch(ids, torch.zeros_like(ids), torch.tensor([40, 40]), torch.tensor([0, 0]), token_level=True)
+    with torch.no_grad():
+        expected = reference(input_ids=ids).last_hidden_state
+    assert largest_difference(encode(network, batch), expected, batch.lengths) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "mpnet"])
+def test_positions_count_from_the_first_token(kind: str) -> None:
+    """The rows of the position table that no token has are gone, so that as many tokens fit as there are positions."""
+    reference = backbones.reference(kind)
+    assert len(reference.embeddings.position_embeddings.weight) == 66
+    assert config_from_published(reference.config.to_dict()).max_positions == 64
+    position = _loaded(reference).encoder.embeddings.position.weight
+    segment = 0 if kind == "mpnet" else reference.embeddings.token_type_embeddings.weight
+    assert torch.equal(position, reference.embeddings.position_embeddings.weight[2:] + segment)
 
 
 def test_every_backbone_tensor_has_a_source(published: dict[str, Any]) -> None:

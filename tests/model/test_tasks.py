@@ -68,6 +68,7 @@ def test_bad_names_are_refused(name: str) -> None:
         (Kind.CLASSIFICATION, {"labels": ("a", "b", "a")}, "listed twice"),
         (Kind.REGRESSION, {"value_range": None}, "needs value_range"),
         (Kind.RANKING, {"value_range": (0.0, 1.0)}, "only regression has one"),
+        (Kind.CLASSIFICATION, {"labels": ("a", "b"), "raw_output": True}, "only regression has one, or raw_output"),
         (Kind.REGRESSION, {"value_range": (1.0, 1.0)}, "must rise"),
         (Kind.REGRESSION, {"value_range": (0.0, float("nan"))}, "must rise"),
         (Kind.MULTILABEL, {"thresholds": (0.5,)}, "one threshold per label"),

@@ -19,12 +19,13 @@ from model.answers import ClassificationAnswer
 from model.batch import collate
 from model.encoding import Input, InputEncoder
 from model.network import Network
-from model.pretrained import _BERT_PARTS, rename_published
+from model.pretrained import _LAYER_PARTS, _PARTS, rename_published
 from model_store.manifest import MANIFEST, MANIFEST_HASH, WEIGHTS, Base, Golden, manifest_hash
 from model_store.save import Contents
 from tests import tiny
 
-_PUBLISHED_PARTS = {ours: published for published, ours in _BERT_PARTS.items()}
+# BERT's names come first among those of a part.
+_PUBLISHED_PARTS = {ours: published for published, ours in reversed((_PARTS | _LAYER_PARTS).items())}
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 
 

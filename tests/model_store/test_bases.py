@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 import torch
@@ -64,6 +66,58 @@ def test_the_hubs_cache_is_used_without_a_network(base: Base, hub_cache: Path) -
     assert locate_backbone(_NAME) == repository / "snapshots" / "abc"
 
 
+class Hub:
+    """A hub with one repository, of which a client gets the files that it asks for."""
+
+    def __init__(self, repository: Path, cache: Path) -> None:
+        self.repository = repository
+        self.cache = cache
+
+    def download(self, _: str, allow_patterns: list[str], *, local_files_only: bool, **_options: object) -> str:
+        """What `huggingface_hub.snapshot_download` does."""
+        if local_files_only and not self.cache.is_dir():
+            raise FileNotFoundError("not cached")
+        self.cache.mkdir(exist_ok=True)
+        for path in self.repository.iterdir():
+            if not local_files_only and any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, self.cache)
+        return str(self.cache)
+
+
+@pytest.fixture
+def hub(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """A hub that has the base, and pickled weights beside it."""
+    (Path(base.name) / "pytorch_model.bin").write_bytes(b"pickled")
+    built = Hub(Path(base.name), tmp_path / "fetched")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", built.download)
+    return built
+
+
+def test_pickled_weights_are_fetched_only_where_there_are_no_others(hub: Hub) -> None:
+    """From the hub come safetensors; a pickle comes if the repository has nothing else."""
+    assert locate_backbone(_NAME) == hub.cache
+    assert {path.name for path in hub.cache.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    shutil.rmtree(hub.cache)
+    (hub.repository / "model.safetensors").unlink()
+    locate_backbone(_NAME)
+    assert {path.name for path in hub.cache.iterdir()} == {"config.json", "tokenizer.json", "pytorch_model.bin"}
+
+
+def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
+    """A repository without tokenizer.json is refused with the way to make one."""
+    (hub.repository / "tokenizer.json").unlink()
+    with pytest.raises(BaseMissing, match=r"fetched: has no tokenizer\.json; write it with transformers"):
+        locate_backbone(_NAME)
+
+
+def test_a_base_is_never_a_pickle(base: Base) -> None:
+    """What a version is a delta over is read from safetensors only."""
+    weights = Path(base.name) / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    with pytest.raises(BaseMissing, match=r"model\.safetensors: is missing; put the weights in safetensors there"):
+        load_base(base, tiny.config())
+
+
 @pytest.mark.usefixtures("hub_cache")
 @pytest.mark.parametrize("name", [_NAME, "no such//name"])
 def test_a_backbone_that_is_nowhere_is_missing(name: str) -> None:
@@ -85,7 +139,7 @@ def test_a_base_has_the_names_of_the_network(base: Base) -> None:
     network = tiny.network()
     backbone = {id(parameter) for parameter in backbone_parameters(network.encoder)}
     expected = {name: tensor for name, tensor in network.named_parameters() if id(tensor) in backbone}
-    loaded = load_base(base)
+    loaded = load_base(base, tiny.config())
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
 
@@ -93,7 +147,7 @@ def test_a_base_has_the_names_of_the_network(base: Base) -> None:
 def test_the_hash_decides_not_the_source(base: Base) -> None:
     """Weights with another hash are refused, with both hashes in the error."""
     with pytest.raises(BaseMismatch, match=f"sha256 {base.sha256}, expected {'0' * 64}"):
-        load_base(Base(base.name, "0" * 64))
+        load_base(Base(base.name, "0" * 64), tiny.config())
 
 
 def test_a_base_that_is_no_safetensors_file_is_refused(base: Base) -> None:
@@ -101,4 +155,4 @@ def test_a_base_that_is_no_safetensors_file_is_refused(base: Base) -> None:
     path = Path(base.name) / "model.safetensors"
     path.write_bytes(json.dumps({"not": "tensors"}).encode())
     with pytest.raises(BaseMismatch, match="not a safetensors file"):
-        load_base(Base(base.name, stores.sha256(path)))
+        load_base(Base(base.name, stores.sha256(path)), tiny.config())

@@ -31,7 +31,7 @@ from model_store.errors import (
     TensorMismatch,
 )
 from model_store.load import load, verify
-from model_store.manifest import Base, Manifest, read_manifest
+from model_store.manifest import FORMAT, Base, Manifest, read_manifest
 from model_store.save import save
 from tests import tiny
 from tests.model_store import stores
@@ -183,7 +183,7 @@ def test_the_network_must_be_that_of_the_weights(version: Path, check: Check) ->
 @pytest.mark.parametrize(
     ("change", "error", "named"),
     [
-        (lambda fields: fields.update(format=2), FormatTooNew, "install a newer release"),
+        (lambda fields: fields.update(format=FORMAT + 1), FormatTooNew, "install a newer release"),
         (lambda fields: fields.update(colour="red"), ManifestInvalid, "unknown key 'colour'"),
         (lambda fields: fields.pop("goldens"), ManifestInvalid, "lacks key 'goldens'"),
     ],

@@ -13,12 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
+from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig
 from model.encoding import Input
+from model.network import ParameterCounts
+from model_store import DEFAULT_STORE
 from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
 from model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
 from tests import tiny
 from tests.model_store import stores
 
+EMBEDDED = DEFAULT_STORE / "demo" / "1"
 _PATH = Path("store/demo/1/manifest.json")
 _FILES = {"weights.safetensors": "0" * 64, "tokenizer.json": "1" * 64, "card.md": "2" * 64}
 
@@ -40,6 +44,7 @@ def manifest() -> Manifest:
             Golden("entities", Input.from_words(["a", "cat"]), {"entities": ()}),
         ),
         provenance={"created": "2026-01-01", "nested": {"list": [1, None, 2.5]}},
+        parameters=ParameterCounts(backbone=1000, conditional=100, heads=10, trainable=500),
     )
 
 
@@ -115,6 +120,78 @@ def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], object], name
     """An unknown key, a value of another type, or facts that do not fit each other are errors that name the key."""
     with pytest.raises(ManifestInvalid, match=named):
         from_json(changed(change), _PATH)
+
+
+def _of_format_1(parsed: dict[str, Any]) -> None:
+    """Leaves the keys that format 1 had: those of the embedded checkpoint."""
+    first = json.loads((EMBEDDED / MANIFEST).read_text(encoding="utf-8"))
+    for written, old in ((parsed, first), (parsed["network"], first["network"])):
+        for key in written.keys() - old.keys():
+            del written[key]
+    for task in parsed["tasks"]:
+        del task["raw_output"]
+    parsed["format"] = 1
+
+
+def test_forms_are_read_back() -> None:
+    """A network in the published forms is written by their names and read as it was."""
+    network = replace(
+        tiny.config(),
+        alignment_form=AlignmentForm.MATRIX,
+        layer_norm_form=LayerNormForm.BIAS_IN_SCALE,
+        bottleneck_form=BottleneckForm.LADDER,
+        film_rank=3,
+    )
+    text = to_json(replace(manifest(), network=network))
+    assert json.loads(text)["network"]["layer_norm_form"] == "bias-in-scale"
+    assert from_json(text, _PATH).network == network
+
+
+def test_format_1_is_read_with_what_is_new_at_its_default() -> None:
+    """A manifest of format 1 becomes one of this format, in which what had no name then is what it was then."""
+    read = from_json(changed(_of_format_1), _PATH)
+    assert read == replace(manifest(), parameters=None)
+    assert read.format == FORMAT
+
+
+def test_the_embedded_checkpoint_has_format_1() -> None:
+    """The version that comes with the package was written in format 1 and is read as it was."""
+    assert json.loads((EMBEDDED / MANIFEST).read_text(encoding="utf-8"))["format"] == 1
+    read = read_manifest(EMBEDDED)
+    assert read.network.conditional_layer_norm == (3, 4, 5)
+    assert read.network.film_rank == 0
+    assert read.parameters is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda parsed: parsed.update(weigths=1), "unknown key 'weigths'"),
+        (lambda parsed: parsed["network"].update(film=1), "'network' has unknown key 'film'"),
+        (lambda parsed: parsed["network"].pop("hidden_size"), "'network' lacks key 'hidden_size'"),
+        (lambda parsed: parsed["tasks"][0].pop("max_length"), r"'tasks\[0\]' lacks key 'max_length'"),
+        (lambda parsed: parsed.pop("goldens"), "lacks key 'goldens'"),
+        (lambda parsed: parsed.update(network=3), "'network' must be an object"),
+        (lambda parsed: parsed.update(tasks=[3]), r"'tasks\[0\]' must be an object"),
+        (lambda parsed: parsed.update(tasks=3), "'tasks' must be a list"),
+        (lambda parsed: parsed.update(format=True), "lacks key 'parameters'"),
+    ],
+)
+def test_format_1_is_read_as_strictly(change: Callable[[dict[str, Any]], object], named: str) -> None:
+    """What is missing or unknown in a manifest of format 1, apart from what is new, is an error that names the key."""
+    parsed = json.loads(changed(_of_format_1))
+    change(parsed)
+    with pytest.raises(ManifestInvalid, match=named):
+        from_json(json.dumps(parsed), _PATH)
+
+
+def test_this_format_needs_every_switch() -> None:
+    """Only format 1 may leave a key of the network out."""
+    for field in fields(NetworkConfig):
+        parsed = json.loads(to_json(manifest()))
+        del parsed["network"][field.name]
+        with pytest.raises(ManifestInvalid, match=f"'network' lacks key '{field.name}'"):
+            from_json(json.dumps(parsed), _PATH)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "\0"])

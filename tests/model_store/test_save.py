@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 import model_store.save
+from model.network import freeze_backbone, parameter_counts
 from model.pretrained import rename_published
 from model_store import disk
 from model_store.disk import locked
@@ -176,6 +177,16 @@ def test_checking_a_store_leaves_nothing(store: Path, version: Path, tmp_path: P
     assert not (tmp_path / "new").exists()
     with pytest.raises(NameInvalid):
         check_writable(store, "../demo")
+
+
+def test_the_manifest_says_how_much_was_trained(store: Path) -> None:
+    """A version's manifest has the parameters of the network that was saved, frozen ones not counted as trainable."""
+    network = tiny.network()
+    freeze_backbone(network, 1)
+    counts = read_manifest(save(store, "demo", stores.contents(network))).parameters
+    assert counts == parameter_counts(network)
+    assert counts is not None
+    assert 0 < counts.trainable < counts.total
 
 
 def test_a_manifest_that_cannot_be_read_back_saves_nothing(store: Path) -> None:

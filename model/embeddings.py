@@ -1,0 +1,77 @@
+"""What a token and its place contribute: embeddings, and for MPNet a bias on attention scores by distance.
+
+Shapes: B rows, L tokens, H heads, D hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model.config import NetworkConfig
+from model.dropout import Dropout
+
+_FAR = 128
+"""Tokens apart from which on all distances share the last bucket, as in T5 and MPNet."""
+
+
+class Embeddings(nn.Module):
+    """Word, position and segment embeddings, summed, normalised, and projected where they are narrower than the states.
+
+    Positions count from 0 and there may be no segments: what an architecture does else, its loading folds away.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        width = config.embedding_size or config.hidden_size
+        self.word = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_positions, width)
+        self.segment = nn.Embedding(config.num_segments, width) if config.num_segments else None
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = Dropout(config.dropout)
+        self.project = None if width == config.hidden_size else nn.Linear(width, config.hidden_size)
+        # Here rather than in the encoder, as it is frozen with the embeddings: all layers share it.
+        self.distance = (
+            DistanceBias(config.relative_attention_buckets, config.num_heads)
+            if config.relative_attention_buckets
+            else None
+        )
+
+    def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
+        positions = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
+        states = self.word(input_ids_BL) + self.position(positions)
+        if self.segment is not None:
+            states = states + self.segment(segment_ids_BL)
+        states = self.dropout(self.norm(states))
+        return cast(Tensor, states if self.project is None else self.project(states))
+
+
+class DistanceBias(nn.Module):
+    """One number per head for each bucket of distances between tokens, added to the attention scores of every layer.
+
+    Source: Song et al., "MPNet", NeurIPS 2020, with the buckets of Raffel et al., "T5", JMLR 2020: half of them for
+    keys behind the query; of each half, half hold one distance and the others ranges that widen up to 128 tokens.
+    """
+
+    def __init__(self, num_buckets: int, num_heads: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
+
+    def forward(self, length: int) -> Tensor:
+        """The bias of any row of that many tokens: [1, H, L, L], queries before keys."""
+        place = torch.arange(length, device=self.weight.device)
+        bucket_LL = _bucket(place[None] - place[:, None], len(self.weight))
+        return self.weight[bucket_LL].permute(2, 0, 1)[None]
+
+
+def _bucket(distance: Tensor, num_buckets: int) -> Tensor:
+    half = num_buckets // 2
+    exact = half // 2
+    apart = distance.abs()
+    # As transformers computes it, to the last bit: a distance at a bucket's edge must not fall on the other side.
+    share = torch.log(apart.clamp(min=1).float() / exact) / math.log(_FAR / exact)
+    ranged = (exact + (share * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(apart < exact, apart, ranged) + (distance > 0) * half

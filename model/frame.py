@@ -1,0 +1,67 @@
+"""What a tokenizer puts around one text or two, read off its own post-processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tokenizers
+from tokenizers.processors import BertProcessing
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a tokenizer puts around one text or two: special tokens before, between and behind them.
+
+    `gaps`: for each of those places its token ids and their segment ids. `segments`: the segment of each text.
+    """
+
+    gaps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    segments: tuple[int, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens of a row are the frame's."""
+        return sum(len(ids) for ids, _ in self.gaps)
+
+    def place(self, texts: Sequence[Sequence[int]]) -> int:
+        """The row position of the last text's first token."""
+        return sum(len(ids) for ids, _ in self.gaps[:-1]) + sum(map(len, texts[:-1]))
+
+    def row(self, texts: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The token ids and segment ids of a row of the given token ids, one sequence per text."""
+        ids, segment_ids = (list(one) for one in self.gaps[0])
+        for text, segment, (gap_ids, gap_segments) in zip(texts, self.segments, self.gaps[1:], strict=True):
+            ids += (*text, *gap_ids)
+            segment_ids += ((segment,) * len(text)) + gap_segments
+        return tuple(ids), tuple(segment_ids)
+
+
+def frame_of(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> Frame:
+    """The frame of the tokenizer's own post-processor, read off a row that it makes."""
+    probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
+    gaps: list[tuple[list[int], list[int]]] = [([], [])]
+    segments: list[int] = []
+    for token, segment, text in zip(probe.ids, probe.type_ids, probe.sequence_ids, strict=True):
+        if text is None:
+            gaps[-1][0].append(token)
+            gaps[-1][1].append(segment)
+        elif text == len(segments):
+            segments.append(segment)
+            gaps.append(([], []))
+    return Frame(tuple((tuple(ids), tuple(segment_ids)) for ids, segment_ids in gaps), tuple(segments))
+
+
+def ensure_frame(tokenizer: tokenizers.Tokenizer) -> None:
+    """Gives a tokenizer without a frame that of BERT. Raises ValueError if it lacks [CLS] or [SEP]."""
+    if not tokenizer.num_special_tokens_to_add(is_pair=False):
+        separator, start = (("[SEP]", special_id(tokenizer, "[SEP]")), ("[CLS]", special_id(tokenizer, "[CLS]")))
+        tokenizer.post_processor = BertProcessing(separator, start)
+
+
+def special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
+    """The id of a special token. Raises ValueError if there is none."""
+    token_id = tokenizer.token_to_id(token)
+    if token_id is None:
+        raise ValueError(f"the tokenizer has no {token} token; it needs those of BERT or of RoBERTa")
+    return token_id

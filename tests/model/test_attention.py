@@ -1,0 +1,59 @@
+"""Tests of model/attention.py: whichever kernel runs, attention is its definition."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.attention import attend
+
+
+def _inputs(rows: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value of two heads of size 4, and a mask with a bias and with padding in every row but the first."""
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn(3, rows, 2, length, 4, generator=generator)
+    mask = torch.randn(rows, 1, length, length, generator=generator)
+    for row in range(1, rows):
+        mask[row, :, :, max(1, length - row) :] = float("-inf")
+    return query, key, value, mask
+
+
+def _literal(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    weights = (torch.einsum("bhid,bhjd->bhij", query, key) / query.shape[-1] ** 0.5 + mask).softmax(-1)
+    return torch.einsum("bhij,bhjd->bhid", weights, value)
+
+
+@given(st.integers(1, 4), st.integers(1, 9), st.booleans())
+def test_attention_is_its_definition(rows: int, length: int, learning: bool) -> None:
+    """With and without gradients the result is softmax(q k / sqrt(d) + mask) v."""
+    inputs = _inputs(rows, length)
+    with torch.set_grad_enabled(learning):
+        found = attend(*inputs, dropout=0.0)
+    torch.testing.assert_close(found, _literal(*inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_the_definition() -> None:
+    """Query, key, value and mask learn what they learn from the definition."""
+    gradients = []
+    for function in (partial(attend, dropout=0.0), _literal):
+        query, key, value, mask = (tensor.requires_grad_() for tensor in _inputs(3, 6))
+        torch.autograd.backward(function(query, key, value, mask).square().sum())
+        gradients.append([query.grad, key.grad, value.grad, mask.grad])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_dropout_is_on_the_weights(learning: bool) -> None:
+    """With dropout the mean over many draws stays what it is without, and single draws differ."""
+    query, key, value, mask = _inputs(2, 5)
+    torch.manual_seed(0)
+    with torch.set_grad_enabled(learning):
+        draws = torch.stack([attend(query, key, value, mask, dropout=0.3) for _ in range(3000)])
+    assert not torch.equal(draws[0], draws[1])
+    torch.testing.assert_close(draws.mean(0), _literal(query, key, value, mask), atol=0.1, rtol=0.1)
