@@ -90,17 +90,33 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="The TOML recipe of the run.")],
     data: Annotated[Path, typer.Option(help="The folder that the recipe's files are relative to.")] = Path(),
     store: Store = DEFAULT_STORE,
+    run: Annotated[
+        Path | None,
+        # torchrun takes --run for an option of its own.
+        typer.Option("--run-folder", "--run", help="The folder to keep the run in (default: runs/RECIPE'S NAME)."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
 ) -> None:
-    """Train what a recipe says and publish it as a new version."""
+    """Train what a recipe says and publish it as a new version.
+
+    SIGTERM and SIGINT stop it between two steps with a checkpoint, and --resume goes on exactly there. With
+    `torchrun --nproc_per_node N -m polytask train …` each batch is shared by N processes.
+    """
     from training.config import RecipeError
     from training.loop import NonFiniteLossError
-    from training.records import DataError
+    from training.problems import DataError
+    from training.resume import RunError
     from training.run import run_recipe
+    from training.stopping import Stopped
 
     try:
-        run_recipe(recipe, data, store, _console())
-    except (RecipeError, DataError, NonFiniteLossError) as error:
+        run_recipe(recipe, data, store, _console(), run, resume=resume)
+    except (RecipeError, DataError, RunError, NonFiniteLossError) as error:
         _fail(error)
+    except Stopped as stopped:
+        if str(stopped):
+            typer.echo(stopped, err=True)
+        sys.exit(128 + stopped.number)
 
 
 @app.command("evaluate")
@@ -111,12 +127,24 @@ def evaluate(
 ) -> None:
     """Measure a version anew on its validation data."""
     from model_store.versions import resolve
-    from training.records import DataError
+    from training.problems import DataError
     from training.run import evaluate_version
 
     try:
         evaluate_version(resolve(store, reference), data, _console())
     except DataError as error:
+        _fail(error)
+
+
+@app.command("report")
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.")]) -> None:
+    """Make report.html and report.md of a run anew, finished or not."""
+    from training.recorded import RunFolderError
+    from training.report import write_report
+
+    try:
+        _print(*write_report(folder))
+    except RunFolderError as error:
         _fail(error)
 
 
@@ -161,6 +189,7 @@ def show_version(reference: Reference, store: Store = DEFAULT_STORE) -> None:
         f"base: {manifest.base.name} (sha256 {manifest.base.sha256})"
         if manifest.base
         else "base: none, self-contained",
+        *([] if manifest.parameters is None else [str(manifest.parameters)]),
         table,
         f"provenance: {json.dumps(manifest.provenance, indent=2, ensure_ascii=False)}",
     )

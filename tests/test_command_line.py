@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import polytask
+from model.network import parameter_counts
 from model_store.save import save
 from model_store.versions import current
 from tests import tiny
@@ -78,6 +79,7 @@ def test_show_has_each_task_beside_its_metrics(run: Run) -> None:
     assert ["f1", "0.8000", "0.3000"] in lines
     assert "demo/1" in out
     assert "self-contained" in out
+    assert str(parameter_counts(tiny.network())) in out
     assert '"seed": 1' in out
 
 

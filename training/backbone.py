@@ -15,11 +15,12 @@ from torch import Tensor
 
 from model.config import NetworkConfig
 from model.encoding import InputEncoder
-from model.network import Network, backbone_parameters, freeze_backbone
-from model.pretrained import config_from_published, rename_published
+from model.network import Network, backbone_parameters, draw_at_random, freeze_backbone
+from model.pretrained import config_from_published, fold_positions, rename_published
 from model.tasks import Task
-from model_store.bases import locate_backbone
+from model_store.bases import BASE_WEIGHTS, PICKLED_WEIGHTS, SHARDS, locate_backbone
 from training.config import Recipe, RecipeError
+from training.layout import Start
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,42 @@ def load_backbone(name: str) -> Backbone:
     """The backbone of a Hugging Face name or a folder. Raises StoreError or, for an unsupported or broken one, RecipeError."""
     folder = locate_backbone(name)
     with _blamed_on(folder / "config.json") as path:
-        config = config_from_published(json.loads(path.read_text(encoding="utf-8")))
-    with _blamed_on(folder / "model.safetensors") as path:
-        tensors = rename_published(load_file(path))
+        published = json.loads(path.read_text(encoding="utf-8"))
+        config = config_from_published(published)
+    weights = weights_file(folder)
+    with _blamed_on(weights) as path:
+        tensors = rename_published(_read_weights(path))
+        _check_positions(tensors, published["max_position_embeddings"])
+        tensors = fold_positions(tensors, config)
     with _blamed_on(folder / "tokenizer.json") as path:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        InputEncoder(tokenizer)
+        encoder = InputEncoder(tokenizer)
+        if 0 < config.num_segments < encoder.num_segments:
+            raise ValueError(f"has {encoder.num_segments} segments, config.json has {config.num_segments}")
         if tokenizer.get_vocab_size() > config.vocab_size:
             raise ValueError(f"has {tokenizer.get_vocab_size()} word pieces, config.json has {config.vocab_size}")
     return Backbone(folder, config, tensors, tokenizer)
+
+
+def weights_file(folder: Path) -> Path:
+    """Which file of a backbone's folder its weights are read from: safetensors rather than a pickle."""
+    return next(path for name in (BASE_WEIGHTS, SHARDS, PICKLED_WEIGHTS) if (path := folder / name).is_file())
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if path.name == PICKLED_WEIGHTS:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    if path.name == SHARDS:
+        shards = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+        return {name: tensor for shard in shards for name, tensor in load_file(path.parent / shard).items()}
+    return load_file(path)
+
+
+def _check_positions(tensors: dict[str, Tensor], expected: int) -> None:
+    """A table of another length would be cut to size in the wrong place."""
+    table = tensors.get("encoder.embeddings.position.weight")
+    if table is not None and len(table) != expected:
+        raise ValueError(f"size mismatch: {len(table)} positions, config.json has {expected}")
 
 
 @contextmanager
@@ -61,22 +89,29 @@ def _blamed_on(path: Path) -> Iterator[Path]:
 def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Network:
     """The recipe's network with the backbone's weights in place and its lower layers fixed; the rest starts anew.
 
+    A fresh layer has none of the backbone's weights.
+
     Raises RecipeError if the sizes do not fit or the published weights lack a tensor.
     """
     torch.manual_seed(recipe.seed)
     try:
         network = Network(recipe.network(backbone.config), tasks)
-        freeze_backbone(network, recipe.backbone.frozen_layers)
+        frozen, fresh = recipe.backbone.num_frozen(backbone.config), recipe.backbone.fresh(backbone.config)
+        freeze_backbone(network, frozen, attention_film=recipe.conditioning.freeze_attention_film)
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
-    wanted = network.state_dict()
-    found = {name: tensor for name, tensor in backbone.tensors.items() if name in wanted}
+    fresh_layers = [network.encoder.layers[layer] for layer in fresh]
+    random_start = recipe.conditioning.start is Start.RANDOM
+    draw_at_random(network.modules() if random_start else (part for layer in fresh_layers for part in layer.children()))
+    wanted, without = network.state_dict(), tuple(f"encoder.layers.{layer}." for layer in fresh)
+    found = {n: tensor for n, tensor in backbone.tensors.items() if n in wanted and not n.startswith(without)}
     own = {id(parameter) for parameter in backbone_parameters(network.encoder)}
+    own -= {id(parameter) for layer in fresh_layers for parameter in layer.parameters()}
     missing = [name for name, parameter in network.named_parameters() if id(parameter) in own and name not in found]
     if missing:
         raise RecipeError(f"{backbone.folder}: the weights lack {', '.join(missing)}")
     try:
         network.load_state_dict(found, strict=False)
     except RuntimeError as error:  # a shape that is not the one in config.json
-        raise RecipeError(f"{backbone.folder / 'model.safetensors'}: {error}") from error
+        raise RecipeError(f"{weights_file(backbone.folder)}: {error}") from error
     return network

@@ -24,8 +24,8 @@ from model.answers import (
 )
 from model.encoding import Input
 from model.tasks import Kind, Task
-from training.examples import Example
-from training.metrics import Scores, score_answers
+from training.examples import Example, TaskData
+from training.metrics import Scores, score_task
 
 _ORDERS = 20
 
@@ -40,22 +40,23 @@ DESCRIPTIONS = {
 }
 
 
-def score_baseline(task: Task, train: Sequence[Example], validation: Sequence[Example]) -> Scores:
-    """The metrics on `validation` of the task's trivial answer."""
-    if task.kind is Kind.RANKING:  # the expectation over random orders, by the mean of a few
-        runs = [_random_orders(task, validation, seed) for seed in range(_ORDERS)]
+def score_baseline(own: TaskData) -> Scores:
+    """The task's metrics on its validation examples, of its trivial answer."""
+    if own.task.kind is Kind.RANKING:  # the expectation over random orders, by the mean of a few
+        runs = [score_task(own, _random_orders(own.validation, seed)) for seed in range(_ORDERS)]
         return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-    answer = _trivial(task, train)
-    return score_answers(task, validation, [answer(example.input) for example in validation])
+    answer = _trivial(own.task, own.train)
+    return score_task(own, [answer(example.input) for example in own.validation])
 
 
-def _random_orders(task: Task, validation: Sequence[Example], seed: int) -> Scores:
+def _random_orders(examples: Sequence[Example], seed: int) -> list[Answer]:
     generator = random.Random(seed)  # noqa: S311 - sampling, not cryptography
-    answers = []
-    for example in validation:
-        order = generator.sample(range(len(example.input.candidates)), len(example.input.candidates))
-        answers.append(RankingAnswer(tuple(RankedCandidate(i, example.input.candidates[i], 0.0) for i in order)))
-    return score_answers(task, validation, answers)
+    answers: list[Answer] = []
+    for example in examples:
+        candidates = example.input.candidates
+        order = generator.sample(range(len(candidates)), len(candidates))
+        answers.append(RankingAnswer(tuple(RankedCandidate(i, candidates[i], 0.0) for i in order)))
+    return answers
 
 
 def _trivial(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,7 @@ from model.encoding import Encoding, Input, InputEncoder
 from model.network import Network
 from model.tasks import Task
 from training.examples import Example, TaskData
-from training.metrics import Scores, score_answers
+from training.metrics import Scores, score_task
 
 _ROWS = 64
 _TOKENS = 8192
@@ -78,10 +78,23 @@ def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, 
     return replace(task, thresholds=tuple(thresholds))
 
 
+def answer_tasks(
+    network: Network, encoder: InputEncoder, data: Sequence[TaskData], progress: Callable[[str], None] | None = None
+) -> dict[str, list[Answer]]:
+    """Every task's answers to its validation examples, in their order. `progress` hears of each task that is done."""
+    answers = {}
+    for task_id, own in enumerate(data):
+        answers[own.task.name] = answer_inputs(network, encoder, task_id, [one.input for one in own.validation])
+        if progress is not None:
+            progress(own.task.name)
+    return answers
+
+
+def score_tasks(data: Sequence[TaskData], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Scores]:
+    """Every task's metrics from `answer_tasks`, the main one first."""
+    return {own.task.name: score_task(own, answers[own.task.name]) for own in data}
+
+
 def evaluate_tasks(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> dict[str, Scores]:
     """Every task's metrics on its validation examples."""
-    scores = {}
-    for task_id, own in enumerate(data):
-        answers = answer_inputs(network, encoder, task_id, [example.input for example in own.validation])
-        scores[own.task.name] = score_answers(own.task, own.validation, answers)
-    return scores
+    return score_tasks(data, answer_tasks(network, encoder, data))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from model.encoding import Encoding, Input, InputEncoder
 from model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task
-from training.config import RecipeError, TaskConfig
-from training.records import DataError, Located, Problems, read_all, read_records
+from training.config import RecipeError, RegressionLoss, TaskConfig
+from training.problems import DataError, Problems, read_all
+from training.records import Located, read_records
+from training.splits import capped, hold_out
 
 _THRESHOLD = 0.5
 _TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
@@ -51,39 +54,84 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class TaskData:
-    """A task with its training and validation examples."""
+    """A task with its training and validation examples.
+
+    `validation` holds all validation splits, one after the other; `splits` says how many examples each has, by name.
+    """
 
     task: Task
     config: TaskConfig
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
+    splits: Mapping[str, int]
 
 
 def load_task(config: TaskConfig, folder: Path) -> TaskData:
-    """Reads and checks one task's files.
+    """Reads and checks one task's files. Labels and ranges come from all training records, whatever is left out later.
 
     Raises DataError naming file and line of all that is wrong, or RecipeError if no task can be what the recipe says.
     """
-    names = (config.train, config.validation)
-    train, validation = read_all(partial(read_records, folder / name, config.kind) for name in names)
+    train, *splits = read_all(partial(_read, config, folder, files) for files in _files_of_splits(config))
     task = _task(config, train)
     problems = Problems()
     _check_shown(task, config, problems)
-    examples = [tuple(_examples(task, config, records, problems)) for records in (train, validation)]
+    examples, *measured = [list(_examples(task, config, records, problems)) for records in (train, *splits)]
     problems.raise_if_any()
-    return TaskData(task, config, *examples)
+    if config.holdout:
+        examples, held = _held_out(config, train, examples)
+        measured = [held]
+    return _task_data(task, config, capped(examples, config.cap, config.cap_seed), measured)
 
 
 def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
-    """Reads and checks the validation file of a task that has its labels already; `train` stays empty.
+    """Reads and checks the validation files of a task that has its labels already; `train` stays empty.
 
     Raises DataError naming file and line of all that is wrong.
     """
+    files = [config.train] if config.holdout else _files_of_splits(config)[1:]
+    splits = read_all(partial(_read, config, folder, names) for names in files)
     problems = Problems()
-    records = read_records(folder / config.validation, config.kind)
-    examples = tuple(_examples(task, config, records, problems))
+    measured = [list(_examples(task, config, records, problems)) for records in splits]
     problems.raise_if_any()
-    return TaskData(task, config, (), examples)
+    if config.holdout:
+        measured = [_held_out(config, splits[0], measured[0])[1]]
+    return _task_data(task, config, (), measured)
+
+
+def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
+    """The files of train and of each validation split."""
+    return [config.train, *((name,) for name in config.validation.values())]
+
+
+def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[Located]:
+    files = [partial(read_records, folder, name, config.kind, config.columns, config.group_by) for name in names]
+    return [located for records in read_all(files) for located in records]
+
+
+def _held_out(
+    config: TaskConfig, records: Sequence[Located], examples: Sequence[Example]
+) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and those held out. Examples of one group of the recipe's `group_by` stay together."""
+    groups: Sequence[Any] = range(len(examples))
+    if config.kind is not Kind.RANKING and _is_grouped(config):
+        groups = [located.group for located in records]
+    kept, held = hold_out(examples, groups, config.holdout)
+    if not kept:
+        raise DataError(f"{config.train[0]}: holdout = {config.holdout} leaves nothing to train on")
+    return kept, held
+
+
+def _is_grouped(config: TaskConfig) -> bool:
+    """Whether every record must say which group it belongs to: a candidate must, others where the recipe asks."""
+    return config.kind is Kind.RANKING or "group_by" in config.model_fields_set
+
+
+def _task_data(
+    task: Task, config: TaskConfig, train: Sequence[Example], measured: Sequence[Sequence[Example]]
+) -> TaskData:
+    names = tuple(config.validation) or ("held-out",)
+    splits = {name: len(examples) for name, examples in zip(names, measured, strict=True)}
+    return TaskData(task, config, tuple(train), tuple(chain(*measured)), splits)
 
 
 def encode_examples(
@@ -135,7 +183,7 @@ def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
         values = [located.record.label for located in train]
         value_range = (min(values), max(values))
     try:
-        return Task(
+        task = Task(
             name=config.name,
             kind=config.kind,
             max_length=config.max_length,
@@ -145,9 +193,24 @@ def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
             else config.kind is not Kind.TAGGING,
             value_range=value_range,
             thresholds=(_THRESHOLD,) * len(labels) if config.kind is Kind.MULTILABEL else (),
+            raw_output=config.regression is RegressionLoss.MSE,
         )
     except ValueError as error:
-        raise DataError(f"{config.train}: {error}") if from_data else RecipeError(str(error)) from error
+        message = f"{', '.join(config.train)}: {error}"
+        raise DataError(message) if from_data else RecipeError(str(error)) from error
+    _check_measurable(task, config)
+    return task
+
+
+def _check_measurable(task: Task, config: TaskConfig) -> None:
+    """The recipe's metric is one that the labels allow, which only the data may show."""
+    if config.positive_label is not None and config.positive_label not in task.labels:
+        known = ", ".join(task.labels)
+        raise RecipeError(
+            f"task {task.name!r}: positive_label: {config.positive_label!r} is not among its labels: {known}"
+        )
+    if config.metric == "span_f1" and not task.bio:
+        raise RecipeError(f"task {task.name!r}: metric: 'span_f1' needs BIO tags; use 'token_accuracy'")
 
 
 def _labels(config: TaskConfig, located: Located) -> list[str]:
@@ -158,30 +221,38 @@ def _labels(config: TaskConfig, located: Located) -> list[str]:
 
 
 def _examples(task: Task, config: TaskConfig, records: Sequence[Located], problems: Problems) -> Iterator[Example]:
-    if task.kind is Kind.RANKING:
-        yield from _ranking_examples(config, records, problems)
-        return
+    """The examples of a split: one for each record, for rankings one for each group. Misfits are noted instead."""
     label_ids = {label: i for i, label in enumerate(task.labels)}
+    fitting = []
     for located in records:
-        problem = _problem(task, config, located)
-        if problem:
-            problems.add(located.place, problem)
+        misfit = _misfit(task, config, located)
+        if misfit:
+            problems.add(located.place, *misfit)
         else:
+            fitting.append(located)
+    if task.kind is Kind.RANKING:
+        yield from _ranking_examples(config, fitting, problems)
+    else:
+        for located in fitting:
             yield _example(task, config, located.record, label_ids)
 
 
-def _problem(task: Task, config: TaskConfig, located: Located) -> str | None:
+def _misfit(task: Task, config: TaskConfig, located: Located) -> tuple[str, str] | None:
+    """How a record contradicts its task: what it is, and the sort of problem; None if it fits."""
     record = located.record
+    if _is_grouped(config) and located.group is None:
+        return f"{config.group_by}: no text or number; the recipe groups records by it", "no group"
     if task.kind in _TEXT_KINDS and (record.text_pair is not None) != task.pair:
-        return f"text_pair: {'missing' if task.pair else 'unexpected'}; a task's records all have it or none has"
+        how = "missing" if task.pair else "unexpected"
+        return f"text_pair: {how}; a task's records all have it or none has", f"text_pair {how}"
     if task.kind in LABELLED_KINDS:
         unknown = [label for label in _labels(config, located) if label not in task.labels]
         if unknown:
-            return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels"
+            return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels", "unknown label"
     if task.kind is Kind.REGRESSION:
         low, high = task.value_range or (0.0, 0.0)
         if not low <= record.label <= high:
-            return f"label {record.label} is outside the task's range {low} to {high}"
+            return f"label {record.label} is outside the task's range {low} to {high}", "outside the range"
     return None
 
 
@@ -207,19 +278,19 @@ def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, i
 
 def _ranking_examples(config: TaskConfig, records: Sequence[Located], problems: Problems) -> Iterator[Example]:
     """One example per query: its candidates in file order."""
-    groups: dict[Any, list[Any]] = defaultdict(list)
+    groups: dict[str | int | None, list[Any]] = defaultdict(list)
     for located in records:
-        group = getattr(located.record, config.group_by, None)
-        if not isinstance(group, str | int):
-            problems.add(located.place, f"{config.group_by}: no text or number; the recipe groups candidates by it")
-            continue
-        groups[group].append(located.record)
-        if located.record.text != groups[group][0].text:
-            problems.add(located.place, f"text: differs from the query of its group {group!r}")
-    if all(located.record.label != config.positive for located in records):
+        members = groups[located.group]
+        members.append(located.record)
+        if located.record.text != members[0].text:
+            message = f"text: differs from the query of its group {located.group!r}"
+            problems.add(located.place, message, sort="text differs from the query of its group")
+    # As text, because CSV has no numbers.
+    positive = str(config.positive)
+    if records and all(str(located.record.label) != positive for located in records):
         file, _, _ = records[0].place.rpartition(":")
         problems.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
     for members in groups.values():
         candidates = tuple(record.text_pair for record in members)
-        relevant = tuple(int(record.label == config.positive) for record in members)
+        relevant = tuple(int(str(record.label) == positive) for record in members)
         yield Example(Input(members[0].text, candidates=candidates), relevant)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +14,7 @@ from model.batch import Batch, collate
 from model.heads import Outputs
 from model.network import Network
 from model.tasks import Kind, Task
+from training.config import Recipe
 from training.examples import EncodedExample
 
 
@@ -44,7 +45,8 @@ def example_losses(network: Network, outputs: Outputs, batch: ExampleBatch) -> T
 
     Classification, multiple choice, tagging and span: cross entropy (tagging: the mean over words; span: the mean
     of start and end). Multilabel: the sum of the labels' binary cross entropies. Ranking: binary cross entropy of
-    each candidate, averaged. Regression: binary cross entropy against the value's place in the task's range.
+    each candidate, averaged. Regression: binary cross entropy against the value's place in the task's range, or where
+    the output is the value itself, the squared error.
     """
     by_task: dict[int, list[int]] = defaultdict(list)
     for place, example in enumerate(batch.examples):
@@ -56,6 +58,18 @@ def example_losses(network: Network, outputs: Outputs, batch: ExampleBatch) -> T
         losses.append(_task_losses(network.tasks[task_id], logits, [batch.examples[place].target for place in places]))
         order.extend(places)
     return torch.cat(losses)[torch.tensor(order, device=losses[0].device).argsort()]
+
+
+def example_weights(task_ids: Sequence[int], recipe: Recipe) -> list[float]:
+    """What each example's loss counts in the loss of its batch, which is the sum of the products; in their order.
+
+    `task_ids`: the tasks of the whole batch. The mean over examples, or with `task_mean` over the tasks present of each
+    one's mean, as the released CA-MTL code has it (Pilault et al., ICLR 2021); the recipe's task weights on top.
+    """
+    counts = Counter(task_ids)
+    if recipe.losses.task_mean:
+        return [recipe.tasks[task_id].weight / (len(counts) * counts[task_id]) for task_id in task_ids]
+    return [recipe.tasks[task_id].weight / len(task_ids) for task_id in task_ids]
 
 
 def task_logits(
@@ -89,8 +103,11 @@ def _task_losses(task: Task, logits: list[Tensor], targets: list[object]) -> Ten
         case Kind.REGRESSION:
             assert task.value_range is not None
             low, high = task.value_range
-            wanted = (torch.tensor(targets, dtype=torch.float32, device=device) - low) / (high - low)
-            return functional.binary_cross_entropy_with_logits(torch.cat(logits)[:, 0], wanted, reduction="none")
+            found, wanted = torch.cat(logits)[:, 0], torch.tensor(targets, dtype=torch.float32, device=device)
+            if task.raw_output:
+                return (found - wanted).square()
+            place = (wanted - low) / (high - low)
+            return functional.binary_cross_entropy_with_logits(found, place, reduction="none")
         case Kind.RANKING:
             return torch.stack(
                 [

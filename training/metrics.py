@@ -19,14 +19,57 @@ from torchmetrics.functional.text import squad
 
 from model.answers import Answer
 from model.tasks import Kind, Task
-from training.examples import Example
+from training.examples import Example, TaskData
 
 Scores = dict[str, float]
 
+_MEANS = {"f1_accuracy": ("f1", "accuracy"), "accuracy_macro_f1": ("accuracy", "macro_f1")}
 
-def score_answers(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
-    """All metrics of the task's kind, the main one first. `answers[i]` answers `examples[i].input`."""
-    return _SCORERS[task.kind](task, examples, answers)
+
+def score_task(own: TaskData, answers: Sequence[Answer]) -> Scores:
+    """All metrics of the task, the recipe's main one first; `answers[i]` answers `own.validation[i].input`.
+
+    Those of the first validation split go by their own names, those of the others are `metric/split`.
+    """
+    assert sum(own.splits.values()) == len(own.validation) == len(answers), "an answer for every example"
+    scores: Scores = {}
+    start = 0
+    for split, size in own.splits.items():
+        part = slice(start, start + size)
+        choice = (own.config.metric, own.config.positive_label)
+        found = score_answers(own.task, own.validation[part], answers[part], *choice)
+        scores |= {f"{name}/{split}" if start else name: value for name, value in found.items()}
+        start += size
+    return scores
+
+
+def score_answers(
+    task: Task,
+    examples: Sequence[Example],
+    answers: Sequence[Answer],
+    metric: str | None = None,
+    positive_label: str | None = None,
+) -> Scores:
+    """All metrics of the task's kind, the main one first: `metric`, or the kind's own.
+
+    `answers[i]` answers `examples[i].input`. The F1 of `positive_label` is among the metrics of a classification that
+    has one; a mean of two metrics is only where it is the main one.
+    """
+    scores = _SCORERS[task.kind](task, examples, answers)
+    if positive_label is not None:
+        scores["f1"] = _label_f1(task, examples, answers, positive_label)
+    if metric is None:
+        return scores
+    if metric in _MEANS:
+        first, second = _MEANS[metric]
+        scores[metric] = (scores[first] + scores[second]) / 2
+    return {metric: scores[metric]} | scores
+
+
+def _label_f1(task: Task, examples: Sequence[Example], answers: Sequence[Any], label: str) -> float:
+    right = [task.labels[example.target] == label for example in examples]
+    given = [answer.label == label for answer in answers]
+    return float(metrics.f1_score(right, given, zero_division=0.0))
 
 
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:

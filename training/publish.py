@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,17 +13,20 @@ from typing import Any
 
 import torch
 
+from model.answers import Answer
 from model.encoding import Input, InputEncoder
 from model.network import Network
 from model.tasks import Kind
+from model_store.bases import BASE_WEIGHTS
 from model_store.disk import sha256_of
 from model_store.manifest import Base, Golden
 from model_store.save import Contents, save
-from training.backbone import Backbone
+from training.backbone import Backbone, weights_file
 from training.card import render_card
 from training.config import Recipe
-from training.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks
+from training.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_tasks
 from training.examples import TaskData
+from training.files import fingerprint
 from training.metrics import Scores
 
 _PRECISION = torch.float16
@@ -42,19 +45,29 @@ class Run:
 
 
 def publish(
-    run: Run, network: Network, encoder: InputEncoder, backbone: Backbone, store: Path
-) -> tuple[Path, dict[str, Scores]]:
-    """Rounds, calibrates, evaluates and saves the network. Returns the version's folder and its metrics.
+    run: Run,
+    network: Network,
+    encoder: InputEncoder,
+    backbone: Backbone,
+    store: Path,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Path, dict[str, Scores], dict[str, list[Answer]]]:
+    """Rounds, calibrates, evaluates and saves the network.
+
+    Returns the version's folder, its metrics, and the answers to the validation examples that they are of. `progress`
+    hears of each task that is answered.
 
     A backbone given by name becomes the version's base, and only what differs from it is stored; with a backbone
-    given by folder the version holds everything.
+    given by folder, or one that is not in a single safetensors file, the version holds everything.
     """
     base = None
-    if not Path(run.recipe.backbone.name).is_dir():
-        base = Base(run.recipe.backbone.name, sha256_of(backbone.folder / "model.safetensors"))
+    weights = weights_file(backbone.folder)
+    if not Path(run.recipe.backbone.name).is_dir() and weights.name == BASE_WEIGHTS:
+        base = Base(run.recipe.backbone.name, sha256_of(weights))
     round_weights(network, _PRECISION, frozen=base is None)
     calibrate(network, encoder, run.data)
-    scores = evaluate_tasks(network, encoder, run.data)
+    answers = answer_tasks(network, encoder, run.data, progress)
+    scores = score_tasks(run.data, answers)
     contents = Contents(
         network=network,
         tokenizer_json=backbone.tokenizer.to_str(),
@@ -66,7 +79,7 @@ def publish(
         provenance=run.provenance,
         card=render_card(run.recipe, run.data, scores, run.baselines),
     )
-    return save(store, run.recipe.name, contents), scores
+    return save(store, run.recipe.name, contents), scores, answers
 
 
 def round_weights(network: Network, precision: torch.dtype, *, frozen: bool) -> None:
@@ -100,11 +113,11 @@ def goldens(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -
 
 def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
     """Where a version comes from: the recipe's text, data hashes, code commit, library versions, time of the start."""
-    files = {name for task in recipe.tasks for name in (task.train, task.validation)}
+    files = {name for task in recipe.tasks for name in (*task.train, *task.measured_files)}
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": text,
-        "data": {name: sha256_of(data_folder / name) for name in sorted(files)},
+        "data": {name: fingerprint(data_folder, name) for name in sorted(files)},
         "commit": _commit(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pydantic
 
-from model_store.disk import sha256_of
 from model_store.errors import ManifestInvalid
 from model_store.manifest import MANIFEST, Manifest, read_manifest
 from training.config import Recipe, TaskConfig
 from training.examples import TaskData, load_validation
-from training.records import read_all
+from training.files import fingerprint
+from training.problems import read_all
 
 
 def validation_data(version_folder: Path, data_folder: Path) -> list[TaskData]:
@@ -28,15 +28,15 @@ def validation_data(version_folder: Path, data_folder: Path) -> list[TaskData]:
 
 
 def changed_files(version_folder: Path, data_folder: Path) -> list[str]:
-    """The validation files in `data_folder` that are not, or not known to be, those the version was measured on.
+    """The files in `data_folder` that are not, or not known to be, those whose examples the version was measured on.
 
     Raises StoreError. All files must be there.
     """
     manifest = read_manifest(version_folder)
     hashes = manifest.provenance.get("data")
     known = hashes if isinstance(hashes, dict) else {}
-    files = [config.validation for config in _task_configs(version_folder, manifest).values()]
-    return [file for file in files if known.get(file) != sha256_of(data_folder / file)]
+    files = [file for config in _task_configs(version_folder, manifest).values() for file in config.measured_files]
+    return [file for file in dict.fromkeys(files) if known.get(file) != fingerprint(data_folder, file)]
 
 
 def _task_configs(version_folder: Path, manifest: Manifest) -> dict[str, TaskConfig]:

@@ -1,28 +1,21 @@
-"""Labelled records from JSON lines, checked one by one: every broken one is named by file and line."""
+"""Labelled records, checked one by one: every broken one is named by file and line."""
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import Field
 
 from model.tasks import Kind
+from training.files import Row, is_text_table, read_rows
+from training.problems import DataError, Problems
 
-_MOST_PROBLEMS = 20
-
-Read = TypeVar("Read")
-
-
-class DataError(Exception):
-    """Records that cannot be trained on; the message names file and line of each (the first 20)."""
+_LISTS = frozenset({"labels", "choices", "tokens", "tags", "answers"})
 
 
 def _not_blank(text: str) -> str:
@@ -35,6 +28,14 @@ Text = Annotated[str, Field(min_length=1), pydantic.AfterValidator(_not_blank)]
 """As in the service: what it would refuse is not trained on."""
 
 
+def _name_of(label: object) -> object:
+    """A label that is numbered, or true or false, is named as it is written."""
+    return json.dumps(label) if isinstance(label, int) else label
+
+
+Label = Annotated[Text, pydantic.BeforeValidator(_name_of)]
+
+
 class _Record(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -44,7 +45,7 @@ class ClassificationRecord(_Record):
 
     text: Text
     text_pair: Text | None = None
-    label: Text
+    label: Label
 
 
 class MultilabelRecord(_Record):
@@ -52,7 +53,7 @@ class MultilabelRecord(_Record):
 
     text: Text
     text_pair: Text | None = None
-    labels: list[Text]
+    labels: list[Label]
 
 
 class RegressionRecord(_Record):
@@ -66,7 +67,6 @@ class RegressionRecord(_Record):
 class RankingRecord(_Record):
     """One candidate of a query; the records of a query share the field named by the recipe's `group_by`."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="allow", strict=True)
     text: Text
     text_pair: Text
     label: int | str
@@ -91,7 +91,7 @@ class TaggingRecord(_Record):
     """Words and a tag for each."""
 
     tokens: list[Text] = Field(min_length=1)
-    tags: list[Text]
+    tags: list[Label]
 
     @pydantic.model_validator(mode="after")
     def _one_tag_a_token(self) -> TaggingRecord:
@@ -107,12 +107,21 @@ class SpanAnswerRecord(_Record):
     start: int = Field(ge=0)
 
 
+def _one_by_one(answers: object) -> object:
+    """The answers of SQuAD as the Hugging Face hub has them, a list of texts and one of starts, as one list."""
+    if isinstance(answers, dict) and isinstance(answers.get("text"), list):
+        starts = answers.get("answer_start")
+        if isinstance(starts, list) and len(starts) == len(answers["text"]):
+            return [{"text": text, "start": start} for text, start in zip(answers["text"], starts, strict=True)]
+    return answers
+
+
 class SpanRecord(_Record):
     """A question, its context, and the right answers."""
 
     text: Text
     text_pair: Text
-    answers: list[SpanAnswerRecord] = Field(min_length=1)
+    answers: Annotated[list[SpanAnswerRecord], Field(min_length=1), pydantic.BeforeValidator(_one_by_one)]
 
     @pydantic.model_validator(mode="after")
     def _answers_are_in_the_context(self) -> SpanRecord:
@@ -136,77 +145,74 @@ _RECORDS: dict[Kind, type[_Record]] = {
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A record (of its kind's class) and the place it was read from, as `file:line`."""
+    """A record (of its kind's class), the place it was read from, as `file:line`, and the group it belongs to."""
 
     record: Any
     place: str
+    group: str | int | None = None
 
 
-class Problems:
-    """Collects what is wrong with records and raises it all at once."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._count = 0
-
-    def add(self, place: str, message: str) -> None:
-        """Notes a problem; the first 20 are kept word for word."""
-        self._count += 1
-        if len(self._lines) < _MOST_PROBLEMS:
-            self._lines.append(f"{place}: {message}")
-
-    def raise_if_any(self) -> None:
-        """Raises DataError with every noted problem."""
-        if self._count:
-            more = self._count - len(self._lines)
-            raise DataError("\n".join(self._lines) + (f"\n… and {more} more" if more else ""))
+def field_names(kind: Kind) -> frozenset[str]:
+    """The fields of the kind's records."""
+    return frozenset(_RECORDS[kind].model_fields)
 
 
-def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:
-    """What each of the readers gives. Raises one DataError with what all of them found wrong."""
-    found, wrong = [], []
-    for reader in readers:
-        try:
-            found.append(reader())
-        except DataError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise DataError("\n".join(wrong))
-    return found
+def read_records(
+    folder: Path, name: str, kind: Kind, columns: Mapping[str, str] | None = None, group_by: str = "group"
+) -> list[Located]:
+    """All records of a file (see `training.files`), in order. Raises DataError on any broken one, or on none.
 
-
-def read_records(path: Path, kind: Kind) -> list[Located]:
-    """All records of a `.jsonl` or `.jsonl.gz` file, in order. Raises DataError on any broken one, or on none."""
+    `columns`: the column that holds a field, where their names differ. `group_by`: the field that records share
+    which belong together; one that is neither text nor a number makes no group.
+    """
     problems = Problems()
     records: list[Located] = []
-    schema = _RECORDS[kind]
-    for place, line in _lines(path):
+    schema, columns = _RECORDS[kind], columns or {}
+    strings = is_text_table(name)
+    for place, raw in read_rows(folder, name, columns.values(), problems):
+        row = _renamed(raw, columns)
+        group = row.get(group_by)
         try:
-            records.append(Located(schema.model_validate(json.loads(line.decode("utf-8"))), place))
+            record = schema.model_validate(_decoded(row) if strings else row, strict=not strings)
         except pydantic.ValidationError as error:
-            problems.add(place, "; ".join(_describe(e["loc"], e["msg"]) for e in error.errors()))
-        except UnicodeDecodeError as error:
-            problems.add(place, f"not UTF-8: {error}")
-        except (ValueError, RecursionError) as error:
-            problems.add(place, f"not valid JSON: {error}")
+            found = [(_field(part["loc"], columns), part) for part in error.errors()]
+            message = "; ".join(f"{field}{part['msg']}" for field, part in found)
+            problems.add(place, message, sort="; ".join(f"{_sort(part['loc'])} {part['type']}" for _, part in found))
+        else:
+            records.append(Located(record, place, group if isinstance(group, str | int) else None))
     problems.raise_if_any()
     if not records:
-        raise DataError(f"{path}: no records")
+        raise DataError(f"{folder / name}: no records")
     return records
 
 
-def _describe(location: Sequence[str | int], message: str) -> str:
-    field = ".".join(map(str, location))
-    return f"{field}: {message}" if field else message
+def _renamed(raw: Row, columns: Mapping[str, str]) -> Row:
+    """The row with the fields that `columns` names in place of whatever else had their names."""
+    if not columns:
+        return raw
+    others = {name: value for name, value in raw.items() if name not in columns}
+    return others | {name: raw[column] for name, column in columns.items() if column in raw}
 
 
-def _lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The lines that are not blank, each with its place; a byte order mark before the first is left out."""
+def _decoded(row: Row) -> Row:
+    """The row with its lists, which a table of strings holds as JSON; what is no JSON stays, to be refused."""
+    return {name: _json_list(value) if name in _LISTS else value for name, value in row.items()}
+
+
+def _json_list(text: str) -> object:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if content.strip():
-                    yield f"{path}:{number}", content
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _field(location: tuple[str | int, ...], columns: Mapping[str, str]) -> str:
+    """The place within a record, as a person reads it, and the column if it has another name."""
+    if not location:
+        return ""
+    column = columns.get(str(location[0]))
+    return ".".join(map(str, location)) + (f" (column {column!r})" if column else "") + ": "
+
+
+def _sort(location: tuple[str | int, ...]) -> str:
+    return ".".join("*" if isinstance(part, int) else part for part in location)

@@ -3,59 +3,83 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from model.encoding import InputEncoder
-from model.network import Network
+from model.network import Network, parameter_counts
 from model_store import DEFAULT_STORE
 from model_store.load import load
 from model_store.save import check_writable
 from training.backbone import build_network, load_backbone
 from training.baselines import score_baseline
 from training.config import Recipe, read_recipe
+from training.distributed import joined_group
 from training.evaluate import evaluate_tasks
 from training.examples import EncodedExample, TaskData, encode_examples, load_task
-from training.loop import train
+from training.folder import RunFolder
 from training.metrics import Scores
-from training.publish import Run, provenance, publish
+from training.problems import DataError, read_all
+from training.publish import Run, provenance
 from training.published import changed_files, validation_data
-from training.records import DataError, read_all
+from training.report import write_report
+from training.stages import Prepared, follow, lead
+from training.statistics import data_statistics
+from training.stopping import Stopped
+from training.tables import scores_table
 
 
-def run_recipe(path: Path, data_folder: Path, store: Path, console: Console) -> Path:
+def run_recipe(
+    path: Path, data_folder: Path, store: Path, console: Console, folder: Path | None = None, *, resume: bool = False
+) -> Path:
     """Trains what the recipe says and publishes it. Returns the new version's folder.
 
-    Raises RecipeError, DataError or StoreError before training starts, NonFiniteLossError while it runs.
+    The run is kept in `folder`, without one in `runs/` under the recipe's name, and goes on there with `resume`. Of the
+    processes that torchrun has started only the first shows and writes. Raises RecipeError, DataError, StoreError or
+    RunError before training starts; NonFiniteLossError, RunError or Stopped while it runs.
     """
     recipe, text = read_recipe(path)
-    check_writable(store, recipe.name)
-    data = load_data(recipe, data_folder)
-    backbone = load_backbone(recipe.backbone.name)
-    device = choose_device()
-    network = build_network(recipe, backbone, [own.task for own in data]).to(device)
-    encoder = InputEncoder(backbone.tokenizer)
-    examples = encode_tasks(encoder, data)
-    baselines = {own.task.name: score_baseline(own.task, own.train, own.validation) for own in data}
-    run = Run(recipe, data, baselines, provenance(recipe, text, data_folder))
-    console.print(data_table(data, examples))
-    console.print(f"{parameters_line(network)}, on {device_name(device)}", soft_wrap=True)
-
-    def evaluate() -> None:
-        console.print(scores_table(evaluate_tasks(network, encoder, data), baselines))
-
-    train(network, examples, recipe, encoder.pad_id, console, evaluate)
-    version, scores = publish(run, network, encoder, backbone, store)
-    console.print(scores_table(scores, baselines))
+    place = RunFolder(folder or Path("runs") / recipe.name)
+    with joined_group() as group:
+        if not group.first:
+            return follow(_prepare(recipe, text, data_folder), place, group)
+        check_writable(store, recipe.name)
+        place.check(resume=resume)
+        prepared = _prepare(recipe, text, data_folder)
+        console.print(data_statistics(prepared.run.data, prepared.examples))
+        device = device_name(choose_device())
+        console.print(f"{parameters_line(prepared.network)}, on {device}; kept in {place.path}", soft_wrap=True)
+        try:
+            with place.held(prepared.facts(group), prepared.run.provenance, resume=resume) as origin:
+                version = lead(prepared.begun(origin), place, store, console, group)
+        except Stopped as stopped:
+            command = "polytask" if group.size == 1 else f"torchrun --nproc_per_node {group.size} -m polytask"
+            places = {"--data": data_folder, "--store": store, "--run-folder": place.path}
+            options = shlex.join([str(word) for pair in places.items() for word in pair])
+            how = f"{command} train {shlex.quote(str(path))} {options} --resume"
+            raise Stopped(
+                stopped.number, f"stopped by {signal.Signals(stopped.number).name}; to go on: {how}"
+            ) from stopped
     # Soft: the terminal may fold the line, but what copies or reads it gets it whole.
     console.print(published_line(version), soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {write_report(place.path)[0]}", soft_wrap=True, markup=False, highlight=False)
     return version
+
+
+def _prepare(recipe: Recipe, text: str, data_folder: Path) -> Prepared:
+    data = load_data(recipe, data_folder)
+    backbone = load_backbone(recipe.backbone.name)
+    network = build_network(recipe, backbone, [own.task for own in data]).to(choose_device())
+    encoder = InputEncoder(backbone.tokenizer)
+    examples = encode_tasks(encoder, data)
+    baselines = {own.task.name: score_baseline(own) for own in data}
+    run = Run(recipe, data, baselines, provenance(recipe, text, data_folder))
+    return Prepared(run, examples, backbone, network, encoder)
 
 
 def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict[str, Scores]:
@@ -88,13 +112,14 @@ def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[E
     examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
     for own, encoded in zip(data, examples, strict=True):
         if not encoded:
-            raise DataError(f"{own.config.train}: no example fits into the {own.task.max_length} tokens of a row")
+            files = ", ".join(own.config.train)
+            raise DataError(f"{files}: no example fits into the {own.task.max_length} tokens of a row")
     return examples
 
 
 def choose_device() -> torch.device:
-    """The GPU where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU where there is one; of several, that of this process."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def device_name(device: torch.device) -> str:
@@ -110,32 +135,5 @@ def published_line(version: Path) -> str:
 
 
 def parameters_line(network: Network) -> str:
-    """How many parameters there are, and how many of them learn."""
-    total = sum(parameter.numel() for parameter in network.parameters())
-    trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    return f"{total:,} parameters, {trainable:,} of them trainable ({trainable / total:.1%})"
-
-
-def data_table(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]]) -> Table:
-    """What is about to be trained on."""
-    table = _table("data", "task", "kind", "labels", "train", "validation", "median", "longest")
-    table.caption = "median and longest example in tokens"
-    for own, encoded in zip(data, examples, strict=True):
-        lengths = sorted(example.longest for example in encoded) or [0]
-        counts = (len(own.task.labels), len(encoded), len(own.validation), lengths[len(lengths) // 2], lengths[-1])
-        table.add_row(own.task.name, own.task.kind, *(f"{count:,}" for count in counts))
-    return table
-
-
-def scores_table(scores: Mapping[str, Scores], others: Mapping[str, Scores], beside: str = "trivial baseline") -> Table:
-    """Every metric of every task beside another value of it."""
-    table = _table("validation", "task", "metric", "validation", beside)
-    for task, own in scores.items():
-        for place, (metric, value) in enumerate(own.items()):
-            table.add_row("" if place else task, metric, f"{value:.4f}", f"{others[task][metric]:.4f}")
-    return table
-
-
-def _table(title: str, *headings: str) -> Table:
-    """Narrow enough for a terminal of 80 columns."""
-    return Table(*headings, title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    """How many parameters there are, what they belong to, and how many of them learn."""
+    return str(parameter_counts(network))

@@ -1,9 +1,9 @@
-"""How unsure the network is of an example: the scores by which MT-Uncertainty chooses.
+"""How unsure the network is of an example, and which examples are therefore trained on: MT-Uncertainty.
 
-Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. The paper scores classification;
-the other kinds score the mean normalised entropy of their decisions. Regression has no entropy: its policy so far
-is the median of all other scores, so its examples come neither first nor last. With three or more tasks they are
-drawn rarely, as the highest scores of the others fill the batch; other policies will follow.
+Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021, which scores classification by the
+entropy of the predicted classes. Policies for the other kinds: tagging, the mean over words; multiple choice and
+span, the entropy over choices and over start and end tokens; multilabel and ranking, the mean over the yes-or-no
+decisions. Regression has no entropy: see `RegressionPolicy`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from model.heads import Outputs
 from model.network import Network
 from model.tasks import Kind, Task
+from training.config import RegressionPolicy, UncertaintyForm
 from training.examples import EncodedExample
-from training.losses import batch_examples, task_logits
+from training.losses import ExampleBatch, batch_examples, task_logits
+
+Entropy = float | None
+"""Normalised entropy: 0 (sure) to 1 (uniform); None for regression."""
 
 
 def normalised_entropy(task: Task, logits: Tensor) -> Tensor | None:
@@ -48,39 +53,84 @@ def _categorical(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score_examples(network: Network, examples: Sequence[EncodedExample], pad_id: int, batch_rows: int) -> list[float]:
-    """U(x) of each example. Scored in eval mode, whatever mode the network is in; random state is not touched.
+def batch_entropies(network: Network, outputs: Outputs, batch: ExampleBatch) -> list[Entropy]:
+    """The entropy of each example of a batch, in their order, from outputs that are there already."""
+    by_task: dict[int, list[int]] = defaultdict(list)
+    for place, example in enumerate(batch.examples):
+        by_task[example.task_id].append(place)
+    entropies: dict[int, Entropy] = {}
+    for task_id, places in by_task.items():
+        task = network.tasks[task_id]
+        logits = task_logits(network, outputs, batch, task_id, places)
+        if task.kind is Kind.CLASSIFICATION:  # all at once: most tasks are of this kind
+            entropies |= zip(places, _categorical(torch.cat(logits)).tolist(), strict=True)
+            continue
+        for place, own in zip(places, logits, strict=True):
+            entropy = normalised_entropy(task, own)
+            entropies[place] = None if entropy is None else float(entropy)
+    return [entropies[place] for place in range(len(batch.examples))]
 
-    U(x) = H(x) / max_t mean_x H(x) with H the normalised entropy, so that the least sure task has mean 1. The paper
-    divides by the greatest mean before normalising: another constant, the same choice.
-    """
+
+@torch.no_grad()
+def example_entropies(
+    network: Network, examples: Sequence[EncodedExample], pad_id: int, batch_rows: int, *, bf16: bool = False
+) -> list[Entropy]:
+    """The entropy of each example. Scored in eval mode, whatever mode the network is in; random state is not touched."""
     was_training = network.training
     network.eval()
     order = sorted(range(len(examples)), key=lambda i: examples[i].longest)
-    entropies: list[float | None] = [None] * len(examples)
-    tables = network.condition()
+    found: dict[int, Entropy] = {}
     device = next(network.parameters()).device
-    for start in range(0, len(order), batch_rows):
-        places = order[start : start + batch_rows]
-        batch = batch_examples([examples[i] for i in places], network.tasks, pad_id)
-        outputs = network(batch.batch.to(device), tables)
-        for row, place in enumerate(places):
-            task_id = examples[place].task_id
-            (logits,) = task_logits(network, outputs, batch, task_id, [row])
-            entropy = normalised_entropy(network.tasks[task_id], logits)
-            entropies[place] = None if entropy is None else float(entropy)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        tables = network.condition()
+        for start in range(0, len(order), batch_rows):
+            places = order[start : start + batch_rows]
+            batch = batch_examples([examples[i] for i in places], network.tasks, pad_id)
+            outputs = network(batch.batch.to(device), tables)
+            found |= zip(places, batch_entropies(network, outputs, batch), strict=True)
     network.train(was_training)
-    return uncertainty([example.task_id for example in examples], entropies)
+    return [found[place] for place in range(len(examples))]
 
 
-def uncertainty(task_ids: Sequence[int], entropies: Sequence[float | None]) -> list[float]:
-    """U(x) from normalised entropies; None (regression) becomes the median of all other scores."""
+def choose(
+    task_ids: Sequence[int],
+    entropies: Sequence[Entropy],
+    count: int,
+    form: UncertaintyForm,
+    regression: RegressionPolicy,
+) -> list[int]:
+    """The places, ascending, of the `count` candidates to train on, or of all if there are fewer.
+
+    The candidates must be in random order: of equal scores the earlier one is chosen, and `RegressionPolicy.SHARE`
+    takes those examples without a score that are among the first `count`, as many as chance gives.
+    """
+    scores = uncertainty(task_ids, entropies, form)
+    known = [score for score in scores if score is not None]
+    given: list[int] = []
+    if regression is RegressionPolicy.SHARE:
+        given = [place for place, score in enumerate(scores[:count]) if score is None]
+    else:
+        median = statistics.median(known) if known else 0.0
+        scores = [median if score is None else score for score in scores]
+    scored = [(-score, place) for place, score in enumerate(scores) if score is not None]
+    return sorted(given + [place for _, place in sorted(scored)[: count - len(given)]])
+
+
+def uncertainty(task_ids: Sequence[int], entropies: Sequence[Entropy], form: UncertaintyForm) -> list[Entropy]:
+    """U(x) of each candidate; None where there is no entropy. The least sure task has mean 1 in the paper's form."""
+    means = task_means(task_ids, entropies)
+    greatest = max(means.values(), default=0.0) or 1.0
+    factors = {t: (mean if form is UncertaintyForm.RELEASED else 1.0) / greatest for t, mean in means.items()}
+    return [
+        None if entropy is None else entropy * factors[task_id]
+        for task_id, entropy in zip(task_ids, entropies, strict=True)
+    ]
+
+
+def task_means(task_ids: Sequence[int], entropies: Sequence[Entropy]) -> Mapping[int, float]:
+    """The mean entropy of each task that has one."""
     by_task: dict[int, list[float]] = defaultdict(list)
     for task_id, entropy in zip(task_ids, entropies, strict=True):
         if entropy is not None:
             by_task[task_id].append(entropy)
-    means = [sum(values) / len(values) for values in by_task.values()]
-    greatest = max(means, default=0.0) or 1.0
-    known = [entropy / greatest for entropy in entropies if entropy is not None]
-    median = statistics.median(known) if known else 1.0
-    return [median if entropy is None else entropy / greatest for entropy in entropies]
+    return {task_id: statistics.fmean(values) for task_id, values in by_task.items()}

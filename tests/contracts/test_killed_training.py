@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import re
 import signal
@@ -20,11 +19,9 @@ from rich.console import Console
 from model_store.load import verify
 from model_store.versions import versions
 from tests.training import toy
+from tests.training.processes import CONTEXT
+from training import run
 from training.run import run_recipe
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-# What every run imports, once for all of them; optimizers import torch._dynamo when they are made.
-_PROCESSES.set_forkserver_preload([__name__, "torch._dynamo"])
 
 
 def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None) -> None:
@@ -33,7 +30,8 @@ def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None)
     if moment is not None:
         sys.addaudithook(_killer(*moment))
     with log.open("w", buffering=1, encoding="utf-8") as shown:
-        run_recipe(_recipe(folder, examples), folder / "data", folder / "store", Console(file=shown, width=120))
+        console = Console(file=shown, width=120)
+        run_recipe(_recipe(folder, examples), folder / "data", folder / "store", console, folder / f"run-{examples}")
 
 
 def _killer(event: str, path: str) -> Callable[[str, tuple[object, ...]], None]:
@@ -49,20 +47,21 @@ def _killer(event: str, path: str) -> Callable[[str, tuple[object, ...]], None]:
 
 def _recipe(folder: Path, examples: int) -> Path:
     path = folder / f"{examples}.toml"
-    fields = toy.fields(folder / "backbone", length={"examples": examples, "evaluate_every": 16})
+    fields = toy.fields(folder / "backbone", length={"examples": examples, "evaluate_every": 16, "tensorboard": False})
     path.write_text(toy.to_toml(fields), encoding="utf-8")
     return path
 
 
 def _start(folder: Path, examples: int, moment: tuple[str, str] | None = None) -> BaseProcess:
-    process = _PROCESSES.Process(target=_run, args=(folder, examples, folder / "log", moment))
+    process = CONTEXT.Process(target=_run, args=(folder, examples, folder / "log", moment))
     process.start()
     return process
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the data and the backbone of a toy run; its store is not there yet."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the data and the backbone of a toy run; its store is not there yet. Reports are left out."""
+    monkeypatch.setattr(run, "write_report", lambda path: (path, path))
     toy.write_backbone(tmp_path / "backbone")
     toy.write_data(tmp_path / "data", train=12, validation=4)
     return tmp_path
@@ -79,9 +78,10 @@ def _verified(store: Path) -> list[int]:
     return found
 
 
-def _assert_the_next_run_publishes(folder: Path, expected: list[int]) -> None:
+def _assert_the_next_run_publishes(folder: Path, expected: list[int], *, resume: bool = True) -> None:
     store = folder / "store"
-    version = run_recipe(_recipe(folder, 16), folder / "data", store, Console(file=io.StringIO()))
+    console = Console(file=io.StringIO())
+    version = run_recipe(_recipe(folder, 16), folder / "data", store, console, folder / "run-16", resume=resume)
     assert version == store / "toy" / str(expected[-1])
     assert _verified(store) == expected
     assert sorted(entry.name for entry in (store / "toy").iterdir()) == [str(number) for number in expected]
@@ -125,7 +125,7 @@ def test_killed_while_training(folder: Path) -> None:
 
 def test_killed_with_versions_there(folder: Path) -> None:
     """Versions that are in the store already are as they were, to the byte, when a later run is killed."""
-    _assert_the_next_run_publishes(folder, [1])
+    _assert_the_next_run_publishes(folder, [1], resume=False)
     first = folder / "store" / "toy" / "1"
     before = {path.name: path.read_bytes() for path in first.iterdir()}
     process = _start(folder, 16, ("os.rename", "/toy/2"))

@@ -29,7 +29,7 @@ from service.settings import Settings
 from tests.service.serving import until
 from tests.training import toy
 from tests.training.answers import answer_alone, assert_same_answers, assert_same_fields
-from training import run
+from training import run, stages
 from training.evaluate import answer_inputs
 from training.examples import TaskData
 from training.metrics import score_answers
@@ -72,10 +72,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         return publish(own, network, encoder, *rest)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "publish", keep_and_publish)
+        patch.setattr(stages, "publish", keep_and_publish)
         torch.set_num_threads(1)
         data = toy.write_data(folder / "data")
-        version = run.run_recipe(recipe, data, folder / "store", Console(file=io.StringIO()))
+        version = run.run_recipe(recipe, data, folder / "store", Console(file=io.StringIO()), folder / "run")
     return Trained(version, verify(version), *kept[0])
 
 

@@ -32,6 +32,16 @@ class Workshop:
         return build_network(self.recipe, self.backbone, [own.task for own in self.data])
 
 
+def build_workshop(folder: Path) -> Workshop:
+    """The toy run of all seven kinds on a folder with `backbone/` and `data/`."""
+    recipe = toy.recipe(folder / "backbone")
+    backbone = load_backbone(recipe.backbone.name)
+    encoder = InputEncoder(backbone.tokenizer)
+    data = load_data(recipe, folder / "data")
+    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    return Workshop(folder, recipe, backbone, encoder, data, examples)
+
+
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `backbone/` and `data/`."""
@@ -44,9 +54,4 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def workshop(toy_folder: Path) -> Workshop:
     """The toy run of all seven kinds."""
-    recipe = toy.recipe(toy_folder / "backbone")
-    backbone = load_backbone(recipe.backbone.name)
-    encoder = InputEncoder(backbone.tokenizer)
-    data = load_data(recipe, toy_folder / "data")
-    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
-    return Workshop(toy_folder, recipe, backbone, encoder, data, examples)
+    return build_workshop(toy_folder)

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from rich.console import Console
+from safetensors.torch import load_file, save_file
 
 import training
 from model.batch import Batch
+from model.encoding import Input, InputEncoder
 from model.network import Network
 from model.tasks import Kind, Task
 from model_store.errors import BaseMissing
-from tests import tiny
-from tests.model.networks import encode, random_batch
+from model_store.load import load
+from model_store.manifest import Base
+from model_store.save import save
+from tests import backbones, tiny
+from tests.model.networks import encode, random_batch, randomise_conditioning
+from tests.model_store import stores
 from tests.training import toy
+from tests.training.answers import assert_same_answers
 from training.backbone import Backbone, build_network, load_backbone
 from training.config import RecipeError, read_recipe
+from training.evaluate import answer_inputs
+from training.run import run_recipe
 
 TASKS = (Task("a", Kind.CLASSIFICATION, 32, labels=("x", "y")), Task("b", Kind.SPAN, 48, pair=True))
 
@@ -57,6 +68,7 @@ def test_a_folder_is_a_backbone(folder: Path, backbone: Backbone) -> None:
     [
         (json.dumps(toy.published_config() | {"model_type": "t5"}), "architecture 't5' is not supported"),
         (json.dumps(toy.published_config() | {"hidden_act": "relu"}), "hidden_act 'relu' is not supported"),
+        (json.dumps(toy.published_config() | {"position_embedding_type": "relative_key"}), "'relative_key'"),
         (json.dumps(toy.published_config() | {"num_attention_heads": 5}), "not a multiple of num_heads 5"),
         ("{", "Expecting property name"),
     ],
@@ -86,6 +98,22 @@ def _a_missing_size(folder: Path) -> str:
     return "config.json: lacks 'hidden_size'"
 
 
+def _fewer_positions(folder: Path) -> str:
+    content = json.dumps(toy.published_config() | {"max_position_embeddings": 60})
+    (folder / "config.json").write_text(content, encoding="utf-8")
+    return "model.safetensors: size mismatch: 64 positions, config.json has 60"
+
+
+def _more_segments(folder: Path) -> str:
+    backbones.write(folder, "bert", type_vocab_size=2)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer["post_processor"]["pair"][-1]["SpecialToken"]["type_id"] = 2
+    tokenizer["post_processor"]["pair"][-2]["Sequence"]["type_id"] = 2
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    return "tokenizer.json: has 3 segments, config.json has 2"
+
+
 def _no_tokenizer(folder: Path) -> str:
     (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
     return "tokenizer.json: "
@@ -103,7 +131,17 @@ def _another_shape(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "damage", [_no_special_tokens, _a_small_vocabulary, _a_missing_size, _no_tokenizer, _no_weights, _another_shape]
+    "damage",
+    [
+        _no_special_tokens,
+        _a_small_vocabulary,
+        _a_missing_size,
+        _fewer_positions,
+        _more_segments,
+        _no_tokenizer,
+        _no_weights,
+        _another_shape,
+    ],
 )
 def test_a_broken_file_of_a_backbone_is_named(tmp_path: Path, damage: Callable[[Path], str]) -> None:
     """Whichever of a backbone's files cannot be used, the error is one about the recipe and names the file."""
@@ -113,10 +151,97 @@ def test_a_broken_file_of_a_backbone_is_named(tmp_path: Path, damage: Callable[[
 
 
 def test_an_incomplete_folder_is_an_error(tmp_path: Path) -> None:
-    """A folder that lacks a file is a store error that names it."""
+    """A folder that lacks a file is a store error that names it; how to make a tokenizer.json it says as well."""
     (toy.write_backbone(tmp_path) / "tokenizer.json").unlink()
-    with pytest.raises(BaseMissing, match=r"has no tokenizer\.json"):
+    with pytest.raises(BaseMissing, match=r"has no tokenizer\.json; write it with transformers: AutoTokenizer"):
         load_backbone(str(tmp_path))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(BaseMissing, match=r"has no tokenizer\.json, model\.safetensors; give a folder"):
+        load_backbone(str(tmp_path))
+
+
+def _pickled(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    torch.save(tensors, folder / "pytorch_model.bin")
+
+
+def _in_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    names = sorted(tensors)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, own in shards.items():
+        save_file({name: tensors[name] for name in own}, folder / shard)
+    index = {"weight_map": {name: shard for shard, own in shards.items() for name in own}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+@pytest.mark.parametrize("write", [_pickled, _in_shards])
+def test_weights_may_be_in_other_files(
+    tmp_path: Path, backbone: Backbone, write: Callable[[Path, dict[str, torch.Tensor]], None]
+) -> None:
+    """A pickle of tensors, or safetensors in shards, give the same backbone; beside model.safetensors they are not read."""
+    toy.write_backbone(tmp_path)
+    write(tmp_path, {name: tensor + 1 for name, tensor in toy.published_tensors().items()})
+    untouched = load_backbone(str(tmp_path)).tensors
+    (tmp_path / "model.safetensors").unlink()
+    found = load_backbone(str(tmp_path)).tensors
+    assert found.keys() == untouched.keys() == backbone.tensors.keys()
+    for name, tensor in backbone.tensors.items():
+        assert torch.equal(untouched[name], tensor)
+        assert torch.equal(found[name], tensor + 1)
+
+
+class _Code:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return Path.write_text, (Path("ran"), "x")  # type: ignore[return-value]
+
+
+def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pytorch_model.bin that holds more than tensors is refused by name, and what it holds does not run."""
+    monkeypatch.chdir(tmp_path)
+    (toy.write_backbone(tmp_path) / "model.safetensors").unlink()
+    torch.save({"weights": _Code()}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(RecipeError, match=rf"\A{tmp_path}/pytorch_model.bin: "):
+        load_backbone(str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def _answers(network: Network, encoder: InputEncoder) -> list[Any]:
+    """An answer to an input of every kind."""
+    inputs: dict[str, Input] = tiny.inputs()
+    return [
+        answer
+        for task_id, task in enumerate(tiny.tasks())
+        for answer in answer_inputs(network, encoder, task_id, [inputs[task.name]])
+    ]
+
+
+@pytest.mark.parametrize("kind", backbones.CONFIGS)
+def test_every_architecture_is_built_kept_and_answers(tmp_path: Path, kind: str) -> None:
+    """A network on each architecture answers the same once saved as a delta, which keeps nothing of the backbone."""
+    folder = backbones.write(tmp_path / "backbone", kind)
+    backbone = load_backbone(str(folder))
+    sections: dict[str, Any] = {"backbone": {"max_length": 64}}
+    network = build_network(toy.recipe(folder, **sections), backbone, tiny.tasks()).eval()
+    randomise_conditioning(network, std=0.1)
+    answers = _answers(network, InputEncoder(backbone.tokenizer))
+    base = Base(str(folder), stores.sha256(folder / "model.safetensors"))
+    contents = replace(stores.contents(network, base), tokenizer_json=backbone.tokenizer.to_str())
+    version = save(tmp_path / "store", "tiny", contents)
+    assert not set(load_file(version / "weights.safetensors")) & set(backbone.tensors)
+    checkpoint = load(version)
+    assert checkpoint.network.config == network.config
+    assert_same_answers(_answers(checkpoint.network, InputEncoder(checkpoint.tokenizer)), answers)
+
+
+def test_a_run_on_a_roberta_learns(tmp_path: Path, toy_folder: Path) -> None:
+    """A whole run on a backbone with byte-level pieces learns to answer for texts, words and spans."""
+    folder = backbones.write(tmp_path / "backbone", "roberta")
+    kinds = (Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN)
+    fields = toy.fields(folder, kinds, length={"examples": 1280})
+    (tmp_path / "recipe.toml").write_text(toy.to_toml(fields), encoding="utf-8")
+    console = Console(file=io.StringIO())
+    version = run_recipe(tmp_path / "recipe.toml", toy_folder / "data", tmp_path / "store", console, tmp_path / "run")
+    metrics = load(version).manifest.metrics
+    assert min(metrics["mood"]["accuracy"], metrics["entities"]["span_f1"], metrics["answer"]["exact_match"]) > 0.6
 
 
 def test_published_weights_are_in_place(backbone: Backbone) -> None:
@@ -205,5 +330,5 @@ def test_the_demo_recipe_fits_its_backbone() -> None:
     """The embedded backbone has the layers and positions that the demo's recipe asks for."""
     recipe, _ = read_recipe(Path(training.__file__).parent / "recipes" / "demo.toml")
     config = recipe.network(load_backbone(recipe.backbone.name).config)
-    assert recipe.backbone.frozen_layers <= config.num_layers
+    assert recipe.backbone.num_frozen(config) <= config.num_layers
     assert all(task.max_length <= config.max_length for task in recipe.tasks)

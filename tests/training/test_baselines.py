@@ -11,9 +11,17 @@ from model.tasks import Kind, Task
 from tests import tiny
 from tests.training.conftest import Workshop
 from training.baselines import DESCRIPTIONS, score_baseline
-from training.examples import Example
+from training.config import TaskConfig
+from training.examples import Example, TaskData
+from training.metrics import Scores
 
 TASKS = {task.kind: task for task in tiny.tasks()}
+
+
+def _score(task: Task, train: Sequence[Example], validation: Sequence[Example], **config: str) -> Scores:
+    fields = {"name": task.name, "kind": task.kind, "train": "a.jsonl", "validation": "b.jsonl", **config}
+    sizes = {"validation": len(validation)}
+    return score_baseline(TaskData(task, TaskConfig.model_validate(fields), tuple(train), tuple(validation), sizes))
 
 
 def _classified(*targets: int) -> list[Example]:
@@ -33,7 +41,7 @@ def _tagged(task: Task, *sentences: str) -> list[Example]:
 def test_every_kind_has_a_trivial_answer(workshop: Workshop, kind: Kind) -> None:
     """The baseline of each kind is described, and scored in the metrics of the kind, between 0 and 1."""
     (own,) = [own for own in workshop.data if own.task.kind is kind]
-    scores = score_baseline(own.task, own.train, own.validation)
+    scores = score_baseline(own)
     assert scores
     assert all(0 <= value <= 1 for value in scores.values())
     assert DESCRIPTIONS[kind]
@@ -41,31 +49,39 @@ def test_every_kind_has_a_trivial_answer(workshop: Workshop, kind: Kind) -> None
 
 def test_classification_takes_the_most_frequent_label() -> None:
     """The label that training has most often is right where validation has it."""
-    scores = score_baseline(TASKS[Kind.CLASSIFICATION], _classified(2, 1, 2), _classified(1, 2, 2, 0, 0))
+    scores = _score(TASKS[Kind.CLASSIFICATION], _classified(2, 1, 2), _classified(1, 2, 2, 0, 0))
     assert scores["accuracy"] == pytest.approx(0.4)
     assert scores["matthews"] == 0
+
+
+def test_the_recipes_metric_comes_first() -> None:
+    """The trivial answer is measured as the model is: the recipe's main metric first."""
+    scores = _score(
+        TASKS[Kind.CLASSIFICATION], _classified(0, 1), _classified(0, 1, 2), metric="f1", positive_label="good"
+    )
+    assert next(iter(scores)) == "f1"
 
 
 def test_multilabel_takes_the_most_frequent_label() -> None:
     """Every text gets the one label that training has most often."""
     train = [Example(Input("a"), target) for target in ((0, 1, 0), (1, 1, 0), (0, 0, 1))]
     validation = [Example(Input("a"), target) for target in ((0, 1, 0), (0, 0, 0))]
-    scores = score_baseline(TASKS[Kind.MULTILABEL], train, validation)
+    scores = _score(TASKS[Kind.MULTILABEL], train, validation)
     assert scores == pytest.approx({"macro_f1": (2 / 3) / 3, "micro_f1": 2 / 3})
 
 
 def test_regression_takes_the_mean() -> None:
     """A constant correlates with nothing."""
     values = [Example(Input("a", "b"), value) for value in (1.0, 2.0, 4.0)]
-    assert set(score_baseline(TASKS[Kind.REGRESSION], values, values).values()) == {0.0}
+    assert set(_score(TASKS[Kind.REGRESSION], values, values).values()) == {0.0}
 
 
 def test_ranking_takes_a_random_order() -> None:
     """One relevant candidate of two is first half of the time: MAP and MRR near 3/4, the same on every call."""
     queries = [Example(Input("q", candidates=("a", "b")), (place % 2, 1 - place % 2)) for place in range(60)]
-    scores = score_baseline(TASKS[Kind.RANKING], queries, queries)
+    scores = _score(TASKS[Kind.RANKING], queries, queries)
     assert scores["map"] == scores["mrr"] == pytest.approx(0.75, abs=0.03)
-    assert score_baseline(TASKS[Kind.RANKING], queries, queries) == scores
+    assert _score(TASKS[Kind.RANKING], queries, queries) == scores
 
 
 def test_multiple_choice_takes_the_most_frequent_place() -> None:
@@ -75,7 +91,7 @@ def test_multiple_choice_takes_the_most_frequent_place() -> None:
         return [Example(Input("q", candidates=tuple("abcd"[:count])), right) for count, right in pairs]
 
     train = examples((4, 2), (4, 2), (3, 0))
-    scores = score_baseline(TASKS[Kind.MULTIPLE_CHOICE], train, examples((4, 2), (2, 1), (4, 1), (3, 0)))
+    scores = _score(TASKS[Kind.MULTIPLE_CHOICE], train, examples((4, 2), (2, 1), (4, 1), (3, 0)))
     assert scores == {"accuracy": 0.5}
 
 
@@ -84,7 +100,7 @@ def test_tagging_takes_each_words_most_frequent_tag() -> None:
     task = TASKS[Kind.TAGGING]
     train = _tagged(task, "in/O paris/B-place city/I-place", "paris/B-place sat/O", "a/O cat/B-animal", "paris/O")
     validation = _tagged(task, "paris/B-place city/I-place cat/B-animal", "new/O word/B-animal")
-    scores = score_baseline(task, train, validation)
+    scores = _score(task, train, validation)
     # Two entities of three are found, four words of five.
     assert scores == pytest.approx({"span_f1": 2 * 1 * (2 / 3) / (1 + 2 / 3), "token_accuracy": 0.8})
 
@@ -93,7 +109,7 @@ def test_plain_tags_have_a_lexicon_too() -> None:
     """So it is with tags that are not BIO."""
     task = Task("pos", Kind.TAGGING, 32, labels=("NOUN", "VERB"))
     train = _tagged(task, "cat/NOUN sat/VERB", "dog/NOUN")
-    assert score_baseline(task, train, _tagged(task, "cat/VERB sat/VERB new/NOUN")) == {"token_accuracy": 2 / 3}
+    assert _score(task, train, _tagged(task, "cat/VERB sat/VERB new/NOUN")) == {"token_accuracy": 2 / 3}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +125,7 @@ def test_span_takes_the_first_sentence(context: str, answer: str, exact: float) 
     """The answer is what stands before the first full stop, or everything."""
     start = context.index(answer)
     example = Example(Input("q", context), ((start, start + len(answer)),))
-    assert score_baseline(TASKS[Kind.SPAN], [example], [example])["exact_match"] == exact
+    assert _score(TASKS[Kind.SPAN], [example], [example])["exact_match"] == exact
 
 
 def _without_targets(examples: Sequence[Example]) -> list[Example]:
@@ -119,7 +135,7 @@ def _without_targets(examples: Sequence[Example]) -> list[Example]:
 def test_the_baseline_learns_from_training_alone(workshop: Workshop) -> None:
     """What validation's targets are changes the score, never the answer: they are not learned from."""
     own = workshop.data[0]
-    scores = score_baseline(own.task, _classified(1), own.validation)
+    scores = _score(own.task, _classified(1), own.validation)
     right = sum(example.target == 1 for example in own.validation) / len(own.validation)
     assert scores["accuracy"] == pytest.approx(right)
-    assert score_baseline(own.task, _classified(1), _without_targets(own.validation))["accuracy"] in {0.0, 1.0}
+    assert _score(own.task, _classified(1), _without_targets(own.validation))["accuracy"] in {0.0, 1.0}

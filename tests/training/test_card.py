@@ -48,3 +48,10 @@ def test_the_card_says_how_it_was_trained(workshop: Workshop) -> None:
     assert card.startswith("# toy\n")
     for part in ("7 tasks", workshop.recipe.backbone.name, "480 drawn examples", "sampler: proportional, seed 3"):
         assert part in card
+
+
+def test_the_card_counts_the_split_of_its_figure(workshop: Workshop) -> None:
+    """With several validation splits the size beside the main metric is that of the first, which it is over."""
+    own = replace(workshop.data[0], splits={"near": 20, "far": 4})
+    scores = {own.task.name: {"main": 0.5}}
+    assert f"| {len(own.train)} / 20 |" in render_card(workshop.recipe, [own], scores, scores)

@@ -16,18 +16,20 @@ from model.pretrained import config_from_published
 from model.tasks import Kind
 from tests.training import toy
 from training import config
-from training.config import Recipe, RecipeError, SamplerName, read_recipe
+from training.config import Recipe, RecipeError, SamplerName, TaskConfig, read_recipe
 
 RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
 
 KEYS = {
-    "Recipe": "name seed backbone conditioning optimizer sampler length tasks",
-    "BackboneConfig": "name pooling max_length frozen_layers dropout attention_dropout",
-    "ConditioningConfig": "alignment attention attention_blocks layer_norm bottleneck bottleneck_size",
-    "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm",
-    "SamplerConfig": "name temperature cap",
-    "LengthConfig": "examples batch_rows batch_tokens evaluate_every bf16",
-    "TaskConfig": "name kind train validation max_length weight labels value_range group_by positive "
+    "Recipe": "name seed backbone conditioning optimizer sampler losses length tasks",
+    "BackboneConfig": "name pooling max_length frozen_layers fresh_layers dropout attention_dropout",
+    "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form attention "
+    "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
+    "LossConfig": "task_mean",
+    "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
+    "SamplerConfig": "name temperature cap form regression horizon amortised refresh",
+    "LengthConfig": "examples batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
+    "TaskConfig": "name kind train validation holdout columns cap cap_seed metric positive_label max_length weight labels value_range regression group_by positive "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
 }
@@ -121,6 +123,10 @@ def test_an_unknown_key_is_an_error(tmp_path: Path, section: str | None, key: st
         ("backbone", "dropout", -1),
         ("conditioning", "attention", ["one"]),
         ("conditioning", "attention_blocks", 0),
+        ("conditioning", "preset", "released"),
+        ("conditioning", "layer_norm", "lower"),
+        ("conditioning", "film_rank", -1),
+        ("losses", "task_mean", "yes, please"),
         ("sampler", "name", "round-robin"),
         ("sampler", "temperature", 0.5),
         ("length", "examples", 0),
@@ -142,6 +148,7 @@ def test_a_wrong_value_is_an_error(tmp_path: Path, section: str, key: str, value
         ("weight", 0),
         ("max_length", 4),
         ("value_range", [1]),
+        ("regression", "mae"),
         ("examples", [{"text": "a", "words": "b"}]),
         ("examples", [{"text_pair": "a"}]),
         ("examples", ["a"]),
@@ -155,6 +162,48 @@ def test_a_wrong_value_of_a_task_is_an_error(tmp_path: Path, key: str, value: ob
     path.write_text(toy.to_toml(fields), encoding="utf-8")
     with pytest.raises(RecipeError, match=rf"\A{path}:\n  tasks\.1\.{key}"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (Kind.CLASSIFICATION, {"train": []}, r"tasks\.0\.train: "),
+        (Kind.CLASSIFICATION, {"cap": 0}, r"tasks\.0\.cap: "),
+        (Kind.CLASSIFICATION, {"validation": {"In": "a.jsonl"}}, r"tasks\.0\.validation\.In"),
+        (Kind.CLASSIFICATION, {"validation": {}}, "validation: name a file, or hold out a share of train"),
+        (Kind.CLASSIFICATION, {"holdout": 0.1}, "validation: name a file, or hold out .*, not both"),
+        (Kind.CLASSIFICATION, {"validation": {}, "holdout": 1.0}, r"tasks\.0\.holdout: "),
+        (Kind.CLASSIFICATION, {"columns": {"txt": "a"}}, "columns: 'txt' is no field of classification; there are gr"),
+        (Kind.CLASSIFICATION, {"metric": "acc"}, "metric: 'acc' is no metric of classification; there are accuracy, "),
+        (Kind.REGRESSION, {"metric": "accuracy"}, "metric: 'accuracy' is no metric of regression; there are pearson"),
+        (Kind.CLASSIFICATION, {"metric": "f1"}, "metric: 'f1' needs positive_label"),
+        (Kind.CLASSIFICATION, {"metric": "f1_accuracy"}, "metric: 'f1_accuracy' needs positive_label"),
+        (Kind.SPAN, {"positive_label": "yes"}, "positive_label: only classification has one, not span"),
+    ],
+)
+def test_what_does_not_fit_a_task_is_an_error(
+    tmp_path: Path, kind: Kind, changes: dict[str, Any], message: str
+) -> None:
+    """Files, columns and metrics that no task of the kind can have are named, and what there is instead."""
+    fields = toy.fields("backbone", [kind])
+    fields["tasks"][0] |= changes
+    path = tmp_path / "a.toml"
+    path.write_text(toy.to_toml(fields), encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"\A{path}:\n  .*{message}"):
+        read_recipe(path)
+
+
+def test_one_file_or_several_are_read_alike() -> None:
+    """A file is a list of one, and the only validation split is called so; named splits keep their order."""
+    one, several = toy.fields("backbone", [Kind.SPAN, Kind.SPAN])["tasks"]
+    several |= {"train": ["a.jsonl", "b.csv"], "validation": {"near": "c.jsonl", "far": "d.jsonl"}}
+    found = [TaskConfig.model_validate(fields) for fields in (one, several)]
+    assert [config.train for config in found] == [("answer/train.jsonl",), ("a.jsonl", "b.csv")]
+    assert [config.measured_files for config in found] == [("answer/validation.jsonl",), ("c.jsonl", "d.jsonl")]
+    assert list(found[0].validation) == ["validation"]
+    held_out = TaskConfig.model_validate({**several, "validation": {}, "holdout": 0.5})
+    assert held_out.measured_files == ("a.jsonl", "b.csv")
+    assert TaskConfig.model_validate(found[1].model_dump()) == found[1]
 
 
 def test_a_missing_key_is_an_error(tmp_path: Path) -> None:

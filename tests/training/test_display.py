@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 
 import pytest
-import torch
 from rich.console import Console
 
 from tests import tiny
 from training.display import Display
-from training.examples import EncodedExample
-
-
-def _examples(*task_ids: int) -> list[EncodedExample]:
-    return [EncodedExample(task_id, (), None) for task_id in task_ids]
 
 
 def _console(*, terminal: bool) -> Console:
@@ -31,8 +26,8 @@ def test_losses_are_running_means_of_each_task() -> None:
     """The first loss of a task stands as it is, later ones move it a little; tasks not yet seen are not shown."""
     console = _console(terminal=False)
     with Display(console, tiny.tasks(), 3) as display:
-        display.advance(_examples(0, 6), torch.tensor([2.0, 1.0]))
-        display.advance(_examples(0), torch.tensor([3.0]))
+        display.advance([0, 6], [2.0, 1.0])
+        display.advance([0], [3.0])
     assert _shown(console).splitlines()[-1].endswith("loss: mood 2.02, answer 1.00")
 
 
@@ -41,7 +36,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     console = _console(terminal=False)
     with Display(console, tiny.tasks(), 1000) as display:
         for _ in range(334):
-            display.advance(_examples(0, 1, 2), torch.ones(3))
+            display.advance([0, 1, 2], [1.0] * 3)
     lines = _shown(console).splitlines()
     assert 40 <= len(lines) <= 50
     assert lines[-1].startswith("1,000 of 1,000 examples, ")
@@ -50,15 +45,53 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     assert "\x1b" not in _shown(console)
 
 
-def test_a_terminal_shows_progress_and_time_left() -> None:
-    """On a terminal there is a bar with the examples seen of all, and the losses."""
+def _plain(console: Console) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _shown(console))
+
+
+def test_a_terminal_shows_every_task() -> None:
+    """On a terminal there is a bar with the examples seen of all, and a row for each task, seen already or not."""
     console = _console(terminal=True)
     with Display(console, tiny.tasks(), 10) as display:
-        display.advance(_examples(0, 1, 2), torch.ones(3))
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", _shown(console))
-    assert "3/10 examples," in text
-    assert " left" in text
-    assert "loss: mood 1.00, topics 1.00, closeness 1.00" in text
+        display.advance([0, 0, 0, 1], [1.0, 1.0, 1.0, 0.5])
+        scores = {task.name: {"first": place / 10, "second": 0.9} for place, task in enumerate(tiny.tasks())}
+        display.evaluated(scores)
+    last = _plain(console).split("4/10 examples,")[-1]
+    assert " left" in last
+    rows = {cells[0]: cells[1:] for cells in (line.split() for line in last.splitlines()) if cells}
+    assert rows["task"] == ["loss", "validation", "share", "examples"]
+    assert rows["mood"] == ["1.000", "first", "0.0000", "75.0%", "3"]
+    assert rows["topics"] == ["0.500", "first", "0.1000", "25.0%", "1"]
+    assert rows["answer"] == ["first", "0.6000", "0.0%", "0"]
+
+
+def test_a_terminal_shows_how_far_an_evaluation_is() -> None:
+    """While the tasks are evaluated the bar says how many are done, and afterwards nothing of it."""
+    console = _console(terminal=True)
+    with Display(console, tiny.tasks(), 10) as display:
+        display.answered(tiny.tasks()[2].name)
+        display._live.refresh()
+        assert "left; evaluating, 3 of 7 tasks done" in _plain(console)
+        display.evaluated({task.name: {"accuracy": 0.5} for task in tiny.tasks()})
+    assert "evaluating" not in _plain(console).split("examples,")[-1]
+
+
+def test_a_display_goes_on() -> None:
+    """With the state of another one a display shows what that one would."""
+    shown = []
+    for steps in ([3, 4], [7]):
+        console, state = _console(terminal=True), None
+        for count in steps:
+            display = Display(console, tiny.tasks(), 7)
+            if state is not None:
+                display.restore(json.loads(state))
+            with display:
+                for place in range(count):
+                    display.advance([place % 2], [0.1 * count])
+                state = json.dumps(display.state())
+        shown.append(_plain(console).split("task ")[-1].split())
+        assert "7/7 examples" in _plain(console)
+    assert [row for row in shown[0] if "%" in row or row.isdigit()] == [r for r in shown[1] if "%" in r or r.isdigit()]
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -66,7 +99,7 @@ def test_a_failing_run_closes_its_display(terminal: bool) -> None:
     """An error in the run passes through and leaves the console free for what comes next."""
     console = _console(terminal=terminal)
     with pytest.raises(ValueError, match="shorter"), Display(console, tiny.tasks(), 10) as display:
-        display.advance(_examples(0, 1), torch.ones(1))
+        display.advance([0, 1], [1.0])
     with Display(console, tiny.tasks(), 10) as display:
-        display.advance(_examples(0) * 10, torch.ones(10))
+        display.advance([0] * 10, [1.0] * 10)
     assert "10" in _shown(console)

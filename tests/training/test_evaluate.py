@@ -20,7 +20,14 @@ from tests.training import toy
 from tests.training.answers import assert_same_answers
 from tests.training.conftest import Workshop
 from training import evaluate
-from training.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks, row_logits
+from training.evaluate import (
+    answer_inputs,
+    answer_tasks,
+    calibrate_thresholds,
+    evaluate_tasks,
+    row_logits,
+    score_tasks,
+)
 from training.examples import Example
 from training.metrics import score_answers
 
@@ -166,3 +173,12 @@ def test_scores_are_those_of_the_answers(workshop: Workshop) -> None:
         answers = answer_inputs(network, workshop.encoder, task_id, [example.input for example in own.validation])
         assert scores[own.task.name] == score_answers(own.task, own.validation, answers)
     assert evaluate_tasks(network, workshop.encoder, workshop.data) == scores
+
+
+def test_the_answers_of_all_tasks_can_be_kept(workshop: Workshop) -> None:
+    """Answers come once for each task, scoring them later is evaluating, and each task is heard of when it is done."""
+    network, heard = workshop.network(), list[str]()
+    answers = answer_tasks(network, workshop.encoder, workshop.data, heard.append)
+    assert heard == list(answers) == [own.task.name for own in workshop.data]
+    assert all(len(answers[own.task.name]) == len(own.validation) for own in workshop.data)
+    assert score_tasks(workshop.data, answers) == evaluate_tasks(network, workshop.encoder, workshop.data)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,14 @@ from model.tasks import Kind, Task
 from tests import tiny
 from tests.training import toy
 from training.config import RecipeError, TaskConfig
-from training.examples import EncodedExample, Example, TaskData, encode_examples, load_task
-from training.records import DataError
+from training.examples import EncodedExample, Example, TaskData, encode_examples, load_task, load_validation
+from training.problems import DataError
 
 ENCODER = InputEncoder(tiny.tokenizer())
 
 
 def _load(
-    folder: Path, kind: Kind, train: Sequence[Any], validation: Sequence[Any] | None = None, **config: Any
+    folder: Path, kind: Kind, train: Sequence[Any], validation: Sequence[Any] | None = None, /, **config: Any
 ) -> TaskData:
     toy.write_records(folder / "train.jsonl", train)
     toy.write_records(folder / "validation.jsonl", train if validation is None else validation)
@@ -169,6 +171,125 @@ def test_a_constant_value_has_no_range(tmp_path: Path) -> None:
     """Values that are all equal span no range, which is an error rather than a division by zero."""
     with pytest.raises(DataError, match="value_range must rise"):
         _load(tmp_path, Kind.REGRESSION, [{"text": "a", "label": 2}, {"text": "b", "label": 2}])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"positive_label": "great"}, "positive_label: 'great' is not among its labels: bad, good"),
+        ({"positive_label": "great", "labels": ["good", "bad"]}, "positive_label: 'great' is not among its labels"),
+    ],
+)
+def test_a_positive_label_must_be_a_label(tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    """A label that cannot be measured is the recipe's fault, and the labels there are are named."""
+    with pytest.raises(RecipeError, match=rf"\Atask 'task': {message}"):
+        _load(tmp_path, Kind.CLASSIFICATION, toy.records(Kind.CLASSIFICATION, 4), **config)
+
+
+def test_spans_are_measured_only_of_bio_tags(tmp_path: Path) -> None:
+    """Plain tags have no spans: a recipe that asks for their F1 is told so."""
+    records = [{"tokens": ["a", "b"], "tags": ["NOUN", "VERB"]}]
+    with pytest.raises(RecipeError, match=r"\Atask 'task': metric: 'span_f1' needs BIO tags; use 'token_accuracy'\Z"):
+        _load(tmp_path, Kind.TAGGING, records, metric="span_f1")
+
+
+# Splits
+
+
+def _texts(examples: Sequence[Example]) -> list[str]:
+    return [example.input.text for example in examples]
+
+
+def _numbered(count: int) -> list[toy.Record]:
+    return [{"text": f"text {number}", "label": "xy"[number % 2]} for number in range(count)]
+
+
+@pytest.mark.parametrize(("cap", "seed"), [(1, 0), (3, 0), (3, 5), (9, 0), (10, 0), (99, 0)])
+def test_a_cap_keeps_the_first_of_a_shuffled_order(tmp_path: Path, cap: int, seed: int) -> None:
+    """The rows are those that anyone finds by shuffling the line numbers with the seed, in file order."""
+    order = list(range(10))
+    random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not cryptography
+    data = _load(tmp_path, Kind.CLASSIFICATION, _numbered(10), cap=cap, cap_seed=seed)
+    assert _texts(data.train) == [f"text {number}" for number in sorted(order[:cap])]
+    assert len(data.validation) == 10
+    assert data.task.labels == ("x", "y")
+
+
+def test_a_cap_counts_whole_queries(tmp_path: Path) -> None:
+    """A ranking's query keeps all its candidates or is left out."""
+    records = toy.records(Kind.RANKING, 8)
+    whole = _load(tmp_path, Kind.RANKING, records).train
+    kept = _load(tmp_path, Kind.RANKING, records, cap=3).train
+    assert len(kept) == 3
+    assert set(kept) < set(whole)
+
+
+def test_train_may_be_several_files(tmp_path: Path) -> None:
+    """Files of any format are read one after the other, as if they were one, and a cap counts over all of them."""
+    toy.write_records(tmp_path / "more.jsonl", _numbered(9)[4:])
+    (tmp_path / "last.csv").write_text("text,label\ntext 9,y\n", encoding="utf-8")
+    names = {"train": ["train.jsonl", "more.jsonl", "last.csv"], "cap": 6}
+    one = _load(tmp_path, Kind.CLASSIFICATION, _numbered(10), cap=6)
+    several = _load(tmp_path, Kind.CLASSIFICATION, _numbered(4), _numbered(2), **names)
+    assert several.train == one.train
+    toy.write_records(tmp_path / "more.jsonl", [{"text": "a"}])
+    (tmp_path / "last.csv").write_text("text,label\n,y\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"(?s)more.jsonl:1: label.*last.csv:2: text"):
+        _load(tmp_path, Kind.CLASSIFICATION, _numbered(4), **names)
+
+
+def test_validation_may_be_several_named_files(tmp_path: Path) -> None:
+    """Their examples come one after the other, in the recipe's order, and each split's size is known."""
+    toy.write_records(tmp_path / "z.jsonl", _numbered(3))
+    toy.write_records(tmp_path / "a.jsonl", _numbered(5)[3:])
+    data = _load(tmp_path, Kind.CLASSIFICATION, _numbered(4), validation={"zeta": "z.jsonl", "alpha": "a.jsonl"})
+    assert _texts(data.validation) == [f"text {number}" for number in range(5)]
+    assert list(data.splits.items()) == [("zeta", 3), ("alpha", 2)]
+    toy.write_records(tmp_path / "a.jsonl", [{"text": "a", "label": "new"}])
+    with pytest.raises(DataError, match=r"a.jsonl:1: label 'new'"):
+        _load(tmp_path, Kind.CLASSIFICATION, _numbered(4), validation={"zeta": "z.jsonl", "alpha": "a.jsonl"})
+
+
+def _holding_out(folder: Path, records: Sequence[toy.Record], share: float, kind: Kind, **config: Any) -> TaskData:
+    toy.write_records(folder / "train.jsonl", records)
+    entry = {"name": "task", "kind": kind, "train": "train.jsonl", "holdout": share, **config}
+    data = load_task(TaskConfig.model_validate(entry), folder)
+    assert load_validation(data.task, data.config, folder) == replace(data, train=())
+    return data
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.9])
+def test_a_share_of_train_can_be_held_out(tmp_path: Path, share: float) -> None:
+    """What is validated on is not trained on; nothing is lost, and all kinds can be split again the same way."""
+    for kind in Kind:
+        records = toy.records(kind, 20)
+        whole = _load(tmp_path, kind, records).train
+        data = _holding_out(tmp_path, records, share, kind)
+        assert len(data.validation) == max(1, round(share * 20)) == data.splits["held-out"]
+        assert sorted(map(str, (*data.train, *data.validation))) == sorted(map(str, whole))
+
+
+def test_a_cap_does_not_change_what_is_held_out(tmp_path: Path) -> None:
+    """The share is held out of all records, and the cap counts among the others."""
+    all_kept = _holding_out(tmp_path, _numbered(40), 0.25, Kind.CLASSIFICATION)
+    capped = _holding_out(tmp_path, _numbered(40), 0.25, Kind.CLASSIFICATION, cap=4, cap_seed=7)
+    assert capped.validation == all_kept.validation
+    assert len(capped.train) == 4
+    assert set(capped.train) < set(all_kept.train)
+
+
+def test_records_of_a_group_stay_together(tmp_path: Path) -> None:
+    """With `group_by` in the recipe no group is on both sides, and every record must have one."""
+    records = [{**record, "page": number // 7} for number, record in enumerate(_numbered(70))]
+    data = _holding_out(tmp_path, records, 0.2, Kind.CLASSIFICATION, group_by="page")
+    pages = [{int(text.split()[1]) // 7 for text in _texts(own)} for own in (data.train, data.validation)]
+    assert not pages[0] & pages[1]
+    assert len(data.validation) == 14
+    with pytest.raises(DataError, match=r"train.jsonl:71: page: no text or number"):
+        _holding_out(tmp_path, [*records, _numbered(1)[0]], 0.2, Kind.CLASSIFICATION, group_by="page")
+    one = [{**record, "page": 1} for record in records]
+    with pytest.raises(DataError, match=r"\Atrain.jsonl: holdout = 0.2 leaves nothing to train on\Z"):
+        _holding_out(tmp_path, one, 0.2, Kind.CLASSIFICATION, group_by="page")
 
 
 # Broken records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from torch import Tensor
 from model.heads import Outputs
 from model.network import Network
 from model.tasks import Kind, Task
+from tests.training import toy
 from tests.training.conftest import Workshop
 from training.examples import EncodedExample
-from training.losses import ExampleBatch, batch_examples, example_losses, task_logits
+from training.losses import ExampleBatch, batch_examples, example_losses, example_weights, task_logits
 
 
 def _cross_entropy(logits: list[float], right: int) -> float:
@@ -117,6 +119,43 @@ def test_each_kind_has_its_loss(network: Network, workshop: Workshop) -> None:
         else:
             rows = outputs.sentence[start:stop, columns].tolist()
         assert losses[place].item() == pytest.approx(_literal(task, rows, example.target), abs=1e-5), task.kind
+
+
+def test_a_raw_output_is_trained_by_its_squared_error(network: Network, workshop: Workshop) -> None:
+    """Where the output is the value itself, the loss is the square of what it is off, in the value's own units."""
+    (task_id,) = [task_id for task_id, task in enumerate(network.tasks) if task.kind is Kind.REGRESSION]
+    network.tasks = tuple(
+        replace(task, raw_output=True) if task.kind is Kind.REGRESSION else task for task in network.tasks
+    )
+    examples = workshop.examples[task_id][:5]
+    batch = _batch(network, workshop, examples)
+    outputs = _random_outputs(network, batch, scale=2)
+    found = outputs.sentence[:, network.output_slices[task_id]][:, 0].tolist()
+    expected = [(value - example.target) ** 2 for value, example in zip(found, examples, strict=True)]
+    assert example_losses(network, outputs, batch).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def _weighted(task_ids: list[int], losses: list[float], weights: dict[int, float], *, task_mean: bool) -> float:
+    """The loss of a batch with those examples, as its definition in the recipe says."""
+    recipe = toy.recipe("backbone", losses={"task_mean": task_mean})
+    tasks = tuple(
+        task.model_copy(update={"weight": weights.get(task_id, 1.0)}) for task_id, task in enumerate(recipe.tasks)
+    )
+    found = example_weights(task_ids, recipe.model_copy(update={"tasks": tasks}))
+    return sum(weight * loss for weight, loss in zip(found, losses, strict=True))
+
+
+def test_examples_count_alike() -> None:
+    """The loss of a batch is the mean of its examples' losses, each times its task's weight."""
+    assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {}, task_mean=False) == pytest.approx(10 / 4)
+    assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {2: 0.5}, task_mean=False) == pytest.approx(8 / 4)
+
+
+def test_tasks_count_alike_where_the_recipe_says_so() -> None:
+    """With `task_mean` a task of one example weighs as much as one of three: the mean of the present tasks' means."""
+    assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {}, task_mean=True) == pytest.approx((4 + 2) / 2)
+    assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {2: 0.5}, task_mean=True) == pytest.approx((2 + 2) / 2)
+    assert _weighted([1, 1], [1, 2], {}, task_mean=True) == pytest.approx(1.5)
 
 
 def test_mixed_batches_equal_separate_ones(network: Network, workshop: Workshop) -> None:

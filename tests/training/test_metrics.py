@@ -32,8 +32,9 @@ from model.encoding import Input
 from model.tasks import Kind, Task
 from tests import tiny
 from tests.training.conftest import Workshop
-from training.examples import Example
-from training.metrics import score_answers, word_tags
+from training.config import METRICS, TaskConfig
+from training.examples import Example, TaskData
+from training.metrics import score_answers, score_task, word_tags
 
 TASKS = {task.kind: task for task in tiny.tasks()}
 MAIN = {
@@ -101,6 +102,85 @@ def test_wrong_answers_do_not(workshop: Workshop, kind: Kind) -> None:
         answers = [answers[-1]] * len(answers)
     scores = score_answers(own.task, own.validation, answers)
     assert all(value < 0.9 for value in scores.values())
+
+
+# Which metric is the main one
+
+PAIRS = [(0, 0), (1, 1), (1, 2), (2, 1), (0, 1), (1, 1)]
+
+
+def _classified(pairs: Sequence[tuple[int, int]]) -> tuple[list[Example], list[Answer]]:
+    """Examples and answers from pairs of right and given label ids."""
+    labels = TASKS[Kind.CLASSIFICATION].labels
+    return [Example(Input("a"), right) for right, _ in pairs], [
+        ClassificationAnswer(labels[given], 1.0, {}) for _, given in pairs
+    ]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_metric_of_a_kind_can_be_the_main_one(workshop: Workshop, kind: Kind) -> None:
+    """Each name that a recipe may give is measured and comes first, and the first of them is the default."""
+    (own,) = [own for own in workshop.data if own.task.kind is kind]
+    answers = [_perfect(own.task, example) for example in own.validation]
+    positive = own.task.labels[0] if kind is Kind.CLASSIFICATION else None
+    assert METRICS[kind][0] == MAIN[kind]
+    plain = score_answers(own.task, own.validation, answers, None, positive)
+    assert set(plain) <= set(METRICS[kind])
+    for metric in METRICS[kind]:
+        scores = score_answers(own.task, own.validation, answers, metric, positive)
+        assert next(iter(scores)) == metric
+        assert {name: value for name, value in scores.items() if name in plain} == plain
+        assert set(scores) == {*plain, metric}
+
+
+def test_f1_is_that_of_the_positive_label() -> None:
+    """Precision and recall of one label alone; its mean with accuracy is measured where it is the main metric."""
+    task = TASKS[Kind.CLASSIFICATION]
+    examples, answers = _classified(PAIRS)
+    scores = score_answers(task, examples, answers, "f1_accuracy", task.labels[1])
+    # Right twice out of four times given, and out of three times there.
+    assert scores["f1"] == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert scores["f1_accuracy"] == pytest.approx((scores["f1"] + scores["accuracy"]) / 2)
+    assert "f1" not in score_answers(task, examples, answers)
+    assert score_answers(task, examples, answers, "f1", task.labels[1])["f1"] == scores["f1"]
+    nothing = score_answers(task, *_classified([(0, 0), (2, 0)]), "f1", task.labels[1])
+    assert nothing["f1"] == 0
+
+
+def test_accuracy_and_macro_f1_have_a_mean() -> None:
+    """It is measured where it is the main metric."""
+    scores = score_answers(TASKS[Kind.CLASSIFICATION], *_classified(PAIRS), "accuracy_macro_f1")
+    assert scores["accuracy_macro_f1"] == pytest.approx((scores["accuracy"] + scores["macro_f1"]) / 2)
+
+
+def _task_data(splits: dict[str, int], **config: Any) -> TaskData:
+    task = TASKS[Kind.CLASSIFICATION]
+    fields = {"name": task.name, "kind": task.kind, "train": "a.jsonl", "validation": "b.jsonl", **config}
+    return TaskData(task, TaskConfig.model_validate(fields), (), tuple(_classified(PAIRS)[0]), splits)
+
+
+def test_each_validation_split_is_measured() -> None:
+    """The first split's metrics go by their own names, the others' by metric and split, with the same main one first."""
+    task, (examples, answers) = TASKS[Kind.CLASSIFICATION], _classified(PAIRS)
+    choice: Any = {"metric": "f1", "positive_label": task.labels[1]}
+    scores = score_task(_task_data({"in": 3, "out": 2, "far": 1}, **choice), answers)
+    parts = {"": slice(0, 3), "/out": slice(3, 5), "/far": slice(5, 6)}
+    expected = {
+        f"{name}{split}": value
+        for split, part in parts.items()
+        for name, value in score_answers(task, examples[part], answers[part], **choice).items()
+    }
+    assert list(scores.items()) == list(expected.items())
+    assert next(iter(scores)) == "f1"
+    assert score_task(_task_data({"in": 6}), answers) == score_answers(task, examples, answers)
+
+
+def test_every_example_needs_an_answer() -> None:
+    """Answers that are not those of all splits are a mistake of ours."""
+    answers = _classified(PAIRS)[1]
+    for splits, count in (({"in": 6}, 5), ({"in": 5}, 6)):
+        with pytest.raises(AssertionError, match="an answer for every example"):
+            score_task(_task_data(splits), answers[:count])
 
 
 # Classification, multilabel, regression

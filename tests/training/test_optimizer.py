@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from model.conditioning import Conditional
 from model.network import Network, freeze_backbone
 from training.config import OptimizerConfig
-from training.optimizer import make_optimizer, schedule, set_learning_rate
+from training.optimizer import Average, make_optimizer, schedule, set_learning_rate
 
 CONFIG = OptimizerConfig(learning_rate=0.5, added_learning_rate=2.0, weight_decay=0.3)
 
@@ -104,3 +106,55 @@ def test_decay_shrinks_matrices_only(tiny_network: Network) -> None:
     for name, (rate, decay) in _settings(tiny_network).items():
         after = nn.Module.get_parameter(tiny_network, name).detach()
         torch.testing.assert_close(after, before[name] * (1 - rate * decay))
+
+
+def _walk(parameters: list[nn.Parameter], average: Average, steps: int) -> list[list[torch.Tensor]]:
+    """Weights at random after each of some updates, which the average takes in."""
+    generator, seen = torch.Generator().manual_seed(0), []
+    for step in range(steps):
+        with torch.no_grad():
+            for parameter in parameters:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        average.update(step)
+        seen.append([parameter.detach().clone() for parameter in parameters])
+    return seen
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.999])
+def test_an_average_follows_its_formula(decay: float) -> None:
+    """After update n the average keeps min(decay, (1 + n) / (10 + n)) of itself and takes the rest from the weights."""
+    parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(4))]
+    expected = [parameter.detach().clone() for parameter in parameters]
+    average = Average(parameters, decay)
+    for step, weights in enumerate(_walk(parameters, average, 20)):
+        kept = min(decay, (1 + step) / (10 + step))
+        expected = [kept * old + (1 - kept) * new for old, new in zip(expected, weights, strict=True)]
+    for found, wanted in zip(average.weights, expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_an_average_stands_in_for_the_weights() -> None:
+    """In its block the network has the average, after it the very weights it had, also when the block fails."""
+    parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(4))]
+    average = Average(parameters, 0.9)
+    own = _walk(parameters, average, 3)[-1]
+    for error in (None, ValueError):
+        with suppress(ValueError), average.in_place():
+            assert all(torch.equal(p, weight) for p, weight in zip(parameters, average.weights, strict=True))
+            if error is not None:
+                raise error
+        assert all(torch.equal(parameter, weight) for parameter, weight in zip(parameters, own, strict=True))
+    average.settle()
+    assert all(torch.equal(p, weight) for p, weight in zip(parameters, average.weights, strict=True))
+
+
+def test_without_an_average_the_weights_are_their_own() -> None:
+    """With decay 0 nothing is kept, and nothing moves."""
+    parameters = [nn.Parameter(torch.ones(2, 3))]
+    average = Average(parameters, 0.0)
+    own = _walk(parameters, average, 3)[-1]
+    assert average.weights == []
+    with average.in_place():
+        assert torch.equal(parameters[0], own[0])
+    average.settle()
+    assert torch.equal(parameters[0], own[0])

@@ -67,9 +67,9 @@ def _publish(workshop: Workshop, backbone_name: str, store: Path) -> Published:
     backbone = load_backbone(backbone_name)
     network = build_network(recipe, backbone, [own.task for own in data])
     _disturb(network)
-    baselines = {own.task.name: score_baseline(own.task, own.train, own.validation) for own in data}
+    baselines = {own.task.name: score_baseline(own) for own in data}
     run = Run(recipe, data, baselines, provenance(recipe, "the recipe's text", workshop.folder / "data"))
-    version, scores = publish(run, network, workshop.encoder, backbone, store)
+    version, scores, _ = publish(run, network, workshop.encoder, backbone, store)
     return Published(version, network, backbone, verify(version), scores)
 
 
@@ -231,9 +231,7 @@ def test_the_manifest_says_where_a_version_comes_from(workshop: Workshop, on_fol
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["created"])
     assert told["started"] <= told["created"]
     assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", told["commit"])
-    assert on_folder.manifest.baselines == {
-        own.task.name: score_baseline(own.task, own.train, own.validation) for own in workshop.data
-    }
+    assert on_folder.manifest.baselines == {own.task.name: score_baseline(own) for own in workshop.data}
 
 
 def test_the_card_has_the_figures_of_the_manifest(on_folder: Published) -> None:

@@ -14,9 +14,11 @@ from model_store.errors import ManifestInvalid
 from model_store.save import Contents, save
 from tests.training import toy
 from tests.training.conftest import Workshop
+from training.config import Recipe
+from training.problems import DataError
 from training.publish import provenance
 from training.published import changed_files, validation_data
-from training.records import DataError
+from training.run import load_data
 
 
 class Published:
@@ -78,6 +80,26 @@ def test_changed_files_are_named(published: Published) -> None:
     toy.write_records(published.data / name / "validation.jsonl", toy.records(Kind.SPAN, 3, seed=9))
     assert changed_files(version, published.data) == [f"{name}/validation.jsonl"]
     assert len(changed_files(untold, published.data)) == len(toy.TASKS)
+
+
+def test_several_splits_are_measured_again(published: Published, workshop: Workshop) -> None:
+    """Named validation splits, and a share that was held out of train, are the same examples as in training."""
+    near, far = toy.fields(workshop.backbone.folder, [Kind.SPAN, Kind.RANKING])["tasks"]
+    near |= {"validation": {"near": near["validation"], "far": "answer/far.jsonl"}}
+    far |= {"validation": {}, "holdout": 0.2, "cap": 9}
+    toy.write_records(published.data / "answer" / "far.jsonl", toy.records(Kind.SPAN, 5, seed=2))
+    fields = toy.fields(workshop.backbone.folder)
+    fields["tasks"] = [near if task["name"] == "answer" else task for task in fields["tasks"]]
+    fields["tasks"] = [far if task["name"] == "relevance" else task for task in fields["tasks"]]
+    recipe = Recipe.model_validate(fields)
+    version = published.version(**provenance(recipe, toy.to_toml(fields), published.data))
+    assert validation_data(version, published.data) == [
+        replace(own, train=()) for own in load_data(recipe, published.data)
+    ]
+    assert changed_files(version, published.data) == []
+    toy.write_records(published.data / "answer" / "far.jsonl", toy.records(Kind.SPAN, 5, seed=3))
+    toy.write_records(published.data / "relevance" / "train.jsonl", toy.records(Kind.RANKING, 5, seed=3))
+    assert changed_files(version, published.data) == ["relevance/train.jsonl", "answer/far.jsonl"]
 
 
 @pytest.mark.parametrize(

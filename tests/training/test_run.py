@@ -3,33 +3,40 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
-from rich.table import Table
+from torch import Tensor
 
 from model.tasks import Kind
 from model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
 from model_store.load import verify
 from tests.training import toy
 from tests.training.conftest import Workshop
-from training import run
+from training import run, stages
 from training.config import RecipeError
-from training.records import DataError
+from training.history import read_history
+from training.loop import Training, train
+from training.problems import DataError
+from training.publish import publish
+from training.report import write_report
+from training.resume import RunError
 from training.run import (
     choose_device,
-    data_table,
     device_name,
     evaluate_version,
     load_data,
     parameters_line,
     run_recipe,
-    scores_table,
 )
+from training.tables import scores_table
 
 
 class Room:
@@ -39,14 +46,16 @@ class Room:
         self.data = folder / "data"
         self.store = folder / "store"
         self.recipe = folder / "recipe.toml"
-        self.fields = toy.fields(toy_folder / "backbone", length={"examples": 48, "evaluate_every": 24})
+        self.folder = folder / "run"
+        length = {"examples": 48, "evaluate_every": 24, "tensorboard": False}
+        self.fields = toy.fields(toy_folder / "backbone", length=length)
         self.console = Console(file=io.StringIO(), width=120)
         shutil.copytree(toy_folder / "data", self.data)
 
-    def run(self) -> Path:
+    def run(self, *, resume: bool = False) -> Path:
         """Writes the recipe and runs it."""
         self.recipe.write_text(toy.to_toml(self.fields), encoding="utf-8")
-        return run_recipe(self.recipe, self.data, self.store, self.console)
+        return run_recipe(self.recipe, self.data, self.store, self.console, self.folder, resume=resume)
 
     @property
     def shown(self) -> str:
@@ -64,8 +73,9 @@ class Room:
 
 
 @pytest.fixture
-def room(tmp_path: Path, toy_folder: Path) -> Room:
-    """A room in which everything is fine so far."""
+def room(tmp_path: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
+    """A room in which everything is fine so far. Reports, which take longer than toy runs, are left out."""
+    monkeypatch.setattr(run, "write_report", lambda folder: (folder / "report.html", folder / "report.md"))
     return Room(tmp_path, toy_folder)
 
 
@@ -79,7 +89,7 @@ def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
     assert set(manifest.baselines) == set(manifest.metrics) == set(toy.TASKS.values())
     assert f"published {version}; " in room.shown
     assert f"polytask models promote toy/1 --store {room.store}\n" in room.shown
-    assert f", on {device_name(choose_device())}\n" in room.shown
+    assert f", on {device_name(choose_device())}; kept in {room.folder}\n" in room.shown
     tables = room.shown.count("trivial baseline")
     assert tables == 3  # twice on the way, once at the end
     for name, metrics in manifest.metrics.items():
@@ -89,13 +99,97 @@ def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
         assert f" {manifest.baselines[name][metric]:.4f} " in rows[-1]
 
 
+def test_a_run_leaves_everything_to_look_at(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has recipe, history, results, TensorBoard's events and the report of the very run, no checkpoint."""
+    monkeypatch.setattr(run, "write_report", write_report)
+    room.fields["length"]["tensorboard"] = True
+    version = room.run()
+    names = {path.name for path in room.folder.iterdir() if path.is_file()}
+    assert names == {"recipe.toml", "run.json", "history.jsonl", "results.json", "report.html", "report.md"}
+    assert len(list((room.folder / "tensorboard").iterdir())) == 1
+    assert not (room.folder / "checkpoints").exists()
+    assert f"report: {room.folder}/report.html\n" in room.shown
+    history = read_history(room.folder / "history.jsonl")
+    assert [event["event"] for event in history].count("evaluation") == 2
+    assert (history[0]["event"], history[0]["recipe"]) == ("start", "toy")
+    assert history[0]["parameters"]["trainable"] > 0
+    assert (history[-1]["event"], history[-1]["version"]) == ("finish", "toy/1")
+    results = json.loads((room.folder / "results.json").read_text(encoding="utf-8"))
+    manifest = verify(version)
+    assert (results["scores"], results["baselines"]) == (manifest.metrics, manifest.baselines)
+    assert {name: found["count"] for name, found in results["diagnostics"].items()} == dict.fromkeys(
+        results["scores"], 24
+    )
+
+
+def test_a_broken_publication_is_made_up_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that trained to its end and could not publish publishes when it goes on, without another update."""
+
+    def no_room(*_: object) -> None:
+        raise StoreUnwritable(room.store, "is full", "make room")
+
+    monkeypatch.setattr(stages, "publish", no_room)
+    with pytest.raises(StoreUnwritable):
+        room.run()
+    monkeypatch.setattr(stages, "publish", publish)
+    monkeypatch.setattr(Training, "step", no_room)
+    assert verify(room.run(resume=True)).version == 1
+    assert "of 48 examples\n" in room.shown.split("goes on after ")[1]
+
+
+def test_a_run_does_not_go_on_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is not finished needs --resume, and its own data and recipe; what differs is named."""
+    monkeypatch.setattr(stages, "publish", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        room.run()
+    with pytest.raises(RunError, match="go on with it with --resume"):
+        room.run()
+    toy.write_records(room.data / "mood" / "train.jsonl", toy.records(Kind.CLASSIFICATION, 60, seed=9))
+    room.fields["seed"] = 4
+    with pytest.raises(RunError, match=r"(?s)data\.mood/train\.jsonl: .*recipe\.seed: 4, was 3"):
+        room.run(resume=True)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_without_the_package_there_is_no_tensorboard(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run says so in a line and goes on."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    room.fields["length"]["tensorboard"] = True
+    assert verify(room.run())
+    assert "nothing is written for TensorBoard" in room.shown
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_the_average_is_what_is_published(room: Room, monkeypatch: pytest.MonkeyPatch, decay: float) -> None:
+    """With an average its weights, rounded, are the version's; without one those that learnt."""
+    trained: list[Training] = []
+
+    def keep(training: Training, *others: Any) -> None:
+        trained.append(training)
+        train(training, *others)
+        weights.extend(training.average.weights or [p.detach().clone() for p in parameters(training)])
+
+    def parameters(training: Training) -> list[Tensor]:
+        return [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+
+    weights: list[Tensor] = []
+    monkeypatch.setattr(stages, "train", keep)
+    room.fields["optimizer"]["average"] = decay
+    room.run()
+    for parameter, weight in zip(parameters(trained[0]), weights, strict=True):
+        assert torch.equal(parameter, weight.half().float())
+
+
 def test_a_version_can_be_measured_again(room: Room) -> None:
     """Measured anew, a version has the metrics in its manifest, and both stand side by side; other data give others."""
     version = room.run()
     metrics = verify(version).metrics
     assert evaluate_version(version, room.data, room.console) == metrics
     assert "when published" in room.shown
-    assert "warning" not in room.shown
+    assert "warning: not the data" not in room.shown
     toy.write_records(room.data / "mood" / "validation.jsonl", [{"text": "good", "label": "bad"}] * 2)
     again = evaluate_version(version, room.data, room.console)
     assert again["mood"] != metrics["mood"]
@@ -192,7 +286,7 @@ def test_what_cannot_end_well_does_not_start(
     def no_training(*_: object) -> None:
         raise AssertionError("training must not start")
 
-    monkeypatch.setattr(run, "train", no_training)
+    monkeypatch.setattr(stages, "train", no_training)
     change(room.fields)
     long_answers = [
         {"text": "a cat?", "text_pair": "the cat sat . it " * 4 + "paris", "answers": [{"text": "paris", "start": 68}]}
@@ -201,20 +295,19 @@ def test_what_cannot_end_well_does_not_start(
     with pytest.raises(error, match=message):
         room.run()
     assert not room.store.exists()
+    assert not room.folder.exists()
 
 
-@pytest.mark.parametrize("table", [data_table, scores_table])
-def test_tables_fit_a_narrow_terminal(workshop: Workshop, table: Callable[..., Table]) -> None:
-    """At 80 columns no word of a table is cut, with the longest names of kinds and metrics."""
+def test_the_table_of_scores_fits_a_narrow_terminal(workshop: Workshop) -> None:
+    """At 80 columns no word of the table is cut, with the longest name of a metric."""
     scores = {own.task.name: {"pearson_spearman": 0.5} for own in workshop.data}
-    rows = (workshop.data, workshop.examples) if table is data_table else (scores, scores)
     console = Console(file=io.StringIO(), width=80)
-    console.print(table(*rows))
+    console.print(scores_table(scores, scores))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue().split()
     for own in workshop.data:
         assert own.task.name in shown
-    assert {"multiple_choice", "classification", "longest"} <= set(shown) or "baseline" in shown
+    assert "baseline" in shown
     assert "…" not in "".join(shown)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 
 import pytest
 import torch
@@ -16,14 +16,25 @@ from model.network import Network
 from model.tasks import Kind, Task
 from tests import tiny
 from tests.training.conftest import Workshop
-from training.config import LengthConfig, SamplerConfig, SamplerName
+from training.config import LengthConfig, RegressionPolicy, SamplerConfig, SamplerName, UncertaintyForm
 from training.examples import EncodedExample
-from training.sampling import Sampler, training_batches
-from training.uncertainty import normalised_entropy, score_examples, uncertainty
+from training.losses import batch_examples
+from training.sampling import Batches
+from training.uncertainty import (
+    Entropy,
+    batch_entropies,
+    choose,
+    example_entropies,
+    normalised_entropy,
+    task_means,
+    uncertainty,
+)
 
 TASKS = {task.kind: task for task in tiny.tasks()}
 TWO = Task("two", Kind.CLASSIFICATION, 32, labels=("a", "b"))
 THREE = Task("three", Kind.CLASSIFICATION, 32, labels=("a", "b", "c"))
+PAPER, RELEASED = UncertaintyForm.PAPER, UncertaintyForm.RELEASED
+SHARE, MEDIAN = RegressionPolicy.SHARE, RegressionPolicy.MEDIAN
 
 
 def _entropy(task: Task, *probabilities: float) -> float:
@@ -36,8 +47,18 @@ def _mixed(workshop: Workshop, per_task: int = 4) -> list[EncodedExample]:
     return [example for own in workshop.examples for example in own[:per_task]]
 
 
-def _scores(network: Network, workshop: Workshop, examples: list[EncodedExample], batch_rows: int = 8) -> list[float]:
-    return score_examples(network, examples, workshop.encoder.pad_id, batch_rows)
+def _entropies(
+    network: Network, workshop: Workshop, examples: list[EncodedExample], batch_rows: int = 8
+) -> list[Entropy]:
+    return example_entropies(network, examples, workshop.encoder.pad_id, batch_rows)
+
+
+def _close(found: list[Entropy], expected: list[Entropy], tolerance: float = 1e-5) -> bool:
+    """Whether two lists agree, None with None only."""
+    return len(found) == len(expected) and all(
+        one is other is None or (one is not None and other is not None and abs(one - other) <= tolerance)
+        for one, other in zip(found, expected, strict=True)
+    )
 
 
 @pytest.fixture
@@ -121,70 +142,140 @@ def test_a_single_choice_is_sure() -> None:
 
 # Scores over tasks
 
-
-def test_scores_are_entropies_over_the_least_sure_tasks_mean() -> None:
-    """U is the normalised entropy over the greatest task mean, so that this task's mean is 1."""
-    scores = uncertainty([0, 0, 1, 1], [0.2, 0.4, 0.9, 0.7])
-    assert scores == pytest.approx([0.25, 0.5, 1.125, 0.875])
-    assert statistics.mean(scores[2:]) == pytest.approx(1)
+_CANDIDATES = st.lists(st.tuples(st.integers(0, 3), st.none() | st.floats(0, 1)), max_size=30)
+"""A task and an entropy or None each, in any mix."""
 
 
-def test_even_predictions_tie() -> None:
-    """If every prediction is even, all candidates of all tasks score alike."""
-    assert len(set(uncertainty([0, 1, 2, 0], [1.0, 1.0, 1.0, 1.0]))) == 1
+def test_task_means_are_over_what_has_an_entropy() -> None:
+    """A task's mean leaves out None, and a task that has nothing else has none."""
+    assert task_means([0, 1, 0, 2, 1, 0], [0.2, 0.9, 0.4, None, 0.7, None]) == pytest.approx({0: 0.3, 1: 0.8})
+    assert task_means([], []) == {}
 
 
-def test_the_scale_keeps_the_order() -> None:
-    """Dividing by the greatest mean changes no comparison between two candidates, of whatever tasks."""
-    entropies = torch.rand(30, generator=torch.Generator().manual_seed(0)).tolist()
-    scores = uncertainty([place % 4 for place in range(30)], entropies)
-    by_score, by_entropy = (sorted(range(30), key=values.__getitem__) for values in (scores, entropies))
-    assert by_score == by_entropy
+def test_both_forms_by_hand() -> None:
+    """With means 0.3 and 0.8, the paper divides by 0.8, and the released code multiplies by 0.3 / 0.8 and 0.8 / 0.8."""
+    tasks, entropies = [0, 0, 1, 1, 2], [0.2, 0.4, 0.9, 0.7, None]
+    assert _close(uncertainty(tasks, entropies, PAPER), [0.25, 0.5, 1.125, 0.875, None], 1e-12)
+    assert _close(uncertainty(tasks, entropies, RELEASED), [0.075, 0.15, 0.9, 0.7, None], 1e-12)
 
 
-@pytest.mark.parametrize("others", [[0.1, 0.5, 0.4], [0.1, 0.5, 0.4, 0.8]])
-def test_regression_has_the_median_of_the_others(others: list[float]) -> None:
-    """A regression example scores the median of all other scores, however many they are."""
-    scores = uncertainty([0, *[1] * len(others), 0], [None, *others, None])
-    assert scores[0] == scores[-1] == pytest.approx(statistics.median(scores[1:-1]))
+def test_the_forms_choose_differently() -> None:
+    """A sure task's one hard example goes before a hard task's easy ones in the paper's form, not in the released."""
+    tasks, entropies = [0, 0, 0, 1, 1, 1], [0.6, 0.0, 0.0, 0.5, 0.5, 0.8]
+    assert choose(tasks, entropies, 2, PAPER, SHARE) == [0, 5]  # 0.6 of mean 0.2, 0.8 of mean 0.6
+    assert choose(tasks, entropies, 2, RELEASED, SHARE) == [3, 5]  # 0.6 * 0.2 / 0.6 = 0.2 < 0.5
 
 
-def test_regression_alone_ties() -> None:
-    """With nothing to compare to, regression examples all score the same; so do certain ones, at 0."""
-    assert len(set(uncertainty([0, 0, 1], [None, None, None]))) == 1
-    assert uncertainty([0, 1], [0.0, 0.0]) == [0.0, 0.0]
+@pytest.mark.parametrize("form", UncertaintyForm)
+def test_even_predictions_tie(form: UncertaintyForm) -> None:
+    """If every prediction is even, all candidates of all tasks score 1; if every one is certain, 0."""
+    assert uncertainty([0, 1, 2, 0], [1.0, 1.0, 1.0, 1.0], form) == [1.0] * 4
+    assert uncertainty([0, 1], [0.0, 0.0], form) == [0.0, 0.0]
 
 
-# Scoring with a network
+def test_a_surer_task_scores_less_by_the_known_ratio() -> None:
+    """Beside a task of even predictions, one at (0.9, 0.1) scores 0.469, or 0.469 squared in the released form."""
+    sure = _entropy(TWO, 0.9, 0.1)
+    assert uncertainty([0, 1], [sure, 1.0], PAPER)[0] == pytest.approx(0.469, abs=5e-4)
+    assert uncertainty([0, 1], [sure, 1.0], RELEASED)[0] == pytest.approx(0.469**2, abs=5e-4)
 
 
-def test_a_network_without_preference_scores_alike(workshop: Workshop) -> None:
-    """With heads at zero every prediction is even, and all candidates of all seven kinds tie at 1."""
+@given(_CANDIDATES, st.sampled_from(UncertaintyForm))
+def test_scores_keep_the_order_within_a_task(candidates: list[tuple[int, Entropy]], form: UncertaintyForm) -> None:
+    """A score is the entropy times a factor of its task, in the paper's form of all tasks; None stays None."""
+    tasks, entropies = [task for task, _ in candidates], [entropy for _, entropy in candidates]
+    means = task_means(tasks, entropies)
+    greatest = max(means.values(), default=0.0) or 1.0
+    factors = {task: (means[task] if form is RELEASED else 1) / greatest for task in means}
+    expected = [None if entropy is None else entropy * factors[task] for task, entropy in candidates]
+    assert _close(uncertainty(tasks, entropies, form), expected, 1e-9)
+
+
+# Choice
+
+
+@given(_CANDIDATES, st.integers(0, 40), st.sampled_from(UncertaintyForm), st.sampled_from(RegressionPolicy))
+def test_as_many_as_wanted_are_chosen(
+    candidates: list[tuple[int, Entropy]], count: int, form: UncertaintyForm, regression: RegressionPolicy
+) -> None:
+    """Whatever has no entropy, `count` distinct places are chosen, or all, and none scores less than one left out."""
+    tasks, entropies = [task for task, _ in candidates], [entropy for _, entropy in candidates]
+    chosen = choose(tasks, entropies, count, form, regression)
+    assert chosen == sorted(set(chosen))
+    assert len(chosen) == min(count, len(candidates))
+    assert set(chosen) <= set(range(len(candidates)))
+    scores = uncertainty(tasks, entropies, form)
+    left = [score for place, score in enumerate(scores) if score is not None and place not in chosen]
+    assert all(score >= max(left, default=0) for place in chosen if (score := scores[place]) is not None)
+
+
+@given(_CANDIDATES, st.integers(0, 40))
+def test_regression_shares_as_chance_gives(candidates: list[tuple[int, Entropy]], count: int) -> None:
+    """With a share, the regression examples chosen are those that a blind choice of the first `count` would take."""
+    entropies = [entropy for _, entropy in candidates]
+    chosen = choose([task for task, _ in candidates], entropies, count, PAPER, SHARE)
+    blind = [place for place, entropy in enumerate(entropies[:count]) if entropy is None]
+    assert [place for place in chosen if entropies[place] is None] == blind
+
+
+@pytest.mark.parametrize("others", [[0.1, 0.5, 0.4], [0.1, 0.5, 0.4, 0.8, 0.2]])
+def test_regression_at_the_median_is_in_the_middle(others: list[float]) -> None:
+    """With the median, a regression example comes after all others that score more, and before all that score less."""
+    tasks, entropies = [0, *[1] * len(others)], [None, *others]
+    above = sum(other > statistics.median(others) for other in others)
+    assert 0 not in choose(tasks, entropies, above, PAPER, MEDIAN)
+    assert 0 in choose(tasks, entropies, above + 1, PAPER, MEDIAN)
+
+
+@pytest.mark.parametrize("regression", RegressionPolicy)
+def test_of_equals_the_first_are_chosen(regression: RegressionPolicy) -> None:
+    """With nothing to compare by, the first places are chosen: of regression alone, or of equal entropies."""
+    assert choose([0, 0, 1, 1], [None] * 4, 3, PAPER, regression) == [0, 1, 2]
+    assert choose([0, 1, 0, 1], [0.4] * 4, 3, PAPER, regression) == [0, 1, 2]
+
+
+# Entropies of a network
+
+
+def test_a_network_without_preference_is_unsure_of_all(workshop: Workshop) -> None:
+    """With heads at zero every prediction is even, and all candidates of the kinds that have an entropy have 1."""
     network = workshop.network()
     with torch.no_grad():
         for parameter in network.heads.parameters():
             parameter.zero_()
-    assert _scores(network, workshop, _mixed(workshop)) == pytest.approx([1.0] * 28)
-
-
-def test_scores_belong_to_their_examples(network: Network, workshop: Workshop) -> None:
-    """Scores come in the examples' order and do not depend on how they are batched."""
     examples = _mixed(workshop)
-    scores = _scores(network, workshop, examples)
-    assert len({round(score, 4) for score in scores}) > 15
+    kinds = [network.tasks[example.task_id].kind for example in examples]
+    expected = [None if kind is Kind.REGRESSION else 1.0 for kind in kinds]
+    assert _close(_entropies(network, workshop, examples), expected)
+
+
+def test_entropies_belong_to_their_examples(network: Network, workshop: Workshop) -> None:
+    """Entropies come in the examples' order and do not depend on how they are batched."""
+    examples = _mixed(workshop)
+    entropies = _entropies(network, workshop, examples)
+    assert len({round(entropy, 4) for entropy in entropies if entropy is not None}) > 15
     for batch_rows in (1, 5, 100):
-        assert _scores(network, workshop, examples, batch_rows) == pytest.approx(scores, abs=1e-5)
-    reversed_scores = _scores(network, workshop, examples[::-1])
-    assert reversed_scores[::-1] == pytest.approx(scores, abs=1e-5)
+        assert _close(_entropies(network, workshop, examples, batch_rows), entropies)
+    assert _close(_entropies(network, workshop, examples[::-1])[::-1], entropies)
+    assert _entropies(network, workshop, []) == []
+
+
+def test_a_training_step_has_the_same_entropies(network: Network, workshop: Workshop) -> None:
+    """From outputs that are there already come the same entropies as from a forward of their own, and no gradient."""
+    network.eval()
+    batch = batch_examples(_mixed(workshop), network.tasks, workshop.encoder.pad_id)
+    outputs = network(batch.batch, network.condition())
+    assert outputs.sentence.requires_grad
+    assert _close(batch_entropies(network, outputs, batch), _entropies(network, workshop, list(batch.examples)))
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_has_no_say_and_is_kept(network: Network, workshop: Workshop, training: bool) -> None:
-    """Scores are those of eval mode, twice the same, and the network is left in the mode that it was in."""
+    """Entropies are those of eval mode, twice the same, and the network is left in the mode that it was in."""
     examples = _mixed(workshop)
-    expected = _scores(network.eval(), workshop, examples)
+    expected = _entropies(network.eval(), workshop, examples)
     network.train(training)
-    assert [_scores(network, workshop, examples) for _ in range(2)] == [expected] * 2
+    assert [_entropies(network, workshop, examples) for _ in range(2)] == [expected] * 2
     assert all(module.training == training for module in network.modules())
 
 
@@ -195,7 +286,7 @@ def test_scoring_leaves_no_trace(network: Network, workshop: Workshop) -> None:
         parameter.grad = torch.full_like(parameter, 3.0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = torch.get_rng_state()
-    _scores(network, workshop, _mixed(workshop))
+    _entropies(network, workshop, _mixed(workshop))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     for parameter in network.parameters():
@@ -203,25 +294,31 @@ def test_scoring_leaves_no_trace(network: Network, workshop: Workshop) -> None:
         assert bool((parameter.grad == 3.0).all())
 
 
+@pytest.mark.parametrize("form", UncertaintyForm)
 @pytest.mark.parametrize("training", [True, False])
-def test_the_four_least_sure_of_two_tasks_are_trained_on(network: Network, workshop: Workshop, training: bool) -> None:
+def test_the_four_least_sure_of_two_tasks_are_trained_on(
+    network: Network, workshop: Workshop, training: bool, form: UncertaintyForm
+) -> None:
     """With two tasks and four candidates of each, the batch is the four of the eight that score highest."""
     network.train(training)
     two = [[replace(example, task_id=task_id) for example in workshop.examples[task_id]] for task_id in (0, 1)]
     shown: list[list[EncodedExample]] = []
 
-    def score(found: list[EncodedExample]) -> list[float]:
-        shown.append(found)
-        return _scores(network, workshop, found)
+    def score(found: Sequence[EncodedExample]) -> list[Entropy]:
+        shown.append(list(found))
+        return _entropies(network, workshop, list(found))
 
-    config = SamplerConfig(name=SamplerName.MT_UNCERTAINTY)
-    length = LengthConfig(examples=1, batch_rows=4, batch_tokens=1000)
-    batches = training_batches(Sampler(two, config, 0), config, length, score)  # type: ignore[arg-type]
-    for batch in islice(batches, 5):
-        candidates = shown[-1]
-        assert sorted(example.task_id for example in candidates) == [0] * 4 + [1] * 4
-        scores = dict(zip(map(id, candidates), _scores(network.eval(), workshop, candidates), strict=True))
-        network.train(training)
-        chosen = {id(example) for example in batch}
+    config = SamplerConfig(name=SamplerName.MT_UNCERTAINTY, form=form)
+    batches = Batches(two, config, LengthConfig(examples=1, batch_rows=4, batch_tokens=1000), 0, score)
+    for _ in range(5):
+        chosen = {id(example) for example in batches.next(0.0)}
+        (candidates,) = shown
+        tasks = [example.task_id for example in candidates]
+        assert sorted(tasks) == [0] * 4 + [1] * 4
+        scores = uncertainty(tasks, _entropies(network.eval(), workshop, candidates), form)
+        by_example = {id(example): entropy or 0.0 for example, entropy in zip(candidates, scores, strict=True)}
         assert len(chosen) == 4
-        assert min(scores[key] for key in chosen) >= max(scores[key] for key in scores if key not in chosen)
+        least = min(by_example[key] for key in chosen)
+        assert all(score <= least for key, score in by_example.items() if key not in chosen)
+        network.train(training)
+        shown.clear()

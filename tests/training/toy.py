@@ -198,7 +198,7 @@ def fields(
         "tasks": [task_fields(kind) for kind in kinds],
     }
     for section, changes in sections.items():
-        recipe[section] |= changes
+        recipe[section] = recipe.get(section, {}) | changes
     return recipe
 
 

@@ -1,0 +1,104 @@
+"""Tests of benchmarks/quality: the methods differ in what they say they differ in, and the table adds up."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training
+from benchmarks.quality.methods import METHODS, changed, only
+from benchmarks.quality.table import render
+from training.config import Recipe, SamplerName, read_recipe
+
+RECIPES = Path(training.__file__).parent / "recipes"
+
+
+@pytest.fixture(scope="module", params=["glue8", "all"])
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    """The recipe of a suite."""
+    return read_recipe(RECIPES / f"{request.param}.toml")[0]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> None:
+    """Whatever a method changes, it has the suite's backbone, examples, seed, batch size and precision."""
+    found = METHODS[name].recipe(recipe)
+    assert found.backbone.name == recipe.backbone.name
+    assert (found.tasks, found.seed) == (recipe.tasks, recipe.seed)
+    assert found.length == recipe.length
+
+
+@pytest.mark.parametrize("name", ["single", "lora", "shared"])
+def test_rivals_are_plain(recipe: Recipe, name: str) -> None:
+    """The rivals have no conditioning, nothing frozen by the recipe, no average, and draw in proportion."""
+    found = METHODS[name].recipe(recipe)
+    switches = found.conditioning
+    assert not any((switches.alignment, switches.attention, switches.layer_norm, switches.bottleneck))
+    assert (found.backbone.frozen_layers, found.optimizer.average) == (0, 0.0)
+    assert found.sampler.name is SamplerName.PROPORTIONAL
+    assert METHODS[name].epochs == 3
+
+
+def test_the_default_is_the_recipe_itself(recipe: Recipe) -> None:
+    """CA-MTL is measured as its recipe says."""
+    assert METHODS["ca-mtl"].recipe(recipe) is recipe
+
+
+def test_the_ablation_adds_one_part_at_a_time(recipe: Recipe) -> None:
+    """Each step switches on one more part, down to the default's conditioning; only the sampler is left."""
+
+    def parts(name: str) -> list[bool]:
+        switches = METHODS[name].recipe(recipe).conditioning
+        return [bool(switches.attention), bool(switches.bottleneck), bool(switches.layer_norm)]
+
+    assert parts("sharing") == [False, False, False]
+    assert parts("attention") == [True, False, False]
+    assert parts("bottleneck") == [True, True, False]
+    whole = METHODS["layer-norm"].recipe(recipe)
+    assert whole.conditioning == recipe.conditioning
+    assert changed(whole, sampler=recipe.sampler.model_dump()) == recipe
+
+
+def test_a_task_alone_is_the_same_task(recipe: Recipe) -> None:
+    """A trial on one task has that task of the recipe and no other."""
+    for own in recipe.tasks:
+        assert only(recipe, own.name).tasks == (own,)
+
+
+def _line(method: str, seed: int, scores: dict[str, float], **changes: Any) -> dict[str, Any]:
+    line = {"suite": "s", "method": method, "seed": seed, "tasks": [*scores], "examples": 100, "updates": 4}
+    line |= {"scores": {task: {"accuracy": score, "other": 0.0} for task, score in scores.items()}}
+    line |= {"backbone": 1000, "added": 120, "trainable": 500, "seconds": 60.0, "threads": 1, "commit": "abc"}
+    return line | {"examples_by_task": dict.fromkeys(scores, 50)} | changes
+
+
+def _table(tmp_path: Path, *lines: dict[str, Any]) -> list[list[str]]:
+    path = tmp_path / "s.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in render(path).splitlines() if row]
+
+
+def test_the_table_has_mean_and_spread(tmp_path: Path) -> None:
+    """The mean is over tasks and seeds, the spread over seeds' means, sigma over tasks' means."""
+    rows = _table(
+        tmp_path, _line("ca-mtl", 0, {"a": 0.5, "b": 0.7}), _line("ca-mtl", 1, {"a": 0.6, "b": 0.8}, commit="def")
+    )
+    scores = next(row for row in rows if row[1:2] == ["2"])
+    spread, sigma = statistics.stdev([60, 70]), statistics.pstdev([55, 75])
+    assert scores[2:] == ["65.00", f"{spread:.2f}", f"{sigma:.2f}", "55.00", "75.00"]
+    costs = rows[-1]
+    assert costs[1:] == ["100", "12.0%", "500", "1", "1.0", "2", "abc, def"]
+
+
+def test_models_of_one_task_add_up(tmp_path: Path) -> None:
+    """A seed of a method with one model a task counts once every task is there, with the sum of the costs."""
+    whole = _line("ca-mtl", 0, {"a": 0.5, "b": 0.7})
+    one = _line("single", 0, {"a": 0.4})
+    assert len(_table(tmp_path, whole, one)) == len(_table(tmp_path, whole))
+    rows = _table(tmp_path, whole, one, _line("single", 0, {"b": 0.6}))
+    assert any(row[2:] == ["50.00", "-", "10.00", "40.00", "60.00"] for row in rows)
+    assert any(row[1:2] == ["200"] and row[4] == "2" for row in rows)

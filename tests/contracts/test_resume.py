@@ -1,0 +1,131 @@
+"""A run that was stopped and resumed publishes, to the bit, what it would have published undisturbed."""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+import polytask
+from model_store.load import verify
+from tests.training import toy
+from tests.training.processes import CONTEXT
+from training import run
+from training.history import Event, read_history
+from training.journal import Journal, Step
+
+_EXAMPLES = 160
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data, backbone and recipe of a toy run, with dropout, and the undisturbed run of it."""
+    folder = tmp_path_factory.mktemp("room")
+    toy.write_backbone(folder / "backbone")
+    toy.write_data(folder / "data", train=20, validation=6)
+    length = {"examples": _EXAMPLES, "evaluate_every": 60, "checkpoint_every": 40, "tensorboard": False}
+    fields = toy.fields(folder / "backbone", length=length, optimizer={"average": 0.9})
+    (folder / "toy.toml").write_text(toy.to_toml(fields), encoding="utf-8")
+    _run(folder, "undisturbed", resume=False)
+    return folder
+
+
+def _run(folder: Path, name: str, *, resume: bool) -> None:
+    """A run in this process, in a store and a folder of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_report", lambda path: (path, path))
+        run.run_recipe(
+            folder / "toy.toml",
+            folder / "data",
+            folder / f"{name}-store",
+            Console(file=io.StringIO()),
+            folder / name,
+            resume=resume,
+        )
+
+
+def _disturbed(folder: Path, name: str, number: signal.Signals, update: int) -> None:
+    """The command, in a process of its own that gets a signal in an update."""
+    torch.set_num_threads(1)
+    advance = Journal.advance
+
+    def advance_and_die(journal: Journal, step: Step) -> None:
+        advance(journal, step)
+        if step.updates == update:
+            os.kill(os.getpid(), number)
+
+    Journal.advance = advance_and_die  # type: ignore[method-assign, assignment]
+    where = [
+        "--data",
+        str(folder / "data"),
+        "--store",
+        str(folder / f"{name}-store"),
+        "--run-folder",
+        str(folder / name),
+    ]
+    sys.argv = ["polytask", "train", str(folder / "toy.toml"), *where]
+    with (folder / f"{name}.log").open("w", buffering=1, encoding="utf-8") as shown:
+        sys.stdout = sys.stderr = shown
+        polytask.main()
+
+
+def _stop(folder: Path, name: str, number: signal.Signals, update: int) -> int | None:
+    process = CONTEXT.Process(target=_disturbed, args=(folder, name, number, update))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def _published(folder: Path, name: str) -> dict[str, Any]:
+    """The tensors of the version, its metrics, and the history without times and what tells of going on."""
+    version = folder / f"{name}-store" / "toy" / "1"
+    tensors = {key: tensor.numpy().tobytes() for key, tensor in load_file(version / "weights.safetensors").items()}
+    return tensors | {"metrics": verify(version).metrics, "history": _timeless(folder / name / "history.jsonl")}
+
+
+def _timeless(path: Path) -> list[Event]:
+    events = [event for event in read_history(path) if event["event"] != "resume"]
+    return [{key: value for key, value in event.items() if key not in {"time", "seconds"}} for event in events]
+
+
+def _updates(folder: Path) -> int:
+    events = [event for event in read_history(folder / "undisturbed" / "history.jsonl") if "updates" in event]
+    return int(events[-1]["updates"])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_and_resumed_a_run_publishes_the_same(room: Path, seed: int) -> None:
+    """After a SIGKILL at a random step, before the first checkpoint or after it, the version is the undisturbed one."""
+    name = f"killed-{seed}"
+    update = random.Random(seed).randint(1, _updates(room))  # noqa: S311 - sampling, not cryptography
+    assert _stop(room, name, signal.SIGKILL, update) == -signal.SIGKILL
+    assert not (room / f"{name}-store").exists()
+    _run(room, name, resume=True)
+    assert _published(room, name) == _published(room, "undisturbed")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_asked_to_stop_a_run_says_how_to_go_on(room: Path, number: signal.Signals, code: int) -> None:
+    """SIGTERM and SIGINT end the command with the shell's status and the line that goes on, and nothing is lost."""
+    name = f"stopped-{code}"
+    assert _stop(room, name, number, 7) == code
+    (line,) = [
+        line
+        for line in (room / f"{name}.log").read_text(encoding="utf-8").splitlines()
+        if line.startswith("stopped by")
+    ]
+    options = f"--data {room}/data --store {room}/{name}-store --run-folder {room / name} --resume"
+    assert line == f"stopped by {number.name}; to go on: polytask train {room}/toy.toml {options}"
+    kept = sorted((room / name / "checkpoints").iterdir())
+    assert int(kept[-1].stem) >= 7
+    _run(room, name, resume=True)
+    assert _published(room, name) == _published(room, "undisturbed")

@@ -1,0 +1,51 @@
+"""Signals that ask a run to stop: noted when they come, obeyed between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Stopped(Exception):
+    """A run that stopped because it was asked to; `number` is the signal's, the message says how to go on."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
+
+
+class Signals:
+    """Notes SIGTERM and SIGINT while its block runs. A third ends the process at once, as the first would without it.
+
+    Not the second: in a terminal torchrun's processes get each SIGINT twice, once from torchrun.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._times = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # Python lets only the main thread take signals; elsewhere whoever owns the process deals with them.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises Stopped if a signal has come."""
+        if self.received is not None:
+            raise Stopped(self.received)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        self._times += 1
+        if self._times > 2:
+            raise KeyboardInterrupt
