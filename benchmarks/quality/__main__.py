@@ -1,0 +1,67 @@
+"""`python -m benchmarks.quality SUITE --data DATA`: every trial that has no result yet, then the table of all.
+
+A result is one line in `benchmarks/quality/results/SUITE.jsonl`; stopped at any time, the command goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.quality.methods import METHODS, Method, only
+from benchmarks.quality.table import render
+from benchmarks.quality.trial import Outcome, run_trial
+from training.config import Recipe, read_recipe
+
+_RESULTS = Path(__file__).parent / "results"
+_RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+
+
+def main(
+    suite: Annotated[str, typer.Argument(help="glue8 or all: a recipe in training/recipes.")],
+    data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
+    methods: Annotated[str, typer.Option(help="Names, with commas; default: all.")] = ",".join(METHODS),
+    seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2",
+    tasks: Annotated[str, typer.Option(help="Of the methods with one model a task: only these tasks.")] = "",
+    threads: Annotated[int, typer.Option(help="Of torch; 0 leaves it to torch.")] = 0,
+) -> None:
+    """Runs what is missing and prints the table."""
+    if threads:
+        torch.set_num_threads(threads)
+    console, recipe = Console(), read_recipe(_RECIPES / f"{suite}.toml")[0]
+    path = _RESULTS / f"{suite}.jsonl"
+    for seed in map(int, seeds.split(",")):
+        for name in methods.split(","):
+            for trial in _trials(METHODS[name], recipe, tasks.split(",") if tasks else []):
+                if not _done(path, name, seed, trial):
+                    seeded = trial.model_copy(update={"seed": seed})
+                    _append(path, run_trial(suite, METHODS[name], seeded, data, console))
+    console.print(render(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _trials(method: Method, recipe: Recipe, tasks: list[str]) -> list[Recipe]:
+    if not method.per_task:
+        return [recipe]
+    return [only(recipe, own.name) for own in recipe.tasks if not tasks or own.name in tasks]
+
+
+def _done(path: Path, method: str, seed: int, recipe: Recipe) -> bool:
+    wanted = (method, seed, [task.name for task in recipe.tasks])
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return any((line["method"], line["seed"], line["tasks"]) == wanted for line in map(json.loads, lines))
+
+
+def _append(path: Path, outcome: Outcome) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(asdict(outcome)) + "\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,97 @@
+"""The methods compared, each as a change of the suite's own recipe, which is the default CA-MTL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.config import Recipe
+
+_SHARED_RATE = 1e-4
+_LORA_RATE = 1e-3
+_SINGLE_RATES = {"cola": 5e-5, "sst2": 5e-5, "stsb": 5e-5}
+_SINGLE_RATE = 1e-4
+"""Fine-tuning's rate, where no other was found better on validation by an outside measurement."""
+
+_NO_CONDITIONING: Mapping[str, Any] = {
+    "alignment": False,
+    "attention": (),
+    "layer_norm": (),
+    "bottleneck": (),
+    "pooling": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A way to train the tasks of a suite. `recipe` gives the recipe of a trial from the suite's.
+
+    `epochs`: passes over all examples; None leaves the recipe's own length. `per_task`: one model a task, trained by
+    itself; else one model for all. `lora`: the backbone is fixed, and low-rank updates of its query and value
+    matrices are learnt beside the heads (peft).
+    """
+
+    name: str
+    title: str
+    recipe: Callable[[Recipe], Recipe]
+    epochs: int | None = None
+    per_task: bool = False
+    lora: bool = False
+
+
+def changed(recipe: Recipe, **sections: Mapping[str, Any]) -> Recipe:
+    """The recipe with some keys of some sections set anew, checked like any recipe."""
+    fields = recipe.model_dump(exclude_unset=True)
+    for section, keys in sections.items():
+        fields[section] = fields.get(section, {}) | dict(keys)
+    return Recipe.model_validate(fields)
+
+
+def only(recipe: Recipe, task: str) -> Recipe:
+    """The recipe for one of its tasks."""
+    return recipe.model_copy(update={"tasks": tuple(own for own in recipe.tasks if own.name == task)})
+
+
+def plain(recipe: Recipe) -> Recipe:
+    """Ordinary fine-tuning: every weight, three passes over all examples, drawn in proportion, no conditioning."""
+    rate = _SHARED_RATE if len(recipe.tasks) > 1 else _SINGLE_RATES.get(recipe.tasks[0].name, _SINGLE_RATE)
+    return changed(
+        recipe,
+        backbone={"frozen_layers": 0, "dropout": 0.1},
+        conditioning=_NO_CONDITIONING,
+        optimizer={"learning_rate": rate, "added_learning_rate": rate, "average": 0.0, "weight_decay": 0.01},
+        sampler={"name": "proportional"},
+        losses={"task_mean": False},
+    )
+
+
+def lora(recipe: Recipe) -> Recipe:
+    """As `plain`, at the rate that low-rank updates need."""
+    rates = {"learning_rate": _LORA_RATE, "added_learning_rate": _LORA_RATE}
+    return changed(plain(recipe), optimizer=rates)
+
+
+def step(*parts: str, chosen: bool = False) -> Callable[[Recipe], Recipe]:
+    """A step of the ablation: of the conditioning only `parts`; the default's sampler only if `chosen`."""
+
+    def change(recipe: Recipe) -> Recipe:
+        off = {key: value for key, value in _NO_CONDITIONING.items() if key not in parts}
+        return changed(recipe, conditioning=off, sampler={} if chosen else {"name": "proportional"})
+
+    return change
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("single", "single-task fine-tuning", plain, epochs=3, per_task=True),
+        Method("lora", "single-task LoRA", lora, epochs=3, per_task=True, lora=True),
+        Method("shared", "hard sharing", plain, epochs=3),
+        Method("sharing", "default without conditioning, proportional", step()),
+        Method("attention", "+ conditional attention", step("attention")),
+        Method("bottleneck", "+ bottleneck", step("attention", "bottleneck")),
+        Method("layer-norm", "+ alignment and layer norm", step(*_NO_CONDITIONING)),
+        Method("ca-mtl", "+ sampler = CA-MTL, default", lambda recipe: recipe),
+    )
+}

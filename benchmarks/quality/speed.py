@@ -1,0 +1,152 @@
+"""Training speed beside the Hugging Face Trainer: the same backbone, the same texts, the same machine, one run.
+
+`python -m benchmarks.quality.speed DATA`. The Trainer fine-tunes one classifier over all texts; we train all tasks of
+glue8 with the recipe's conditioning. The systems take turns, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import Dataset
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+from transformers.utils import logging
+
+from benchmarks.quality.methods import changed, plain
+from model.encoding import InputEncoder
+from training.backbone import Backbone, build_network, load_backbone
+from training.config import Recipe, read_recipe
+from training.examples import EncodedExample, TaskData
+from training.loop import Training
+from training.run import encode_tasks, load_data
+
+_RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "glue8.toml"
+
+Round = Callable[[int], float]
+"""Trains on so many examples; gives the seconds."""
+
+
+class Texts(Dataset[dict[str, Any]]):
+    """The same rows of token ids for the Trainer, each with a label of no meaning."""
+
+    def __init__(self, examples: Sequence[EncodedExample]) -> None:
+        self._rows = [example.encodings[0] for example in examples]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        row = self._rows[place]
+        return {"input_ids": list(row.input_ids), "token_type_ids": list(row.segment_ids), "labels": place % 2}
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="The folder of the data sets.")],
+    examples: Annotated[int, typer.Option(help="Examples in a turn of a system.")] = 1600,
+    turns: Annotated[int, typer.Option(help="How often each system has its turn.")] = 3,
+) -> None:
+    """Prints examples a second of each system, and the ratio to each setting of the Trainer."""
+    logging.set_verbosity_error()
+    recipe = read_recipe(_RECIPE)[0]
+    backbone = load_backbone(recipe.backbone.name)
+    encoder = InputEncoder(backbone.tokenizer)
+    tasks = load_data(recipe, data)
+    encoded = encode_tasks(encoder, tasks)
+    proportional = changed(recipe, sampler={"name": "proportional"})
+    systems: dict[str, Round] = {
+        "CA-MTL, default": _ours(proportional, backbone, encoder, tasks, encoded),
+        "hard sharing, nothing frozen": _ours(plain(recipe), backbone, encoder, tasks, encoded),
+    }
+    mixed = [example for own in encoded for example in own]
+    for title, options in (
+        ("Trainer, fp32", {}),
+        ("Trainer, bf16", {"bf16": True}),
+        ("Trainer, bf16, grouped by length", {"bf16": True, "train_sampling_strategy": "group_by_length"}),
+    ):
+        systems[title] = _trainer(mixed, backbone.folder, options)
+    for run in systems.values():
+        run(320)  # kernels are compiled at their first use
+    seconds: dict[str, list[float]] = {title: [] for title in systems}
+    for title, run in list(systems.items()) * turns:
+        seconds[title].append(run(examples))
+    _print({title: [examples / own for own in times] for title, times in seconds.items()})
+
+
+def _ours(
+    recipe: Recipe,
+    backbone: Backbone,
+    encoder: InputEncoder,
+    tasks: Sequence[TaskData],
+    encoded: Sequence[Sequence[EncodedExample]],
+) -> Round:
+    network = build_network(recipe, backbone, [own.task for own in tasks])
+    training = Training(network, encoded, recipe, encoder.pad_id, str)
+
+    def run(examples: int) -> float:
+        started, end = time.perf_counter(), training.examples + examples
+        while training.examples < end:
+            training.step()
+        return time.perf_counter() - started
+
+    return run
+
+
+def _trainer(mixed: Sequence[EncodedExample], folder: Path, options: dict[str, Any]) -> Round:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    texts = itertools.cycle([Texts(mixed[start::16]) for start in range(16)])
+
+    def run(examples: int) -> float:
+        with tempfile.TemporaryDirectory() as output:
+            arguments = TrainingArguments(
+                output,
+                use_cpu=not torch.cuda.is_available(),
+                per_device_train_batch_size=32,
+                max_steps=examples // 32,
+                learning_rate=1e-4,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+                **options,
+            )
+            trainer = Trainer(
+                model,
+                arguments,
+                train_dataset=next(texts),
+                data_collator=DataCollatorWithPadding(tokenizer),
+            )
+            started = time.perf_counter()
+            trainer.train()
+            return time.perf_counter() - started
+
+    return run
+
+
+def _print(rates: dict[str, list[float]]) -> None:
+    means = {title: statistics.median(own) for title, own in rates.items()}
+    rivals = [title for title in means if title.startswith("Trainer")]
+    table = Table("system", "examples/s, each turn", "median", *(f"times {title}" for title in rivals))
+    for title, own in rates.items():
+        ratios = (f"{means[title] / means[rival]:.2f}" for rival in rivals)
+        table.add_row(title, ", ".join(f"{rate:.0f}" for rate in own), f"{means[title]:.0f}", *ratios)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
