@@ -54,11 +54,12 @@ def only(recipe: Recipe, task: str) -> Recipe:
 
 
 def plain(recipe: Recipe) -> Recipe:
-    """Ordinary fine-tuning: every weight, three passes over all examples, drawn in proportion, no conditioning."""
+    """Ordinary fine-tuning: every weight, drawn in proportion, one linear head a task on the mean, no conditioning."""
+    recipe = recipe.model_copy(update={"tasks": tuple(own.model_copy(update={"weight": 1.0}) for own in recipe.tasks)})
     rate = _SHARED_RATE if len(recipe.tasks) > 1 else _SINGLE_RATES.get(recipe.tasks[0].name, _SINGLE_RATE)
     return changed(
         recipe,
-        backbone={"frozen_layers": 0, "dropout": 0.1},
+        backbone={"frozen_layers": 0, "dropout": 0.1, "pooling": "mean"},
         conditioning=_NO_CONDITIONING,
         optimizer={"learning_rate": rate, "added_learning_rate": rate, "average": 0.0, "weight_decay": 0.01},
         sampler={"name": "proportional"},

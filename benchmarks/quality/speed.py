@@ -1,7 +1,8 @@
 """Training speed beside the Hugging Face Trainer: the same backbone, the same texts, the same machine, one run.
 
 `python -m benchmarks.quality.speed DATA`. The Trainer fine-tunes one classifier over all texts; we train all tasks of
-glue8 with the recipe's conditioning. The systems take turns, so that a machine that slows down slows all of them.
+glue8 with the recipe's conditioning, by task share, by exact and by amortised MT-Uncertainty. The systems take turns, so
+that a machine that slows down slows all of them.
 """
 
 from __future__ import annotations
@@ -68,10 +69,15 @@ def main(
     encoder = InputEncoder(backbone.tokenizer)
     tasks = load_data(recipe, data)
     encoded = encode_tasks(encoder, tasks)
-    proportional = changed(recipe, sampler={"name": "proportional"})
-    systems: dict[str, Round] = {
-        "CA-MTL, default": _ours(proportional, backbone, encoder, tasks, encoded),
-        "hard sharing, nothing frozen": _ours(plain(recipe), backbone, encoder, tasks, encoded),
+    uncertain = {"name": "mt-uncertainty", "horizon": 10}
+    systems = {
+        title: _ours(own, backbone, encoder, tasks, encoded)
+        for title, own in (
+            ("CA-MTL, proportional", changed(recipe, sampler={"name": "proportional"})),
+            ("CA-MTL, MT-Uncertainty, exact", changed(recipe, sampler=uncertain | {"amortised": False})),
+            ("CA-MTL, MT-Uncertainty, amortised", changed(recipe, sampler=uncertain | {"amortised": True})),
+            ("hard sharing, nothing frozen", plain(recipe)),
+        )
     }
     mixed = [example for own in encoded for example in own]
     for title, options in (
@@ -140,7 +146,7 @@ def _trainer(mixed: Sequence[EncodedExample], folder: Path, options: dict[str, A
 
 def _print(rates: dict[str, list[float]]) -> None:
     means = {title: statistics.median(own) for title, own in rates.items()}
-    rivals = [title for title in means if title.startswith("Trainer")]
+    rivals = [title for title in means if title.startswith("Trainer") or title == "CA-MTL, proportional"]
     table = Table("system", "examples/s, each turn", "median", *(f"times {title}" for title in rivals))
     for title, own in rates.items():
         ratios = (f"{means[title] / means[rival]:.2f}" for rival in rivals)

@@ -12,6 +12,7 @@ import pytest
 import training
 from benchmarks.quality.methods import METHODS, changed, only
 from benchmarks.quality.table import render
+from model.config import Pooling
 from training.config import Recipe, SamplerName, read_recipe
 
 RECIPES = Path(training.__file__).parent / "recipes"
@@ -25,10 +26,15 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> None:
-    """Whatever a method changes, it has the suite's backbone, examples, seed, batch size and precision."""
+    """Whatever a method changes, it has the suite's backbone, examples, seed, batch size and precision.
+
+    Only the weights of the tasks' losses are the method's own.
+    """
     found = METHODS[name].recipe(recipe)
     assert found.backbone.name == recipe.backbone.name
-    assert (found.tasks, found.seed) == (recipe.tasks, recipe.seed)
+    unweighted = [[own.model_copy(update={"weight": 1.0}) for own in one.tasks] for one in (found, recipe)]
+    assert unweighted[0] == unweighted[1]
+    assert found.seed == recipe.seed
     assert found.length == recipe.length
 
 
@@ -40,6 +46,8 @@ def test_rivals_are_plain(recipe: Recipe, name: str) -> None:
     assert not any((switches.alignment, switches.attention, switches.layer_norm, switches.bottleneck))
     assert (found.backbone.frozen_layers, found.optimizer.average) == (0, 0.0)
     assert found.sampler.name is SamplerName.PROPORTIONAL
+    assert found.backbone.pooling is Pooling.MEAN
+    assert {own.weight for own in found.tasks} == {1.0}
     assert METHODS[name].epochs == 3
 
 
