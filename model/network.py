@@ -113,8 +113,10 @@ def backbone_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
     yield from module.parameters(recurse=False)
 
 
-def freeze_backbone(network: Network, num_layers: int, *, attention_film: bool = False) -> None:
-    """Fixes the embeddings and the lowest `num_layers` layers; their conditional modules stay trainable.
+def freeze_backbone(
+    network: Network, num_layers: int, *, embeddings: bool = True, attention_film: bool = False
+) -> None:
+    """Fixes the embeddings, unless told otherwise, and the lowest `num_layers` layers; what is conditional there learns.
 
     With `attention_film` the FiLM of the conditional attention in those layers is fixed as well, as the released CA-MTL
     code does (its filter by name misses it), while their matrix R learns.
@@ -122,7 +124,8 @@ def freeze_backbone(network: Network, num_layers: int, *, attention_film: bool =
     if not 0 <= num_layers <= network.config.num_layers:
         raise ValueError(f"cannot freeze {num_layers} of {network.config.num_layers} layers")
     layers = network.encoder.layers[:num_layers]
-    fixed = [parameter for module in (network.encoder.embeddings, *layers) for parameter in backbone_parameters(module)]
+    modules = [*([network.encoder.embeddings] if embeddings else []), *layers]
+    fixed = [parameter for module in modules for parameter in backbone_parameters(module)]
     if attention_film:
         biases = (module for module in layers.modules() if isinstance(module, ConditionalAttentionBias))
         fixed += [parameter for bias in biases for parameter in bias.film.parameters()]

@@ -97,7 +97,12 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
     try:
         network = Network(recipe.network(backbone.config), tasks)
         frozen, fresh = recipe.backbone.num_frozen(backbone.config), recipe.backbone.fresh(backbone.config)
-        freeze_backbone(network, frozen, attention_film=recipe.conditioning.freeze_attention_film)
+        freeze_backbone(
+            network,
+            frozen,
+            embeddings=recipe.backbone.frozen_embeddings,
+            attention_film=recipe.conditioning.freeze_attention_film,
+        )
     except ValueError as error:
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
     fresh_layers = [network.encoder.layers[layer] for layer in fresh]

@@ -44,13 +44,15 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 class BackboneConfig(Section):
     """The pretrained encoder: a Hugging Face name or a folder, and how much of it stays fixed.
 
-    `frozen_layers`: how many of the lowest, or a share of them. `fresh_layers`: those that take no published weights.
+    `frozen_layers`: how many of the lowest, or a share of them; `frozen_embeddings`: whether what is below them is fixed
+    as well. `fresh_layers`: those that take no published weights.
     """
 
     name: str
     pooling: Pooling = Pooling.MEAN
     max_length: int = Field(default=128, ge=8)
     frozen_layers: Annotated[int, Field(ge=0)] | Share = 0
+    frozen_embeddings: bool = True
     fresh_layers: Layers = ()
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.1

@@ -59,7 +59,7 @@ def plain(recipe: Recipe) -> Recipe:
     rate = _SHARED_RATE if len(recipe.tasks) > 1 else _SINGLE_RATES.get(recipe.tasks[0].name, _SINGLE_RATE)
     return changed(
         recipe,
-        backbone={"frozen_layers": 0, "dropout": 0.1, "pooling": "mean"},
+        backbone={"frozen_layers": 0, "frozen_embeddings": False, "dropout": 0.1, "pooling": "mean"},
         conditioning=_NO_CONDITIONING,
         optimizer={"learning_rate": rate, "added_learning_rate": rate, "average": 0.0, "weight_decay": 0.01},
         sampler={"name": "proportional"},

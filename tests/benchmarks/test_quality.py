@@ -44,7 +44,8 @@ def test_rivals_are_plain(recipe: Recipe, name: str) -> None:
     found = METHODS[name].recipe(recipe)
     switches = found.conditioning
     assert not any((switches.alignment, switches.attention, switches.layer_norm, switches.bottleneck))
-    assert (found.backbone.frozen_layers, found.optimizer.average) == (0, 0.0)
+    assert (found.backbone.frozen_layers, found.backbone.frozen_embeddings) == (0, False)
+    assert found.optimizer.average == 0
     assert found.sampler.name is SamplerName.PROPORTIONAL
     assert found.backbone.pooling is Pooling.MEAN
     assert {own.weight for own in found.tasks} == {1.0}

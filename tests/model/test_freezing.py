@@ -131,3 +131,12 @@ def test_backbone_and_conditional_modules_share_out_the_encoder(tiny_network: Ne
     }
     assert not backbone & conditional
     assert backbone | conditional == {id(parameter) for parameter in tiny_network.encoder.parameters()}
+
+
+def test_the_embeddings_may_learn(tiny_network: Network) -> None:
+    """Told so, freezing leaves the embeddings be: with no layer fixed, the whole network learns."""
+    freeze_backbone(tiny_network, 0, embeddings=False)
+    assert all(parameter.requires_grad for parameter in tiny_network.parameters())
+    freeze_backbone(tiny_network, 1, embeddings=False)
+    fixed = {name.split(".")[1] for name, parameter in tiny_network.named_parameters() if not parameter.requires_grad}
+    assert fixed == {"layers"}
