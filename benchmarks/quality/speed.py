@@ -17,8 +17,6 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
@@ -147,11 +145,12 @@ def _trainer(mixed: Sequence[EncodedExample], folder: Path, options: dict[str, A
 def _print(rates: dict[str, list[float]]) -> None:
     means = {title: statistics.median(own) for title, own in rates.items()}
     rivals = [title for title in means if title.startswith("Trainer") or title == "CA-MTL, proportional"]
-    table = Table("system", "examples/s, each turn", "median", *(f"times {title}" for title in rivals))
+    print("|".join(["", " system ", " examples/s, each turn ", " median ", *(f" times {own} " for own in rivals), ""]))
+    print("|" + "---|" * (3 + len(rivals)))
     for title, own in rates.items():
-        ratios = (f"{means[title] / means[rival]:.2f}" for rival in rivals)
-        table.add_row(title, ", ".join(f"{rate:.0f}" for rate in own), f"{means[title]:.0f}", *ratios)
-    Console().print(table)
+        turns = ", ".join(f"{rate:.0f}" for rate in own)
+        ratios = " | ".join(f"{means[title] / means[rival]:.2f}" for rival in rivals)
+        print(f"| {title} | {turns} | {means[title]:.0f} | {ratios} |")
 
 
 if __name__ == "__main__":
