@@ -10,7 +10,7 @@ from typing import SupportsFloat
 import numpy as np
 from numpy.typing import NDArray
 
-from model.encoding import Encoding, Input
+from model.encoding import Encoding, Input, Offsets
 from model.tasks import Kind, Task
 
 Logits = NDArray[np.float32]
@@ -214,6 +214,11 @@ def word_runs(tags: Sequence[str], *, bio: bool) -> list[tuple[str, int, int]]:
             runs.append((label, place, place + 1))
         open_label = label
     return runs
+
+
+def tagged_ranges(words: Offsets, tags: Sequence[str], *, bio: bool) -> list[tuple[str, int, int]]:
+    """The runs of `word_runs` in characters, (label, start, end), given the character range of each word."""
+    return [(label, words[first][0], words[stop - 1][1]) for label, first, stop in word_runs(tags, bio=bio)]
 
 
 def _span(item: Input, encoding: Encoding, logits: Logits) -> SpanAnswer:

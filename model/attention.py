@@ -14,7 +14,7 @@ def attend(query_BHLd: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, mask: Tenso
     """softmax(q k / sqrt(d) + mask) v: [B, H, L, d]. `mask` broadcasts to [B, H, L, L]; `dropout` is on the weights."""
     mask = mask.to(query_BHLd.dtype)
     if query_BHLd.device.type == "cpu" and torch.is_grad_enabled():
-        # On a CPU the fused kernel's backward takes a third of a training step; written out, attention takes a tenth.
+        # The fused kernel's backward is slow on a CPU: benchmarks/quality/kernels.py.
         scores_BHLL = torch.matmul(query_BHLd * query_BHLd.shape[-1] ** -0.5, key_BHLd.transpose(-1, -2)) + mask
         return torch.matmul(functional.dropout(scores_BHLL.softmax(-1), dropout), value_BHLd)
     return functional.scaled_dot_product_attention(query_BHLd, key_BHLd, value_BHLd, attn_mask=mask, dropout_p=dropout)

@@ -20,7 +20,7 @@ from model.answers import (
     RegressionAnswer,
     SpanAnswer,
     TaggingAnswer,
-    word_runs,
+    tagged_ranges,
 )
 from model.encoding import Input
 from model.tasks import Kind, Task
@@ -102,8 +102,7 @@ def _lexicon(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
     def answer(item: Input) -> Answer:
         words = item.words or ()
         labels = [seen.get(item.text[start:end], Counter({fallback: 1})).most_common(1)[0][0] for start, end in words]
-        runs = word_runs([task.labels[label] for label in labels], bio=task.bio)
-        ranges = [(label, words[first][0], words[stop - 1][1]) for label, first, stop in runs]
+        ranges = tagged_ranges(words, [task.labels[label] for label in labels], bio=task.bio)
         return TaggingAnswer(tuple(Entity(item.text[s:e], label, s, e, 1.0) for label, s, e in ranges))
 
     return answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from model.answers import Answer, word_runs
+from model.answers import Answer, tagged_ranges
 from model.tasks import Kind, Task
 from training.examples import Example
 from training.metrics import score_answers
@@ -84,9 +84,8 @@ def _multiple_choice(_task: Task, examples: Sequence[Example], answers: Sequence
 def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
     """One for each entity that is not among the right ones as it stands."""
     for example, answer in zip(examples, answers, strict=True):
-        words = example.input.words or ()
         tags = [task.labels[label] for label in example.target]
-        runs = [(label, words[first][0], words[stop - 1][1]) for label, first, stop in word_runs(tags, bio=task.bio)]
+        runs = tagged_ranges(example.input.words or (), tags, bio=task.bio)
         for entity in answer.entities:
             if (entity.label, entity.start, entity.end) not in runs:
                 touching = [one for one in runs if one[1] < entity.end and one[2] > entity.start]

@@ -118,14 +118,14 @@ def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": text,
         "data": {name: fingerprint(data_folder, name) for name in sorted(files)},
-        "commit": _commit(),
+        "commit": commit(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit of the code, `+` behind it where files differ from it; None outside a repository."""
     try:
         described = subprocess.run(

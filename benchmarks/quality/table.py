@@ -65,7 +65,7 @@ def _cost_row(title: str, seeds: Sequence[Sequence[Line]]) -> str:
         return statistics.fmean(sum(line[key] for line in lines) for lines in seeds)
 
     added = mean("added") / statistics.fmean(line["backbone"] for lines in seeds for line in lines)
-    commits = sorted({line["commit"] for lines in seeds for line in lines})
+    commits = sorted({(line["commit"] or "unknown")[:12] for lines in seeds for line in lines})
     return _row(
         [
             title,

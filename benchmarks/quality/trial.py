@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from training.config import Recipe
 from training.evaluate import evaluate_tasks
 from training.examples import TaskData
 from training.loop import Training
-from training.publish import calibrate
+from training.publish import calibrate, commit
 from training.run import encode_tasks, load_data
 
 _LORA = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
@@ -48,7 +47,7 @@ class Outcome:
     trainable: int
     seconds: float
     threads: int
-    commit: str
+    commit: str | None
 
 
 def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, console: Console) -> Outcome:
@@ -82,7 +81,7 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
         examples_by_task=drawn,
         seconds=round(seconds, 1),
         threads=torch.get_num_threads(),
-        commit=_commit(),
+        commit=commit(),
         **_sizes(network),
     )
 
@@ -115,10 +114,3 @@ def _sizes(network: Network) -> dict[str, int]:
         "added": counts.conditional + low_rank,
         "trainable": counts.trainable,
     }
-
-
-def _commit() -> str:
-    described = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
-    return subprocess.run(
-        described, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-    ).stdout.strip()

@@ -71,9 +71,12 @@ def test_a_recipe_is_frozen() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_our_recipes_are_valid(path: Path) -> None:
-    """Each recipe of the house parses, names every source and licence, and shows an example of every task."""
+    """Each recipe of the house parses, fits a MiniLM, names sources and licences, and shows an example of every task."""
     recipe, _ = read_recipe(path)
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512}
+    network = recipe.network(config_from_published(toy.published_config() | sizes))
     for task in recipe.tasks:
+        assert task.max_length <= network.max_length
         assert task.source
         assert task.licence
         assert task.examples
