@@ -47,6 +47,7 @@ class SamplerName(StrEnum):
     TEMPERATURE = "temperature"
     ANNEALED = "annealed"
     MT_UNCERTAINTY = "mt-uncertainty"
+    TASK_UNCERTAINTY = "task-uncertainty"
 
 
 class UncertaintyForm(StrEnum):
@@ -72,7 +73,8 @@ class RegressionPolicy(StrEnum):
 
 
 class SamplerConfig(_Section):
-    """`temperature`: task t is drawn in proportion to min(its examples, cap) ** (1 / temperature).
+    """`temperature`: task t is drawn in proportion to min(its examples, cap) ** (1 / temperature), which
+    task-uncertainty multiplies by the task's mean entropy.
 
     For MT-Uncertainty: `horizon` batches are chosen at a time; `amortised` chooses by kept scores and brings
     `refresh` of them up to date for every example that is trained on.

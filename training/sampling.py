@@ -1,7 +1,7 @@
 """Which examples come next: task shares, MT-Uncertainty, and batches of similar length that mix tasks.
 
 Sources: temperature and cap as in Hyperformer and jiant; annealed as in Stickland & Murray, "BERT and PALs", 2019;
-MT-Uncertainty: Pilault et al., ICLR 2021. The amortised form of it is ours.
+MT-Uncertainty: Pilault et al., ICLR 2021. The amortised form of it and task-uncertainty are ours.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ Score = Callable[[Sequence[EncodedExample]], list[Entropy]]
 
 _WINDOW_BATCHES = 50
 _RECENT = 256
+_LEAST_ENTROPY = 0.1
+"""Of task-uncertainty: a task that the network is sure of is still looked at."""
 
 
 def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0.0) -> list[float]:
     """The probability of each task, given its number of examples and the run's progress, 0 to 1.
 
     Proportional: n_t / sum. Uniform: 1 / T. Temperature (tau): min(n_t, cap) ** (1 / tau), normalised. Annealed:
-    n_t ** (1 - 0.8 * progress), normalised: from proportional towards uniform.
+    n_t ** (1 - 0.8 * progress), normalised: from proportional towards uniform. Task-uncertainty starts from temperature.
     """
     match config.name:
         case SamplerName.UNIFORM:
             power = 0.0
-        case SamplerName.TEMPERATURE:
+        case SamplerName.TEMPERATURE | SamplerName.TASK_UNCERTAINTY:
             power = 1 / config.temperature
         case SamplerName.ANNEALED:
             power = 1 - 0.8 * progress
@@ -41,6 +43,16 @@ def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0
             power = 1.0
     weights = [min(size, config.cap) ** power for size in sizes]
     return [weight / sum(weights) for weight in weights]
+
+
+def uncertain_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[float]:
+    """The shares of the tasks times their mean entropies, normalised; a task without one (regression) keeps its share."""
+    weights = [
+        None if mean is None else share * max(mean, _LEAST_ENTROPY) for share, mean in zip(shares, means, strict=True)
+    ]
+    known = sum(share for share, weight in zip(shares, weights, strict=True) if weight is not None)
+    total = sum(weight for weight in weights if weight is not None)
+    return [share if weight is None else weight / total * known for share, weight in zip(shares, weights, strict=True)]
 
 
 class Draws:
@@ -126,6 +138,10 @@ class KeptEntropies:
             return min(1.0, max(0.0, entropy + (self._mean(ref[0]) - mean)))
         return self._random.choice(recent) if recent else None
 
+    def mean(self, task_id: int) -> Entropy:
+        """Of the task's last 256 typical examples; None while it has none."""
+        return self._mean(task_id) if self._recent[task_id] else None
+
     def state(self) -> dict[str, Any]:
         """As JSON values."""
         return {
@@ -152,7 +168,8 @@ class Batches:
     holds similar lengths of any tasks. MT-Uncertainty: of every task `horizon` times b candidates are drawn (b:
     `batch_rows`), as many as `horizon` batches hold are chosen from all of them, and the rest are dropped. Exact: every
     candidate is scored by the network first. Amortised: by `KeptEntropies`, of which `refresh` times b per batch are
-    brought up to date, and those of the examples trained on, which cost nothing.
+    brought up to date, and those of the examples trained on, which cost nothing. Task-uncertainty: by task share, which
+    follows the mean entropies that come up in training; which of a task's examples come next is left to chance.
     """
 
     def __init__(
@@ -169,18 +186,19 @@ class Batches:
         self._draws = Draws(self._sizes, seed)
         self._ahead: list[list[Ref]] = []
         self._current: list[Ref] = []
-        self._uncertain = config.name is SamplerName.MT_UNCERTAINTY
+        self._chooses = config.name is SamplerName.MT_UNCERTAINTY
+        self._steers = config.name is SamplerName.TASK_UNCERTAINTY
         self._kept = KeptEntropies(len(examples), self._draws.random)
 
     @property
     def observes(self) -> bool:
         """Whether `observe` is of any use."""
-        return self._uncertain and self._config.amortised
+        return self._steers or (self._chooses and self._config.amortised)
 
     def next(self, progress: float) -> list[EncodedExample]:
         """The next batch; `progress`: how much of the run is done, 0 to 1."""
         if not self._ahead:
-            refs = self._choose() if self._uncertain else self._draw(progress)
+            refs = self._choose() if self._chooses else self._draw(progress)
             self._ahead = cut_by_length(refs, self._example, self._length.batch_rows, self._length.batch_tokens)
             self._draws.random.shuffle(self._ahead)
         self._current = self._ahead.pop()
@@ -189,7 +207,7 @@ class Batches:
     def observe(self, batch: Sequence[EncodedExample], entropies: Sequence[Entropy]) -> None:
         """Takes in the entropies of the batch that `next` gave last, as they came up in training on it."""
         assert len(batch) == len(self._current)
-        self._kept.keep(self._current, entropies, typical=False)
+        self._kept.keep(self._current, entropies, typical=self._steers)
 
     def state(self) -> dict[str, Any]:
         """All that the next batches depend on, as JSON values."""
@@ -213,6 +231,8 @@ class Batches:
 
     def _draw(self, progress: float) -> list[Ref]:
         shares = task_shares(self._sizes, self._config, progress)
+        if self._steers:
+            shares = uncertain_shares(shares, [self._kept.mean(task_id) for task_id in range(len(self._sizes))])
         return self._draws.draw(self._length.batch_rows * _WINDOW_BATCHES, shares)
 
     def _choose(self) -> list[Ref]:

@@ -94,6 +94,7 @@ _RUNS: dict[str, dict[str, Any]] = {
     "annealed, in bf16": {"sampler": {"name": "annealed"}, "length": {"bf16": True}},
     "mt-uncertainty": {"sampler": {"name": "mt-uncertainty"}},
     "mt-uncertainty, amortised": {"sampler": {"name": "mt-uncertainty", "amortised": True, "horizon": 2}},
+    "task-uncertainty": {"sampler": {"name": "task-uncertainty"}},
 }
 
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 from model.encoding import Encoding
 from training.config import LengthConfig, RegressionPolicy, SamplerConfig, SamplerName
 from training.examples import EncodedExample
-from training.sampling import _WINDOW_BATCHES, Batches, Draws, KeptEntropies, Ref, Score, cut_by_length, task_shares
+from training.sampling import (
+    _WINDOW_BATCHES,
+    Batches,
+    Draws,
+    KeptEntropies,
+    Ref,
+    Score,
+    cut_by_length,
+    task_shares,
+    uncertain_shares,
+)
 from training.uncertainty import Entropy
 
 PROPORTIONAL = SamplerConfig()
@@ -24,9 +34,10 @@ UNIFORM = SamplerConfig(name=SamplerName.UNIFORM)
 TEMPERATURE = SamplerConfig(name=SamplerName.TEMPERATURE, temperature=2.0)
 ANNEALED = SamplerConfig(name=SamplerName.ANNEALED)
 EXACT = SamplerConfig(name=SamplerName.MT_UNCERTAINTY)
+STEERED = SamplerConfig(name=SamplerName.TASK_UNCERTAINTY)
 AMORTISED = SamplerConfig(name=SamplerName.MT_UNCERTAINTY, amortised=True)
 BY_SHARE = (PROPORTIONAL, UNIFORM, TEMPERATURE, ANNEALED)
-EVERY = (*BY_SHARE, EXACT, AMORTISED)
+EVERY = (*BY_SHARE, STEERED, EXACT, AMORTISED)
 LENGTH = LengthConfig(examples=1, batch_rows=8, batch_tokens=96)
 ROOMY = LengthConfig(examples=1, batch_rows=8, batch_tokens=10_000)
 
@@ -97,6 +108,33 @@ def _kept(num_tasks: int) -> KeptEntropies:
 
 
 # Shares
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.none() | st.floats(0, 1)), min_size=1, max_size=20))
+def test_uncertain_shares_stay_shares(tasks: list[tuple[float, float | None]]) -> None:
+    """Whatever the entropies, the shares add up as before, none is zero, and a task without entropy keeps its own."""
+    before, means = [share for share, _ in tasks], [mean for _, mean in tasks]
+    after = uncertain_shares(before, means)
+    assert sum(after) == pytest.approx(sum(before))
+    assert all(share > 0 for share in after)
+    assert [b for b, m in zip(before, means, strict=True) if m is None] == [
+        a for a, m in zip(after, means, strict=True) if m is None
+    ]
+
+
+def test_a_task_twice_as_unsure_has_twice_the_share() -> None:
+    """Of tasks of one size the shares are as their mean entropies."""
+    assert uncertain_shares([0.25] * 4, [0.8, 0.4, 0.4, None]) == pytest.approx([0.375, 0.1875, 0.1875, 0.25])
+
+
+def test_task_uncertainty_follows_what_training_sees() -> None:
+    """Tasks are drawn by size at first, and by their mean entropies as soon as these are known; nothing is scored."""
+    batches = _batches(_tasks(40, 40, 40), STEERED)
+    unsure = {0: 0.9, 1: 0.3, 2: 0.3}
+    drawn = [[ref[0] for ref in _next(batches, lambda ref: unsure[ref[0]])] for _ in range(_WINDOW_BATCHES * 20)]
+    early, late = (Counter(chain.from_iterable(part)) for part in (drawn[:_WINDOW_BATCHES], drawn[_WINDOW_BATCHES:]))
+    assert early[0] / early.total() == pytest.approx(1 / 3, abs=0.1)
+    assert late[0] / late.total() == pytest.approx(0.6, abs=0.03)
 
 
 def test_proportional_shares_are_those_of_the_sizes() -> None:
@@ -448,9 +486,9 @@ def test_fully_refreshed_it_chooses_as_the_exact_one(seed: int, horizon: int, re
     assert found[0] == found[1]
 
 
-def test_only_the_amortised_one_observes() -> None:
+def test_only_those_that_keep_entropies_observe() -> None:
     """Training asks for the entropies of a batch only where they are of use."""
-    assert [config for config in EVERY if _batches(_tasks(3), config).observes] == [AMORTISED]
+    assert [config for config in EVERY if _batches(_tasks(3), config).observes] == [STEERED, AMORTISED]
 
 
 # States
