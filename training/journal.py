@@ -22,8 +22,8 @@ class Step:
     """What came of one update.
 
     `examples`, `updates`: counted over the whole run, this one included. `learning_rate`: the greatest of any group.
-    `task_ids`, `losses`: of the batch's examples, the losses before their tasks' weights. `stop`: whether any process
-    was asked to stop.
+    `task_ids`, `losses`: of the batch's examples, the losses before their tasks' weights. `tokens`: of the batch,
+    without padding. `stop`: whether any process was asked to stop.
     """
 
     examples: int
@@ -31,6 +31,7 @@ class Step:
     learning_rate: float
     task_ids: Sequence[int]
     losses: Sequence[float]
+    tokens: int
     stop: bool
 
 

@@ -96,7 +96,8 @@ class Training:
         self.updates += 1
         self.examples += len(batch)
         rate = max(own["lr"] for own in self.optimizer.param_groups)
-        return Step(self.examples, self.updates, rate, [example.task_id for example in batch], losses, stop)
+        tokens = sum(len(encoding) for example in batch for encoding in example.encodings)
+        return Step(self.examples, self.updates, rate, [own.task_id for own in batch], losses, tokens, stop)
 
     def _gradients(self, batch: Sequence[EncodedExample], stop: bool) -> tuple[list[float], list[float], float, bool]:
         """Leaves the clipped gradients of the whole batch. Gives losses, entropies, the norm, and who was asked to stop.

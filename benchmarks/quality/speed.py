@@ -1,8 +1,9 @@
 """Training speed beside the Hugging Face Trainer: the same backbone, the same texts, the same machine, one run.
 
 `python -m benchmarks.quality.speed DATA`. The Trainer fine-tunes one classifier over all texts; we train all tasks of
-glue8 with the recipe's conditioning, by task share, by exact and by amortised MT-Uncertainty. The systems take turns, so
-that a machine that slows down slows all of them.
+glue8 with the recipe's conditioning, by task share, by task-uncertainty and by exact and amortised MT-Uncertainty, which
+choose longer texts than chance does: hence the rate in tokens. The systems take turns, so that a machine that slows down
+slows all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -37,8 +38,17 @@ from training.run import encode_tasks, load_data
 
 _RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "glue8.toml"
 
-Round = Callable[[int], float]
-"""Trains on so many examples; gives the seconds."""
+
+class Turn(NamedTuple):
+    """What a turn came to: examples and tokens trained on, padding apart, in so many seconds."""
+
+    examples: int
+    tokens: int
+    seconds: float
+
+
+Round = Callable[[int], Turn]
+"""Trains on about so many examples."""
 
 
 class Texts(Dataset[dict[str, Any]]):
@@ -72,6 +82,7 @@ def main(
         title: _ours(own, backbone, encoder, tasks, encoded)
         for title, own in (
             ("CA-MTL, proportional", changed(recipe, sampler={"name": "proportional"})),
+            ("CA-MTL, task-uncertainty", changed(recipe, sampler={"name": "task-uncertainty"})),
             ("CA-MTL, MT-Uncertainty, exact", changed(recipe, sampler=uncertain | {"amortised": False})),
             ("CA-MTL, MT-Uncertainty, amortised", changed(recipe, sampler=uncertain | {"amortised": True})),
             ("hard sharing, nothing frozen", plain(recipe)),
@@ -86,10 +97,11 @@ def main(
         systems[title] = _trainer(mixed, backbone.folder, options)
     for run in systems.values():
         run(320)  # kernels are compiled at their first use
-    seconds: dict[str, list[float]] = {title: [] for title in systems}
+    found: dict[str, list[Turn]] = {title: [] for title in systems}
     for title, run in list(systems.items()) * turns:
-        seconds[title].append(run(examples))
-    _print({title: [examples / own for own in times] for title, times in seconds.items()})
+        found[title].append(run(examples))
+    for unit in ("examples", "tokens"):
+        _print(unit, {title: [getattr(turn, unit) / turn.seconds for turn in own] for title, own in found.items()})
 
 
 def _ours(
@@ -102,11 +114,11 @@ def _ours(
     network = build_network(recipe, backbone, [own.task for own in tasks])
     training = Training(network, encoded, recipe, encoder.pad_id, str)
 
-    def run(examples: int) -> float:
-        started, end = time.perf_counter(), training.examples + examples
-        while training.examples < end:
-            training.step()
-        return time.perf_counter() - started
+    def run(examples: int) -> Turn:
+        started, before, tokens = time.perf_counter(), training.examples, 0
+        while training.examples < before + examples:
+            tokens += training.step().tokens
+        return Turn(training.examples - before, tokens, time.perf_counter() - started)
 
     return run
 
@@ -114,15 +126,17 @@ def _ours(
 def _trainer(mixed: Sequence[EncodedExample], folder: Path, options: dict[str, Any]) -> Round:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    mean_length = statistics.fmean(example.longest for example in mixed)
     texts = itertools.cycle([Texts(mixed[start::16]) for start in range(16)])
 
-    def run(examples: int) -> float:
+    def run(examples: int) -> Turn:
+        steps = examples // 32
         with tempfile.TemporaryDirectory() as output:
             arguments = TrainingArguments(
                 output,
                 use_cpu=not torch.cuda.is_available(),
                 per_device_train_batch_size=32,
-                max_steps=examples // 32,
+                max_steps=steps,
                 learning_rate=1e-4,
                 report_to="none",
                 save_strategy="no",
@@ -137,15 +151,15 @@ def _trainer(mixed: Sequence[EncodedExample], folder: Path, options: dict[str, A
             )
             started = time.perf_counter()
             trainer.train()
-            return time.perf_counter() - started
+            return Turn(32 * steps, round(32 * steps * mean_length), time.perf_counter() - started)
 
     return run
 
 
-def _print(rates: dict[str, list[float]]) -> None:
+def _print(unit: str, rates: dict[str, list[float]]) -> None:
     means = {title: statistics.median(own) for title, own in rates.items()}
     rivals = [title for title in means if title.startswith("Trainer") or title == "CA-MTL, proportional"]
-    print("|".join(["", " system ", " examples/s, each turn ", " median ", *(f" times {own} " for own in rivals), ""]))
+    print("|".join(["", " system ", f" {unit}/s, each turn ", " median ", *(f" times {own} " for own in rivals), ""]))
     print("|" + "---|" * (3 + len(rivals)))
     for title, own in rates.items():
         turns = ", ".join(f"{rate:.0f}" for rate in own)

@@ -25,7 +25,7 @@ def _advance(journal: Journal, updates: range) -> None:
     """Updates of three examples: two of task 0, one of another."""
     for update in updates:
         losses = [1.0, 2.0, 0.5 * update]
-        journal.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1 + update % 2], losses, stop=False))
+        journal.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1 + update % 2], losses, 3, stop=False))
 
 
 def _progress(path: Path) -> list[Event]:
