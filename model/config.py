@@ -63,7 +63,6 @@ _LEAST = {
     "num_segments": 0,
     "embedding_size": 0,
     "relative_attention_buckets": 0,
-    "separate_layers": 0,
     "film_rank": 0,
     "task_size": 0,
 }
@@ -78,8 +77,6 @@ class NetworkConfig:
     FiLM reads one, and T tasks span no more than T dimensions, so a short one makes all of them cheaper at once.
     `num_segments`: 0 for a backbone that tells no texts of a pair apart. `embedding_size`: the width of the embeddings
     (0: hidden_size). `relative_attention_buckets`: of distances between tokens, as MPNet has them (0: none).
-    `separate_layers` (ours): in that many of the lowest layers the texts of a pair do not see each other; the second
-    begins where it would by itself, behind the first token, which both see.
     Raises ValueError where the sizes do not fit each other.
     """
 
@@ -109,7 +106,6 @@ class NetworkConfig:
     bottleneck_form: BottleneckForm = BottleneckForm.RESIDUAL
     embedding_size: int = 0
     relative_attention_buckets: int = 0
-    separate_layers: int = 0
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -121,12 +117,6 @@ class NetworkConfig:
             raise ValueError(f"relative_attention_buckets {self.relative_attention_buckets} is not a multiple of 4")
         if not 0 < self.max_length <= self.max_positions:
             raise ValueError(f"max_length {self.max_length} must be 1 to max_positions {self.max_positions}")
-        if self.separate_layers > self.num_layers:
-            raise ValueError(f"separate_layers {self.separate_layers} of a network of {self.num_layers} layers")
-        if self.separate_layers and self.num_segments < 2:
-            raise ValueError(
-                "separate_layers tells two texts apart by their segments, which this backbone does not have"
-            )
         self._check_conditioning()
 
     def _check_conditioning(self) -> None:

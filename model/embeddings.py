@@ -21,8 +21,7 @@ _FAR = 128
 class Embeddings(nn.Module):
     """Word, position and segment embeddings, summed, normalised, and projected where they are narrower than the states.
 
-    Positions count from 0 and there may be no segments: what an architecture does else, its loading folds away. Where
-    texts are separate, those of a second text count from 1, as if it stood behind the first token by itself.
+    Positions count from 0 and there may be no segments: what an architecture does else, its loading folds away.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -31,7 +30,6 @@ class Embeddings(nn.Module):
         self.word = nn.Embedding(config.vocab_size, width)
         self.position = nn.Embedding(config.max_positions, width)
         self.segment = nn.Embedding(config.num_segments, width) if config.num_segments else None
-        self.separate = config.separate_layers > 0
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.project = None if width == config.hidden_size else nn.Linear(width, config.hidden_size)
@@ -44,9 +42,6 @@ class Embeddings(nn.Module):
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
         positions = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
-        if self.separate:
-            before_B1 = (segment_ids_BL.cumsum(1) == 0).sum(1, keepdim=True)
-            positions = torch.where(segment_ids_BL > 0, positions - before_B1 + 1, positions)
         states = self.word(input_ids_BL) + self.position(positions)
         if self.segment is not None:
             states = states + self.segment(segment_ids_BL)

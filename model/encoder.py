@@ -141,7 +141,6 @@ class Encoder(nn.Module):
             else None
         )
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_layers))
-        self.separate_layers = config.separate_layers
 
     def tables(self, raw_TE: Tensor, transformed_TE: Tensor) -> Tables:
         """The task tables: the alignment reads the raw task vectors, the layers the transformed ones."""
@@ -159,21 +158,13 @@ class Encoder(nn.Module):
         mask = padding[:, None, None]
         if self.embeddings.distance is not None:
             mask = mask + self.embeddings.distance(mask.shape[-1])
-        apart = mask + _between_texts(segment_ids_BL, mask.dtype) if self.separate_layers else mask
         ladder = None
-        for index, (layer, constants) in enumerate(zip(self.layers, rows.layers, strict=True)):
-            states = layer(states, apart if index < self.separate_layers else mask, constants)
+        for layer, constants in zip(self.layers, rows.layers, strict=True):
+            states = layer(states, mask, constants)
             bottleneck = cast(EncoderLayer, layer).bottleneck
             if bottleneck is not None and bottleneck.form is BottleneckForm.LADDER:
                 ladder = bottleneck(states if ladder is None else states + ladder, constants.bottleneck)
         return cast(Tensor, states if ladder is None else ladder)
-
-
-def _between_texts(segment_ids_BL: Tensor, dtype: torch.dtype) -> Tensor:
-    """-inf where a token would see the other text of its row, the row's first token apart: [B, 1, L, L]."""
-    is_other_BLL = segment_ids_BL[:, :, None] != segment_ids_BL[:, None]
-    is_other_BLL[:, :, 0] = False
-    return torch.zeros_like(is_other_BLL, dtype=dtype).masked_fill(is_other_BLL, float("-inf"))[:, None]
 
 
 def _layer_norm(config: NetworkConfig, conditional: bool) -> ConditionalLayerNorm:

@@ -45,8 +45,7 @@ class BackboneConfig(Section):
     """The pretrained encoder: a Hugging Face name or a folder, and how much of it stays fixed.
 
     `frozen_layers`: how many of the lowest, or a share of them; `frozen_embeddings`: whether what is below them is fixed
-    as well. `fresh_layers`: those that take no published weights. `separate_layers`: of the lowest, in how many the texts
-    of a pair do not see each other, as a backbone for single texts has learnt them.
+    as well. `fresh_layers`: those that take no published weights.
     """
 
     name: str
@@ -55,7 +54,6 @@ class BackboneConfig(Section):
     frozen_layers: Annotated[int, Field(ge=0)] | Share = 0
     frozen_embeddings: bool = True
     fresh_layers: Layers = ()
-    separate_layers: Annotated[int, Field(ge=0)] | Share = 0
     dropout: Probability = 0.1
     attention_dropout: Probability = 0.1
 
@@ -102,7 +100,6 @@ def network_config(backbone: NetworkConfig, kept: BackboneConfig, switches: Cond
         backbone,
         pooling=kept.pooling,
         max_length=kept.max_length,
-        separate_layers=_part(kept.separate_layers, backbone.num_layers),
         dropout=kept.dropout,
         attention_dropout=kept.attention_dropout,
         film_rank=switches.film_rank,

@@ -14,13 +14,6 @@ _SINGLE_RATES = {"cola": 5e-5, "sst2": 5e-5, "stsb": 5e-5}
 _SINGLE_RATE = 1e-4
 """Fine-tuning's rate, where no other was found better on validation by an outside measurement."""
 
-_ORDINARY: Mapping[str, Any] = {
-    "frozen_layers": 0,
-    "frozen_embeddings": False,
-    "separate_layers": 0,
-    "dropout": 0.1,
-    "pooling": "mean",
-}
 _NO_CONDITIONING: Mapping[str, Any] = {
     "alignment": False,
     "attention": (),
@@ -66,7 +59,7 @@ def plain(recipe: Recipe) -> Recipe:
     rate = _SHARED_RATE if len(recipe.tasks) > 1 else _SINGLE_RATES.get(recipe.tasks[0].name, _SINGLE_RATE)
     return changed(
         recipe,
-        backbone=_ORDINARY,
+        backbone={"frozen_layers": 0, "frozen_embeddings": False, "dropout": 0.1, "pooling": "mean"},
         conditioning=_NO_CONDITIONING,
         optimizer={"learning_rate": rate, "added_learning_rate": rate, "average": 0.0, "weight_decay": 0.01},
         sampler={"name": "proportional"},

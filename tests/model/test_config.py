@@ -37,8 +37,6 @@ _SIZES: dict[str, Any] = {
         ({"task_size": -1}, "task_size must be at least 0"),
         ({"conditional_pooling": True, "pooling": Pooling.CLS}, "conditional_pooling .* but pooling is cls"),
         ({"num_segments": 1, "pooling": Pooling.PAIRS}, "pooling pairs .* segments"),
-        ({"separate_layers": 4}, "separate_layers 4 of a network of 3 layers"),
-        ({"num_segments": 1, "separate_layers": 1}, "separate_layers .* segments"),
         ({"conditional_attention": (3,)}, r"conditional_attention \[3\] names a layer outside 0\.\.2"),
         ({"conditional_layer_norm": (0, -1)}, "conditional_layer_norm"),
         ({"conditional_bottleneck": (9,), "bottleneck_size": 4}, "conditional_bottleneck"),

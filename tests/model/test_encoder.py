@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +16,11 @@ from model.batch import Batch
 from model.conditioning import ConditionalBottleneck
 from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
 from model.encoder import EncoderLayer, LayerTables, Tables
-from model.network import Network
 from model.tasks import Task
 from tests.model import literal
 from tests.model.networks import (
     MINILM,
     build,
-    classifiers,
     encode,
     largest_difference,
     load_backbone,
@@ -321,44 +319,3 @@ def test_training_without_dropout_is_the_forward_of_serving(
     network, batch = build(config, tiny_tasks), random_batch(config, LENGTHS, range(5))
     states = encode(network, batch)
     assert largest_difference(encode(network.train(), batch), states, batch.lengths) < 1e-6
-
-
-def _pair(first: Sequence[int], second: Sequence[int]) -> Batch:
-    ids = torch.tensor([[2, *first, 3, *second, 3, 0, 0]])
-    segments = torch.tensor([[0] * (len(first) + 2) + [1] * (len(second) + 1) + [0, 0]])
-    return Batch(ids, segments, torch.tensor([ids.shape[1] - 2]), torch.tensor([0]), token_level=False)
-
-
-def _plain(**changes: Any) -> Network:
-    sizes = {"num_layers": 2, "num_heads": 2, "intermediate_size": 32}
-    config = NetworkConfig(vocab_size=20, hidden_size=16, max_positions=32, max_length=32, **(sizes | OFF | changes))
-    return build(config, classifiers(1))
-
-
-def _states(network: Network, batch: Batch) -> Tensor:
-    is_token = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
-    rows = network.condition().rows(batch.task_ids)
-    return cast(Tensor, network.encoder(batch.input_ids, batch.segment_ids, is_token, rows)[0])
-
-
-def test_separate_texts_are_read_as_if_each_stood_alone() -> None:
-    """The first text's states are those without the second; a layer's second text is one whatever the first says."""
-    network = _plain(separate_layers=2)
-    alone = Batch(
-        torch.tensor([[2, 7, 8, 9, 3]]),
-        torch.zeros(1, 5).long(),
-        torch.tensor([5]),
-        torch.tensor([0]),
-        token_level=False,
-    )
-    torch.testing.assert_close(_states(network, _pair([7, 8, 9], [10, 11]))[:5], _states(network, alone))
-    single = _plain(num_layers=1, separate_layers=1)
-    of_long, of_short = _states(single, _pair([7, 8, 9], [10, 11]))[5:8], _states(single, _pair([12], [10, 11]))[3:6]
-    torch.testing.assert_close(of_long, of_short)
-
-
-def test_texts_meet_above_the_separate_layers() -> None:
-    """One layer further up the first text's states depend on the second's."""
-    network = _plain(separate_layers=1)
-    states = [_states(network, _pair([7, 8, 9], second))[:5] for second in ([10, 11], [12, 13])]
-    assert not torch.allclose(*states, atol=1e-3)

@@ -22,7 +22,7 @@ RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
 
 KEYS = {
     "Recipe": "name seed backbone conditioning optimizer sampler losses length tasks",
-    "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers separate_layers dropout attention_dropout",
+    "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers dropout attention_dropout",
     "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form attention "
     "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
     "LossConfig": "task_mean",
