@@ -142,3 +142,28 @@ class NetworkConfig:
     def task_vector_size(self) -> int:
         """Values in the vector of a task."""
         return self.task_size or self.hidden_size
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterCounts:
+    """Parameters of a network by what they belong to, and how many of all are trainable.
+
+    `backbone`: what is published, a `cls` pooler included. `conditional`: what conditioning adds. `heads`: the rest.
+    """
+
+    backbone: int
+    conditional: int
+    heads: int
+    trainable: int
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.backbone + self.conditional + self.heads
+
+    def __str__(self) -> str:
+        added, share = self.conditional / self.backbone, self.trainable / self.total
+        return (
+            f"{self.total:,} parameters, {self.trainable:,} of them trainable ({share:.2%}): backbone {self.backbone:,}, "
+            f"conditional {self.conditional:,} ({added:.2%} of the backbone), heads {self.heads:,}"
+        )

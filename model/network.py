@@ -7,7 +7,7 @@ its task id. Training calls both every step, serving calls `condition()` once. I
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.batch import Batch
 from model.conditioning import Conditional, ConditionalAttentionBias, ConditionalPooling, TaskEmbedding
-from model.config import NetworkConfig, Pooling
+from model.config import NetworkConfig, ParameterCounts, Pooling
 from model.encoder import Encoder, Tables
 from model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
 from model.tasks import Task, check_tasks
@@ -65,31 +65,6 @@ class Network(nn.Module):
         if self.config.pooling is Pooling.PAIRS:
             return pool_pairs(states_BLD, is_token_BL, segment_ids_BL)
         return pool_mean(states_BLD, is_token_BL)
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterCounts:
-    """Parameters of a network by what they belong to, and how many of all are trainable.
-
-    `backbone`: what is published, a `cls` pooler included. `conditional`: what conditioning adds. `heads`: the rest.
-    """
-
-    backbone: int
-    conditional: int
-    heads: int
-    trainable: int
-
-    @property
-    def total(self) -> int:
-        """All parameters."""
-        return self.backbone + self.conditional + self.heads
-
-    def __str__(self) -> str:
-        added, share = self.conditional / self.backbone, self.trainable / self.total
-        return (
-            f"{self.total:,} parameters, {self.trainable:,} of them trainable ({share:.2%}): backbone {self.backbone:,}, "
-            f"conditional {self.conditional:,} ({added:.2%} of the backbone), heads {self.heads:,}"
-        )
 
 
 def parameter_counts(network: Network) -> ParameterCounts:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+RESTORE = "restore the version from where it came from, or use another one"
+"""What to do about a version that is damaged."""
+
 
 class StoreError(Exception):
     """Something on disk, or a reference to it, is not as it must be. Start-up stops with this message."""

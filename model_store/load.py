@@ -13,11 +13,9 @@ from torch import Tensor
 
 from model.network import Network
 from model_store.bases import load_base
-from model_store.disk import sha256_of
-from model_store.errors import FileCorrupt, TensorMismatch
-from model_store.manifest import FROM_BASE, TOKENIZER, WEIGHTS, Manifest, read_manifest
-
-_RESTORE = "restore the version from where it came from, or use another one"
+from model_store.errors import RESTORE, FileCorrupt, TensorMismatch
+from model_store.manifest import FROM_BASE, WEIGHTS, Manifest, read_manifest
+from model_store.tokenizer import check_hash, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +51,12 @@ def _open(path: Path, device: torch.device) -> tuple[Checkpoint, dict[str, Tenso
     with torch.random.fork_rng(devices=[]), device:
         network = Network(manifest.network, manifest.tasks).eval()
     tensors = _tensors(path / WEIGHTS, manifest, network.state_dict())
-    return Checkpoint(manifest, network, _tokenizer(path / TOKENIZER)), tensors
+    return Checkpoint(manifest, network, load_tokenizer(path, manifest)), tensors
 
 
 def _check_hashes(path: Path, manifest: Manifest) -> None:
     for file, expected in manifest.files.items():
-        if not (path / file).is_file():
-            raise FileCorrupt(path / file, "is missing", _RESTORE)
-        found = sha256_of(path / file)
-        if found != expected:
-            raise FileCorrupt(path / file, f"has sha256 {found}, the manifest says {expected}", _RESTORE)
-
-
-def _tokenizer(path: Path) -> tokenizers.Tokenizer:
-    try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise FileCorrupt(path, f"is not a tokenizer ({error})", _RESTORE) from error
+        check_hash(path / file, expected)
 
 
 def _tensors(path: Path, manifest: Manifest, expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +71,7 @@ def _tensors(path: Path, manifest: Manifest, expected: dict[str, Tensor]) -> dic
     ]
     if any(problems):
         summary = "; ".join(problem for problem in problems if problem)
-        raise TensorMismatch(path, f"does not fit the network in the manifest: {summary}", _RESTORE)
+        raise TensorMismatch(path, f"does not fit the network in the manifest: {summary}", RESTORE)
     return tensors
 
 
@@ -94,7 +81,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
             names, metadata = file.keys(), file.metadata() or {}
             return {name: file.get_tensor(name) for name in names}, metadata.get(FROM_BASE, "").splitlines()
     except SafetensorError as error:
-        raise FileCorrupt(path, f"is not a safetensors file ({error})", _RESTORE) from error
+        raise FileCorrupt(path, f"is not a safetensors file ({error})", RESTORE) from error
 
 
 def _misfits(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:

@@ -12,9 +12,8 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from model.config import NetworkConfig
+from model.config import NetworkConfig, ParameterCounts
 from model.encoding import Input
-from model.network import ParameterCounts
 from model.tasks import Task, check_tasks
 from model_store.decoding import DecodingError, decode
 from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from model.conditioning import Conditional
-from model.config import BottleneckForm, NetworkConfig, Pooling
-from model.network import Network, ParameterCounts, backbone_parameters, freeze_backbone, parameter_counts
+from model.config import BottleneckForm, NetworkConfig, ParameterCounts, Pooling
+from model.network import Network, backbone_parameters, freeze_backbone, parameter_counts
 from tests.model.networks import build, classifiers, random_batch
 
 

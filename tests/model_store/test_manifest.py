@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
-from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig
+from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts
 from model.encoding import Input
-from model.network import ParameterCounts
 from model_store import DEFAULT_STORE
 from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
 from model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from model.conditioning import ConditionalAttentionBias
-from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
-from model.network import Network, ParameterCounts, freeze_backbone, parameter_counts
+from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts, Pooling
+from model.network import Network, freeze_backbone, parameter_counts
 from model.tasks import Kind
 from tests.model.networks import classifiers
 from tests.training import toy
