@@ -56,9 +56,15 @@ def _fail(error: Exception) -> NoReturn:
 
 def _serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP until SIGTERM. Every flag is a POLYTASK_ variable as well."""
-    from service.app import serve
+    settings = Settings.from_environment(os.environ, flags)
+    if settings.engines:
+        from service import supervisor
 
-    serve(Settings.from_environment(os.environ, flags))
+        supervisor.serve(settings)
+    else:
+        from service import app as one_process
+
+        one_process.serve(settings)
 
 
 def _with_flags(command: Callable[..., None]) -> Callable[..., None]:

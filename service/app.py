@@ -1,4 +1,4 @@
-"""Puts the service together: the one place where predictor and worker meet and where errors become responses."""
+"""The service in one process: checkpoint, runner, worker and predictor put together behind a port."""
 
 from __future__ import annotations
 
@@ -9,41 +9,27 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from http import HTTPStatus
-from importlib.metadata import version
 
 import torch
-import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
 
 from model.encoding import InputEncoder
 from model_store.load import Checkpoint, load
 from model_store.versions import resolve
-from service.catalogue import catalogue, example_input, revision
+from service.catalogue import example_input, revision
 from service.cores import available_cores
-from service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, StartupError, problem
+from service.errors import StartupError
+from service.listening import listen
 from service.metrics import Metrics
-from service.openapi import PROBLEM, complete
 from service.predictor import Predictor
 from service.queue import Limits, Queue
-from service.routes import operation_routes, task_routes
 from service.runners import Forward, Runner, TorchRunner, pick_device
 from service.settings import Settings
 from service.warmup import warm_up
+from service.web import SHUTDOWN_S, application, http_server
 from service.worker import Worker
 
 logger = logging.getLogger(__name__)
-
-_SHUTDOWN_S = 5
-"""What shutting down may take beyond the longest deadline of a request."""
-
-_PROBLEM = TypeAdapter(Problem)
-
-_TOLD = (ServiceError, HTTPException, RequestValidationError)
-"""Errors that are meant for clients."""
 
 
 def serve(settings: Settings) -> None:
@@ -57,38 +43,10 @@ def serve(settings: Settings) -> None:
         _serve(settings, listener)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises StartupError where it cannot."""
-    try:
-        ((family, *_), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listener = socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:
-        raise StartupError(
-            f"cannot listen on host {host!r}, port {port}: {error}; set POLYTASK_HOST to an address of this machine and "
-            "POLYTASK_PORT to a free port, or to 0 for any"
-        ) from error
-    address = f"[{host}]" if ":" in host else host
-    logger.info("listening on http://%s:%d", address, listener.getsockname()[1])
-    return listener
-
-
 def _serve(settings: Settings, listener: socket.socket) -> None:
-    checkpoint = load(resolve(settings.store, settings.model))
-    torch.set_num_threads(settings.threads or available_cores())
-    # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on the
-    # CPU is as fast without it.
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    runner = TorchRunner(checkpoint.network, pick_device(settings.device))
+    checkpoint, runner = load_runner(settings)
     worker, app = assemble(checkpoint, settings, runner, ended=lambda: server.handle_exit(signal.SIGTERM, None))
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(settings.deadline_s) + _SHUTDOWN_S,
-        )
-    )
+    server = http_server(app, settings)
     # After a graceful end uvicorn raises the signal again; with its own handler in place the process exits with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
@@ -97,20 +55,54 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
 
 
+def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
+    """The checkpoint, and what runs it on this process's device. Raises StoreError or StartupError."""
+    checkpoint = load(resolve(settings.store, settings.model))
+    torch.set_num_threads(settings.threads or available_cores())
+    # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on the
+    # CPU is as fast without it.
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    return checkpoint, TorchRunner(checkpoint.network, pick_device(settings.device))
+
+
 def assemble(
     checkpoint: Checkpoint, settings: Settings, runner: Runner, ended: Callable[[], None] = lambda: None
 ) -> tuple[Worker, FastAPI]:
-    """The worker and the application, whose lifespan starts and stops it.
+    """The worker and the application in one process. The application's lifespan starts and stops the worker.
 
     `ended` is called from the worker's thread when it ends, for whatever reason.
     """
     manifest = checkpoint.manifest
-    encoder = InputEncoder(checkpoint.tokenizer)
     metrics = Metrics(manifest.tasks)
+    encoder = InputEncoder(checkpoint.tokenizer)
+    worker = build_worker(checkpoint, settings, runner, metrics, ended)
+    predictor = Predictor(manifest.tasks, encoder, worker, metrics.requests, settings, revision(manifest))
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        worker.start()
+        yield
+        if not await asyncio.to_thread(worker.stop, SHUTDOWN_S):
+            logger.error("a batch is still running after %d s; it is abandoned", SHUTDOWN_S)
+        predictor.close()
+
+    def page() -> bytes:
+        metrics.line(*worker.waiting(), ready=worker.ready)
+        return metrics.page()
+
+    return worker, application(manifest, settings, worker, predictor, page, running())
+
+
+def build_worker(
+    checkpoint: Checkpoint, settings: Settings, runner: Runner, metrics: Metrics, ended: Callable[[], None]
+) -> Worker:
+    """The worker of a device, not started: the same for one process and for an engine process."""
+    manifest = checkpoint.manifest
+    encoder = InputEncoder(checkpoint.tokenizer)
     limits = batch_limits(settings, runner.device)
     metrics.serves(revision(manifest), runner.backend, runner.precision, runner.device, limits.token_budget)
     first = manifest.tasks[0]
-    worker = Worker(
+    return Worker(
         Queue(limits),
         Forward(runner, manifest.tasks, encoder.pad_id),
         metrics,
@@ -125,8 +117,6 @@ def assemble(
         ),
         ended=ended,
     )
-    predictor = Predictor(manifest.tasks, encoder, worker, metrics.requests, settings, revision(manifest))
-    return worker, _application(checkpoint, settings, worker, predictor, metrics)
 
 
 def batch_limits(settings: Settings, device: str) -> Limits:
@@ -143,59 +133,3 @@ def batch_limits(settings: Settings, device: str) -> Limits:
         max_padding=token_budget if device == "cuda" else 32,
         max_waiting_tokens=settings.max_waiting_tokens,
     )
-
-
-def _application(
-    checkpoint: Checkpoint, settings: Settings, worker: Worker, predictor: Predictor, metrics: Metrics
-) -> FastAPI:
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        worker.start()
-        yield
-        if not await asyncio.to_thread(worker.stop, _SHUTDOWN_S):
-            logger.error("a batch is still running after %d s; it is abandoned", _SHUTDOWN_S)
-        predictor.close()
-
-    def page() -> bytes:
-        waiting, oldest_s = worker.waiting()
-        return metrics.page(waiting, oldest_s, ready=worker.ready)
-
-    tasks = catalogue(checkpoint.manifest, settings)
-    app = FastAPI(
-        title="Polytask",
-        description="Many NLP tasks from one conditional multi-task transformer.",
-        version=version("polytask"),
-        lifespan=lifespan,
-        redirect_slashes=False,
-        redoc_url=None,
-    )
-    app.include_router(task_routes(predictor, revision(checkpoint.manifest), tasks, settings.max_body_bytes))
-    app.include_router(operation_routes(worker, page))
-    for error in (*_TOLD, Exception):
-        app.add_exception_handler(error, _respond)
-    complete(app, tasks)
-    return app
-
-
-async def _respond(request: Request, error: Exception) -> Response:
-    """Every response that is not an answer."""
-    if not isinstance(error, _TOLD):
-        error = InternalError(error)
-    if isinstance(error, InternalError):
-        logger.error("%s %s failed, id %s", request.method, request.url.path, error.id, exc_info=error.__cause__)
-    found = _problem(error)
-    headers = dict(getattr(error, "headers", None) or {})
-    if found.retry_after_s is not None:
-        headers["Retry-After"] = str(found.retry_after_s)
-    if isinstance(error, ServiceError) and error.unread:
-        headers["Connection"] = "close"
-    return Response(_PROBLEM.dump_json(found, exclude_none=True), found.status, headers, PROBLEM)
-
-
-def _problem(error: ServiceError | HTTPException | RequestValidationError) -> Problem:
-    if isinstance(error, RequestValidationError):
-        wrong = [FieldError(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors()]
-        return InvalidInput(wrong).problem()
-    if isinstance(error, HTTPException):
-        return problem(error.status_code, HTTPStatus(error.status_code).phrase, f"{error.detail}; /docs has all paths")
-    return error.problem()

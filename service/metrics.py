@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from model.encoding import Encoding
 from model.tasks import Task
@@ -14,19 +18,39 @@ from service.errors import ServiceError
 from service.queue import Waiting
 from service.schemas import answer_labels
 
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Where the library looks for the folder that processes share."""
+
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 UNKNOWN_TASK = "_unknown"
 
 _OUTCOMES = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
 _STAGES = ("tokenize", "queue", "forward", "postprocess")
 _REJECTIONS = ("queue_full", "draining", "too_large", "not_ready")
-_DROPS = ("deadline", "disconnect")
+
+DEADLINE, DISCONNECT = "deadline", "disconnect"
+"""Why rows leave the line without running."""
 
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SHORT_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
 _LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TASKS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+def join_processes(folder: Path, name: str) -> None:
+    """From now on this process's series lie in `folder`, and a page adds up those of all processes that do the same.
+
+    To be called before there are any. No two processes alive have the same `name`, which has no underscore; one that
+    starts where another of its name has died goes on with its counters, so that a sum never goes down.
+    """
+    os.environ[_FOLDER] = str(folder)
+    values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
+
+
+def forget_gauges(folder: Path, name: str) -> None:
+    """Notes that the process of this name has died: its gauges count no longer, its counters do."""
+    mark_process_dead(name, str(folder))  # type: ignore[no-untyped-call]
 
 
 class RequestSeries:
@@ -39,7 +63,9 @@ class RequestSeries:
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets)
 
-        self.in_flight = Gauge("polytask_requests_in_flight", "Requests being worked on.", registry=registry)
+        self.in_flight = Gauge(
+            "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
+        )
         self._ended = counter("polytask_requests_total", "Requests, by how they ended.", "outcome")
         self._seconds = histogram("polytask_request_duration_seconds", "From arrival to answer.", _SECONDS)
         self._stages = histogram("polytask_stage_duration_seconds", "Parts of that.", _SHORT_SECONDS, "stage")
@@ -84,9 +110,14 @@ class RequestSeries:
             self._rejections.labels(task, error.rejection).inc()
 
     def _touch(self, task: str) -> None:
-        by_label = {self._ended: _OUTCOMES, self._stages: _STAGES, self._rejections: _REJECTIONS, self._dropped: _DROPS}
-        for metric, values in by_label.items():
-            for value in values:
+        by_label = {
+            self._ended: _OUTCOMES,
+            self._stages: _STAGES,
+            self._rejections: _REJECTIONS,
+            self._dropped: (DEADLINE, DISCONNECT),
+        }
+        for metric, known in by_label.items():
+            for value in known:
                 metric.labels(task, value)
         for plain in (
             self._seconds,
@@ -103,7 +134,12 @@ class DeviceSeries:
     """What the device does, batch by batch."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.warmup = Gauge("polytask_warmup_duration_seconds", "How long the warm-up took.", registry=registry)
+        self.warmup = Gauge(
+            "polytask_warmup_duration_seconds",
+            "How long the warm-up took.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._failures = Counter("polytask_batch_failures_total", "Forwards that failed.", registry=registry)
         self._out_of_memory = Counter(
             "polytask_out_of_memory_total", "Those that failed for want of memory.", registry=registry
@@ -132,45 +168,60 @@ class DeviceSeries:
 
 
 class Metrics:
-    """All series of one service, in a registry of their own."""
+    """All series of one service, in a registry of their own; of several processes if this one has joined them."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
+        def gauge(name: str, text: str, *labels: str, mode: Literal["livesum", "livemax"] = "livemax") -> Gauge:
+            return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
+
         # A switch of the whole process; a creation time for each series would double the page.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._tasks = [task.name for task in tasks]
+        self._in_line: set[int] = set()
         ProcessCollector(registry=registry)
         self.requests = RequestSeries(registry, self._tasks)
         self.device = DeviceSeries(registry)
-        self._queue_inputs = Gauge("polytask_queue_inputs", "Rows waiting.", ["task"], registry=registry)
-        self._queue_tokens = Gauge("polytask_queue_tokens", "Tokens waiting.", ["task"], registry=registry)
-        self._oldest = Gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.", registry=registry)
-        self._ready = Gauge("polytask_ready", "1 when requests are answered.", registry=registry)
-        self._budget = Gauge("polytask_batch_token_budget", "Most tokens in a batch.", registry=registry)
-        self._model = Gauge(
-            "polytask_model_info", "What is served.", ["revision", "backend", "dtype", "device"], registry=registry
-        )
-        build = Gauge("polytask_build_info", "Release of polytask.", ["version"], registry=registry)
-        build.labels(version("polytask")).set(1)
-        info = Gauge("polytask_task_info", "Tasks served.", ["task", "kind", "num_labels"], registry=registry)
+        self._queue_inputs = gauge("polytask_queue_inputs", "Rows waiting.", "task", mode="livesum")
+        self._queue_tokens = gauge("polytask_queue_tokens", "Tokens waiting.", "task", mode="livesum")
+        self._oldest = gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.")
+        self._ready = gauge("polytask_ready", "1 when requests are answered.")
+        self._budget = gauge("polytask_batch_token_budget", "Most tokens in a batch.")
+        self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")
+        gauge("polytask_build_info", "Release of polytask.", "version").labels(version("polytask")).set(1)
+        info = gauge("polytask_task_info", "Tasks served.", "task", "kind", "num_labels")
         for task in tasks:
             info.labels(task.name, str(task.kind), str(len(answer_labels(task)))).set(1)
+            self._queue_inputs.labels(task.name)
+            self._queue_tokens.labels(task.name)
 
     def serves(self, revision: str, backend: str, precision: str, device: str, token_budget: int) -> None:
         """Notes what is served, on what."""
         self._model.labels(revision, backend, precision, device).set(1)
         self._budget.set(token_budget)
 
-    def expired(self, task_id: int) -> None:
-        """The deadline of a row passed while it was in line."""
-        self.requests.dropped(self._tasks[task_id], "deadline", 1)
+    def admitted(self, task_id: int, encodings: Sequence[Encoding]) -> None:
+        """Rows of a request were put in line."""
+        self.requests.admitted(self._tasks[task_id], encodings)
 
-    def page(self, waiting: Mapping[int, Waiting], oldest_s: float, *, ready: bool) -> bytes:
-        """The page that Prometheus reads. `waiting`: what is in line, by task id."""
-        for task_id, task in enumerate(self._tasks):
+    def dropped(self, task_id: int, reason: str, num_rows: int) -> None:
+        """Rows left the line without running."""
+        self.requests.dropped(self._tasks[task_id], reason, num_rows)
+
+    def line(self, waiting: Mapping[int, Waiting], oldest_s: float, *, ready: bool) -> None:
+        """Notes what is in line, by task id, for how long the oldest row has been, and whether rows are answered."""
+        for task_id in self._in_line | waiting.keys():
             rows, tokens = waiting.get(task_id, (0, 0))
-            self._queue_inputs.labels(task).set(rows)
-            self._queue_tokens.labels(task).set(tokens)
+            self._queue_inputs.labels(self._tasks[task_id]).set(rows)
+            self._queue_tokens.labels(self._tasks[task_id]).set(tokens)
+        self._in_line = set(waiting)
         self._oldest.set(oldest_s)
         self._ready.set(ready)
-        return prometheus_client.generate_latest(self._registry)
+
+    def page(self) -> bytes:
+        """The page that Prometheus reads: of all processes if this one has joined them."""
+        registry = self._registry
+        if _FOLDER in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return prometheus_client.generate_latest(registry)

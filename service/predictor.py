@@ -28,7 +28,7 @@ from service.errors import (
     TooManyInputs,
     UnknownTask,
 )
-from service.metrics import UNKNOWN_TASK, RequestSeries
+from service.metrics import DEADLINE, DISCONNECT, UNKNOWN_TASK, RequestSeries
 from service.queue import Closed, Full, Row
 from service.schemas import PredictResponse, parse, render
 from service.settings import Settings
@@ -47,7 +47,7 @@ _THREADS = 2
 
 _DRAINING = "the service answers what it has accepted and takes nothing new"
 
-_DROP_REASONS: dict[type[BaseException], str] = {DeadlineExceeded: "deadline", ClientGone: "disconnect"}
+_DROP_REASONS: dict[type[BaseException], str] = {DeadlineExceeded: DEADLINE, ClientGone: DISCONNECT}
 
 
 class Desk(Protocol):
@@ -65,10 +65,13 @@ class Desk(Protocol):
         """Asks for another try when not ready."""
 
     def submit(self, rows: Sequence[Row[Work]]) -> None:
-        """Takes all rows or none. Raises queue.Full or queue.Closed."""
+        """Takes all rows of a request or none, and counts them.
 
-    def cancel(self, rows: Collection[Row[Work]]) -> int:
-        """Forgets those rows that have not been started; returns how many."""
+        Raises queue.Full or queue.Closed; or, where that is only known later, fails their ticket with `refusal` of it.
+        """
+
+    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
+        """Forgets those rows of a request that have not been started, and counts them as dropped for the reason."""
 
 
 def require_ready(desk: Desk) -> None:
@@ -78,6 +81,18 @@ def require_ready(desk: Desk) -> None:
     if not desk.ready:
         desk.recover()
         raise NotReady("the service is warming up, or its last batch failed", retry_after_s=1)
+
+
+def refusal(error: Full | Closed) -> ServiceError:
+    """What a client is told whose rows the line does not take."""
+    return (
+        QueueFull(f"no room: {error}", retry_after_s=error.wait_s) if isinstance(error, Full) else Draining(_DRAINING)
+    )
+
+
+def drop_reason(error: BaseException) -> str | None:
+    """Why the rows of a request that ends with `error` are dropped, as the metrics count it."""
+    return _DROP_REASONS.get(type(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,31 +216,26 @@ class Predictor:
             Row(prepared.task_id, len(encoding), deadline, Work(encoding, ticket, place))
             for place, encoding in enumerate(encodings)
         ]
-        self._submit(prepared.task.name, rows)
+        self._submit(rows)
         timer = loop.call_later(deadline - time.monotonic(), ticket.expire)
         watch = asyncio.ensure_future(gone())
         watch.add_done_callback(lambda done: None if done.cancelled() else ticket.fail(ClientGone("nobody waits")))
         try:
             return await ticket.future
         except BaseException as error:
-            dropped = self._desk.cancel(rows)
-            if type(error) in _DROP_REASONS:
-                self._series.dropped(prepared.task.name, _DROP_REASONS[type(error)], dropped)
+            self._desk.cancel(rows, drop_reason(error))
             raise
         finally:
             timer.cancel()
             watch.cancel()
 
-    def _submit(self, task: str, rows: Sequence[Row[Work]]) -> None:
+    def _submit(self, rows: Sequence[Row[Work]]) -> None:
         if rows[0].deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was in line")
         try:
             self._desk.submit(rows)
-        except Full as full:
-            raise QueueFull(f"no room: {full}", retry_after_s=full.wait_s) from None
-        except Closed:
-            raise Draining(_DRAINING) from None
-        self._series.admitted(task, [row.payload.encoding for row in rows])
+        except (Full, Closed) as error:
+            raise refusal(error) from None
 
     async def _decode(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
         if len(logits) <= _ROWS_DECODED_AT_ONCE and not prepared.task.token_level:

@@ -83,7 +83,8 @@ def operation_routes(desk: Desk, page: Callable[[], bytes]) -> APIRouter:
 
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
-    async def metrics() -> Response:
+    # Not on the event loop: the page of many tasks and processes takes its time.
+    def metrics() -> Response:
         return Response(page(), media_type=CONTENT_TYPE)
 
     return router

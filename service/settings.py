@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,16 +21,21 @@ class SettingsError(StartupError):
 
 
 def _about(
-    text: str, *, least: float | None = None, most: float = math.inf, choices: tuple[str, ...] = ()
+    text: str,
+    *,
+    least: float | None = None,
+    most: float = math.inf,
+    choices: tuple[str, ...] = (),
+    pattern: str = ".*",
 ) -> dict[str, Any]:
-    return {"help": text, "least": least, "most": most, "choices": choices}
+    return {"help": text, "least": least, "most": most, "choices": choices, "pattern": pattern}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a deployment may choose. Each field is a variable: `max_rows` is POLYTASK_MAX_ROWS.
 
-    A field's metadata has `help`, and `least` and `most` or `choices` where they bound it. Raises SettingsError.
+    A field's metadata has `help`, and `least` and `most`, `choices` or `pattern` where they bound it. Raises SettingsError.
     """
 
     store: Path = field(default=DEFAULT_STORE, metadata=_about("folder of the model store"))
@@ -40,6 +46,22 @@ class Settings:
     port: int = field(default=8000, metadata=_about("port to listen on; 0 for any free one", least=0, most=65_535))
     device: str = field(
         default="auto", metadata=_about("auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    )
+    devices: str = field(
+        default="",
+        metadata=_about(
+            "an engine process for each: numbers of CUDA devices, or cpu, with commas between them",
+            pattern=r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?",
+        ),
+    )
+    frontends: int = field(
+        default=0,
+        metadata=_about(
+            "HTTP processes in front of the engines, one an engine by default; without them and without devices, one "
+            "process does everything",
+            least=0,
+            most=256,
+        ),
     )
     threads: int = field(
         default=0, metadata=_about("threads of a forward on the CPU; 0 for the cores this process may use", least=0)
@@ -72,6 +94,19 @@ class Settings:
                 raise SettingsError(
                     f"{variable(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
                 )
+            if not re.fullmatch(limits["pattern"], str(value)):
+                raise SettingsError(f"{variable(setting.name)} must be {limits['help']}; got {value!r}")
+        if self.devices and self.device != "auto":
+            raise SettingsError(f"set {variable('device')} or {variable('devices')}, not both")
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The device of each engine process: an entry of `devices`, else `device`. None where one process does everything."""
+        return tuple(self.devices.split(",")) if self.devices else (self.device,) * bool(self.frontends)
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables from which `from_environment` makes the same settings."""
+        return {variable(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from model.answers import Logits
 from model.encoding import Encoding
@@ -20,6 +20,19 @@ class Results:
     logits: list[Logits]
     started: float
     ended: float
+
+
+class Receiver(Protocol):
+    """Where the results of a request's rows go. Only the thread that owns the device answers; any may do the rest."""
+
+    def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
+        """The result of the row at `place`, and when its batch started and ended."""
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+    def fail(self, error: Exception) -> None:
+        """A row has failed, or the request is no longer wanted."""
 
 
 class Ticket:
@@ -66,5 +79,5 @@ class Work:
     """What a row in the queue carries: what to run, and where the result goes."""
 
     encoding: Encoding
-    ticket: Ticket
+    ticket: Receiver
     place: int

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from model.answers import Logits
 from model.encoding import Encoding
-from service.metrics import Metrics
+from service.metrics import DEADLINE, Metrics
 from service.queue import Queue, Row, Taken, Waiting
 from service.runners import DeviceLost, Forward
 from service.tickets import Work
@@ -74,11 +74,14 @@ class Worker:
         with self._changed:
             self._queue.admit(rows, time.monotonic())
             self._changed.notify()
+        self._metrics.admitted(rows[0].task_id, [row.payload.encoding for row in rows])
 
-    def cancel(self, rows: Collection[Row[Work]]) -> int:
-        """Takes out of the line those rows that are still in it; returns how many."""
+    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
+        """Takes out of the line those rows of a request that are still in it, and counts them as dropped for `reason`."""
         with self._changed:
-            return self._queue.cancel(rows)
+            dropped = self._queue.cancel(rows)
+        if reason is not None:
+            self._metrics.dropped(next(iter(rows)).task_id, reason, dropped)
 
     def recover(self) -> None:
         """If the last forward failed, tries the known-good row once more."""
@@ -128,7 +131,7 @@ class Worker:
 
     def _serve(self, taken: Taken[Work]) -> None:
         for row in taken.expired:
-            self._metrics.expired(row.task_id)
+            self._metrics.dropped(row.task_id, DEADLINE, 1)
             row.payload.ticket.expire()
         self._running = taken.rows
         if taken.rows:

@@ -22,8 +22,9 @@ import torch
 import uvicorn
 
 from model_store.errors import StoreError
-from service.app import assemble, batch_limits, listen, serve
+from service.app import assemble, batch_limits, serve
 from service.errors import StartupError
+from service.listening import listen
 from service.queue import Limits
 from service.runners import Runner, TorchRunner
 from service.settings import Settings

@@ -1,0 +1,57 @@
+"""A frontend process: speaks HTTP, checks, tokenises and renders, and leaves the device to the engines. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+from model.encoding import InputEncoder
+from model_store.manifest import read_manifest
+from model_store.tokenizer import load_tokenizer
+from model_store.versions import resolve
+from service.catalogue import revision
+from service.child import Parent, engine_socket, run_child
+from service.listening import SharedListener
+from service.metrics import Metrics
+from service.predictor import Predictor
+from service.remote import RemoteDesk
+from service.settings import Settings
+from service.web import application, http_server
+
+
+def run_frontend(settings: Settings, folder: Path, listener: int, parent: Parent) -> None:
+    """Answers requests on the socket with descriptor `listener` until told to end. Raises StoreError."""
+    version = resolve(settings.store, settings.model)
+    manifest = read_manifest(version)
+    encoder = InputEncoder(load_tokenizer(version, manifest))
+    metrics = Metrics(manifest.tasks)
+    desk = RemoteDesk([engine_socket(folder, number) for number in range(len(settings.engines))])
+    predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, settings, revision(manifest))
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        async with desk.connected():
+            parent.hear_ready()
+            yield
+        predictor.close()
+
+    server = http_server(
+        application(manifest, settings, desk, predictor, metrics.page, running()), settings, accept_at_once=1
+    )
+    parent.when_over(partial(setattr, server, "should_exit", True))
+    server.run(sockets=[SharedListener(listener)])
+
+
+def main() -> None:
+    """The process: `python -m service.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
+    folder, number, listener = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    settings = Settings.from_environment(os.environ)
+    run_child(f"frontend-{number}", folder, lambda parent: run_frontend(settings, folder, listener, parent))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The application that speaks HTTP: paths, documentation, and the one place where errors become responses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from http import HTTPStatus
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter
+from starlette.exceptions import HTTPException
+
+from model_store.manifest import Manifest
+from service.catalogue import catalogue, revision
+from service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
+from service.openapi import PROBLEM, complete
+from service.predictor import Desk, Predictor
+from service.routes import operation_routes, task_routes
+from service.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_S = 5
+"""What shutting down may take beyond the longest deadline of a request."""
+
+_PROBLEM = TypeAdapter(Problem)
+
+_TOLD = (ServiceError, HTTPException, RequestValidationError)
+"""Errors that are meant for clients."""
+
+
+def application(
+    manifest: Manifest,
+    settings: Settings,
+    desk: Desk,
+    predictor: Predictor,
+    page: Callable[[], bytes],
+    running: AbstractAsyncContextManager[None],
+) -> FastAPI:
+    """The application. `page`: the metrics; `running`: entered before the first request, left after the last."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with running:
+            yield
+
+    tasks = catalogue(manifest, settings)
+    app = FastAPI(
+        title="Polytask",
+        description="Many NLP tasks from one conditional multi-task transformer.",
+        version=version("polytask"),
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+    )
+    app.include_router(task_routes(predictor, revision(manifest), tasks, settings.max_body_bytes))
+    app.include_router(operation_routes(desk, page))
+    for error in (*_TOLD, Exception):
+        app.add_exception_handler(error, _respond)
+    complete(app, tasks)
+    return app
+
+
+def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) -> uvicorn.Server:
+    """A server that ends gracefully: it answers what it has accepted, until no request can be within its deadline."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=accept_at_once,
+            timeout_graceful_shutdown=int(settings.deadline_s) + SHUTDOWN_S,
+        )
+    )
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    """Every response that is not an answer."""
+    if not isinstance(error, _TOLD):
+        error = InternalError(error)
+    if isinstance(error, InternalError):
+        logger.error("%s %s failed, id %s", request.method, request.url.path, error.id, exc_info=error.__cause__)
+    found = _problem(error)
+    headers = dict(getattr(error, "headers", None) or {})
+    if found.retry_after_s is not None:
+        headers["Retry-After"] = str(found.retry_after_s)
+    if isinstance(error, ServiceError) and error.unread:
+        headers["Connection"] = "close"
+    return Response(_PROBLEM.dump_json(found, exclude_none=True), found.status, headers, PROBLEM)
+
+
+def _problem(error: ServiceError | HTTPException | RequestValidationError) -> Problem:
+    if isinstance(error, RequestValidationError):
+        wrong = [FieldError(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors()]
+        return InvalidInput(wrong).problem()
+    if isinstance(error, HTTPException):
+        return problem(error.status_code, HTTPStatus(error.status_code).phrase, f"{error.detail}; /docs has all paths")
+    return error.problem()
