@@ -21,21 +21,16 @@ class SettingsError(StartupError):
 
 
 def _about(
-    text: str,
-    *,
-    least: float | None = None,
-    most: float = math.inf,
-    choices: tuple[str, ...] = (),
-    pattern: str = ".*",
+    text: str, *, least: float | None = None, most: float = math.inf, choices: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    return {"help": text, "least": least, "most": most, "choices": choices, "pattern": pattern}
+    return {"help": text, "least": least, "most": most, "choices": choices}
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a deployment may choose. Each field is a variable: `max_rows` is POLYTASK_MAX_ROWS.
 
-    A field's metadata has `help`, and `least` and `most`, `choices` or `pattern` where they bound it. Raises SettingsError.
+    A field's metadata has `help`, and `least` and `most` or `choices` where they bound it. Raises SettingsError.
     """
 
     store: Path = field(default=DEFAULT_STORE, metadata=_about("folder of the model store"))
@@ -48,17 +43,12 @@ class Settings:
         default="auto", metadata=_about("auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
     )
     devices: str = field(
-        default="",
-        metadata=_about(
-            "an engine process for each: numbers of CUDA devices, or cpu, with commas between them",
-            pattern=r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?",
-        ),
+        default="", metadata=_about("an engine process for each of these: CUDA devices by number, or cpu; as in 0,1")
     )
     frontends: int = field(
         default=0,
         metadata=_about(
-            "HTTP processes in front of the engines, one an engine by default; without them and without devices, one "
-            "process does everything",
+            "HTTP processes; 0 for one an engine of `devices`, or without these for one process that does everything",
             least=0,
             most=256,
         ),
@@ -94,8 +84,10 @@ class Settings:
                 raise SettingsError(
                     f"{variable(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
                 )
-            if not re.fullmatch(limits["pattern"], str(value)):
-                raise SettingsError(f"{variable(setting.name)} must be {limits['help']}; got {value!r}")
+        if not re.fullmatch(r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?", self.devices):
+            raise SettingsError(
+                f"{variable('devices')} must be numbers of CUDA devices, or cpu, with commas between them; got {self.devices!r}"
+            )
         if self.devices and self.device != "auto":
             raise SettingsError(f"set {variable('device')} or {variable('devices')}, not both")
 

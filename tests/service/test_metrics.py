@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.encoding import Encoding
 from service.errors import QueueFull
-from service.metrics import UNKNOWN_TASK, Metrics
+from service.metrics import DEADLINE, UNKNOWN_TASK, Metrics
 from service.queue import Waiting
 from tests import tiny
 
@@ -16,7 +16,7 @@ TASKS = [task.name for task in tiny.tasks()]
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Every sample of the page, by name and labels."""
-    text = metrics.page({}, 0.0, ready=True).decode()
+    text = metrics.page().decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -48,7 +48,7 @@ def test_every_series_is_there_from_the_start(metrics: Metrics) -> None:
 
 def test_the_names_are_these(metrics: Metrics) -> None:
     """Dashboards and alerts are built on the names: a change is a breaking one."""
-    families = text_string_to_metric_families(metrics.page({}, 0.0, ready=True).decode())
+    families = text_string_to_metric_families(metrics.page().decode())
     assert {family.name for family in families if family.name.startswith("polytask_")} == {
         "polytask_batch_failures",
         "polytask_batch_inputs",
@@ -112,8 +112,10 @@ def test_what_the_page_adds(metrics: Metrics) -> None:
     """The state of the line and the worker at the moment of the scrape, and what is served."""
     metrics.serves("tiny/1", "torch", "float32", "cpu", 1024)
     metrics.device.failed(out_of_memory=True)
-    metrics.expired(1)
-    page = metrics.page({1: Waiting(2, 30)}, 1.5, ready=False).decode()
+    metrics.dropped(1, DEADLINE, 1)
+    metrics.line({0: Waiting(1, 9)}, 2.5, ready=True)
+    metrics.line({1: Waiting(2, 30)}, 1.5, ready=False)
+    page = metrics.page().decode()
     for line in (
         'polytask_queue_inputs{task="topics"} 2.0',
         'polytask_queue_tokens{task="topics"} 30.0',

@@ -45,6 +45,7 @@ class Desk:
         self.asked_to_recover = 0
         self.rows: list[Row[Work]] = []
         self.cancelled: list[Row[Work]] = []
+        self.reasons: list[str | None] = []
 
     def recover(self) -> None:
         self.asked_to_recover += 1
@@ -54,9 +55,9 @@ class Desk:
             raise self.refusal
         self.rows += rows
 
-    def cancel(self, rows: Collection[Row[Work]]) -> int:
+    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
         self.cancelled += rows
-        return len(rows)
+        self.reasons.append(reason)
 
 
 @pytest.fixture
@@ -152,6 +153,7 @@ async def test_a_deadline_passes_while_nobody_answers(desk: Desk, predictor: Pre
     with pytest.raises(DeadlineExceeded):
         await predictor.predict(call("mood", body("cat", "paris"), 0.01))
     assert desk.cancelled == desk.rows
+    assert desk.reasons == ["deadline"]
 
 
 async def test_a_request_that_is_late_before_it_is_in_line_is_not_put_there(desk: Desk, predictor: Predictor) -> None:
@@ -222,6 +224,7 @@ async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Pr
     with pytest.raises(ClientGone):
         await task
     assert desk.cancelled == desk.rows
+    assert desk.reasons == ["disconnect"]
 
 
 async def test_refusals_of_the_desk_are_told_to_the_client(desk: Desk, predictor: Predictor) -> None:

@@ -19,6 +19,8 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_HOST": "127.0.0.1",
         "POLYTASK_PORT": 8000,
         "POLYTASK_DEVICE": "auto",
+        "POLYTASK_DEVICES": "",
+        "POLYTASK_FRONTENDS": 0,
         "POLYTASK_THREADS": 0,
         "POLYTASK_MAX_ROWS": 0,
         "POLYTASK_TOKEN_BUDGET": 0,
@@ -84,6 +86,9 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
         ("PORT", "65536", "must be at least 0 and at most 65535, got 65536"),
         ("PORT", "-1", "must be at least 0"),
         ("DEVICE", "gpu", "must be one of auto, cpu, cuda; got 'gpu'"),
+        ("DEVICES", "0,gpu", "must be numbers of CUDA devices, or cpu, with commas between them; got '0,gpu'"),
+        ("DEVICES", "0,", "got '0,'"),
+        ("FRONTENDS", "-1", "must be at least 0"),
         ("DEADLINE_S", "0", "must be at least 0.001"),
         ("DEADLINE_S", "nan", "must be at least 0.001"),
         ("DEADLINE_S", "inf", "at most 86400"),
@@ -105,3 +110,31 @@ def test_settings_do_not_change() -> None:
     """Nothing can change a limit while the service runs."""
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "engines"),
+    [
+        (Settings(), ()),
+        (Settings(device="cuda"), ()),
+        (Settings(frontends=3), ("auto",)),
+        (Settings(device="cpu", frontends=1), ("cpu",)),
+        (Settings(devices="1"), ("1",)),
+        (Settings(devices="0,1,cpu", frontends=2), ("0", "1", "cpu")),
+    ],
+)
+def test_devices_and_frontends_decide_which_engines_there_are(settings: Settings, engines: tuple[str, ...]) -> None:
+    """One engine a device, one for frontends alone, and none where one process does everything."""
+    assert settings.engines == engines
+
+
+def test_one_device_and_several_cannot_both_be_asked_for() -> None:
+    """Which of the two would hold is not guessed."""
+    with pytest.raises(SettingsError, match="POLYTASK_DEVICE or POLYTASK_DEVICES, not both"):
+        Settings(device="cpu", devices="0")
+
+
+def test_settings_reach_another_process_as_they_are() -> None:
+    """Through variables and back nothing changes."""
+    settings = Settings(store=Path("/a b"), port=0, deadline_s=0.1 + 0.2, devices="0,1", frontends=4)
+    assert Settings.from_environment(settings.to_environment()) == settings

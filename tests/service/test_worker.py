@@ -35,6 +35,7 @@ class Bench:
 
     worker: Worker
     ended: threading.Event
+    metrics: Metrics
 
     def submit(self, *tokens: int, deadline_s: float = 60) -> asyncio.Future[Results]:
         """Submits a request with a row for each token; the rows are of task 0 and three tokens long."""
@@ -52,12 +53,11 @@ def working(runner: Runner, warm_up: Callable[[Run], None] = lambda _: None) -> 
     """A started worker, stopped in the end."""
     ended = threading.Event()
     forward = Forward(runner, tiny.tasks(), 0)
-    worker = Worker(
-        Queue(LIMITS), forward, Metrics(tiny.tasks()), known_good=KNOWN_GOOD, warm_up=warm_up, ended=ended.set
-    )
+    metrics = Metrics(tiny.tasks())
+    worker = Worker(Queue(LIMITS), forward, metrics, known_good=KNOWN_GOOD, warm_up=warm_up, ended=ended.set)
     worker.start()
     try:
-        yield Bench(worker, ended)
+        yield Bench(worker, ended, metrics)
     finally:
         assert worker.stop(timeout_s=30)
 
@@ -209,7 +209,7 @@ async def test_a_failed_warm_up_ends_the_worker() -> None:
 
 
 async def test_a_cancelled_row_is_not_run() -> None:
-    """Rows leave the line when nobody wants them; rows that are being run are left alone."""
+    """Rows leave the line when nobody wants them, and are counted once; rows that are being run are left alone."""
     runner = GatedRunner()
     with working(runner) as bench:
         runner.shut()
@@ -218,8 +218,9 @@ async def test_a_cancelled_row_is_not_run() -> None:
         ticket = Ticket(1, asyncio.get_running_loop())
         row = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
         bench.worker.submit([row])
-        assert bench.worker.cancel([row]) == 1
-        assert bench.worker.cancel([row]) == 0
+        for _ in range(2):
+            bench.worker.cancel([row], "disconnect")
+            assert 'polytask_dropped_inputs_total{reason="disconnect",task="mood"} 1.0' in bench.metrics.page().decode()
         runner.open()
         await first
     assert [len(batch.lengths) for batch in runner.batches] == [1]
