@@ -42,7 +42,12 @@ class RemoteDesk:
     @property
     def ready(self) -> bool:
         """Whether an engine is."""
-        return any(engine.ready for engine in self._engines)
+        return self.num_ready > 0
+
+    @property
+    def num_ready(self) -> int:
+        """Engines that are."""
+        return sum(engine.ready for engine in self._engines)
 
     def recover(self) -> None:
         """Does nothing: an engine tries again by itself."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +30,8 @@ from service.worker import Worker
 from tests import tiny
 from tests.service import checkpoints
 from tests.service.doubles import GatedRunner, real_runner
+from tests.service.processes import PATIENCE_S, address, refused, sample, until
 from tests.service.serving import body
-
-_PATIENCE_S = 180
 
 
 @dataclass
@@ -54,8 +51,7 @@ class Process:
 
     def sample(self, name: str) -> float:
         """The value of a metric, added up over its labels."""
-        page = self.client.get("/metrics").text
-        return sum(map(float, re.findall(rf"^{name}(?:{{.*}})? (\S+)", page, re.MULTILINE)))
+        return sample(self.client, name)
 
 
 @pytest.fixture
@@ -80,38 +76,11 @@ def process(store: Path) -> Iterator[Process]:
         command, env=os.environ | environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
     ) as popen:
         try:
-            with httpx.Client(base_url=_address(popen), timeout=_PATIENCE_S) as client:
+            with httpx.Client(base_url=address(popen), timeout=PATIENCE_S) as client:
                 until(lambda: client.get("/readyz").status_code == 200)
                 yield Process(popen, client)
         finally:
             popen.kill()
-
-
-def _address(popen: subprocess.Popen[str]) -> str:
-    """Where the process says that it listens. Reads on behind that, so that the pipe does not fill."""
-    assert popen.stderr is not None
-    for line in popen.stderr:
-        if found := re.search(r"http://\S+", line):
-            threading.Thread(target=popen.stderr.read, daemon=True).start()
-            return found[0]
-    raise AssertionError("the service did not start")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds. Fails rather than hangs when it never does."""
-    end = time.monotonic() + _PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.005)
-
-
-def refused(client: httpx.Client) -> bool:
-    """Whether new connections are refused."""
-    try:
-        socket.create_connection((client.base_url.host, client.base_url.port or 0), 1).close()
-    except OSError:
-        return True
-    return False
 
 
 def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> None:
@@ -119,7 +88,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
 
     def post(task: str) -> int:
         url = f"{started.client.base_url}/v1/tasks/{task}/predict"
-        return httpx.post(url, content=body("cat"), timeout=_PATIENCE_S).status_code
+        return httpx.post(url, content=body("cat"), timeout=PATIENCE_S).status_code
 
     with process(store) as started, ThreadPoolExecutor(3) as pool:
         started.tell("shut")
@@ -133,7 +102,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
         until(lambda: refused(started.client))
         started.tell("open")
         assert [call.result() for call in calls] == [200] * 3
-        assert started.popen.wait(_PATIENCE_S) == 0
+        assert started.popen.wait(PATIENCE_S) == 0
 
 
 @pytest.fixture
@@ -207,7 +176,7 @@ class Listening:
 
     def connect(self) -> socket.socket:
         """A connection without a library in between."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE_S)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
 
 @contextlib.contextmanager

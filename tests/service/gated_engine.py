@@ -1,0 +1,34 @@
+"""An engine process whose device waits while the file that GATE names is there, or answers wrong where WRONG is set."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from model.batch import Batch
+from model.heads import Outputs
+from model.network import Network
+from service.engine import main
+from service.runners import TorchRunner
+from tests import tiny
+
+
+class _Gated(TorchRunner):
+    def __init__(self, network: Network, device: torch.device) -> None:
+        super().__init__(tiny.network(seed=1) if "WRONG" in os.environ else network, device)
+        self._gate = Path(os.environ["GATE"])
+
+    def run(self, batch: Batch) -> Outputs:
+        outputs = super().run(batch)
+        while self._gate.exists():
+            time.sleep(0.005)
+        return outputs
+
+
+if __name__ == "__main__":
+    with patch("service.app.TorchRunner", _Gated):
+        main()
