@@ -1,4 +1,4 @@
-"""What a client can be told when it gets no answer, one class per cause. Only `app` turns them into responses."""
+"""What a client can be told when it gets no answer, one class per cause. Only `web` turns them into responses."""
 
 from __future__ import annotations
 

@@ -16,17 +16,16 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from model_store.versions import resolve
 from service.child import CANNOT_START, METRICS, configure_logging, engine_socket
-from service.cores import available_cores
 from service.errors import StartupError
 from service.listening import listen
-from service.lives import Lives
 from service.metrics import forget_gauges
-from service.settings import PREFIX, Settings
+from service.settings import Settings
+from service.slots import Slot, engine_slots, environment, frontend_slots
 
 logger = logging.getLogger(__name__)
 
@@ -55,68 +54,16 @@ def serve(settings: Settings, engine: str = "service.engine") -> None:
             _Supervisor(
                 listener,
                 folder,
-                [*_engines(settings, folder, engine), *_frontends(settings, folder, listener)],
+                [*engine_slots(settings, folder, engine), *frontend_slots(settings, folder, listener)],
                 settings.deadline_s + _PATIENCE_S,
             ).run()
         )
 
 
-@dataclass(slots=True)
-class _Slot:
-    """A process that is to be there: its module, arguments and variables, and its present life."""
-
-    name: str
-    module: str
-    arguments: tuple[str, ...]
-    environment: dict[str, str]
-    descriptors: tuple[int, ...] = ()
-    lives: Lives = field(default_factory=Lives)
-    process: asyncio.subprocess.Process | None = None
-
-
-def _engines(settings: Settings, folder: Path, module: str) -> list[_Slot]:
-    """A slot for each engine, which sees no device but its own. Those on the CPU share its cores."""
-    on_cpu = sum(device != "cuda" and not device.isdigit() for device in settings.engines)
-    threads = settings.threads or max(1, available_cores() // max(1, on_cpu))
-    slots = []
-    for number, entry in enumerate(settings.engines):
-        device = "cuda" if entry.isdigit() else entry
-        own = replace(settings, device=device, devices="", threads=threads).to_environment()
-        if entry.isdigit():
-            own["CUDA_VISIBLE_DEVICES"] = _visible(int(entry))
-        slots.append(_Slot(f"engine-{number}", module, (str(folder), str(number)), own))
-    return slots
-
-
-def _frontends(settings: Settings, folder: Path, listener: socket.socket) -> list[_Slot]:
-    # One thread: numpy would start one a core for products that a frontend never makes.
-    own = {**settings.to_environment(), "OMP_NUM_THREADS": "1"}
-    descriptor = listener.fileno()
-    return [
-        _Slot(f"frontend-{number}", "service.frontend", (str(folder), str(number), str(descriptor)), own, (descriptor,))
-        for number in range(settings.frontends or len(settings.engines))
-    ]
-
-
-def _visible(ordinal: int) -> str:
-    """The device as CUDA_VISIBLE_DEVICES names it, among those that this process may see."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is None:
-        return str(ordinal)
-    devices = [device.strip() for device in allowed.split(",") if device.strip()]
-    if ordinal >= len(devices):
-        raise StartupError(
-            f"POLYTASK_DEVICES has {ordinal}, but CUDA_VISIBLE_DEVICES ({allowed}) leaves devices 0 to {len(devices) - 1}"
-            if devices
-            else f"POLYTASK_DEVICES has {ordinal}, but CUDA_VISIBLE_DEVICES leaves no device"
-        )
-    return devices[ordinal]
-
-
 class _Supervisor:
     """Keeps a process in each slot. `patience_s`: how long all of them may take to end."""
 
-    def __init__(self, listener: socket.socket, folder: Path, slots: list[_Slot], patience_s: float) -> None:
+    def __init__(self, listener: socket.socket, folder: Path, slots: list[Slot], patience_s: float) -> None:
         self._listener = listener
         self._folder = folder
         self._slots = slots
@@ -148,7 +95,7 @@ class _Supervisor:
         for slot in self._slots:
             _close_lifeline(slot)
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: Slot) -> None:
         """Starts the slot's process again and again. Raises StartupError where that is no use."""
         while not self._ending.is_set():
             started = time.monotonic()
@@ -170,7 +117,7 @@ class _Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause_s)
 
-    async def _live(self, slot: _Slot) -> tuple[bool, str]:
+    async def _live(self, slot: Slot) -> tuple[bool, str]:
         """One life of a process: whether it has been ready, and the error that it reported."""
         slot.process = process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -179,7 +126,7 @@ class _Supervisor:
             "-m",
             slot.module,
             *slot.arguments,
-            env=_environment(slot.environment),
+            env=environment(slot),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=slot.descriptors,
@@ -200,17 +147,12 @@ class _Supervisor:
         return ready, error
 
 
-def _environment(own: dict[str, str]) -> dict[str, str]:
-    inherited = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
-    return inherited | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)} | own
-
-
-def _close_lifeline(slot: _Slot) -> None:
+def _close_lifeline(slot: Slot) -> None:
     if slot.process is not None and slot.process.stdin is not None:
         slot.process.stdin.close()
 
 
-def _signal(slot: _Slot, number: signal.Signals) -> None:
+def _signal(slot: Slot, number: signal.Signals) -> None:
     if slot.process is not None and slot.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             slot.process.send_signal(number)
