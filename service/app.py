@@ -21,15 +21,19 @@ from service.cores import available_cores
 from service.errors import StartupError
 from service.listening import listen
 from service.metrics import Metrics
+from service.policies import by_task_id
 from service.predictor import Predictor
 from service.queue import Limits, Queue
 from service.runners import Forward, Runner, TorchRunner, pick_device
 from service.settings import Settings
-from service.warmup import warm_up
+from service.warmup import Target, warm_up
 from service.web import SHUTDOWN_S, application, http_server
 from service.worker import Worker
 
 logger = logging.getLogger(__name__)
+
+_MOST_TOKENS = 262_144
+"""In a batch, however fast the device is: its memory has an end."""
 
 
 def serve(settings: Settings) -> None:
@@ -100,10 +104,10 @@ def build_worker(
     manifest = checkpoint.manifest
     encoder = InputEncoder(checkpoint.tokenizer)
     limits = batch_limits(settings, runner.device)
-    metrics.serves(revision(manifest), runner.backend, runner.precision, runner.device, limits.token_budget)
+    metrics.serves(revision(manifest), runner.backend, runner.precision, runner.device)
     first = manifest.tasks[0]
     return Worker(
-        Queue(limits),
+        Queue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),
         Forward(runner, manifest.tasks, encoder.pad_id),
         metrics,
         known_good=(0, encoder.encode(first, [example_input(first, manifest)])[0][0]),
@@ -114,22 +118,29 @@ def build_worker(
             goldens=manifest.goldens,
             limits=limits,
             precision=runner.precision,
+            target=calibration_target(settings, runner.device),
         ),
         ended=ended,
     )
 
 
 def batch_limits(settings: Settings, device: str) -> Limits:
-    """The limits in the settings; where they leave it open, what suits the device.
+    """The limits in the settings; where they leave it open, what suits the device, before it is calibrated.
 
-    On a CPU padding costs as much as text, and a forward by itself as much as a few dozen tokens. On a GPU a short
-    batch takes as long as a long one, so any padding is better than another forward.
+    A forward by itself costs as much as a few dozen tokens on a CPU, and as much as some thousands on a GPU.
     """
-    max_rows, token_budget = (256, 32_768) if device == "cuda" else (32, 1024)
-    token_budget = settings.token_budget or token_budget
+    max_rows, token_budget, forward_tokens = (256, 32_768, 2048) if device == "cuda" else (32, 1024, 32)
     return Limits(
         max_rows=settings.max_rows or max_rows,
-        token_budget=token_budget,
-        max_padding=token_budget if device == "cuda" else 32,
+        token_budget=settings.token_budget or token_budget,
+        forward_tokens=forward_tokens,
         max_waiting_tokens=settings.max_waiting_tokens,
     )
+
+
+def calibration_target(settings: Settings, device: str) -> Target | None:
+    """How long a batch may take; None where the settings say how large it may be."""
+    if settings.token_budget:
+        return None
+    batch_ms = settings.batch_ms or (20 if device == "cuda" else 50)
+    return Target(batch_ms / 1000, _MOST_TOKENS)

@@ -131,6 +131,13 @@ class QueueFull(ServiceError):
     rejection = "queue_full"
 
 
+class TaskQuotaFull(QueueFull):
+    """The task has as much in line as it may have. Nothing of the request was run."""
+
+    title = "Task quota full"
+    rejection = "task_quota"
+
+
 class DeadlineExceeded(ServiceError):
     """The deadline passed before the last row was run."""
 

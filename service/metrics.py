@@ -26,7 +26,7 @@ UNKNOWN_TASK = "_unknown"
 
 _OUTCOMES = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
 _STAGES = ("tokenize", "queue", "forward", "postprocess")
-_REJECTIONS = ("queue_full", "draining", "too_large", "not_ready")
+_REJECTIONS = ("queue_full", "task_quota", "draining", "too_large", "not_ready")
 
 DEADLINE, DISCONNECT = "deadline", "disconnect"
 """Why rows leave the line without running."""
@@ -140,6 +140,9 @@ class DeviceSeries:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.token_budget = Gauge(
+            "polytask_batch_token_budget", "Most tokens in a batch.", registry=registry, multiprocess_mode="livemax"
+        )
         self._failures = Counter("polytask_batch_failures_total", "Forwards that failed.", registry=registry)
         self._out_of_memory = Counter(
             "polytask_out_of_memory_total", "Those that failed for want of memory.", registry=registry
@@ -186,7 +189,6 @@ class Metrics:
         self._queue_tokens = gauge("polytask_queue_tokens", "Tokens waiting.", "task", mode="livesum")
         self._oldest = gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.")
         self._ready = gauge("polytask_ready", "1 when requests are answered.")
-        self._budget = gauge("polytask_batch_token_budget", "Most tokens in a batch.")
         self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")
         gauge("polytask_build_info", "Release of polytask.", "version").labels(version("polytask")).set(1)
         info = gauge("polytask_task_info", "Tasks served.", "task", "kind", "num_labels")
@@ -195,10 +197,9 @@ class Metrics:
             self._queue_inputs.labels(task.name)
             self._queue_tokens.labels(task.name)
 
-    def serves(self, revision: str, backend: str, precision: str, device: str, token_budget: int) -> None:
+    def serves(self, revision: str, backend: str, precision: str, device: str) -> None:
         """Notes what is served, on what."""
         self._model.labels(revision, backend, precision, device).set(1)
-        self._budget.set(token_budget)
 
     def admitted(self, task_id: int, encodings: Sequence[Encoding]) -> None:
         """Rows of a request were put in line."""

@@ -25,11 +25,12 @@ from service.errors import (
     NotReady,
     QueueFull,
     ServiceError,
+    TaskQuotaFull,
     TooManyInputs,
     UnknownTask,
 )
 from service.metrics import DEADLINE, DISCONNECT, UNKNOWN_TASK, RequestSeries
-from service.queue import Closed, Full, Row
+from service.queue import Closed, Full, QuotaFull, Row
 from service.schemas import PredictResponse, parse, render
 from service.settings import Settings
 from service.tickets import Results, Ticket, Work
@@ -85,9 +86,11 @@ def require_ready(desk: Desk) -> None:
 
 def refusal(error: Full | Closed) -> ServiceError:
     """What a client is told whose rows the line does not take."""
-    return (
-        QueueFull(f"no room: {error}", retry_after_s=error.wait_s) if isinstance(error, Full) else Draining(_DRAINING)
-    )
+    if isinstance(error, QuotaFull):
+        return TaskQuotaFull(f"no room for more of this task: {error}", retry_after_s=error.wait_s)
+    if isinstance(error, Full):
+        return QueueFull(f"no room: {error}", retry_after_s=error.wait_s)
+    return Draining(_DRAINING)
 
 
 def drop_reason(error: BaseException) -> str | None:
@@ -147,6 +150,11 @@ class Predictor:
         self._desk = desk
         self._series = series
         self._settings = settings
+        # What no line would ever have room for is refused as too large.
+        self._most_tokens = {
+            task: min(settings.max_waiting_tokens, policy.max_waiting_tokens or settings.max_waiting_tokens)
+            for task, policy in settings.policies.items()
+        }
         self._revision = revision
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
 
@@ -197,14 +205,13 @@ class Predictor:
         settings = self._settings
         items = parse(task, body, max_inputs=settings.max_inputs, max_candidates=settings.max_candidates)
         encodings: list[tuple[Encoding, ...]] = []
-        num_tokens = 0
+        num_tokens, most = 0, self._most_tokens.get(task.name, settings.max_waiting_tokens)
         for start in range(0, len(items), _INPUTS_ENCODED_AT_ONCE):
             some = self._encoder.encode(task, items[start : start + _INPUTS_ENCODED_AT_ONCE])
             encodings += some
             num_tokens += sum(len(row) for rows in some for row in rows)
-            if num_tokens > settings.max_waiting_tokens:
-                unit = f"tokens in the first {len(encodings)}"
-                raise TooManyInputs("inputs", num_tokens, settings.max_waiting_tokens, unit)
+            if num_tokens > most:
+                raise TooManyInputs("inputs", num_tokens, most, f"tokens in the first {len(encodings)}")
         return _Prepared(task_id, task, items, encodings)
 
     async def _run(self, prepared: _Prepared, deadline: float, gone: Callable[[], Awaitable[None]]) -> Results:

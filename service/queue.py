@@ -1,50 +1,41 @@
 """Who goes next: a bounded line of rows, from which a batch is taken whenever the device is free.
 
-No torch, no threads, no HTTP, and no clock: the time comes in. A batch holds the oldest row and rows of about its
-length. These are looked for in the front of the line only, to which the tasks contribute in turns, so a task with
-many rows does not hide one with few. As the oldest row is always taken, a row is passed over by at most as many
-batches as there were rows in line before it.
+No torch, no threads, no HTTP, and no clock: the time comes in. Each task has a lane; `turns` says in which order rows
+leave their lanes for the front, `cutting` which rows of the front share a batch. Rows of tasks with `mix = false` have
+a front of their own; between fronts, too, the one that had the fewest tokens for its lanes' weights goes first.
+
+With F = the tokens that the front has room for, l = the longest row, w(i) = the weight of lane i:
+
+- Fairness: while lanes i and j, which may share batches, have rows behind the front, the tokens that left them over
+  their weights differ by at most (F + 2 l) (1 / w(i) + 1 / w(j)). For what enters the front differs by no more than
+  l / w(i) + l / w(j), and of one lane at most F + l tokens are there.
+- No row waits for ever: every second batch takes the row that entered the front first, so a row waits for at most
+  2 n + 1 batches of its front, n being the rows that enter it before this one. These are rows that were in line before
+  it, and later ones, of lane j at most one and w(j) (t + l) / w(i) tokens, t being the tokens before it in its lane i.
+- A row that comes to an idle lane is in one of the next two batches that are taken, if it is alone in that: each
+  row that came so before it is two batches more at the most.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, chain, count, islice, zip_longest
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import count
+from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
+
+from service.cutting import Limits
+from service.drain import Drain
+from service.lanes import Lane, Place, Row
+from service.policies import LanePolicy
+from service.turns import Pool
+
+__all__ = ["Closed", "Full", "Limits", "Queue", "QuotaFull", "Row", "Taken", "TooLate", "Waiting"]
 
 Payload = TypeVar("Payload")
 
-_LOOK_AHEAD = 2
-"""The front of the line, in batches. More makes batches more even, and the wait of rows with a rare length longer."""
 
-_RATE_MEMORY = 0.9
-"""The weight of the past in the drain rate, per batch."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Row(Generic[Payload]):
-    """One row for the network. `deadline`: seconds on the clock that the callers of the queue share."""
-
-    task_id: int
-    num_tokens: int
-    deadline: float
-    payload: Payload
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a batch and the line may hold. A row longer than the token budget runs alone.
-
-    `token_budget`: rows times the longest row. `max_padding`: how much of that may be padding; best about as many
-    tokens as the device could process in the time that a forward costs by itself.
-    """
-
-    max_rows: int
-    token_budget: int
-    max_padding: int
-    max_waiting_tokens: int
+_MARGIN = 2
+"""How many times the mean wait a deadline must allow for: rows of rare lengths wait longer."""
 
 
 class Full(Exception):
@@ -55,14 +46,19 @@ class Full(Exception):
         self.wait_s = wait_s
 
 
+class QuotaFull(Full):
+    """There is room in line, but the task has all that it may have."""
+
+
+class TooLate(Full):
+    """There is room in line, but the deadline would pass there. `wait_s`: when what is before it will be less."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} before its last row, more than are run by its deadline"
+
+
 class Closed(Exception):
     """The line was closed: what is in it will be run, nothing more comes in."""
-
-
-class _Place(NamedTuple):
-    arrival: int
-    admitted_at: float
-    row: Row  # type: ignore[type-arg]
 
 
 class Taken(NamedTuple, Generic[Payload]):
@@ -80,30 +76,49 @@ class Waiting(NamedTuple):
 
 
 class Queue(Generic[Payload]):
-    """The line, a lane for each task. Not thread-safe: whoever shares it between threads locks it."""
+    """The line. Not thread-safe: whoever shares it between threads locks it.
 
-    def __init__(self, limits: Limits) -> None:
+    `policies`: by task id, for tasks that want another than the default.
+    """
+
+    def __init__(self, limits: Limits, policies: Mapping[int, LanePolicy] | None = None) -> None:
         self.closed = False
-        self._limits = limits
-        self._lanes: dict[int, dict[Row[Payload], _Place]] = {}
+        self.limits = limits
+        self._policies = dict(policies or {})
+        self._drain = Drain()
         self._arrivals = count()
         self._tokens = 0
-        self._tokens_per_s: float | None = None
+        self._places: dict[Row[Payload], Place] = {}
+        self._begin_anew()
 
     def __len__(self) -> int:
-        return sum(map(len, self._lanes.values()))
+        return len(self._places)
 
     def admit(self, rows: Sequence[Row[Payload]], now: float) -> None:
-        """Puts all rows of a request in line, or none of them. Raises Full when they do not fit, or Closed."""
+        """Puts all rows of a request, which are of one task, in line, or none of them.
+
+        Raises Full when they do not fit, or Closed.
+        """
         if self.closed:
             raise Closed
+        task_id = rows[0].task_id
+        assert all(row.task_id == task_id for row in rows), "a request is for one task"
+        self._require_room(task_id, rows, now)
+        if not self._places:
+            self._begin_anew()
+        lane, pool = self._lane(task_id), self._pool(task_id)
+        if not pool.num_rows:
+            pool.served = max(pool.served, self._served)
+        if not lane.num_rows:
+            pool.weight += lane.policy.weight
+            self._weight += lane.policy.weight
+        places = [Place(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
+        self._places.update(zip(rows, places, strict=True))
         num_tokens = sum(row.num_tokens for row in rows)
-        excess = self._tokens + num_tokens - self._limits.max_waiting_tokens
-        if excess > 0:
-            raise Full(self._tokens, self._seconds_for(excess))
-        for row in rows:
-            self._lanes.setdefault(row.task_id, {})[row] = _Place(next(self._arrivals), now, row)
+        lane.num_rows += len(rows)
+        lane.num_tokens += num_tokens
         self._tokens += num_tokens
+        pool.add(lane, places)
 
     def close(self) -> None:
         """From now on nothing is admitted."""
@@ -111,74 +126,96 @@ class Queue(Generic[Payload]):
 
     def take(self, now: float) -> Taken[Payload]:
         """Removes the next batch from the line, together with the expired rows met on the way to it."""
-        expired: list[Row[Payload]] = []
-
-        def live(lane: Collection[_Place]) -> Iterator[_Place]:
-            for place in lane:
-                if place.row.deadline <= now:
-                    expired.append(place.row)
-                else:
-                    yield place
-
-        in_turns = chain.from_iterable(zip_longest(*(live(lane.values()) for lane in self._lanes.values())))
-        # Never fewer than one row a lane, so that the oldest of all is among them.
-        num_ahead = max(_LOOK_AHEAD * self._limits.max_rows, len(self._lanes))
-        front = list(islice((place for place in in_turns if place is not None), num_ahead))
-        chosen = [place.row for place in _around_oldest(front, self._limits)] if front else []
-        self.cancel([*chosen, *expired])
-        return Taken(chosen, expired)
+        taken = Taken[Payload]([], [])
+        while not taken.rows and self._places:
+            pool = min((pool for pool in self._pools() if pool.num_rows), key=_served)
+            self._served = pool.served
+            cut = pool.cut(self.limits, now)
+            for place in (*cut.places, *cut.expired):
+                self._forget(place)
+            taken.rows.extend(place.row for place in cut.places)
+            taken.expired.extend(place.row for place in cut.expired)
+        return taken
 
     def cancel(self, rows: Collection[Row[Payload]]) -> int:
         """Takes the rows out of the line, those that still are in it. Returns how many were."""
-        found = 0
-        for row in rows:
-            lane = self._lanes.get(row.task_id, {})
-            if lane.pop(row, None) is not None:
-                found += 1
-                self._tokens -= row.num_tokens
-                if not lane:
-                    del self._lanes[row.task_id]
-        return found
+        places = [place for row in rows if (place := self._places.get(row)) is not None]
+        for place in places:
+            self._pool(place.row.task_id).withdraw(place)
+            self._forget(place)
+        return len(places)
 
-    def drained(self, num_tokens: int, seconds: float) -> None:
-        """Notes how long a batch took, for the estimate that goes with Full."""
-        rate = num_tokens / max(seconds, 1e-6)
-        past = rate if self._tokens_per_s is None else self._tokens_per_s
-        self._tokens_per_s = _RATE_MEMORY * past + (1 - _RATE_MEMORY) * rate
+    def drained(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
+        """Notes how long a batch kept the device busy, for the estimates that go with Full."""
+        self._drain.note(rows, seconds)
 
     def waiting(self) -> dict[int, Waiting]:
         """What is in line, by task id; only tasks that have something there."""
         return {
-            task_id: Waiting(len(lane), sum(row.num_tokens for row in lane)) for task_id, lane in self._lanes.items()
+            task_id: Waiting(lane.num_rows, lane.num_tokens) for task_id, lane in self._lanes.items() if lane.num_rows
         }
 
     def oldest_s(self, now: float) -> float:
         """For how long the oldest row has been waiting; 0 when none is."""
-        firsts = [next(iter(lane.values())).admitted_at for lane in self._lanes.values()]
-        return now - min(firsts, default=now)
+        return now - next((place.admitted_at for place in self._places.values()), now)
 
-    def _seconds_for(self, num_tokens: int) -> float:
-        return 0.0 if self._tokens_per_s is None else num_tokens / self._tokens_per_s
+    def _begin_anew(self) -> None:
+        """An empty line owes nobody anything: all tags are forgotten."""
+        self._served = 0.0
+        self._weight = 0.0
+        self._lanes: dict[int, Lane] = {}
+        self._mixed, self._alone = Pool(), dict[int, Pool]()
+
+    def _policy(self, task_id: int) -> LanePolicy:
+        return self._policies.get(task_id, _DEFAULT)
+
+    def _lane(self, task_id: int) -> Lane:
+        if task_id not in self._lanes:
+            self._lanes[task_id] = Lane(self._policy(task_id))
+        return self._lanes[task_id]
+
+    def _pool(self, task_id: int) -> Pool:
+        if self._policy(task_id).mix:
+            return self._mixed
+        return self._alone.setdefault(task_id, Pool())
+
+    def _pools(self) -> Iterable[Pool]:
+        return (self._mixed, *self._alone.values())
+
+    def _forget(self, place: Place) -> None:
+        del self._places[place.row]
+        lane, num_tokens = place.lane, place.row.num_tokens
+        lane.num_rows -= 1
+        lane.num_tokens -= num_tokens
+        self._tokens -= num_tokens
+        if not lane.num_rows:
+            self._weight -= lane.policy.weight
+            self._pool(place.row.task_id).weight -= lane.policy.weight
+
+    def _require_room(self, task_id: int, rows: Sequence[Row[Payload]], now: float) -> None:
+        policy, rate = self._policy(task_id), self._drain.rate()
+        in_lane = self._lanes[task_id].num_tokens if task_id in self._lanes else 0
+        num_tokens = sum(row.num_tokens for row in rows)
+        excess = self._tokens + num_tokens - self.limits.max_waiting_tokens
+        if excess > 0:
+            raise Full(self._tokens, excess / rate if rate else 0.0)
+        own_rate = self._rate_of(task_id)
+        excess = in_lane + num_tokens - policy.max_waiting_tokens
+        if policy.max_waiting_tokens and excess > 0:
+            raise QuotaFull(in_lane, excess / own_rate if own_rate else 0.0)
+        before_last = in_lane + num_tokens - rows[-1].num_tokens
+        too_late_s = now + _MARGIN * before_last / own_rate - min(row.deadline for row in rows) if own_rate else 0.0
+        if too_late_s > 0:
+            raise TooLate(before_last, too_late_s)
+
+    def _rate_of(self, task_id: int) -> float:
+        """Tokens a second that the lane can count on: what it had lately, or its share if that is more; 0 if unknown."""
+        lane = self._lanes.get(task_id)
+        weight = self._policy(task_id).weight
+        others = self._weight - (weight if lane is not None and lane.num_rows else 0.0)
+        return (self._drain.rate() or 0.0) * max(self._drain.share(task_id), weight / (weight + max(0.0, others)))
 
 
-def _around_oldest(front: Sequence[_Place], limits: Limits) -> list[_Place]:
-    """The oldest place and its neighbours by length, each time the one with less padding, while all limits hold."""
-    # Among rows of one length the order stays that of the front, in which the tasks take turns.
-    by_length = sorted(front, key=lambda place: place.row.num_tokens)
-    lengths = [place.row.num_tokens for place in by_length]
-    tokens_before = [0, *accumulate(lengths)]
+_DEFAULT = LanePolicy()
 
-    def padding(low: int, high: int) -> float:
-        """Padding tokens in the batch low..high; infinite where there is no such batch or it is over the budget."""
-        if low < 0 or high > len(lengths) or (high - low) * lengths[high - 1] > limits.token_budget:
-            return math.inf
-        return (high - low) * lengths[high - 1] - (tokens_before[high] - tokens_before[low])
-
-    low = min(range(len(by_length)), key=lambda place: by_length[place].arrival)
-    high = low + 1
-    while high - low < limits.max_rows:
-        with_shorter, with_longer = padding(low - 1, high), padding(low, high + 1)
-        if min(with_shorter, with_longer) > limits.max_padding:
-            break
-        low, high = (low - 1, high) if with_shorter < with_longer else (low, high + 1)
-    return by_length[low:high]
+_served = attrgetter("served")

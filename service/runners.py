@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -35,8 +37,18 @@ class Runner(Protocol):
     def precision(self) -> str:
         """The type that it computes in, such as `float32`."""
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a started batch runs by itself, so that it pays to start the next one before asking for its outputs."""
+
     def run(self, batch: Batch) -> Outputs:
         """Logits on the CPU in float32. Raises MemoryError, or DeviceLost where another try would be in vain."""
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        """Begins a batch. What it returns waits for the outputs of `run`; both may raise what `run` raises.
+
+        Batches run in the order in which they are started. Where nothing overlaps nothing runs before the call.
+        """
 
 
 class TorchRunner:
@@ -48,16 +60,46 @@ class TorchRunner:
         """Moves the network to `device` and evaluates its task tables, once."""
         self.device = device.type
         self.precision = "bfloat16" if device.type == "cuda" else "float32"
+        self.overlaps = device.type == "cuda"
         self._device = device
         self._network = network.eval().to(device)
         with torch.inference_mode():
             self._tables = self._network.condition()
 
     def run(self, batch: Batch) -> Outputs:
+        return self._launch(batch)()
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        return self._launch(batch) if self.overlaps else partial(self.run, batch)
+
+    def _launch(self, batch: Batch) -> Callable[[], Outputs]:
+        with (
+            self._failures_named(batch),
+            torch.inference_mode(),
+            torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"),
+        ):
+            outputs: Outputs = self._network(batch.to(self._device), self._tables)
+            if not self.overlaps:
+                on_cpu = outputs.to_cpu()
+                return lambda: on_cpu
+            # Queued behind the kernels, into pinned memory. Waiting for an event rather than in the copy: the copy
+            # would wait for what is started in the meantime as well.
+            token = None if outputs.token is None else outputs.token.float().to("cpu", non_blocking=True)
+            copied = Outputs(outputs.sentence.float().to("cpu", non_blocking=True), token)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+
+        def wait() -> Outputs:
+            with self._failures_named(batch):
+                event.synchronize()
+            return copied
+
+        return wait
+
+    @contextlib.contextmanager
+    def _failures_named(self, batch: Batch) -> Iterator[None]:
         try:
-            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"):
-                outputs: Outputs = self._network(batch.to(self._device), self._tables)
-                return outputs.to_cpu()
+            yield
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise MemoryError(f"a batch of {list(batch.input_ids.shape)} tokens does not fit") from error
@@ -74,11 +116,25 @@ class Forward:
         self._slices = output_slices(tasks)
         self._pad_id = pad_id
 
+    @property
+    def overlaps(self) -> bool:
+        """As of the runner."""
+        return self._runner.overlaps
+
     def __call__(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:
         """Per row, in order: [num_outputs] of its task, or [length, num_outputs] for a token-level task."""
+        return self.start(task_ids, encodings)()
+
+    def start(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> Callable[[], list[Logits]]:
+        """Begins the rows as a batch. What it returns waits for their logits."""
         token_level = any(self._token_level[task_id] for task_id in task_ids)
         batch = collate(encodings, task_ids, token_level=token_level, pad_id=self._pad_id)
-        outputs = self._runner.run(batch)
+        return partial(self._cut_out, self._runner.start(batch), task_ids, encodings)
+
+    def _cut_out(
+        self, outputs_of: Callable[[], Outputs], task_ids: Sequence[int], encodings: Sequence[Encoding]
+    ) -> list[Logits]:
+        outputs = outputs_of()
         sentence = outputs.sentence.numpy()
         token = None if outputs.token is None else outputs.token.numpy()
         logits: list[Logits] = []

@@ -12,6 +12,7 @@ from typing import Any
 
 from model_store import DEFAULT_STORE
 from service.errors import StartupError
+from service.policies import LanePolicy, PolicyError, lane_policies
 
 PREFIX = "POLYTASK_"
 
@@ -61,7 +62,20 @@ class Settings:
     )
     token_budget: int = field(
         default=0,
-        metadata=_about("tokens in a batch, padding included; 0 for what suits the device", least=0, most=262_144),
+        metadata=_about("tokens in a batch, padding included; 0 measures what takes batch_ms", least=0, most=262_144),
+    )
+    batch_ms: float = field(
+        default=0.0,
+        metadata=_about(
+            "milliseconds that the largest batches may take; 0 for what suits the device", least=0, most=60_000
+        ),
+    )
+    lanes: str = field(
+        default="{}",
+        metadata=_about(
+            'policies of single tasks as JSON, such as {"intent": {"weight": 4, "max_waiting_tokens": 20000, '
+            '"max_rows": 8, "mix": false}}; weight: of its share of the device'
+        ),
     )
     max_waiting_tokens: int = field(
         default=65_536, metadata=_about("tokens that may wait for the device before requests get 429", least=1)
@@ -90,6 +104,10 @@ class Settings:
             )
         if self.devices and self.device != "auto":
             raise SettingsError(f"set {variable('device')} or {variable('devices')}, not both")
+        try:
+            lane_policies(self.lanes)
+        except PolicyError as error:
+            raise SettingsError(f"{variable('lanes')} {error}") from None
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -99,6 +117,11 @@ class Settings:
     def to_environment(self) -> dict[str, str]:
         """The variables from which `from_environment` makes the same settings."""
         return {variable(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
+
+    @property
+    def policies(self) -> dict[str, LanePolicy]:
+        """What `lanes` says, by task."""
+        return lane_policies(self.lanes)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:

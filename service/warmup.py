@@ -1,15 +1,18 @@
-"""What runs before the first request: the largest batches that can come, and the checkpoint's golden examples."""
+"""What runs before the first request: calibration, the largest batches that can come, and the golden examples."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from model.answers import Logits, answer
 from model.encoding import Encoding, InputEncoder
 from model.tasks import Task
 from model_store.manifest import Golden
+from service.calibration import calibrate, least_of_some
 from service.errors import StartupError
 from service.queue import Limits
 
@@ -19,17 +22,60 @@ TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}
 _SHORTEST = 2
 """Tokens of a row without text: where it starts and where it ends."""
 
+logger = logging.getLogger(__name__)
+
 Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the token budget is calibrated to: seconds that a batch may take, and tokens it may have whatever it takes."""
+
+    seconds: float
+    most_tokens: int
+
+
 def warm_up(
-    run: Run, tasks: Sequence[Task], encoder: InputEncoder, goldens: Sequence[Golden], limits: Limits, precision: str
-) -> None:
-    """Runs everything once. Raises StartupError where an answer is not the golden one."""
-    for num_rows, length in worst_shapes(tasks, limits):
+    run: Run,
+    tasks: Sequence[Task],
+    encoder: InputEncoder,
+    goldens: Sequence[Golden],
+    limits: Limits,
+    precision: str,
+    target: Target | None = None,
+) -> Limits:
+    """Runs everything once. Raises StartupError where an answer is not the golden one.
+
+    Returns the limits; with a target, what calibration made of them.
+    """
+
+    def run_shape(num_rows: int, length: int) -> None:
         row = Encoding((encoder.pad_id,) * length, (0,) * length)
         run([_token_level_first(tasks)] * num_rows, [row] * num_rows)
+
+    if target is not None:
+        limits = _calibrated(run_shape, max(task.max_length for task in tasks), limits, target)
+    for num_rows, length in worst_shapes(tasks, limits):
+        run_shape(num_rows, length)
     check_goldens(run, tasks, encoder, goldens, TOLERANCES[precision])
+    return limits
+
+
+def _calibrated(run_shape: Callable[[int, int], None], longest: int, limits: Limits, target: Target) -> Limits:
+    found = calibrate(
+        lambda num_rows, length: least_of_some(partial(run_shape, num_rows, length), target.seconds),
+        longest=longest,
+        max_rows=limits.max_rows,
+        target_s=target.seconds,
+        most_tokens=target.most_tokens,
+    )
+    logger.info(
+        "batches of up to %d tokens take %.0f ms; a forward by itself costs as much as %d tokens",
+        found.token_budget,
+        1000 * target.seconds,
+        found.forward_tokens,
+    )
+    return replace(limits, token_budget=found.token_budget, forward_tokens=found.forward_tokens)
 
 
 def worst_shapes(tasks: Sequence[Task], limits: Limits) -> list[tuple[int, int]]:

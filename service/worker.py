@@ -1,5 +1,8 @@
 """The one thread that owns the device: take rows, run them, answer every row. It knows neither tasks nor HTTP.
 
+Where the device runs a batch by itself, the next one is taken and started meanwhile, and no further one: rows that
+come later still have a say in the batch after that. Elsewhere a batch is taken when the device is free.
+
 Health is a by-product of work: after a forward has failed, one row that is known to be good is run. The worker is
 ready if that succeeds. If not, the row is tried again whenever somebody asks (`recover`).
 """
@@ -9,12 +12,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from model.answers import Logits
 from model.encoding import Encoding
 from service.metrics import DEADLINE, Metrics
-from service.queue import Queue, Row, Taken, Waiting
+from service.queue import Limits, Queue, Row, Waiting
 from service.runners import DeviceLost, Forward
 from service.tickets import Work
 
@@ -24,11 +30,21 @@ Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 """Task ids and encodings of rows to the rows' own logits."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A batch on the device. `logits` waits for it, or raises why there is none."""
+
+    rows: Sequence[Row[Work]]
+    at: float
+    logits: Callable[[], list[Logits]]
+
+
 class Worker:
     """Runs what the queue holds, in batches. The public methods may be called from any thread.
 
     `known_good`: task id and encoding of a row that runs if anything does. `warm_up` is called before the first
-    batch; what it raises ends the worker. `ended` is called from the worker's thread as the last thing.
+    batch and returns the limits of batches; what it raises ends the worker. `ended` is called from the worker's
+    thread as the last thing.
     """
 
     def __init__(
@@ -38,7 +54,7 @@ class Worker:
         metrics: Metrics,
         *,
         known_good: tuple[int, Encoding],
-        warm_up: Callable[[Run], None],
+        warm_up: Callable[[Run], Limits],
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: Exception | None = None
@@ -53,7 +69,8 @@ class Worker:
         self._ready = False
         self._last_succeeded = True
         self._recovery_wanted = False
-        self._running: Sequence[Row[Work]] = ()
+        self._started: deque[_Started] = deque()
+        self._device_free_at = 0.0
 
     @property
     def ready(self) -> bool:
@@ -105,8 +122,10 @@ class Worker:
     def _work(self) -> None:
         try:
             self._get_warm()
-            while (taken := self._take()) is not None:
-                self._serve(taken)
+            while self._started or self._wait():
+                if not self._start_next() or len(self._started) > self._forward.overlaps:
+                    self._finish_first()
+                self._ready = self._last_succeeded or self._known_good_runs()
         except Exception as error:
             logger.exception("the worker ends")
             self.failure = error
@@ -116,33 +135,57 @@ class Worker:
 
     def _get_warm(self) -> None:
         started = time.monotonic()
-        self._warm_up(self._timed)
+        limits = self._warm_up(self._forward)
+        with self._changed:
+            self._queue.limits = limits
         seconds = time.monotonic() - started
         self._metrics.device.warmup.set(seconds)
+        self._metrics.device.token_budget.set(limits.token_budget)
         self._ready = True
         logger.info("ready after %.1f s of warming up", seconds)
 
-    def _take(self) -> Taken[Work] | None:
-        """Waits for something to do; None when there is nothing left to do ever."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._queue.closed or self._recovery_wanted)
-            self._recovery_wanted = False
-            return self._queue.take(time.monotonic()) if self._queue or not self._queue.closed else None
+    def _wait(self) -> bool:
+        """Waits for something to do; False when there is nothing left to do ever."""
 
-    def _serve(self, taken: Taken[Work]) -> None:
+        def something() -> bool:
+            return bool(self._queue) or self._queue.closed or self._recovery_wanted
+
+        with self._changed:
+            if not something():
+                self._changed.wait_for(something)
+                self._device_free_at = time.monotonic()
+            self._recovery_wanted = False
+            return bool(self._queue) or not self._queue.closed
+
+    def _start_next(self) -> bool:
+        """Takes a batch and starts it; False when there was none."""
+        with self._changed:
+            taken = self._queue.take(time.monotonic())
         for row in taken.expired:
             self._metrics.dropped(row.task_id, DEADLINE, 1)
             row.payload.ticket.expire()
-        self._running = taken.rows
         if taken.rows:
-            self._answer(taken.rows)
-        self._ready = self._last_succeeded or self._known_good_runs()
+            self._started.append(self._start(taken.rows))
+        return bool(taken.rows)
 
-    def _answer(self, rows: Sequence[Row[Work]]) -> None:
-        task_ids = [row.task_id for row in rows]
-        started = time.monotonic()
+    def _start(self, rows: Sequence[Row[Work]]) -> _Started:
+        at = time.monotonic()
         try:
-            logits = self._timed(task_ids, [row.payload.encoding for row in rows])
+            logits = self._forward.start([row.task_id for row in rows], [row.payload.encoding for row in rows])
+        except Exception as error:  # noqa: BLE001, it is dealt with when it is the turn of this batch
+            logits = partial(_fail, error)
+        return _Started(rows, at, logits)
+
+    def _finish_first(self) -> None:
+        # It stays among the started until its rows have their answers: whatever happens, they are not forgotten.
+        if self._started:
+            self._finish(self._started[0])
+            self._started.popleft()
+
+    def _finish(self, batch: _Started) -> None:
+        rows, self._last_succeeded = batch.rows, False
+        try:
+            logits = batch.logits()
         except DeviceLost:
             raise
         except Exception as error:  # noqa: BLE001, whatever it is, it is the answer of these rows and the loop goes on
@@ -153,35 +196,37 @@ class Worker:
             # One row may be the reason, and must not hurt its mates.
             logger.warning("a batch of %d rows failed (%s); they are run one by one", len(rows), error)
             for row in rows:
-                self._answer([row])
+                self._finish(self._start([row]))
         else:
-            ended = time.monotonic()
-            for row, own in zip(rows, logits, strict=True):
-                row.payload.ticket.answer(row.payload.place, own, started, ended)
-            self._metrics.device.ran(task_ids, [row.num_tokens for row in rows], ended - started)
+            self._last_succeeded = True
+            self._answer(batch, logits)
 
-    def _timed(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:
-        started = time.monotonic()
-        self._last_succeeded = False
-        logits = self._forward(task_ids, encodings)
-        self._last_succeeded = True
+    def _answer(self, batch: _Started, logits: Sequence[Logits]) -> None:
+        rows, free_at, ended = batch.rows, self._device_free_at, time.monotonic()
+        self._device_free_at = ended
         with self._changed:
-            self._queue.drained(sum(map(len, encodings)), time.monotonic() - started)
-        return logits
+            self._queue.drained(rows, ended - free_at)
+        # A batch that was started while another ran has waited for that one.
+        began = max(batch.at, free_at)
+        for row, own in zip(rows, logits, strict=True):
+            row.payload.ticket.answer(row.payload.place, own, began, ended)
+        self._metrics.device.ran([row.task_id for row in rows], [row.num_tokens for row in rows], ended - began)
 
     def _known_good_runs(self) -> bool:
         task_id, encoding = self._known_good
         try:
-            self._timed([task_id], [encoding])
+            self._forward([task_id], [encoding])
         except DeviceLost:
             raise
         except Exception:
             logger.exception("not ready: a row that used to run fails")
+        else:
+            self._last_succeeded = True
         return self._last_succeeded
 
     def _abandon(self) -> None:
         """Every row that was accepted gets an error if it has no answer."""
-        left = list(self._running)
+        left = [row for batch in self._started for row in batch.rows]
         with self._changed:
             self._queue.close()
             while self._queue:
@@ -189,3 +234,7 @@ class Worker:
                 left += [*taken.rows, *taken.expired]
         for row in left:
             row.payload.ticket.fail(self.failure or RuntimeError("the worker has ended"))
+
+
+def _fail(error: Exception) -> list[Logits]:
+    raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -27,9 +28,13 @@ class _Double:
     device = "cpu"
     precision = "float32"
 
-    def __init__(self, inner: Runner | None = None) -> None:
+    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False) -> None:
         self.batches: list[Batch] = []
+        self.overlaps = overlaps
         self._inner = inner or real_runner()
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        return partial(self.run, batch)
 
     def run(self, batch: Batch) -> Outputs:
         self.batches.append(batch)
@@ -37,10 +42,13 @@ class _Double:
 
 
 class GatedRunner(_Double):
-    """While the gate is shut, a batch that has arrived waits there. The gate is open at first."""
+    """While the gate is shut, a batch that has arrived waits there. The gate is open at first.
 
-    def __init__(self, inner: Runner | None = None) -> None:
-        super().__init__(inner)
+    With `overlaps` a batch arrives when it is started, as on a device that runs by itself.
+    """
+
+    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False) -> None:
+        super().__init__(inner, overlaps=overlaps)
         self._gate = threading.Event()
         self._gate.set()
 
@@ -52,8 +60,17 @@ class GatedRunner(_Double):
         """Lets all batches through."""
         self._gate.set()
 
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        if not self.overlaps:
+            return super().start(batch)
+        self.batches.append(batch)
+        outputs = self._inner.start(batch)
+        return lambda: self._after_the_gate(outputs())
+
     def run(self, batch: Batch) -> Outputs:
-        outputs = super().run(batch)
+        return self._after_the_gate(super().run(batch))
+
+    def _after_the_gate(self, outputs: Outputs) -> Outputs:
         if not self._gate.wait(_PATIENCE_S):
             raise AssertionError("the test forgot to open the gate")
         return outputs
@@ -63,9 +80,14 @@ class FailingRunner(_Double):
     """Raises `error` for every batch for which `fails` says so."""
 
     def __init__(
-        self, fails: Callable[[Batch], bool], error: Exception | None = None, inner: Runner | None = None
+        self,
+        fails: Callable[[Batch], bool],
+        error: Exception | None = None,
+        inner: Runner | None = None,
+        *,
+        overlaps: bool = False,
     ) -> None:
-        super().__init__(inner)
+        super().__init__(inner, overlaps=overlaps)
         self.fails = fails
         self._error = error or RuntimeError("the device does not like this batch")
 

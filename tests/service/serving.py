@@ -48,7 +48,11 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def serving(runner: Runner | None = None, *, warm: bool = True, **settings: Any) -> AsyncIterator[Service]:
-    """Serves the tiny checkpoint with `runner`; by the time of the first request it is warm, if `warm`."""
+    """Serves the tiny checkpoint with `runner`; by the time of the first request it is warm, if `warm`.
+
+    Without calibration, which takes a moment, unless the token budget is set to 0.
+    """
+    settings.setdefault("token_budget", 1024)
     worker, app = assemble(checkpoints.in_memory(), Settings(**settings), runner or real_runner())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

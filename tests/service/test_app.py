@@ -20,12 +20,13 @@ import torch
 import uvicorn
 
 from model_store.errors import StoreError
-from service.app import assemble, batch_limits, serve
+from service.app import assemble, batch_limits, calibration_target, serve
 from service.errors import StartupError
 from service.listening import listen
 from service.queue import Limits
 from service.runners import Runner, TorchRunner
 from service.settings import Settings
+from service.warmup import Target
 from service.worker import Worker
 from tests import tiny
 from tests.service import checkpoints
@@ -153,14 +154,28 @@ def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
     ("settings", "device", "limits"),
     [
         (Settings(), "cpu", Limits(32, 1024, 32, 65_536)),
-        (Settings(), "cuda", Limits(256, 32_768, 32_768, 65_536)),
+        (Settings(), "cuda", Limits(256, 32_768, 2048, 65_536)),
         (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", Limits(3, 99, 32, 9)),
-        (Settings(token_budget=99), "cuda", Limits(256, 99, 99, 65_536)),
+        (Settings(token_budget=99), "cuda", Limits(256, 99, 2048, 65_536)),
     ],
 )
 def test_batches_suit_the_device_unless_settings_say_otherwise(settings: Settings, device: str, limits: Limits) -> None:
-    """On a CPU little padding is worth a batch, on a GPU any."""
+    """On a CPU little padding is worth a batch, on a GPU much."""
     assert batch_limits(settings, device) == limits
+
+
+def test_the_token_budget_is_calibrated_unless_it_is_set() -> None:
+    """To the time that is asked for, or to one that suits the device."""
+    assert calibration_target(Settings(token_budget=99), "cpu") is None
+    assert calibration_target(Settings(batch_ms=5), "cpu") == Target(0.005, 262_144)
+    found = {device: calibration_target(Settings(), device) for device in ("cpu", "cuda")}
+    assert found == {"cpu": Target(0.05, 262_144), "cuda": Target(0.02, 262_144)}
+
+
+def test_a_policy_for_a_task_that_is_not_served_is_a_failed_start() -> None:
+    """The message names the variable and the nearest task."""
+    with pytest.raises(StartupError, match="POLYTASK_LANES: the checkpoint has no task 'mod'; did you mean 'mood'"):
+        assemble(checkpoints.in_memory(), Settings(lanes='{"mod": {"weight": 4}}'), real_runner())
 
 
 @dataclass

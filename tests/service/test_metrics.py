@@ -110,7 +110,8 @@ def test_what_a_request_counts(metrics: Metrics) -> None:
 
 def test_what_the_page_adds(metrics: Metrics) -> None:
     """The state of the line and the worker at the moment of the scrape, and what is served."""
-    metrics.serves("tiny/1", "torch", "float32", "cpu", 1024)
+    metrics.serves("tiny/1", "torch", "float32", "cpu")
+    metrics.device.token_budget.set(1024)
     metrics.device.failed(out_of_memory=True)
     metrics.dropped(1, DEADLINE, 1)
     metrics.line({0: Waiting(1, 9)}, 2.5, ready=True)

@@ -21,12 +21,13 @@ from service.errors import (
     InternalError,
     NotReady,
     QueueFull,
+    TaskQuotaFull,
     TooManyInputs,
     UnknownTask,
 )
 from service.metrics import Metrics
 from service.predictor import Call, Predictor
-from service.queue import Closed, Full, Row
+from service.queue import Closed, Full, QuotaFull, Row
 from service.settings import Settings
 from service.tickets import Work
 from tests import tiny
@@ -151,7 +152,7 @@ async def test_the_nearer_deadline_holds(asked: float | None, allowed: float, de
 async def test_a_deadline_passes_while_nobody_answers(desk: Desk, predictor: Predictor) -> None:
     """The request ends by itself at its deadline, even if the device never does."""
     with pytest.raises(DeadlineExceeded):
-        await predictor.predict(call("mood", body("cat", "paris"), 0.01))
+        await predictor.predict(call("mood", body("cat", "paris"), 0.5))
     assert desk.cancelled == desk.rows
     assert desk.reasons == ["deadline"]
 
@@ -229,6 +230,10 @@ async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Pr
 
 async def test_refusals_of_the_desk_are_told_to_the_client(desk: Desk, predictor: Predictor) -> None:
     """A full line says when to come back; a closed one that the service ends."""
+    desk.refusal = QuotaFull(waiting_tokens=9, wait_s=2.5)
+    with pytest.raises(TaskQuotaFull, match="no room for more of this task: 9 tokens are waiting") as quota:
+        await predictor.predict(call("mood", body("cat")))
+    assert (quota.value.retry_after_s, quota.value.rejection) == (3, "task_quota")
     desk.refusal = Full(waiting_tokens=9, wait_s=2.5)
     with pytest.raises(QueueFull, match="9 tokens are waiting") as full:
         await predictor.predict(call("mood", body("cat")))

@@ -1,17 +1,29 @@
-"""The queue: nothing lost, nothing twice, every bound kept, the oldest row always taken."""
+"""The queue: nothing lost, nothing twice, every bound kept, whatever comes in whatever order."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.queue import Closed, Full, Limits, Queue, Row, Waiting
+from service.policies import LanePolicy
+from service.queue import Closed, Full, Limits, Queue, QuotaFull, Row, TooLate, Waiting
+from service.turns import LOOK_AHEAD
 
-LIMITS = Limits(max_rows=4, token_budget=64, max_padding=12, max_waiting_tokens=400)
+LIMITS = Limits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
+POLICIES = {
+    1: LanePolicy(weight=4, max_waiting_tokens=150),
+    2: LanePolicy(max_rows=2),
+    3: LanePolicy(weight=0.5, mix=False),
+    4: LanePolicy(max_rows=3, mix=False),
+}
+UNBOUNDED = 10**9
 
 
 def row(length: int = 8, *, task_id: int = 0, deadline: float = math.inf) -> Row[str]:
@@ -19,22 +31,28 @@ def row(length: int = 8, *, task_id: int = 0, deadline: float = math.inf) -> Row
     return Row(task_id, length, deadline, "")
 
 
+def admit_alone(queue: Queue[str], rows: Sequence[Row[str]]) -> None:
+    """Admits each row as a request of its own."""
+    for single in rows:
+        queue.admit([single], now=0)
+
+
 @dataclass
 class Run:
-    """What became of the rows of a run, and how often each was passed over."""
+    """What became of the rows of a run."""
 
     waiting: list[Row[str]] = field(default_factory=list)
     ran: list[Row[str]] = field(default_factory=list)
     expired: list[Row[str]] = field(default_factory=list)
     cancelled: list[Row[str]] = field(default_factory=list)
     refused: list[Row[str]] = field(default_factory=list)
-    before: dict[Row[str], int] = field(default_factory=dict)
-    passed_over: dict[Row[str], int] = field(default_factory=dict)
 
 
 lengths = st.integers(1, 90)
-requests = st.lists(
-    st.builds(row, lengths, task_id=st.integers(0, 3), deadline=st.integers(0, 12).map(float)), min_size=1, max_size=9
+requests = st.builds(
+    lambda task_id, rows: [row(length, task_id=task_id, deadline=float(deadline)) for length, deadline in rows],
+    st.integers(0, 4),
+    st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=9),
 )
 operations = st.lists(
     st.one_of(requests, st.just("take"), st.tuples(st.just("cancel"), st.integers(0, 40))), max_size=40
@@ -44,7 +62,7 @@ operations = st.lists(
 @given(operations)
 def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object]) -> None:
     """Whatever is admitted, taken and cancelled in whatever order: each row ends once, and each batch is legal."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: Queue[str] = Queue(LIMITS, POLICIES)
     run = Run()
     for now, step in enumerate([*steps, *["take"] * 200]):
         match step:
@@ -58,25 +76,38 @@ def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object
             case _:
                 take(queue, run, now)
         assert len(queue) == len(run.waiting)
+        assert {task: waiting.tokens for task, waiting in queue.waiting().items()} == tokens_by_task(run.waiting)
     assert not run.waiting
     everything = [*run.ran, *run.expired, *run.cancelled, *run.refused]
     assert len(everything) == len(set(everything)) == sum(len(step) for step in steps if isinstance(step, list))
 
 
+def tokens_by_task(rows: Sequence[Row[str]]) -> dict[int, int]:
+    """Tokens of the rows of each task that has some."""
+    tokens: Counter[int] = Counter()
+    for each in rows:
+        tokens[each.task_id] += each.num_tokens
+    return dict(tokens)
+
+
 def admit(queue: Queue[str], run: Run, rows: list[Row[str]], now: float) -> None:
-    """Admits rows; a request is refused exactly when it does not fit, and then whole."""
-    num_tokens = sum(row.num_tokens for row in (*run.waiting, *rows))
+    """Admits a request; it is refused exactly when the line or its task's quota has no room for it, and then whole."""
+    in_lane = tokens_by_task([*run.waiting, *rows])[rows[0].task_id]
+    quota = POLICIES.get(rows[0].task_id, LanePolicy()).max_waiting_tokens or UNBOUNDED
+    line_full = sum(tokens_by_task([*run.waiting, *rows]).values()) > LIMITS.max_waiting_tokens
     try:
         queue.admit(rows, now)
-    except Full:
-        assert num_tokens > LIMITS.max_waiting_tokens
+    except QuotaFull:
+        assert in_lane > quota
+        assert not line_full
         run.refused += rows
-        return
-    assert num_tokens <= LIMITS.max_waiting_tokens
-    for added in rows:
-        run.before[added] = len(run.waiting)
-        run.passed_over[added] = 0
-        run.waiting.append(added)
+    except Full:
+        assert line_full
+        run.refused += rows
+    else:
+        assert in_lane <= quota
+        assert not line_full
+        run.waiting += rows
 
 
 def take(queue: Queue[str], run: Run, now: float) -> None:
@@ -84,33 +115,101 @@ def take(queue: Queue[str], run: Run, now: float) -> None:
     rows, expired = queue.take(now)
     assert all(row.deadline <= now for row in expired)
     assert all(row.deadline > now for row in rows)
-    live = [row for row in run.waiting if row.deadline > now]
-    assert bool(rows) == bool(live)
+    assert bool(rows) == any(row.deadline > now for row in run.waiting)
     run.waiting = [row for row in run.waiting if row not in rows and row not in expired]
     run.ran += rows
     run.expired += expired
     if rows:
-        assert live[0] in rows, "the oldest row is always taken"
         padded = len(rows) * max(row.num_tokens for row in rows)
         assert len(rows) == 1 or padded <= LIMITS.token_budget
         assert len(rows) <= LIMITS.max_rows
-        assert padded - sum(row.num_tokens for row in rows) <= LIMITS.max_padding
-        for passed in run.waiting:
-            run.passed_over[passed] += 1
-            assert run.passed_over[passed] <= run.before[passed]
+        assert padded - sum(row.num_tokens for row in rows) <= LIMITS.forward_tokens
+        tasks = Counter(row.task_id for row in rows)
+        for task_id, policy in POLICIES.items():
+            assert tasks[task_id] <= (policy.max_rows or LIMITS.max_rows)
+            assert policy.mix or tasks[task_id] in {0, len(rows)}
 
 
-@given(st.lists(lengths, min_size=1, max_size=30))
-def test_a_row_is_passed_over_at_most_once_for_each_row_before_it(first: list[int]) -> None:
-    """However many rows of the popular length keep coming, a row of a rare length gets its turn."""
-    queue: Queue[str] = Queue(Limits(max_rows=4, token_budget=10_000, max_padding=0, max_waiting_tokens=100_000))
-    rare = row(1000)
-    queue.admit([*(row(length, task_id=length % 3) for length in first), rare], now=0)
-    for _ in range(len(first)):
-        queue.admit([row(first[0]) for _ in range(8)], now=0)
-        if rare in queue.take(now=0).rows:
-            return
-    assert rare in queue.take(now=0).rows
+generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+weights = st.sampled_from([0.25, 1.0, 2.0, 5.0])
+
+
+@given(
+    st.lists(weights, min_size=3, max_size=3),
+    st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 2), st.lists(st.integers(3, 60), min_size=1, max_size=6)))),
+)
+def test_no_row_waits_for_more_batches_than_is_stated(
+    weights: list[float], steps: list[tuple[int, list[int]] | None]
+) -> None:
+    """Whatever comes later, a row is in batch 2 n + 1 at the latest, n being the rows that may go before it."""
+    shortest, longest = 3, 60
+    queue: Queue[str] = Queue(
+        replace(LIMITS, max_waiting_tokens=UNBOUNDED),
+        {task_id: LanePolicy(weight=weight) for task_id, weight in enumerate(weights)},
+    )
+    waiting: dict[Row[str], float] = {}
+    for step in [*steps, *[None] * sum(len(step[1]) for step in steps if step)]:
+        if step is not None:
+            task_id, rows = step[0], [row(length, task_id=step[0]) for length in step[1]]
+            for place, added in enumerate(rows):
+                tokens = sum(row.num_tokens for row in (*waiting, *rows[:place]) if row.task_id == task_id)
+                later = sum(
+                    1 + weight * (tokens + longest) / weights[task_id] / shortest
+                    for other, weight in enumerate(weights)
+                    if other != task_id
+                )
+                waiting[added] = 2 * (len(queue) + place + later) + 1
+            queue.admit(rows, now=0)
+            continue
+        for taken in queue.take(now=0).rows:
+            del waiting[taken]
+        waiting = {row: batches - 1 for row, batches in waiting.items()}
+        assert all(batches > 0 for batches in waiting.values())
+    assert not waiting
+
+
+@settings(max_examples=20)
+@given(generators, st.lists(weights, min_size=3, max_size=3), st.sampled_from([4, 9, 40]))
+def test_lanes_that_have_rows_waiting_get_tokens_by_their_weights(
+    generator: np.random.Generator, weights: list[float], most: int
+) -> None:
+    """Over any time in which two lanes are never short of rows, what left them over their weights differs little."""
+    queue: Queue[str] = Queue(
+        replace(LIMITS, max_waiting_tokens=UNBOUNDED),
+        {task_id: LanePolicy(weight=weight) for task_id, weight in enumerate(weights)},
+    )
+    front, longest = LOOK_AHEAD * LIMITS.token_budget, 40
+    served, ahead = Counter[int](), [0.0]
+    for _ in range(150):
+        # Two lanes have more than the front can hold of them; the third comes and goes.
+        for task_id, enough in (
+            (0, front + 3 * longest),
+            (1, front + 3 * longest),
+            (2, int(generator.choice([0, 200]))),
+        ):
+            while queue.waiting().get(task_id, Waiting(0, 0)).tokens < enough:
+                shortest = 1 if task_id else most
+                queue.admit([row(int(generator.integers(shortest, max(shortest, most) + 1)), task_id=task_id)], now=0)
+        for taken in queue.take(now=0).rows:
+            served[taken.task_id] += taken.num_tokens
+        ahead.append(served[0] / weights[0] - served[1] / weights[1])
+    assert max(ahead) - min(ahead) <= (front + 2 * longest) * (1 / weights[0] + 1 / weights[1])
+
+
+@settings(max_examples=40)
+@given(generators, st.integers(1, 90), st.integers(1, 150), st.booleans())
+def test_a_row_of_an_idle_lane_is_in_the_next_two_batches(
+    generator: np.random.Generator, length: int, batches: int, mix: bool
+) -> None:
+    """However long the line of a bulk task is, and whatever their lengths: with the batch that is running, three."""
+    policies = {1: LanePolicy(mix=mix)}
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED), policies)
+    for _ in range(batches):
+        queue.admit([row(int(generator.integers(1, 91))) for _ in range(12)], now=0)
+        queue.take(now=0)
+    quiet = row(length, task_id=1)
+    queue.admit([quiet], now=0)
+    assert quiet in [*queue.take(now=0).rows, *queue.take(now=0).rows]
 
 
 def test_a_row_longer_than_the_budget_runs_alone() -> None:
@@ -122,44 +221,48 @@ def test_a_row_longer_than_the_budget_runs_alone() -> None:
     assert queue.take(now=0).rows == [short]
 
 
-def test_a_batch_holds_rows_of_about_the_length_of_the_oldest() -> None:
-    """Rows of other lengths wait, whichever came first, until the oldest is one of them."""
-    queue: Queue[str] = Queue(LIMITS)
-    rows = [row(length) for length in (10, 50, 11, 9, 10, 13)]
-    queue.admit(rows, now=0)
-    assert {row.num_tokens for row in queue.take(now=0).rows} == {9, 10, 11}
-    assert [row.num_tokens for row in queue.take(now=0).rows] == [50]
-
-
 def test_a_batch_mixes_tasks() -> None:
     """Rows of different tasks share a batch."""
     queue: Queue[str] = Queue(LIMITS)
     rows = [row(task_id=task_id) for task_id in range(4)]
-    for single in rows:
-        queue.admit([single], now=0)
+    admit_alone(queue, rows)
     assert set(queue.take(now=0).rows) == set(rows)
 
 
 def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
-    """A row of a quiet task is in the next batch of its length, however long the line of a busy task is."""
-    queue: Queue[str] = Queue(Limits(max_rows=4, token_budget=64, max_padding=0, max_waiting_tokens=10_000))
+    """Rows of quiet tasks are in the next batch of their length, however long the line of a busy task is."""
+    queue: Queue[str] = Queue(Limits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
     queue.admit([row(8) for _ in range(500)], now=0)
-    quiet = row(7, task_id=1)
-    queue.admit([quiet, row(8, task_id=2)], now=0)
-    assert {row.task_id for row in queue.take(now=0).rows} == {0, 2}
-    assert quiet not in queue.take(now=0).rows
+    queue.take(now=0)
+    quiet = [row(8, task_id=1), row(8, task_id=2)]
+    admit_alone(queue, quiet)
+    assert set(quiet) <= set(queue.take(now=0).rows)
     assert len(queue) == 502 - 8
 
 
-def test_the_oldest_row_is_found_with_more_tasks_than_a_batch_has_rows() -> None:
-    """The front of the line has a row of every task at least."""
-    queue: Queue[str] = Queue(Limits(max_rows=1, token_budget=64, max_padding=0, max_waiting_tokens=10_000))
-    rows = [row(task_id=task_id) for task_id in (5, 4, 3, 2, 1, 0)]
-    queue.admit([row(task_id=task_id) for task_id in range(6)], now=0)
-    queue.admit(rows, now=0)
-    for _ in range(6):
+def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
+    """A second row of a task does not go before the first row of another."""
+    queue: Queue[str] = Queue(Limits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    for task_id in range(6):
+        queue.admit([row(task_id=task_id), row(task_id=task_id)], now=0)
+    assert {queue.take(now=0).rows[0].task_id for _ in range(6)} == set(range(6))
+
+
+def test_rows_that_were_cancelled_or_expired_are_not_charged_to_their_task() -> None:
+    """What never ran does not make a task's next row wait."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    given_up = [row(40, task_id=1, deadline=5 if place % 2 else math.inf) for place in range(30)]
+    queue.admit([row(40) for _ in range(1000)], now=0)
+    queue.admit(given_up, now=0)
+    for _ in range(20):
         queue.take(now=0)
-    assert [queue.take(now=0).rows for _ in rows] == [[each] for each in rows]
+    queue.cancel([row for row in given_up if row.deadline == math.inf])
+    for _ in range(20):
+        queue.take(now=6)
+    assert 1 not in queue.waiting()
+    again = row(40, task_id=1)
+    queue.admit([again], now=6)
+    assert again in [*queue.take(now=6).rows, *queue.take(now=6).rows]
 
 
 def test_full_tells_when_there_will_be_room() -> None:
@@ -169,10 +272,22 @@ def test_full_tells_when_there_will_be_room() -> None:
     with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
         queue.admit([row(30)], now=0)
     assert unmeasured.value.wait_s == 0
-    queue.drained(100, seconds=2)
+    queue.drained([row(100)], seconds=2)
     with pytest.raises(Full) as measured:
         queue.admit([row(30)], now=0)
     assert measured.value.wait_s == pytest.approx(30 / 50)
+
+
+def test_a_row_that_would_expire_in_line_is_refused() -> None:
+    """A request is not accepted when what is before it takes longer than its deadline allows."""
+    queue: Queue[str] = Queue(LIMITS)
+    queue.drained([row(100)], seconds=2)
+    queue.admit([row(50) for _ in range(4)], now=10)
+    with pytest.raises(TooLate, match="200 tokens are waiting before its last row") as refused:
+        queue.admit([row(deadline=13)], now=10)
+    assert refused.value.wait_s == pytest.approx(2 * 200 / 50 - 3)
+    queue.admit([row(deadline=20)], now=10)
+    queue.admit([row(deadline=10.1, task_id=1)], now=10)
 
 
 def test_a_closed_queue_gives_but_does_not_take() -> None:

@@ -158,6 +158,32 @@ async def test_a_full_queue_refuses_the_whole_request() -> None:
     assert all(batch.task_ids.tolist() == [0] for batch in runner.batches[before - 1 :])
 
 
+async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
+    """The quota of one task is a 429 of its own; a request that is larger than it will never fit."""
+    runner = GatedRunner()
+    async with serving(runner, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
+        running = await hold(service, runner)
+        waiting = [asyncio.create_task(service.predict("topics", "cat")) for _ in range(2)]
+        await until(lambda: service.num_waiting() == 2)
+        found = problem(await service.predict("topics", "cat"), 429, "task-quota-full")
+        assert found["retry_after_s"] >= 1
+        problem(await service.predict("topics", "cat", "cat", "paris"), 413, "too-many-inputs")
+        waiting.append(asyncio.create_task(service.predict("mood", "cat")))
+        await until(lambda: service.num_waiting() == 3)
+        runner.open()
+        assert [(await call).status_code for call in (running, *waiting)] == [200] * 4
+        assert await service.metric('polytask_rejections_total{reason="task_quota",task="topics"}') == 1
+
+
+async def test_the_calibrated_budget_is_on_the_page() -> None:
+    """Without a budget in the settings it is measured while warming up."""
+    async with serving(token_budget=0, batch_ms=60_000) as service:
+        longest = max(task.max_length for task in tiny.tasks())
+        assert await service.metric("polytask_batch_token_budget") == 32 * longest
+    async with serving(token_budget=777) as service:
+        assert await service.metric("polytask_batch_token_budget") == 777
+
+
 async def test_a_deadline_that_passes_is_504_and_the_rows_are_not_run() -> None:
     """A request that waits longer than the client allows is told so, and its rows never reach the device."""
     runner = GatedRunner()

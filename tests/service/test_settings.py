@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.policies import LanePolicy
 from service.settings import Settings, SettingsError, variable
 
 
@@ -24,6 +25,8 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_THREADS": 0,
         "POLYTASK_MAX_ROWS": 0,
         "POLYTASK_TOKEN_BUDGET": 0,
+        "POLYTASK_BATCH_MS": 0.0,
+        "POLYTASK_LANES": "{}",
         "POLYTASK_MAX_WAITING_TOKENS": 65_536,
         "POLYTASK_DEADLINE_S": 10.0,
         "POLYTASK_MAX_INPUTS": 256,
@@ -95,6 +98,9 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
         ("DEADLINE_S", "soon", "must be a number"),
         ("MAX_ROWS", "100000000", "at least 0 and at most 4096"),
         ("TOKEN_BUDGET", "100000000", "at least 0 and at most 262144"),
+        ("BATCH_MS", "-1", "must be at least 0"),
+        ("LANES", "4", "must be an object by task"),
+        ("LANES", '{"intent": {"wait": 4}}', "task 'intent': 'wait' is none of weight"),
         ("MAX_INPUTS", "0", "must be at least 1"),
         ("MAX_CANDIDATES", "1", "must be at least 2"),
     ],
@@ -104,6 +110,13 @@ def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, 
     with pytest.raises(SettingsError, match=f"^POLYTASK_{name} ") as refused:
         Settings.from_environment({f"POLYTASK_{name}": value})
     assert problem in str(refused.value)
+
+
+def test_lanes_are_read_with_the_other_settings() -> None:
+    """The variable's JSON becomes policies by task."""
+    found = Settings.from_environment({"POLYTASK_LANES": '{"intent": {"weight": 4}}'})
+    assert found.policies == {"intent": LanePolicy(weight=4)}
+    assert Settings().policies == {}
 
 
 def test_settings_do_not_change() -> None:

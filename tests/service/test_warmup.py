@@ -21,7 +21,7 @@ from tests import tiny
 from tests.service import checkpoints
 from tests.service.doubles import real_runner
 
-LIMITS = Limits(max_rows=8, token_budget=256, max_padding=32, max_waiting_tokens=1000)
+LIMITS = Limits(max_rows=8, token_budget=256, forward_tokens=32, max_waiting_tokens=1000)
 
 
 def real_forward(noise: float = 0.0) -> Any:

@@ -7,7 +7,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
@@ -25,7 +26,7 @@ from tests.service.serving import until
 pytestmark = pytest.mark.anyio
 
 KNOWN_GOOD = (0, Encoding((2, 3), (0, 0)))
-LIMITS = Limits(max_rows=8, token_budget=256, max_padding=256, max_waiting_tokens=1000)
+LIMITS = Limits(max_rows=8, token_budget=256, forward_tokens=256, max_waiting_tokens=1000)
 POISON = 9
 
 
@@ -49,7 +50,7 @@ class Bench:
 
 
 @contextlib.contextmanager
-def working(runner: Runner, warm_up: Callable[[Run], None] = lambda _: None) -> Iterator[Bench]:
+def working(runner: Runner, warm_up: Callable[[Run], Limits] = lambda _: LIMITS) -> Iterator[Bench]:
     """A started worker, stopped in the end."""
     ended = threading.Event()
     forward = Forward(runner, tiny.tasks(), 0)
@@ -74,6 +75,83 @@ async def test_rows_that_wait_together_run_together() -> None:
         for future in (first, *others):
             assert len((await future).logits) == 1
     assert [len(batch.lengths) for batch in runner.batches] == [1, 3]
+
+
+async def test_the_next_batch_is_started_while_one_runs_and_no_further_one() -> None:
+    """Where the device runs by itself one batch is ahead; what is left in line is taken when there is room again."""
+    runner = GatedRunner(overlaps=True)
+    with working(runner) as bench:
+        runner.shut()
+        calls = [bench.submit(*[7] * 20)]
+        await until(lambda: len(runner.batches) == 2)
+        calls.append(bench.submit(8, 8))
+        assert sum(waiting.rows for waiting in bench.worker.waiting()[0].values()) == 6
+        runner.open()
+        assert [len((await call).logits) for call in calls] == [20, 2]
+    assert [len(batch.lengths) for batch in runner.batches] == [8, 8, 6]
+
+
+async def test_expired_and_cancelled_rows_are_dropped_with_the_next_batch_started() -> None:
+    """With two batches on the device, what leaves the line in the meantime never gets there."""
+    runner = GatedRunner(overlaps=True)
+    with working(runner) as bench:
+        runner.shut()
+        first = bench.submit(*[7] * 16)
+        await until(lambda: len(runner.batches) == 2)
+        late, last = bench.submit(POISON, deadline_s=0), bench.submit(8)
+        ticket = Ticket(1, asyncio.get_running_loop())
+        unwanted = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
+        bench.worker.submit([unwanted])
+        bench.worker.cancel([unwanted])
+        runner.open()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        for call in (first, last):
+            await call
+    assert all(POISON not in batch.input_ids for batch in runner.batches)
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+async def test_a_failing_batch_that_overlaps_hurts_only_the_row_that_fails(at_start: bool) -> None:
+    """Wherever it fails, in its start or later, and whatever is on the device before and behind it."""
+    runner = FailingRunner(lambda batch: POISON in batch.input_ids, overlaps=True)
+    gate = GatedRunner(runner, overlaps=True)
+    if at_start:
+        gate.start = lambda batch: partial(lambda outputs: outputs, gate.run(batch))  # type: ignore[method-assign]
+    with working(gate) as bench:
+        calls = {token: bench.submit(token) for token in (7, 8, 10)}
+        mixed, bad = bench.submit(7, POISON), bench.submit(POISON)
+        calls[11] = bench.submit(11)
+        for call in calls.values():
+            assert len((await call).logits) == 1
+        for call in (mixed, bad):
+            with pytest.raises(InternalError):
+                await call
+        await until(lambda: bench.worker.ready)
+
+
+async def test_a_device_that_is_lost_with_two_batches_on_it_answers_everybody() -> None:
+    """The rows of both, and those in line, get an error."""
+    runner = FailingRunner(lambda _: True, DeviceLost("gone"), overlaps=True)
+    gate = GatedRunner(runner, overlaps=True)
+    with working(gate) as bench:
+        gate.shut()
+        doomed = [bench.submit(*[7] * 9) for _ in range(3)]
+        await until(lambda: len(gate.batches) == 2)
+        gate.open()
+        for future in doomed:
+            with pytest.raises(InternalError):
+                await future
+        await until(bench.ended.is_set)
+        assert isinstance(bench.worker.failure, DeviceLost)
+
+
+async def test_the_limits_of_the_warm_up_hold() -> None:
+    """What the warm-up returns is how batches are cut."""
+    runner = GatedRunner()
+    with working(runner, lambda _: replace(LIMITS, max_rows=2)) as bench:
+        await bench.submit(7, 8, 10, 11, 12)
+    assert [len(batch.lengths) for batch in runner.batches] == [2, 2, 1]
 
 
 async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
@@ -185,9 +263,10 @@ async def test_it_is_ready_after_the_warm_up_only() -> None:
     gate = threading.Event()
     seen: list[int] = []
 
-    def warm_up(run: Callable[[Sequence[int], Sequence[Encoding]], list[object]]) -> None:
+    def warm_up(run: Callable[[Sequence[int], Sequence[Encoding]], list[object]]) -> Limits:
         seen.append(len(run([0, 1], [KNOWN_GOOD[1]] * 2)))
         assert gate.wait(30)
+        return replace(LIMITS, max_rows=1)
 
     with working(GatedRunner(), warm_up) as bench:  # type: ignore[arg-type]
         await until(lambda: seen == [2])
@@ -199,7 +278,7 @@ async def test_it_is_ready_after_the_warm_up_only() -> None:
 async def test_a_failed_warm_up_ends_the_worker() -> None:
     """What the warm-up raises is kept for whoever started the worker."""
 
-    def warm_up(_: Run) -> None:
+    def warm_up(_: Run) -> Limits:
         raise ValueError("wrong answers")
 
     with working(GatedRunner(), warm_up) as bench:
