@@ -62,12 +62,10 @@ class Pool:
         return Cut(cut.places, late + cut.expired)
 
     def withdraw(self, place: Place) -> None:
-        """Removes a row that is not going to be run; its lane is not charged for it."""
+        """Removes a row that is not going to be run."""
         self._leave(place)
         if place.in_front:
             self._front.remove(place)
-            place.lane.finish -= place.row.num_tokens / place.lane.policy.weight
-            self._schedule(place.lane)
 
     def _leave(self, place: Place) -> None:
         place.gone = True

@@ -65,15 +65,21 @@ class GatedRunner(_Double):
             return super().start(batch)
         self.batches.append(batch)
         outputs = self._inner.start(batch)
-        return lambda: self._after_the_gate(outputs())
+
+        def after_the_gate() -> Outputs:
+            self._pass_gate()
+            return outputs()
+
+        return after_the_gate
 
     def run(self, batch: Batch) -> Outputs:
-        return self._after_the_gate(super().run(batch))
+        outputs = super().run(batch)
+        self._pass_gate()
+        return outputs
 
-    def _after_the_gate(self, outputs: Outputs) -> Outputs:
+    def _pass_gate(self) -> None:
         if not self._gate.wait(_PATIENCE_S):
             raise AssertionError("the test forgot to open the gate")
-        return outputs
 
 
 class FailingRunner(_Double):

@@ -29,6 +29,16 @@ def test_a_gated_runner_holds_a_batch_until_the_gate_opens() -> None:
     assert torch.equal(outputs[0].sentence, real_runner().run(BATCH).sentence)
 
 
+def test_a_gated_runner_that_overlaps_holds_the_outputs_only() -> None:
+    """A batch arrives when it is started; its outputs come when the gate opens."""
+    runner = GatedRunner(overlaps=True)
+    runner.shut()
+    outputs = runner.start(BATCH)
+    assert runner.batches == [BATCH]
+    runner.open()
+    assert torch.equal(outputs().sentence, real_runner().run(BATCH).sentence)
+
+
 def test_a_failing_runner_fails_only_the_batches_it_should() -> None:
     """The given error is raised where the predicate holds; other batches get the real outputs."""
     runner = FailingRunner(lambda batch: len(batch.lengths) > 1, MemoryError("full"))

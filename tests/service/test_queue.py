@@ -248,8 +248,20 @@ def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
     assert {queue.take(now=0).rows[0].task_id for _ in range(6)} == set(range(6))
 
 
-def test_rows_that_were_cancelled_or_expired_are_not_charged_to_their_task() -> None:
-    """What never ran does not make a task's next row wait."""
+def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
+    """Rows of idle lanes go first in every second batch only, though there are always some."""
+    queue: Queue[str] = Queue(LIMITS)
+    second = row(60)
+    queue.admit([row(60), second], now=0)
+    for batch in range(20):
+        queue.admit([row(3, task_id=5 + batch % 7)], now=0)
+        if second in queue.take(now=0).rows:
+            return
+    raise AssertionError("the second row is still in line")
+
+
+def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> None:
+    """A task whose rows were cancelled or have expired is an idle one."""
     queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     given_up = [row(40, task_id=1, deadline=5 if place % 2 else math.inf) for place in range(30)]
     queue.admit([row(40) for _ in range(1000)], now=0)
