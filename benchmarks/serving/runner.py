@@ -1,0 +1,192 @@
+"""The runner alone, without HTTP or queue: what conditioning, many tasks, padding and lengths cost.
+
+    python -m benchmarks.serving.runner [--data DATA] [--engines torch] [--size minilm] [--only conditioning,tasks]
+
+Networks of random weights; `texts` has a version of the store and its real texts. What is compared runs in turns, round
+after round, and a ratio is the median of the rounds' own ratios. The speeds of batches have beside them the share of
+that of a large matrix product, measured in the same run. On CUDA the batches are larger; else it is all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.serving import results
+from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, encoder_flops, lengths, network_config, synthetic_tasks
+from benchmarks.serving.timing import in_turns, matmul_flops, ratio, run_all
+from benchmarks.serving.workload import read_rows
+from model.batch import collate
+from model.encoding import InputEncoder
+from model.network import Network
+from model_store import DEFAULT_STORE
+from model_store.load import load
+from model_store.versions import resolve
+from service.cores import available_cores
+from service.runners import pick_device
+
+_LENGTHS, _TASKS = (16, 32, 64, 128, 256), (1, 8, 24, 100, 1000)
+_BATCH_ROWS = {"cpu": (1, 4, 8, 16, 32), "cuda": (1, 8, 32, 128, 256)}
+_USUAL_ROWS = {"cpu": 8, "cuda": 128}
+_BATCHES = 8
+
+
+def main(
+    data: Annotated[Path | None, typer.Option(help="The data folder; only `texts` needs it.")] = None,
+    only: Annotated[str, typer.Option(help="Of conditioning,tasks,padding,lengths,texts; default: what can be.")] = "",
+    engines: Annotated[str, typer.Option(help=f"Of {','.join(ENGINES)}, with commas.")] = "torch",
+    size: Annotated[str, typer.Option(help=f"Of the random network: {', '.join(SIZES)}.")] = "minilm",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    rounds: Annotated[int, typer.Option(help="Of each comparison.")] = 7,
+    threads: Annotated[int, typer.Option(help="Of torch; 0: the cores there are.")] = 0,
+    model: Annotated[str, typer.Option(help="The version for `texts`.")] = "demo",
+    tasks: Annotated[int, typer.Option(help="How many of its tasks `texts` has.")] = 8,
+    seconds: Annotated[float, typer.Option(help="Of `texts`, for each size of batch.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Of `texts` only the best size, as JSON.")] = False,
+) -> None:
+    """Measures, prints tables and adds a line for each row of them to results/runner.jsonl."""
+    torch.set_num_threads(threads or available_cores())
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # as the service does
+    wanted = only.split(",") if only else [*_SECTIONS, *(["texts"] if data else [])]
+    if "texts" in wanted and data is None:
+        raise typer.BadParameter("`texts` needs --data")
+    for engine in engines.split(","):
+        bench = Bench(engine, pick_device(device), network_config(size), rounds)
+        for name in wanted:
+            section = partial(_texts, data=data, model=model, num_tasks=tasks, seconds=seconds)
+            lines = (section if name == "texts" else _SECTIONS[name])(bench)
+            if as_json:
+                print(json.dumps(max(lines, key=lambda line: float(line["texts_per_s"]))))
+            else:
+                about = {"engine": engine, "device": bench.device.type, "size": model if name == "texts" else size}
+                _report(name, [{**about, **line} for line in lines])
+
+
+def _conditioning(bench: Bench) -> list[dict[str, Any]]:
+    """Against the plain encoder in the same runner."""
+    conditioned, plain, rows = bench.runner(), bench.runner(conditional=False), _USUAL_ROWS[bench.device.type]
+    lines = []
+    for name, tokens in {"mixed": sorted(lengths(_BATCHES * rows)), **{str(n): [n] * rows for n in _LENGTHS}}.items():
+        batches = bench.batches(tokens, rows)
+        cases = {"conditioned": partial(run_all, conditioned, batches), "plain": partial(run_all, plain, batches)}
+        seconds = in_turns(cases, bench.rounds)
+        dearer = ratio(seconds["conditioned"], seconds["plain"]) - 1
+        speeds = {f"{name}_tokens_per_s": sum(tokens) / min(own) for name, own in seconds.items()}
+        lines.append({"length": name, "rows": rows, **speeds, "dearer_percent": 100 * dearer})
+    return lines
+
+
+def _many_tasks(bench: Bench) -> list[dict[str, Any]]:
+    """Rows of all tasks alike, against one task; and what a task takes of memory."""
+    rows = _USUAL_ROWS[bench.device.type]
+    tokens = sorted(lengths(_BATCHES * rows))
+    cases: dict[str, Callable[[], object]] = {
+        str(count): partial(run_all, bench.runner(count), bench.batches(tokens, rows, count)) for count in _TASKS
+    }
+    seconds = in_turns(cases, bench.rounds)
+    sizes = {count: _network_bytes(bench, count) for count in (_TASKS[0], _TASKS[-1])}
+    per_task = (sizes[_TASKS[-1]] - sizes[_TASKS[0]]) / (_TASKS[-1] - _TASKS[0])
+    return [
+        {
+            "tasks": int(name),
+            "rows_per_s": len(tokens) / min(own),
+            "percent_of_one_task": 100 * ratio(seconds[str(_TASKS[0])], own),
+            "bytes_per_task": per_task,
+        }
+        for name, own in seconds.items()
+    ]
+
+
+def _network_bytes(bench: Bench, num_tasks: int) -> int:
+    """Of the parameters and the task tables of a network, in float32. Four labels a task."""
+    network = Network(bench.config, synthetic_tasks(num_tasks))
+    size = sum(parameter.nbytes for parameter in network.parameters())
+    with torch.inference_mode():
+        tables: list[int] = []
+        network.condition().map(lambda table: tables.append(table.nbytes) or table)
+    return size + sum(tables)
+
+
+def _padding(bench: Bench) -> list[dict[str, Any]]:
+    """The same rows as they come, and by length."""
+    runner, lines = bench.runner(), []
+    for rows in _BATCH_ROWS[bench.device.type][1:]:
+        tokens = lengths(_BATCHES * rows)
+        orders = {"as they come": bench.batches(tokens, rows), "by length": bench.batches(sorted(tokens), rows)}
+        seconds = in_turns({name: partial(run_all, runner, own) for name, own in orders.items()}, bench.rounds)
+        for name, batches in orders.items():
+            padded = sum(batch.input_ids.numel() for batch in batches)
+            best = min(seconds[name])
+            real = {"rows": rows, "order": name, "padding_percent": 100 * (1 - sum(tokens) / padded)}
+            lines.append({**real, "real_tokens_per_s": sum(tokens) / best, "padded_tokens_per_s": padded / best})
+    return lines
+
+
+def _lengths(bench: Bench) -> list[dict[str, Any]]:
+    """Batches of one length each: time, speed, and share of the speed of a large matrix product."""
+    runner, lines, ceiling = bench.runner(), [], matmul_flops(bench.device)
+    for length in _LENGTHS:
+        shapes = {rows: bench.batches([length] * rows, rows) for rows in _BATCH_ROWS[bench.device.type]}
+        seconds = in_turns({str(rows): partial(run_all, runner, own) for rows, own in shapes.items()}, bench.rounds)
+        for rows in shapes:
+            best = min(seconds[str(rows)])
+            share = encoder_flops(bench.config, rows, length) / best / ceiling
+            line = {"length": length, "rows": rows, "ms": 1000 * best, "tokens_per_s": rows * length / best}
+            lines.append({**line, "percent_of_matmul": 100 * share, "matmul_gflops": ceiling / 1e9})
+    return lines
+
+
+def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float) -> list[dict[str, Any]]:
+    """Real texts of a version's tasks, tokenised before the clock starts, sorted by length."""
+    checkpoint = load(resolve(DEFAULT_STORE, model))
+    encoder, runner = InputEncoder(checkpoint.tokenizer), ENGINES[bench.engine](checkpoint.network, bench.device)
+    ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
+    found = read_rows(model, data, num_tasks)
+    encoded = [(ids[row.task.name], row.task, encoder.encode(row.task, [row.item])[0][0]) for row in found]
+    encoded.sort(key=lambda row: len(row[2]))
+    lines = []
+    for size in _BATCH_ROWS[bench.device.type]:
+        parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
+        batches = [
+            collate(
+                [row for *_, row in part], [own for own, *_ in part], token_level=any(t.token_level for _, t, _ in part)
+            )
+            for part in parts
+        ]
+        random.Random(0).shuffle(batches)
+        done, started, source = 0, time.perf_counter(), cycle(batches)
+        while (elapsed := time.perf_counter() - started) < seconds:
+            some = list(islice(source, _BATCHES))
+            run_all(runner, some)
+            done += sum(len(batch.lengths) for batch in some)
+        lines.append({"engine": bench.engine, "load": f"{size} rows by length", "texts_per_s": done / elapsed})
+    return lines
+
+
+_SECTIONS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
+    "conditioning": _conditioning,
+    "tasks": _many_tasks,
+    "padding": _padding,
+    "lengths": _lengths,
+}
+
+
+def _report(name: str, lines: list[dict[str, Any]]) -> None:
+    def cell(value: object) -> str:
+        return results.number(value, 1) if isinstance(value, float) else str(value)
+
+    results.append("runner", [{"section": name, **line} for line in lines])
+    results.show(name, [key.replace("_", " ") for key in lines[0]], [list(map(cell, line.values())) for line in lines])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,96 @@
+"""Networks of random weights and rows of random tokens, to measure runners on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from model.batch import Batch, collate
+from model.config import NetworkConfig
+from model.encoding import Encoding
+from model.network import Network
+from model.tasks import Kind, Task
+from service.runners import Runner, TorchRunner
+
+ENGINES: Mapping[str, Callable[[Network, torch.device], Runner]] = {"torch": TorchRunner}
+"""How a runner is made of a network."""
+
+SIZES = {
+    "tiny": {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 256},
+    "minilm": {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536},
+    "bert-base": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072},
+}
+
+_LONGEST = 384
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What is measured on: an engine, a device, the sizes of the network, and how many rounds."""
+
+    engine: str
+    device: torch.device
+    config: NetworkConfig
+    rounds: int
+
+    def runner(self, num_tasks: int = 8, *, conditional: bool = True) -> Runner:
+        """A runner with a network of random weights; plain: without any conditional module."""
+        return ENGINES[self.engine](
+            Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)), self.device
+        )
+
+    def batches(self, lengths: Sequence[int], num_rows: int, num_tasks: int = 8) -> list[Batch]:
+        """Rows of these lengths, in this order, in batches, their tasks at random; what is left over is left out."""
+        drawn = random.Random(0)
+        rows = [Encoding((drawn.randrange(1000, 30_000),) * length, (0,) * length) for length in lengths]
+        parts = [rows[start : start + num_rows] for start in range(0, len(rows) - num_rows + 1, num_rows)]
+        ids = [[drawn.randrange(num_tasks) for _ in part] for part in parts]
+        return [collate(part, own, token_level=False) for part, own in zip(parts, ids, strict=True)]
+
+
+def network_config(size: str) -> NetworkConfig:
+    """One of SIZES, with the conditioning of the embedded checkpoint."""
+    return conditioned(NetworkConfig(vocab_size=30_522, max_positions=512, max_length=_LONGEST, **SIZES[size]))
+
+
+def conditioned(config: NetworkConfig) -> NetworkConfig:
+    """The conditioning of the embedded checkpoint: attention everywhere, layer norm and bottleneck in the upper half."""
+    layers = tuple(range(config.num_layers))
+    upper = layers[config.num_layers // 2 :]
+    return replace(
+        config,
+        attention_blocks=3,
+        bottleneck_size=config.hidden_size // 3,
+        conditional_alignment=True,
+        conditional_attention=layers,
+        conditional_layer_norm=upper,
+        conditional_bottleneck=upper,
+    )
+
+
+def plain(config: NetworkConfig) -> NetworkConfig:
+    """The same encoder without any conditional module."""
+    switches = {"conditional_attention": (), "conditional_layer_norm": (), "conditional_bottleneck": ()}
+    return replace(config, conditional_alignment=False, **switches)
+
+
+def synthetic_tasks(count: int) -> list[Task]:
+    """Classifications with four labels."""
+    return [
+        Task(f"task-{number}", Kind.CLASSIFICATION, _LONGEST, labels=("a", "b", "c", "d")) for number in range(count)
+    ]
+
+
+def lengths(count: int) -> list[int]:
+    """Numbers of tokens as texts have them: most short, few long, 31 on average."""
+    drawn = random.Random(0)
+    return [min(_LONGEST, max(5, round(drawn.lognormvariate(3.2, 0.65)))) for _ in range(count)]
+
+
+def encoder_flops(config: NetworkConfig, num_rows: int, length: int) -> float:
+    """Floating-point operations of the matrix products of the plain encoder."""
+    linear = 8 * config.hidden_size**2 + 4 * config.hidden_size * config.intermediate_size
+    return config.num_layers * num_rows * length * (linear + 4 * length * config.hidden_size)

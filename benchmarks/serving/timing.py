@@ -1,0 +1,61 @@
+"""Timing on a machine that others use as well: what is compared runs in turns, and ratios are those of a round."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from model.batch import Batch
+from service.runners import Runner
+
+_MATMUL = 8192
+_IN_A_ROW = 3
+
+
+def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each case in each round, after one that does not count. Every other round goes backwards."""
+    for case in cases.values():
+        case()
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name in sorted(cases, key=list(cases).index, reverse=bool(number % 2)):
+            started = time.perf_counter()
+            cases[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
+    """How many times as long as `base`: the median of the rounds' ratios."""
+    return statistics.median(own / other for own, other in zip(seconds, base, strict=True))
+
+
+def run_all(runner: Runner, batches: Sequence[Batch]) -> None:
+    """Runs the batches one after the other, each begun while the one before runs where the runner can do that."""
+    start = getattr(runner, "start", lambda batch: partial(runner.run, batch))
+    waiting: Callable[[], object] | None = None
+    for batch in batches:
+        following = start(batch)
+        if waiting is not None:
+            waiting()
+        waiting = following
+    if waiting is not None:
+        waiting()
+
+
+def matmul_flops(device: torch.device) -> float:
+    """Floating-point operations a second of a large matrix product in the type that the runner computes in, the best of several."""
+    kind, side = (torch.bfloat16, _MATMUL) if device.type == "cuda" else (torch.float32, _MATMUL // 8)
+    left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+
+    def product() -> None:
+        for _ in range(_IN_A_ROW):
+            torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return _IN_A_ROW * 2 * side**3 / min(in_turns({"product": product}, 5)["product"])
