@@ -28,7 +28,7 @@ def append(name: str, lines: Iterable[Mapping[str, Any]]) -> None:
     _RESULTS.mkdir(exist_ok=True)
     about = machine()
     with (_RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({**line, **about}) + "\n" for line in lines)
+        file.writelines(json.dumps(_without_nan({**line, **about})) + "\n" for line in lines)
 
 
 def machine() -> dict[str, Any]:
@@ -61,3 +61,8 @@ def show(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def number(value: float | None, digits: int = 0) -> str:
     """A number for a table; a dash where there is none."""
     return "-" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _without_nan(line: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in line.items()}

@@ -22,7 +22,7 @@ import torch
 import typer
 
 from benchmarks.serving import results
-from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, encoder_flops, lengths, network_config, synthetic_tasks
+from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, conditioned, encoder_flops, lengths, synthetic_tasks
 from benchmarks.serving.timing import in_turns, matmul_flops, ratio, run_all
 from benchmarks.serving.workload import read_rows
 from model.batch import collate
@@ -57,13 +57,15 @@ def main(
     torch.set_num_threads(threads or available_cores())
     torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # as the service does
     wanted = only.split(",") if only else [*_SECTIONS, *(["texts"] if data else [])]
-    if "texts" in wanted and data is None:
-        raise typer.BadParameter("`texts` needs --data")
+    sections = dict(_SECTIONS)
+    if data is not None:
+        sections["texts"] = partial(_texts, data=data, model=model, num_tasks=tasks, seconds=seconds)
+    if missing := set(wanted) - sections.keys():
+        raise typer.BadParameter(f"no section {', '.join(missing)} (texts needs --data)")
     for engine in engines.split(","):
-        bench = Bench(engine, pick_device(device), network_config(size), rounds)
+        bench = Bench(engine, pick_device(device), conditioned(SIZES[size]), rounds)
         for name in wanted:
-            section = partial(_texts, data=data, model=model, num_tasks=tasks, seconds=seconds)
-            lines = (section if name == "texts" else _SECTIONS[name])(bench)
+            lines = sections[name](bench)
             if as_json:
                 print(json.dumps(max(lines, key=lambda line: float(line["texts_per_s"]))))
             else:
@@ -112,8 +114,13 @@ def _network_bytes(bench: Bench, num_tasks: int) -> int:
     size = sum(parameter.nbytes for parameter in network.parameters())
     with torch.inference_mode():
         tables: list[int] = []
-        network.condition().map(lambda table: tables.append(table.nbytes) or table)
+        network.condition().map(partial(_noted, tables))
     return size + sum(tables)
+
+
+def _noted(sizes: list[int], table: torch.Tensor) -> torch.Tensor:
+    sizes.append(table.nbytes)
+    return table
 
 
 def _padding(bench: Bench) -> list[dict[str, Any]]:

@@ -18,13 +18,22 @@ from service.runners import Runner, TorchRunner
 ENGINES: Mapping[str, Callable[[Network, torch.device], Runner]] = {"torch": TorchRunner}
 """How a runner is made of a network."""
 
-SIZES = {
-    "tiny": {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "intermediate_size": 256},
-    "minilm": {"hidden_size": 384, "num_layers": 6, "num_heads": 12, "intermediate_size": 1536},
-    "bert-base": {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "intermediate_size": 3072},
-}
-
 _LONGEST = 384
+
+
+def _sizes(hidden_size: int, num_layers: int, num_heads: int) -> NetworkConfig:
+    return NetworkConfig(
+        vocab_size=30_522,
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        intermediate_size=4 * hidden_size,
+        max_positions=512,
+        max_length=_LONGEST,
+    )
+
+
+SIZES = {"tiny": _sizes(64, 2, 4), "minilm": _sizes(384, 6, 12), "bert-base": _sizes(768, 12, 12)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +60,6 @@ class Bench:
         return [collate(part, own, token_level=False) for part, own in zip(parts, ids, strict=True)]
 
 
-def network_config(size: str) -> NetworkConfig:
-    """One of SIZES, with the conditioning of the embedded checkpoint."""
-    return conditioned(NetworkConfig(vocab_size=30_522, max_positions=512, max_length=_LONGEST, **SIZES[size]))
-
-
 def conditioned(config: NetworkConfig) -> NetworkConfig:
     """The conditioning of the embedded checkpoint: attention everywhere, layer norm and bottleneck in the upper half."""
     layers = tuple(range(config.num_layers))
@@ -73,8 +77,13 @@ def conditioned(config: NetworkConfig) -> NetworkConfig:
 
 def plain(config: NetworkConfig) -> NetworkConfig:
     """The same encoder without any conditional module."""
-    switches = {"conditional_attention": (), "conditional_layer_norm": (), "conditional_bottleneck": ()}
-    return replace(config, conditional_alignment=False, **switches)
+    return replace(
+        config,
+        conditional_alignment=False,
+        conditional_attention=(),
+        conditional_layer_norm=(),
+        conditional_bottleneck=(),
+    )
 
 
 def synthetic_tasks(count: int) -> list[Task]:

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -25,7 +26,7 @@ from benchmarks.serving.load import (
 )
 from benchmarks.serving.overload import Promise
 from benchmarks.serving.servers import free_port, means
-from benchmarks.serving.synthetic import conditioned, encoder_flops, lengths, network_config, plain
+from benchmarks.serving.synthetic import SIZES, conditioned, encoder_flops, lengths, plain
 from benchmarks.serving.systems import ALL, find
 from benchmarks.serving.timing import in_turns, ratio
 from benchmarks.serving.workload import Row, groups
@@ -240,8 +241,10 @@ def test_systems_are_found_by_name_and_engine() -> None:
 
 def test_the_plain_encoder_is_the_same_without_conditioning() -> None:
     """What conditioning costs is measured on two networks that differ in nothing else."""
-    config = network_config("tiny")
-    assert conditioned(plain(config)).conditional_attention == config.conditional_attention == (0, 1)
+    config = conditioned(SIZES["tiny"])
+    assert config.conditional_alignment
+    assert config.conditional_attention == (0, 1)
+    assert plain(config) == replace(SIZES["tiny"], conditional_alignment=False, attention_blocks=3, bottleneck_size=21)
     without = plain(config)
     assert not any((without.conditional_alignment, without.conditional_attention, without.conditional_bottleneck))
     assert encoder_flops(config, 2, 16) == encoder_flops(without, 2, 16)
