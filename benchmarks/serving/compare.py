@@ -43,7 +43,6 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "INFINITY_ANONYMOUS_USAGE_STATS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "300",
     "BENTOML_DO_NOT_TRACK": "True",
 }
 
