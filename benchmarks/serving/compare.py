@@ -224,6 +224,8 @@ def _show(lines: list[Line], num_tasks: int) -> None:
     headings += ["peak memory MB", "statuses", "client ms a request"]
     results.show(f"{num_tasks} tasks", headings, [_cells(line, base) for line in lines])
     for line in lines:
+        if line.failure:
+            print(f"{line.system} {line.engine}: {line.failure}")
         if line.details:
             counted = ", ".join(f"{name} {value:.3g}" for name, value in line.details.items())
             print(f"{line.system}, {line.load}, {line.texts_per_request} texts a request: {counted}")
@@ -241,7 +243,9 @@ def _cells(line: Line, base: dict[tuple[str, int], float]) -> list[str]:
         results.number(line.texts_per_s),
         results.number(times, 2),
         *(results.number(value) for value in (line.p50_ms, line.p90_ms, line.p99_ms, line.memory_mb)),
-        line.failure or " ".join(f"{status}: {count}" for status, count in line.statuses.items()),
+        "failed, see below"
+        if line.failure
+        else " ".join(f"{status}: {count}" for status, count in line.statuses.items()),
         results.number(line.client_ms, 2),
     ]
 
