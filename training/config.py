@@ -151,7 +151,8 @@ class TaskConfig(_Section):
     is over the first. Without any, `holdout` is the share of the training examples that is held out instead.
     `columns`: the file's name of a record's field, where it is another. `cap`: at most so many examples (rankings:
     queries) are trained on, the first in an order that `cap_seed` shuffles. `metric`: the main one, if not the kind's
-    own (see METRICS). `positive_label`: the label whose F1 is measured.
+    own (see METRICS). `positive_label`: the label whose F1 is measured. `balanced`: of a classification, the losses of
+    rare labels weigh more, so that all labels weigh alike.
     """
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
@@ -168,6 +169,7 @@ class TaskConfig(_Section):
     positive_label: str | None = None
     max_length: int = Field(default=128, ge=8)
     weight: float = Field(default=1.0, gt=0)
+    balanced: bool = False
     labels: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
     regression: RegressionLoss = RegressionLoss.PLACE
@@ -208,6 +210,8 @@ class TaskConfig(_Section):
         known = METRICS[self.kind]
         if self.metric is not None and self.metric not in known:
             raise ValueError(f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(known)}")
+        if self.kind is not Kind.CLASSIFICATION and self.balanced:
+            raise ValueError(f"balanced: only classification has labels to balance, not {self.kind}")
         if self.kind is not Kind.CLASSIFICATION and self.positive_label is not None:
             raise ValueError(f"positive_label: only classification has one, not {self.kind}")
         if self.kind is Kind.CLASSIFICATION and self.metric in {"f1", "f1_accuracy"} and self.positive_label is None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -39,12 +39,14 @@ class EncodedExample:
     """An example of the task with id `task_id` as rows for the network.
 
     `target` as in Example, but in terms of the rows. Tagging: a label index per word that has a token.
-    Span: the first and last index into the encoding's places of one right answer.
+    Span: the first and last index into the encoding's places of one right answer. `weight`: what its loss counts among
+    those of its task, 1 on average.
     """
 
     task_id: int
     encodings: tuple[Encoding, ...]
     target: Any
+    weight: float = 1.0
 
     @property
     def longest(self) -> int:
@@ -149,6 +151,12 @@ def encode_examples(
         if target is not None and target != ():
             encoded.append(EncodedExample(task_id, encodings, target))
     return encoded
+
+
+def balanced(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+    """Examples of a classification weighted by n / (labels * examples of the label): then every label weighs alike."""
+    counts = Counter(example.target for example in examples)
+    return [replace(example, weight=len(examples) / (len(counts) * counts[example.target])) for example in examples]
 
 
 def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple[int, int] | None:

@@ -107,7 +107,7 @@ class Training:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         first, end = self.group.share(len(batch))
-        weights = example_weights([example.task_id for example in batch], self.recipe)
+        weights = example_weights(batch, self.recipe)
         losses, entropies = self._backward(batch[first:end], weights[first:end])
         around = (first, len(batch) - end)
         own = [functional.pad(losses, around), functional.pad(entropies, around), losses.new_tensor([float(stop)])]

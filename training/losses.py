@@ -60,16 +60,18 @@ def example_losses(network: Network, outputs: Outputs, batch: ExampleBatch) -> T
     return torch.cat(losses)[torch.tensor(order, device=losses[0].device).argsort()]
 
 
-def example_weights(task_ids: Sequence[int], recipe: Recipe) -> list[float]:
+def example_weights(examples: Sequence[EncodedExample], recipe: Recipe) -> list[float]:
     """What each example's loss counts in the loss of its batch, which is the sum of the products; in their order.
 
-    `task_ids`: the tasks of the whole batch. The mean over examples, or with `task_mean` over the tasks present of each
-    one's mean, as the released CA-MTL code has it (Pilault et al., ICLR 2021); the recipe's task weights on top.
+    `examples`: the whole batch. The mean over examples, or with `task_mean` over the tasks present of each one's mean,
+    as the released CA-MTL code has it (Pilault et al., ICLR 2021); the weights of tasks and examples on top.
     """
-    counts = Counter(task_ids)
-    if recipe.losses.task_mean:
-        return [recipe.tasks[task_id].weight / (len(counts) * counts[task_id]) for task_id in task_ids]
-    return [recipe.tasks[task_id].weight / len(task_ids) for task_id in task_ids]
+    counts = Counter(example.task_id for example in examples)
+    weights = []
+    for example in examples:
+        sharing = len(counts) * counts[example.task_id] if recipe.losses.task_mean else len(examples)
+        weights.append(recipe.tasks[example.task_id].weight * example.weight / sharing)
+    return weights
 
 
 def task_logits(

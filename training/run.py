@@ -21,7 +21,7 @@ from training.baselines import score_baseline
 from training.config import Recipe, read_recipe
 from training.distributed import joined_group
 from training.evaluate import evaluate_tasks
-from training.examples import EncodedExample, TaskData, encode_examples, load_task
+from training.examples import EncodedExample, TaskData, balanced, encode_examples, load_task
 from training.folder import RunFolder
 from training.metrics import Scores
 from training.problems import DataError, read_all
@@ -114,7 +114,7 @@ def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[E
         if not encoded:
             files = ", ".join(own.config.train)
             raise DataError(f"{files}: no example fits into the {own.task.max_length} tokens of a row")
-    return examples
+    return [balanced(encoded) if own.config.balanced else encoded for own, encoded in zip(data, examples, strict=True)]
 
 
 def choose_device() -> torch.device:

@@ -55,7 +55,8 @@ def only(recipe: Recipe, task: str) -> Recipe:
 
 def plain(recipe: Recipe) -> Recipe:
     """Ordinary fine-tuning: every weight, drawn in proportion, one linear head a task on the mean, no conditioning."""
-    recipe = recipe.model_copy(update={"tasks": tuple(own.model_copy(update={"weight": 1.0}) for own in recipe.tasks)})
+    equal = {"weight": 1.0, "balanced": False}
+    recipe = recipe.model_copy(update={"tasks": tuple(own.model_copy(update=equal) for own in recipe.tasks)})
     rate = _SHARED_RATE if len(recipe.tasks) > 1 else _SINGLE_RATES.get(recipe.tasks[0].name, _SINGLE_RATE)
     return changed(
         recipe,

@@ -15,7 +15,7 @@ from model.network import Network
 from model.tasks import Kind, Task
 from tests.training import toy
 from tests.training.conftest import Workshop
-from training.examples import EncodedExample
+from training.examples import EncodedExample, balanced
 from training.losses import ExampleBatch, batch_examples, example_losses, example_weights, task_logits
 
 
@@ -141,7 +141,8 @@ def _weighted(task_ids: list[int], losses: list[float], weights: dict[int, float
     tasks = tuple(
         task.model_copy(update={"weight": weights.get(task_id, 1.0)}) for task_id, task in enumerate(recipe.tasks)
     )
-    found = example_weights(task_ids, recipe.model_copy(update={"tasks": tasks}))
+    examples = [EncodedExample(task_id, (), None) for task_id in task_ids]
+    found = example_weights(examples, recipe.model_copy(update={"tasks": tasks}))
     return sum(weight * loss for weight, loss in zip(found, losses, strict=True))
 
 
@@ -156,6 +157,14 @@ def test_tasks_count_alike_where_the_recipe_says_so() -> None:
     assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {}, task_mean=True) == pytest.approx((4 + 2) / 2)
     assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {2: 0.5}, task_mean=True) == pytest.approx((2 + 2) / 2)
     assert _weighted([1, 1], [1, 2], {}, task_mean=True) == pytest.approx(1.5)
+
+
+def test_balanced_labels_weigh_alike() -> None:
+    """The weights of each label's examples add up to the same, and the mean weight of all is 1."""
+    examples = balanced([EncodedExample(0, (), target) for target in (0, 0, 0, 1, 0, 2)])
+    assert [example.weight for example in examples] == pytest.approx([0.5, 0.5, 0.5, 2, 0.5, 2])
+    found = example_weights(examples, toy.recipe("backbone"))
+    assert found == pytest.approx([example.weight / 6 for example in examples])
 
 
 def test_mixed_batches_equal_separate_ones(network: Network, workshop: Workshop) -> None:
