@@ -2,12 +2,15 @@
 
 What is timed is what a batch takes from rows to logits, for rows of a few lengths and ever more of them, until it is
 longer than the target. Each time is the least of a few, as nothing but the work itself is in all of them. The token
-budget is what the device does in the target's time, at the length at which that is least. Besides, what a forward
-costs by itself is what a batch of short rows takes beyond its tokens, at the rate of the largest batch of these.
+budget is what the device does in the target's time, at the length at which that is least; but no less than the longest
+row, which has to be run whatever it takes, and which no batch of as many tokens in shorter rows takes longer than. So a
+start on a busy machine does no lasting harm. Besides, what a forward costs by itself is what a batch of short rows takes
+beyond its tokens, at the rate of the largest batch of these.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,20 +31,23 @@ Seconds = Callable[[int, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was found. `token_budget`: at least 1. `forward_tokens`: what a forward costs by itself, in tokens."""
+    """What was found. `forward_tokens`: what a forward costs by itself, in tokens."""
 
     token_budget: int
     forward_tokens: int
 
 
 def calibrate(seconds: Seconds, *, longest: int, max_rows: int, target_s: float, most_tokens: int) -> Calibration:
-    """The largest token budget, up to `most_tokens`, whose batches of up to `max_rows` rows take `target_s` at most."""
+    """The largest token budget, from `longest` to `most_tokens`, whose batches take `target_s` at most.
+
+    `longest`: tokens of the longest row. `max_rows`: in a batch.
+    """
     lengths = sorted({min(length, longest) for length in (*_LENGTHS, longest)})
-    measured = {length: _measure(seconds, length, max_rows, target_s, most_tokens) for length in lengths}
+    measured = {length: _measure(seconds, length, longest, max_rows, target_s, most_tokens) for length in lengths}
     # Where even the most rows take less than the target, this length does not limit the budget.
     within = [_tokens_within(times, target_s) for times in measured.values()]
     budget = min((tokens for tokens in within if tokens is not None), default=min(most_tokens, max_rows * longest))
-    return Calibration(max(1, min(budget, most_tokens)), _forward_tokens(measured[lengths[0]]))
+    return Calibration(min(max(budget, longest), most_tokens), _forward_tokens(measured[lengths[0]]))
 
 
 def least_of_some(run: Callable[[], object], target_s: float, clock: Callable[[], float] = time.perf_counter) -> float:
@@ -55,38 +61,41 @@ def least_of_some(run: Callable[[], object], target_s: float, clock: Callable[[]
 
 
 def _measure(
-    seconds: Seconds, length: int, max_rows: int, target_s: float, most_tokens: int
+    seconds: Seconds, length: int, longest: int, max_rows: int, target_s: float, most_tokens: int
 ) -> Sequence[tuple[int, float]]:
-    """Tokens and seconds of ever larger batches, up to the first that takes too long or is the largest there may be."""
+    """Tokens and seconds of ever larger batches, until one takes too long or is the largest there may be.
+
+    In any case up to as many tokens as the longest row has, as such batches will be run.
+    """
     times: list[tuple[int, float]] = []
     rows = 1
     while True:
+        tokens = rows * length
         try:
-            times.append((rows * length, seconds(rows, length)))
+            times.append((tokens, seconds(rows, length)))
         except MemoryError:
             # As good as too slow. One row has to fit, or nothing can be served.
             if not times:
                 raise
-            return [*times, (times[-1][0] + 1, float("inf"))]
-        if times[-1][1] > target_s or rows == max_rows or rows * length >= most_tokens:
+            return [*times, (times[-1][0] + 1, math.inf)]
+        if rows == max_rows or tokens >= most_tokens or (times[-1][1] > target_s and tokens >= longest):
             return times
         rows = min(2 * rows, max_rows)
 
 
 def _tokens_within(times: Sequence[tuple[int, float]], target_s: float) -> int | None:
-    """How many tokens take the target's time, between the last two measured; None where the last take less."""
-    tokens, too_long = times[-1]
-    if too_long <= target_s:
-        return None
-    if len(times) == 1:
-        return int(tokens * target_s / too_long)
-    fewer, less = times[-2]
-    return int(fewer + (tokens - fewer) * (target_s - less) / (too_long - less))
+    """How many tokens take the target's time, between two that were measured; None where none take longer."""
+    fewer, less = 0, 0.0
+    for tokens, taken in times:
+        if taken > target_s:
+            return int(fewer + (tokens - fewer) * (target_s - less) / (taken - less))
+        fewer, less = tokens, taken
+    return None
 
 
 def _forward_tokens(times: Sequence[tuple[int, float]]) -> int:
     """What remains of the time of the smallest batch when its tokens are taken off, in tokens."""
-    finite = [(tokens, taken) for tokens, taken in times if taken != float("inf")]
+    finite = [(tokens, taken) for tokens, taken in times if math.isfinite(taken)]
     (fewest, least), (most, longest) = finite[0], finite[-1]
     if longest <= least:
         return most

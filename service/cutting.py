@@ -1,10 +1,10 @@
 """How a batch is cut: the row whose turn it is, and rows of about its length, nearest first.
 
-Costs are counted in tokens. A batch costs its rows times its longest, and what a forward costs by itself; sharing the
-latter is what padding may cost. Where much waits for the next batches, padding may be a tenth of a batch, and no more
-than a forward costs. Where little waits, a row that is left behind will need most of a forward for itself: padding may
-be its part of that, by its tokens among those that wait. So padding is under a tenth of every batch, once ten times
-as many tokens wait as a forward costs.
+Costs are counted in tokens. A batch costs its rows times its longest, and what a forward costs by itself; padding is
+worth it as long as it saves forwards. Where much waits, it may be a tenth of a batch, and no more than a forward costs.
+Where little waits, a row that is left behind needs much of a forward for itself: padding may be what the rows it is for
+are of all that wait, times that cost. So padding is under a tenth of every batch, once ten times as many tokens wait as
+a forward costs.
 
 Batches are cut around the row that entered the front first, and around the *fresh* row that did, by turns. A row is
 fresh when no other row of its lane is in the front as it enters: it does not wait for what others have waiting there.

@@ -27,18 +27,25 @@ def device(fixed_s: float, token_s: float, pair_s: float = 0.0) -> Callable[[int
     st.integers(1, 512),
     st.floats(1e-3, 0.2),
 )
-def test_no_batch_within_the_budget_takes_longer_than_the_target(
+def test_no_batch_takes_longer_than_the_target_or_the_longest_row(
     fixed_s: float, token_s: float, pair_s: float, longest: int, max_rows: int, target_s: float
 ) -> None:
-    """Of the measured lengths, and but for one row; and where the budget could be larger the target is made use of."""
+    """Of the lengths that are measured; and where more would be possible, the target is made use of."""
     seconds = device(fixed_s, token_s, pair_s)
     found = calibrate(seconds, longest=longest, max_rows=max_rows, target_s=target_s, most_tokens=MOST)
     lengths = {min(length, longest) for length in (32, 128, longest)}
-    fullest = {length: min(max_rows, found.token_budget // length) for length in lengths}
-    assert all(rows <= 1 or seconds(rows, length) <= target_s * 1.0001 for length, rows in fullest.items())
-    if fixed_s < target_s / 2 and 1 < found.token_budget < min(MOST, max_rows * longest):
+    for length in lengths:
+        rows = max(1, min(max_rows, found.token_budget // length))
+        assert seconds(rows, length) <= 1.0001 * max(target_s, seconds(1, longest))
+    if fixed_s < target_s / 2 and found.token_budget < min(MOST, max_rows * longest):
         more = found.token_budget * 4 // 3 + 1
         assert any(fixed_s + more * (token_s + pair_s * length) > target_s for length in lengths)
+
+
+def test_a_start_on_a_busy_machine_leaves_batches_of_some_size() -> None:
+    """However slow the device seems, a batch may have as many tokens as the longest row."""
+    found = calibrate(device(0.5, 0.01), longest=384, max_rows=32, target_s=0.05, most_tokens=MOST)
+    assert found == Calibration(token_budget=384, forward_tokens=50)
 
 
 def test_what_a_forward_costs_by_itself_is_told_in_tokens() -> None:
