@@ -28,11 +28,11 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> None:
     """Whatever a method changes, it has the suite's backbone, examples, seed, batch size and precision.
 
-    Only the weights of the tasks' losses are the method's own.
+    Only the weights of the losses, of tasks and of labels, are the method's own.
     """
-    found = METHODS[name].recipe(recipe)
+    found, equal = METHODS[name].recipe(recipe), {"weight": 1.0, "balanced": False}
     assert found.backbone.name == recipe.backbone.name
-    unweighted = [[own.model_copy(update={"weight": 1.0}) for own in one.tasks] for one in (found, recipe)]
+    unweighted = [[own.model_copy(update=equal) for own in one.tasks] for one in (found, recipe)]
     assert unweighted[0] == unweighted[1]
     assert found.seed == recipe.seed
     assert found.length == recipe.length
