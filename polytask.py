@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from model.network import Network
     from model.tasks import Task
     from model_store.manifest import Manifest
+    from training.evaluate import Run
 
 _PIPE_WIDTH = 160
 
@@ -138,6 +140,37 @@ def evaluate(
 
     try:
         evaluate_version(resolve(store, reference), data, _console())
+    except DataError as error:
+        _fail(error)
+
+
+@app.command("export")
+def export(
+    reference: Reference,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data folder of the recipe that made the version. Without it: float32 only, no losses."),
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of a forward; 0 for the cores it may use.")] = 0,
+) -> None:
+    """Write a version's network for faster engines on the CPU, and measure which one to serve it with."""
+    from model_store.versions import resolve
+    from service.choice import is_installed, open_runner
+    from service.cores import available_cores
+
+    missing = [package for package in ("onnx", "onnxscript", "onnxruntime", "sklearn") if not is_installed(package)]
+    if missing:
+        _fail(StartupError(f"exporting needs {', '.join(missing)}: pip install 'polytask[export]'"))
+    from training.export import Engines, export_version
+    from training.problems import DataError
+
+    def run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run:
+        return open_runner(backend, precision, file, network, threads).run
+
+    engines = Engines(is_installed, run, threads or available_cores())
+    try:
+        _print(f"exported to {export_version(resolve(store, reference), data, engines, _console())}")
     except DataError as error:
         _fail(error)
 

@@ -155,7 +155,8 @@ class Encoder(nn.Module):
             align = modulate if self.alignment_matrix is None else self.alignment_matrix
             states = align(states, rows.alignment)
         padding = torch.zeros_like(is_token_BL, dtype=states.dtype).masked_fill(~is_token_BL, float("-inf"))
-        mask = padding[:, None, None]
+        # Over all queries by name: ONNX Runtime's attention does not broadcast it by itself.
+        mask = padding[:, None, None].expand(-1, -1, padding.shape[1], -1)
         if self.embeddings.distance is not None:
             mask = mask + self.embeddings.distance(mask.shape[-1])
         ladder = None

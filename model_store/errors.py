@@ -71,3 +71,7 @@ class BaseMissing(StoreError):
 
 class BaseMismatch(StoreError):
     """The published backbone found is not the one that the version was made from."""
+
+
+class ExportInvalid(StoreError):
+    """The exports of a version cannot be read, or are of another version."""

@@ -10,21 +10,19 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
-import torch
 from fastapi import FastAPI
 
 from model.encoding import InputEncoder
-from model_store.load import Checkpoint, load
-from model_store.versions import resolve
+from model_store.load import Checkpoint
 from service.catalogue import example_input, revision
-from service.cores import available_cores
+from service.choice import load_runner
 from service.errors import StartupError
 from service.listening import listen
 from service.metrics import Metrics
 from service.policies import by_task_id
 from service.predictor import Predictor
 from service.queue import Limits, Queue
-from service.runners import Forward, Runner, TorchRunner, pick_device
+from service.runners import Forward, Runner
 from service.settings import Settings
 from service.warmup import Target, warm_up
 from service.web import SHUTDOWN_S, application, http_server
@@ -57,16 +55,6 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     server.run(sockets=[listener])
     if worker.failure is not None:
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
-
-
-def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
-    """The checkpoint, and what runs it on this process's device. Raises StoreError or StartupError."""
-    checkpoint = load(resolve(settings.store, settings.model))
-    torch.set_num_threads(settings.threads or available_cores())
-    # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on the
-    # CPU is as fast without it.
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-    return checkpoint, TorchRunner(checkpoint.network, pick_device(settings.device))
 
 
 def assemble(

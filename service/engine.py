@@ -20,8 +20,9 @@ from typing import NamedTuple
 import msgspec
 
 from model.answers import Logits
-from service.app import build_worker, load_runner
+from service.app import build_worker
 from service.child import Parent, engine_socket, run_child
+from service.choice import load_runner
 from service.errors import DeadlineExceeded, InternalError, ServiceError, StartupError
 from service.metrics import DISCONNECT, Metrics
 from service.predictor import drop_reason, refusal

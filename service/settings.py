@@ -54,6 +54,13 @@ class Settings:
             most=256,
         ),
     )
+    runner: str = field(
+        default="auto",
+        metadata=_about(
+            "engine; auto takes the fastest that `polytask export` has measured here, without exports torch",
+            choices=("auto", "torch", "onnxruntime", "openvino"),
+        ),
+    )
     threads: int = field(
         default=0, metadata=_about("threads of a forward on the CPU; 0 for the cores this process may use", least=0)
     )

@@ -10,8 +10,9 @@ import torch
 from sklearn.metrics import precision_recall_curve
 
 from model.answers import Answer, Logits, answer, sigmoid
-from model.batch import collate
+from model.batch import Batch, collate
 from model.encoding import Encoding, Input, InputEncoder
+from model.heads import Outputs, output_slices
 from model.network import Network
 from model.tasks import Task
 from training.examples import Example, TaskData
@@ -19,6 +20,9 @@ from training.metrics import Scores, score_task
 
 _ROWS = 64
 _TOKENS = 8192
+
+Run = Callable[[Batch], Outputs]
+"""An engine: the logits of a batch, on the CPU."""
 
 
 @torch.inference_mode()
@@ -38,13 +42,25 @@ def row_logits(network: Network, rows: Sequence[Encoding], task_id: int, pad_id:
     network.eval()
     tables = network.condition()
     device = next(network.parameters()).device
-    token_level, columns = network.tasks[task_id].token_level, network.output_slices[task_id]
+
+    def run(batch: Batch) -> Outputs:
+        outputs: Outputs = network(batch.to(device), tables)
+        return outputs.to_cpu()
+
+    return logits_by(run, network.tasks, rows, task_id, pad_id)
+
+
+def logits_by(run: Run, tasks: Sequence[Task], rows: Sequence[Encoding], task_id: int, pad_id: int) -> list[Logits]:
+    """The same by anything that runs batches."""
+    token_level, columns = tasks[task_id].token_level, output_slices(tasks)[task_id]
     logits: dict[int, Logits] = {}
     for places in _by_length(rows):
         batch = collate([rows[i] for i in places], [task_id] * len(places), token_level=token_level, pad_id=pad_id)
-        outputs = network(batch.to(device), tables).to_cpu()
+        outputs = run(batch)
+        found = outputs.token if token_level else outputs.sentence
+        assert found is not None, "a token-level batch was run without token logits"
         for row, place in enumerate(places):
-            own = outputs.token[row, : len(rows[place]), columns] if token_level else outputs.sentence[row, columns]
+            own = found[row, : len(rows[place]), columns] if token_level else found[row, columns]
             logits[place] = own.numpy()
     return [logits[place] for place in range(len(rows))]
 

@@ -1,4 +1,4 @@
-"""The validation data of a version in the store: the version's own tasks, and the files that its recipe names."""
+"""The data of a version in the store: the version's own tasks, and the files that its recipe names."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pydantic
 
+from model.encoding import Input
 from model_store.errors import ManifestInvalid
 from model_store.manifest import MANIFEST, Manifest, read_manifest
 from training.config import Recipe, TaskConfig
-from training.examples import TaskData, load_validation
+from training.examples import TaskData, load_task, load_validation
 from training.files import fingerprint
 from training.problems import read_all
 
@@ -25,6 +26,17 @@ def validation_data(version_folder: Path, data_folder: Path) -> list[TaskData]:
     manifest = read_manifest(version_folder)
     configs = _task_configs(version_folder, manifest)
     return read_all(partial(load_validation, task, configs[task.name], data_folder) for task in manifest.tasks)
+
+
+def training_inputs(version_folder: Path, data_folder: Path) -> list[tuple[Input, ...]]:
+    """What each of the version's tasks was trained on, in their order, without the right answers.
+
+    Raises StoreError or DataError.
+    """
+    manifest = read_manifest(version_folder)
+    configs = _task_configs(version_folder, manifest)
+    data = read_all(partial(load_task, configs[task.name], data_folder) for task in manifest.tasks)
+    return [tuple(example.input for example in own.train) for own in data]
 
 
 def changed_files(version_folder: Path, data_folder: Path) -> list[str]:

@@ -31,5 +31,5 @@ def gated(network: Network, device: torch.device) -> GatedRunner:
 
 
 if __name__ == "__main__":
-    with patch("service.app.TorchRunner", gated):
+    with patch("service.choice.TorchRunner", gated):
         serve(Settings.from_environment(os.environ))

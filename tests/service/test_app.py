@@ -121,7 +121,7 @@ def untouched() -> Iterator[None]:
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that would give other answers than the checkpoint's ends with an error instead of serving."""
-    monkeypatch.setattr("service.app.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1), torch.device("cpu")))
+    monkeypatch.setattr("service.choice.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1), torch.device("cpu")))
     with pytest.raises(StartupError, match="does not give the golden answer of task 'mood'"):
         serve(Settings(store=store, model="tiny", port=0, threads=1))
 

@@ -1,0 +1,137 @@
+"""Exports of a version: beside it or in the user's folder, whole, and of this version only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from model.encoding import Input
+from model_store.errors import ExportInvalid, FileCorrupt, StoreUnwritable
+from model_store.exports import (
+    EXPORT_MANIFEST,
+    Candidate,
+    Exports,
+    export_folder,
+    exported_file,
+    read_exports,
+    save_exports,
+)
+from model_store.load import verify
+from model_store.manifest import MANIFEST, Golden
+from model_store.save import save
+from tests import tiny
+from tests.model_store import stores
+
+
+@pytest.fixture
+def version(tmp_path: Path) -> Path:
+    """A version in a store."""
+    return save(tmp_path / "store", "demo", stores.contents(tiny.network()))
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's data folder is one of the test's."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def exports(version: Path, content: bytes = b"graph") -> Exports:
+    """Exports of the version, with one file."""
+    golden = Golden("mood", Input("The cat sat."), {"label": "good", "score": 0.5, "scores": {"good": 0.5}})
+    candidates = (
+        Candidate("onnxruntime", "int8", "int8.onnx", "onnxruntime 1", {"1": 2.0}, {"mood": -0.1}, None, (golden,)),
+        Candidate("torch", "float32", None, "torch 2", {"1": 1.0}, {"mood": 0.0}, None, ()),
+    )
+    files = {"int8.onnx": hashlib.sha256(content).hexdigest()}
+    return Exports("demo/1", stores.sha256(version / MANIFEST), files, candidates, "a processor", 1, 9, "today")
+
+
+def saved(version: Path, source: Path, content: bytes = b"graph") -> Path:
+    """Saves exports whose file holds `content`."""
+    source.mkdir(exist_ok=True)
+    (source / "int8.onnx").write_bytes(content)
+    return save_exports(version, exports(version, content), {"int8.onnx": source / "int8.onnx"})
+
+
+def test_what_is_saved_is_read(version: Path, tmp_path: Path) -> None:
+    """Exports come back as they were, beside a version that is still whole."""
+    folder = saved(version, tmp_path / "work")
+    assert folder == version / "exports"
+    assert read_exports(version) == (folder, exports(version))
+    assert exported_file(folder, exports(version), "int8.onnx").read_bytes() == b"graph"
+    verify(version)
+
+
+def test_there_need_not_be_any(version: Path) -> None:
+    """A version without exports is no error."""
+    assert read_exports(version) is None
+
+
+def test_new_exports_take_the_place_of_old_ones(version: Path, tmp_path: Path) -> None:
+    """Of earlier exports nothing is left, whatever their files were called."""
+    folder = saved(version, tmp_path / "work")
+    (folder / "old.onnx").write_bytes(b"old")
+    saved(version, tmp_path / "work", b"another graph")
+    assert {path.name for path in folder.iterdir()} == {"int8.onnx", EXPORT_MANIFEST}
+    assert exported_file(folder, exports(version, b"another graph"), "int8.onnx").read_bytes() == b"another graph"
+
+
+def test_a_version_that_cannot_be_written_to_has_them_elsewhere(
+    version: Path, tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They lie in the user's data folder under the hash of the manifest, and are found there."""
+    # Permissions do not stop root.
+    monkeypatch.setattr(os, "access", lambda path, _: version not in {path, *Path(path).parents})
+    folder = saved(version, tmp_path / "work")
+    assert folder == export_folder(version) == own_folder / "polytask" / "exports" / stores.sha256(version / MANIFEST)
+    assert read_exports(version) == (folder, exports(version))
+    assert not (version / "exports").exists()
+
+
+def test_exports_of_another_version_are_refused(version: Path, tmp_path: Path) -> None:
+    """A folder that was copied along to other weights is not believed."""
+    other = save(tmp_path / "store", "demo", stores.contents(tiny.network(seed=1)))
+    saved(version, tmp_path / "work").rename(other / "exports")
+    with pytest.raises(ExportInvalid, match=r"another version.* run `polytask export` again"):
+        read_exports(other)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"format": 2}, "has format 2, this release reads format 1"),
+        ({"surprise": 1}, "has unknown key 'surprise'"),
+        ({"threads": "two"}, "'threads' must be a whole number"),
+    ],
+)
+def test_what_is_not_known_is_an_error(wrong: dict[str, object], message: str, version: Path, tmp_path: Path) -> None:
+    """A newer format, a key too many and a wrong value are named with the path."""
+    path = saved(version, tmp_path / "work") / EXPORT_MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(ExportInvalid, match=message) as raised:
+        read_exports(version)
+    assert raised.value.path == path
+
+
+def test_a_file_that_is_not_the_one_exported_is_an_error(version: Path, tmp_path: Path) -> None:
+    """Changed and missing files are told apart."""
+    folder = saved(version, tmp_path / "work")
+    (folder / "int8.onnx").chmod(0o644)
+    (folder / "int8.onnx").write_bytes(b"grapf")
+    with pytest.raises(FileCorrupt, match="has sha256"):
+        exported_file(folder, exports(version), "int8.onnx")
+    (folder / "int8.onnx").unlink()
+    with pytest.raises(FileCorrupt, match="is missing"):
+        exported_file(folder, exports(version), "int8.onnx")
+
+
+def test_a_place_that_cannot_be_written_to_is_said(version: Path, tmp_path: Path) -> None:
+    """Where a file is in the way, the error names it."""
+    (version / "exports").write_text("in the way")
+    with pytest.raises(StoreUnwritable, match="exports: cannot be written"):
+        saved(version, tmp_path / "work")
