@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -32,18 +34,10 @@ class OpenVinoRunner:
 
     def __init__(self, file: Path, precision: str, threads: int) -> None:
         self.precision = precision
-        core = openvino.Core()
-        self._model = core.compile_model(
-            core.read_model(file),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                "INFERENCE_NUM_THREADS": threads,
-                "NUM_STREAMS": 1,
-                # Other processes may have been given the same cores.
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
+        # Compiling gives the thread that calls it a stack for signals, and takes it from under the thread when the model
+        # goes: the next signal would end the process. So it is a thread that gets no signals and ends at once.
+        with ThreadPoolExecutor(1) as thread:
+            self._model = thread.submit(_compiled, file, precision, threads).result()
         self._request = self._model.create_infer_request()
         self._names = [output.any_name for output in self._model.outputs]
 
@@ -74,6 +68,21 @@ class OpenVinoRunner:
             name: np.array(results[place]) for place, name in enumerate(self._names)
         }
         return outputs(copied, batch)
+
+
+def _compiled(file: Path, precision: str, threads: int) -> Any:
+    core = openvino.Core()
+    return core.compile_model(
+        core.read_model(file),
+        "CPU",
+        {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Other processes may have been given the same cores.
+            "ENABLE_CPU_PINNING": False,
+        },
+    )
 
 
 def _rows(batch: Batch, rows: torch.Tensor, length: int) -> Batch:

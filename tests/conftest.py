@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -50,3 +51,15 @@ def tiny_tokenizer() -> tokenizers.Tokenizer:
 def tiny_network() -> Network:
     """A fresh network of `tiny_config` and `tiny_tasks`, in eval mode, in which conditioning matters."""
     return tiny.network()
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """Puts back what serving changes of the process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    threads, mkldnn = torch.get_num_threads(), torch.backends.mkldnn.enabled
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.mkldnn.enabled = mkldnn
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The command line: `polytask models`."""
+"""The command line: `polytask models` and `polytask export`."""
 
 from __future__ import annotations
 
@@ -149,3 +149,17 @@ def test_help_needs_no_torch() -> None:
     finished = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"
     assert "models" in finished.stdout
+
+
+@pytest.mark.usefixtures("untouched")
+def test_export_says_what_it_wrote(
+    store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`polytask export` prints a line for each way of running the version, and where the files are."""
+    monkeypatch.setattr(sys, "argv", ["polytask", "export", "demo/2", "--store", str(store), "--threads", "1"])
+    with pytest.raises(SystemExit) as stopped:
+        polytask.main()
+    out = " ".join(capsys.readouterr().out.split())
+    assert not stopped.value.code
+    assert "onnxruntime-float32" in out
+    assert f"exported to {store / 'demo' / '2' / 'exports'}" in out

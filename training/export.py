@@ -16,9 +16,12 @@ import numpy as np
 import onnx
 from rich import box
 from rich.console import Console
+from rich.progress import Progress, TextColumn
 from rich.table import Table
 
+from model.batch import Batch
 from model.encoding import Encoding, Input, InputEncoder
+from model.heads import Outputs
 from model.network import Network
 from model.tasks import Task
 from model_store.disk import sha256_of
@@ -29,6 +32,7 @@ from training.evaluate import Run
 from training.examples import TaskData
 from training.metrics import Scores
 from training.onnx_graph import onnx_graph
+from training.problems import DataError
 from training.published import training_inputs, validation_data
 from training.quantisation import Feed, quantise
 from training.splits import capped
@@ -71,6 +75,10 @@ def export_version(folder: Path, data: Path | None, engines: Engines, console: C
     """
     checkpoint = load(folder)
     manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
+    if data is None and not manifest.goldens:
+        raise DataError(
+            f"{manifest.name}/{manifest.version} has no golden examples to time engines on; give its data folder"
+        )
     calibration = [] if data is None else _rows(encoder, manifest.tasks, training_inputs(folder, data))
     trial = _Trial(
         manifest.tasks,
@@ -171,8 +179,7 @@ class _Trial:
         """A candidate with what its tasks lose, and whether that is too much."""
         name = f"{backend}-{precision}"
         run = self._runs[name] = self._open(backend, precision, file)
-        with self._console.status(f"{name} answers the validation examples"):
-            scores = score(run, self._validation, self._questions)
+        scores = self._scored(name, run)
         if self._reference is None:
             self._reference = scores
         candidate = Candidate(
@@ -187,6 +194,19 @@ class _Trial:
         )
         self._console.print(f"{name}: {_losses(candidate)}", soft_wrap=True, highlight=False)
         return candidate
+
+    def _scored(self, name: str, run: Run) -> dict[str, Scores]:
+        """What the tasks reach, with a bar of the rows that are left."""
+        columns = (*Progress.get_default_columns(), TextColumn("{task.completed:,.0f} rows"))
+        with Progress(*columns, console=self._console, transient=True) as progress:
+            bar = progress.add_task(name, total=sum(question.num_rows for question in self._questions))
+
+            def counted(batch: Batch) -> Outputs:
+                outputs = run(batch)
+                progress.advance(bar, len(batch.lengths))
+                return outputs
+
+            return score(counted, self._validation, self._questions)
 
     def timed(self, candidates: Sequence[Candidate], threads: int) -> list[Candidate]:
         """The candidates with their speeds, the fastest first, those that are refused last."""

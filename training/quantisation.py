@@ -67,8 +67,9 @@ class _Scales:
 def quantise(model: onnx.ModelProto, feeds: Sequence[Feed], *, fused: bool, spared: int = 0) -> onnx.ModelProto:
     """The same graph in 8 bits, calibrated on `feeds`.
 
-    `spared`: of how many activations the products stay as they are, those that suffer most. `fused`: products are nodes of ONNX Runtime's own, which bring scales and bias along. Otherwise they are plain ONNX,
-    a product between DequantizeLinear nodes, which any engine may fuse.
+    `spared`: of how many activations the products stay as they are, those that suffer most. `fused`: products are nodes
+    of ONNX Runtime's own, which bring scales and bias along. Otherwise they are plain ONNX, a product between
+    DequantizeLinear nodes, which any engine may fuse.
     """
     quantised = copy.deepcopy(model)
     products = _products(quantised.graph)
@@ -99,15 +100,15 @@ def _products(graph: onnx.GraphProto) -> list[_Product]:
         if node.op_type not in {"MatMul", "Gemm"} or node.input[1] not in constants:
             continue
         weights = numpy_helper.to_array(constants[node.input[1]])
-        zeros = np.zeros(weights.shape[-1], np.float32)
         if node.op_type == "Gemm":
             transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
             weights = weights.T if transposed else weights
-            bias = numpy_helper.to_array(constants[node.input[2]]) if len(node.input) > 2 else zeros
+            has_bias = len(node.input) > 2
+            bias = numpy_helper.to_array(constants[node.input[2]]) if has_bias else _zeros(weights)
             products.append(_Product((node,), node.input[0], weights, bias))
         elif weights.ndim == 2:
             nodes: tuple[onnx.NodeProto, ...] = (node,)
-            bias = zeros
+            bias = _zeros(weights)
             match readers.get(node.output[0], []):
                 case [reader] if reader.op_type == "Add":
                     added = [constants[name] for name in reader.input if name in constants]
@@ -115,6 +116,11 @@ def _products(graph: onnx.GraphProto) -> list[_Product]:
                         nodes, bias = (node, reader), numpy_helper.to_array(added[0])
             products.append(_Product(nodes, node.input[0], weights, bias))
     return products
+
+
+def _zeros(weights: Values) -> Values:
+    """The bias of a product that has none."""
+    return np.zeros(weights.shape[1], np.float32)
 
 
 def _sample(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, Values]:

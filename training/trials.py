@@ -28,6 +28,7 @@ class Question:
         self.task_id = task_id
         self.inputs = inputs
         self.rows = encoder.encode(task, inputs)
+        self.num_rows = sum(map(len, self.rows))
         self.pad_id = encoder.pad_id
 
 

@@ -206,7 +206,7 @@ def _line(
 def _without_server(model: str, data: Path, num_tasks: int, seconds: float) -> Line:
     """The model alone on rows that are tokens already, sorted by length: what no server can reach."""
     command = [sys.executable, "-m", "benchmarks.serving.runner", "--only", "texts", "--data", str(data)]
-    options = ["--model", model, "--tasks", str(num_tasks), "--seconds", str(seconds), "--json"]
+    options = ["--model", model, "--tasks", str(num_tasks), "--seconds", str(seconds), "--engines", "auto", "--json"]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     if result.returncode:
         return Line("no server", "", num_tasks, "-", 1, failure=last_lines(result.stderr))

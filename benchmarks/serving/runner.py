@@ -28,11 +28,10 @@ from benchmarks.serving.workload import read_rows
 from model.batch import collate
 from model.encoding import InputEncoder
 from model.network import Network
-from model_store import DEFAULT_STORE
-from model_store.load import load
-from model_store.versions import resolve
+from service.choice import load_runner
 from service.cores import available_cores
 from service.runners import pick_device
+from service.settings import Settings
 
 _LENGTHS, _TASKS = (16, 32, 64, 128, 256), (1, 8, 24, 100, 1000)
 _BATCH_ROWS = {"cpu": (1, 4, 8, 16, 32), "cuda": (1, 8, 32, 128, 256)}
@@ -43,7 +42,9 @@ _BATCHES = 8
 def main(
     data: Annotated[Path | None, typer.Option(help="The data folder; only `texts` needs it.")] = None,
     only: Annotated[str, typer.Option(help="Of conditioning,tasks,padding,lengths,texts; default: what can be.")] = "",
-    engines: Annotated[str, typer.Option(help=f"Of {','.join(ENGINES)}, with commas.")] = "torch",
+    engines: Annotated[
+        str, typer.Option(help=f"Of {','.join(ENGINES)}, with commas; `texts` alone: auto too.")
+    ] = "torch",
     size: Annotated[str, typer.Option(help=f"Of the random network: {', '.join(SIZES)}.")] = "minilm",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     rounds: Annotated[int, typer.Option(help="Of each comparison.")] = 7,
@@ -54,16 +55,16 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Of `texts` only the best size, as JSON.")] = False,
 ) -> None:
     """Measures, prints tables and adds a line for each row of them to results/runner.jsonl."""
-    torch.set_num_threads(threads or available_cores())
-    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # as the service does
     wanted = only.split(",") if only else [*_SECTIONS, *(["texts"] if data else [])]
     sections = dict(_SECTIONS)
     if data is not None:
         sections["texts"] = partial(_texts, data=data, model=model, num_tasks=tasks, seconds=seconds)
     if missing := set(wanted) - sections.keys():
         raise typer.BadParameter(f"no section {', '.join(missing)} (texts needs --data)")
+    if unknown := set(engines.split(",")) - {*ENGINES, *(["auto"] if wanted == ["texts"] else [])}:
+        raise typer.BadParameter(f"no engine {', '.join(unknown)}")
     for engine in engines.split(","):
-        bench = Bench(engine, pick_device(device), conditioned(SIZES[size]), rounds)
+        bench = Bench(engine, threads or available_cores(), pick_device(device), conditioned(SIZES[size]), rounds)
         for name in wanted:
             lines = sections[name](bench)
             if as_json:
@@ -154,8 +155,10 @@ def _lengths(bench: Bench) -> list[dict[str, Any]]:
 
 def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float) -> list[dict[str, Any]]:
     """Real texts of a version's tasks, tokenised before the clock starts, sorted by length."""
-    checkpoint = load(resolve(DEFAULT_STORE, model))
-    encoder, runner = InputEncoder(checkpoint.tokenizer), ENGINES[bench.engine](checkpoint.network, bench.device)
+    backend = bench.engine.partition("-")[0]
+    settings = Settings(model=model, runner=backend, device=bench.device.type, threads=bench.threads)
+    checkpoint, runner = load_runner(settings)
+    encoder = InputEncoder(checkpoint.tokenizer)
     ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
     found = read_rows(model, data, num_tasks)
     encoded = [(ids[row.task.name], row.task, encoder.encode(row.task, [row.item])[0][0]) for row in found]
@@ -175,7 +178,13 @@ def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float)
             some = list(islice(source, _BATCHES))
             run_all(runner, some)
             done += sum(len(batch.lengths) for batch in some)
-        lines.append({"engine": bench.engine, "load": f"{size} rows by length", "texts_per_s": done / elapsed})
+        lines.append(
+            {
+                "engine": f"{runner.backend}-{runner.precision}",
+                "load": f"{size} rows by length",
+                "texts_per_s": done / elapsed,
+            }
+        )
     return lines
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import onnx
 import torch
 
 from model.batch import Batch, collate
@@ -13,12 +16,17 @@ from model.config import NetworkConfig
 from model.encoding import Encoding
 from model.network import Network
 from model.tasks import Kind, Task
-from service.runners import Runner, TorchRunner
+from service.choice import open_runner
+from service.onnx_runner import feed
+from service.runners import Runner
+from training.onnx_graph import onnx_graph
+from training.quantisation import quantise
 
-ENGINES: Mapping[str, Callable[[Network, torch.device], Runner]] = {"torch": TorchRunner}
-"""How a runner is made of a network."""
+ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bfloat16", "openvino-int8")
+"""Where no precision is named it is float32, or for torch what the device computes in."""
 
 _LONGEST = 384
+_CALIBRATION_ROWS = 64
 
 
 def _sizes(hidden_size: int, num_layers: int, num_heads: int) -> NetworkConfig:
@@ -38,18 +46,27 @@ SIZES = {"tiny": _sizes(64, 2, 4), "minilm": _sizes(384, 6, 12), "bert-base": _s
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is measured on: an engine, a device, the sizes of the network, and how many rounds."""
+    """What is measured on: one of ENGINES, its threads, a device, the sizes of the network, and how many rounds."""
 
     engine: str
+    threads: int
     device: torch.device
     config: NetworkConfig
     rounds: int
 
     def runner(self, num_tasks: int = 8, *, conditional: bool = True) -> Runner:
         """A runner with a network of random weights; plain: without any conditional module."""
-        return ENGINES[self.engine](
-            Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)), self.device
-        )
+        network = Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)).eval()
+        backend, _, precision = self.engine.partition("-")
+        if backend == "torch":
+            return open_runner(backend, "", None, network, self.threads, self.device.type)
+        graph = onnx_graph(network)
+        if precision == "int8":
+            feeds = [feed(batch) for batch in self.batches(lengths(_CALIBRATION_ROWS), 1, num_tasks)]
+            graph = quantise(graph, feeds, fused=backend == "onnxruntime")
+        with tempfile.TemporaryDirectory() as folder:
+            onnx.save(graph, file := Path(folder) / "network.onnx")
+            return open_runner(backend, precision or "float32", file, network, self.threads, self.device.type)
 
     def batches(self, lengths: Sequence[int], num_rows: int, num_tasks: int = 8) -> list[Batch]:
         """Rows of these lengths, in this order, in batches, their tasks at random; what is left over is left out."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import torch
 
@@ -36,10 +35,9 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 def run_all(runner: Runner, batches: Sequence[Batch]) -> None:
     """Runs the batches one after the other, each begun while the one before runs where the runner can do that."""
-    start = getattr(runner, "start", lambda batch: partial(runner.run, batch))
     waiting: Callable[[], object] | None = None
     for batch in batches:
-        following = start(batch)
+        following = runner.start(batch)
         if waiting is not None:
             waiting()
         waiting = following

@@ -30,5 +30,5 @@ class _Gated(TorchRunner):
 
 
 if __name__ == "__main__":
-    with patch("service.app.TorchRunner", _Gated):
+    with patch("service.choice.TorchRunner", _Gated):
         main()

@@ -106,18 +106,6 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
         assert started.popen.wait(PATIENCE_S) == 0
 
 
-@pytest.fixture
-def untouched() -> Iterator[None]:
-    """Puts back what `serve` changes of the process."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    threads, mkldnn = torch.get_num_threads(), torch.backends.mkldnn.enabled
-    yield
-    torch.set_num_threads(threads)
-    torch.backends.mkldnn.enabled = mkldnn
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that would give other answers than the checkpoint's ends with an error instead of serving."""

@@ -84,6 +84,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+@pytest.mark.usefixtures("untouched")
 def test_without_exports_it_is_torch(store: Path) -> None:
     """Nothing needs to be exported; an engine that is named does."""
     _, runner = load_runner(Settings(store=store, model="tiny", device="cpu", threads=1))
@@ -92,6 +93,7 @@ def test_without_exports_it_is_torch(store: Path) -> None:
         load_runner(Settings(store=store, model="tiny", device="cpu", runner="onnxruntime", threads=1))
 
 
+@pytest.mark.usefixtures("untouched")
 def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     """The default is opened with its own golden answers, gives nearly the network's logits, and torch on demand."""
     version = resolve(store, "tiny")
@@ -112,6 +114,7 @@ def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     assert isinstance(runner, TorchRunner)
 
 
+@pytest.mark.usefixtures("untouched")
 def test_logits_of_rows_come_from_any_engine(tmp_path: Path) -> None:
     """Rows through an exported file get the logits that they get through torch."""
     file = exported.write(tmp_path, exported.graph())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +42,15 @@ def test_in_8_bits_a_row_is_the_same_to_the_bit(tmp_path: Path) -> None:
         assert alone.token is not None
         assert torch.equal(together.sentence[row], alone.sentence[0])
         assert torch.equal(together.token[row, :length], alone.token[0])
+
+
+def test_a_signal_does_no_harm_after_a_model_is_gone(tmp_path: Path) -> None:
+    """A process that has opened and dropped a runner ends as it is told to."""
+    file = exported.write(tmp_path, exported.graph())
+    code = (
+        "import gc, signal, sys; from pathlib import Path; from service.openvino_runner import OpenVinoRunner\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "runner = OpenVinoRunner(Path(sys.argv[1]), 'float32', 1); del runner; gc.collect()\n"
+        "signal.raise_signal(signal.SIGTERM)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, file], check=False).returncode == 7
