@@ -18,6 +18,9 @@ _WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300
 # The piece that marks a space where a vocabulary marks them: it has no characters of its own.
 _SPACE = "\u2581"
 
+_FEW = 8
+"""Texts that are tokenised one after the other: to wake other threads for them takes longer."""
+
 Offsets = tuple[tuple[int, int], ...]
 
 
@@ -123,8 +126,13 @@ class InputEncoder:
         if task.kind is Kind.TAGGING:
             return [(self._encode_words(task, item),) for item in inputs]
         texts = [text for item in inputs for text in _texts(item)]
-        pieces = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        pieces = iter(self._pieces(texts))
         return [self._rows(task, item, [next(pieces) for _ in _texts(item)]) for item in inputs]
+
+    def _pieces(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        if len(texts) > _FEW:
+            return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
     def _rows(self, task: Task, item: Input, pieces: list[tokenizers.Encoding]) -> tuple[Encoding, ...]:
         first, *others = map(self._ids, pieces)

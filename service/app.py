@@ -25,7 +25,7 @@ from service.queue import Limits, Queue
 from service.runners import Forward, Runner
 from service.settings import Settings
 from service.warmup import Target, warm_up
-from service.web import SHUTDOWN_S, application, http_server
+from service.web import SHUTDOWN_S, application, http_server, run_server
 from service.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     # After a graceful end uvicorn raises the signal again; with its own handler in place the process exits with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
-    server.run(sockets=[listener])
+    run_server(server, listener)
     if worker.failure is not None:
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
 

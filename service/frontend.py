@@ -20,7 +20,7 @@ from service.metrics import Metrics
 from service.predictor import Predictor
 from service.remote import RemoteDesk
 from service.settings import Settings
-from service.web import application, http_server
+from service.web import application, http_server, run_server
 
 
 def run_frontend(settings: Settings, folder: Path, listener: int, parent: Parent) -> None:
@@ -43,7 +43,7 @@ def run_frontend(settings: Settings, folder: Path, listener: int, parent: Parent
         application(manifest, settings, desk, predictor, metrics.page, running()), settings, accept_at_once=1
     )
     parent.when_over(partial(setattr, server, "should_exit", True))
-    server.run(sockets=[SharedListener(listener)])
+    run_server(server, SharedListener(listener))
 
 
 def main() -> None:

@@ -38,10 +38,14 @@ from service.tickets import Results, Ticket, Work
 _Result = TypeVar("_Result")
 
 _ROWS_DECODED_AT_ONCE = 8
-"""More rows than this, and token-level rows, are decoded off the event loop; fewer are not worth the detour."""
+_TOKENS_DECODED_AT_ONCE = 256
+"""More rows than this, or token-level rows with more tokens, are decoded off the event loop; fewer are not worth it."""
 
 _INPUTS_ENCODED_AT_ONCE = 16
 """Inputs that are tokenised before the limit on tokens is looked at again: a request costs little more than it may."""
+
+_SMALL_BODY = 2048
+"""Bytes of a request that is checked and tokenised on the event loop: a thread costs more than it would save."""
 
 _THREADS = 2
 """Of those that tokenise and decode. Two, so that one large request does not keep the others waiting."""
@@ -187,8 +191,7 @@ class Predictor:
         deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
         body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
         started = time.monotonic()
-        late = DeadlineExceeded("the deadline passed before the request was in line")
-        prepared = await _by(deadline, self._on_thread(self._prepare, *self._tasks[call.task], body), late)
+        prepared = await self._prepared(*self._tasks[call.task], body, deadline)
         tokenized = time.monotonic()
         results = await self._run(prepared, deadline, call.gone)
         woken = time.monotonic()
@@ -200,6 +203,12 @@ class Predictor:
             "postprocess": time.monotonic() - woken,
         }
         return Prediction(rendered, stages)
+
+    async def _prepared(self, task_id: int, task: Task, body: bytes, deadline: float) -> _Prepared:
+        if len(body) <= _SMALL_BODY:
+            return self._prepare(task_id, task, body)
+        late = DeadlineExceeded("the deadline passed before the request was in line")
+        return await _by(deadline, self._on_thread(self._prepare, task_id, task, body), late)
 
     def _prepare(self, task_id: int, task: Task, body: bytes) -> _Prepared:
         settings = self._settings
@@ -245,7 +254,8 @@ class Predictor:
             raise refusal(error) from None
 
     async def _decode(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
-        if len(logits) <= _ROWS_DECODED_AT_ONCE and not prepared.task.token_level:
+        num_tokens = sum(map(len, prepared.rows)) if prepared.task.token_level else 0
+        if len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE:
             return self._render(prepared, logits)
         return await self._on_thread(self._render, prepared, logits)
 

@@ -67,6 +67,11 @@ def desk() -> Desk:
     return Desk()
 
 
+def large(body: bytes) -> bytes:
+    """The same request with more blanks than a small one has bytes."""
+    return body + b" " * 2048
+
+
 class GatedEncoder(InputEncoder):
     """Notes who tokenises how much. While the gate is shut, they wait there."""
 
@@ -180,7 +185,7 @@ async def test_the_deadline_holds_while_tokenising(desk: Desk, encoder: GatedEnc
     """A client that allows little time hears in time that it was not enough."""
     encoder.gate.clear()
     with pytest.raises(DeadlineExceeded):
-        await predictor.predict(call("mood", body("cat"), 0.01))
+        await predictor.predict(call("mood", large(body("cat")), 0.01))
     assert not desk.rows
 
 
@@ -194,10 +199,19 @@ async def test_a_large_request_is_refused_before_all_of_it_is_tokenised(
     assert not desk.rows
 
 
+async def test_a_small_request_needs_no_thread(desk: Desk, encoder: GatedEncoder, predictor: Predictor) -> None:
+    """It is tokenised where it arrives, which is quicker than to ask somebody else."""
+    task = asyncio.create_task(predictor.predict(call("mood", body("cat"))))
+    await until(lambda: bool(desk.rows))
+    assert encoder.callers == [threading.current_thread().name]
+    desk.rows[0].payload.ticket.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
+    await task
+
+
 async def test_few_requests_are_tokenised_at_once(desk: Desk, encoder: GatedEncoder, predictor: Predictor) -> None:
     """However many requests come, two threads of the predictor's own tokenise them; the others wait."""
     encoder.gate.clear()
-    calls = [asyncio.create_task(predictor.predict(call("mood", body("cat")))) for _ in range(5)]
+    calls = [asyncio.create_task(predictor.predict(call("mood", large(body("cat"))))) for _ in range(5)]
     await until(lambda: len(encoder.callers) == 2)
     await asyncio.sleep(0.02)
     assert len(encoder.callers) == 2, "a third one does not start"
