@@ -21,7 +21,7 @@ import psutil
 
 from benchmarks.serving.environments import Unavailable, last_lines
 
-_START_S = 900
+_START_S = 120
 _STOP_S = 20
 
 
