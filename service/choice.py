@@ -41,7 +41,8 @@ def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
         return checkpoint, open_runner("torch", "float32", None, checkpoint.network, threads, device.type)
     folder, exports = found
     logger.info("%s in %s, the fastest of what is exported and installed", candidate.backend, candidate.precision)
-    return _opened(checkpoint, candidate, folder, exports, threads, device.type)
+    streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
+    return _opened(checkpoint, candidate, folder, exports, (threads, streams), device.type)
 
 
 def choose(candidates: Sequence[Candidate], runner: str, device: str) -> Candidate | None:
@@ -65,9 +66,18 @@ def choose(candidates: Sequence[Candidate], runner: str, device: str) -> Candida
 
 
 def open_runner(
-    backend: str, precision: str, file: Path | None, network: Network, threads: int, device: str = "cpu"
+    backend: str,
+    precision: str,
+    file: Path | None,
+    network: Network,
+    threads: int,
+    device: str = "cpu",
+    streams: int = 1,
 ) -> Runner:
-    """A runner of that engine: of an exported `file`, or for torch of the network. Raises StartupError."""
+    """A runner of that engine: of an exported `file`, or for torch of the network.
+
+    `streams`: how many batches share the threads, where the engine can do that. Raises StartupError.
+    """
     require(backend)
     if backend == "torch":
         torch.set_num_threads(threads)
@@ -79,7 +89,7 @@ def open_runner(
     if backend == "onnxruntime":
         from service.onnx_runner import CPU, CUDA, OnnxRunner  # noqa: PLC0415, not installed everywhere
 
-        return OnnxRunner(file, precision, threads, CUDA if device == "cuda" else CPU)
+        return OnnxRunner(file, precision, threads, streams, CUDA if device == "cuda" else CPU)
     from service.openvino_runner import OpenVinoRunner  # noqa: PLC0415, not installed everywhere
 
     return OpenVinoRunner(file, precision, threads)
@@ -99,10 +109,11 @@ def require(backend: str) -> None:
 
 
 def _opened(
-    checkpoint: Checkpoint, candidate: Candidate, folder: Path, exports: Exports, threads: int, device: str
+    checkpoint: Checkpoint, candidate: Candidate, folder: Path, exports: Exports, parallel: tuple[int, int], device: str
 ) -> tuple[Checkpoint, Runner]:
     file = None if candidate.file is None else exported_file(folder, exports, candidate.file)
-    runner = open_runner(candidate.backend, candidate.precision, file, checkpoint.network, threads, device)
+    threads, streams = parallel
+    runner = open_runner(candidate.backend, candidate.precision, file, checkpoint.network, threads, device, streams)
     if file is not None:
         # The engine has weights of its own.
         for parameter in checkpoint.network.parameters():

@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -145,11 +146,14 @@ class _Ticket:
     missing: int
     put: Callable[[_Outcome], None]
     logits: dict[int, Logits] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
-        self.logits[place] = logits
-        self.missing -= 1
-        if not self.missing:
+        with self.lock:
+            self.logits[place] = logits
+            self.missing -= 1
+            done = not self.missing
+        if done:
             rows = tuple(RowLogits.of(self.logits[place]) for place in range(len(self.logits)))
             self._end(Answered(self.request, started, ended, rows))
 

@@ -31,8 +31,14 @@ class OnnxRunner:
     backend = "onnxruntime"
     overlaps = False
 
-    def __init__(self, file: Path, precision: str, threads: int, providers: Sequence[str] = CPU) -> None:
-        """`threads`: of a forward on the CPU. `providers`: ONNX Runtime's, the first one first. Raises StartupError."""
+    def __init__(
+        self, file: Path, precision: str, threads: int, streams: int = 1, providers: Sequence[str] = CPU
+    ) -> None:
+        """`threads`: on the CPU, shared by `streams`. `providers`: ONNX Runtime's, the first one first.
+
+        Raises StartupError.
+        """
+        self.streams = streams
         self.device = "cpu" if providers[0] in CPU else "cuda"
         self.precision = precision
         available = onnxruntime.get_available_providers()
@@ -43,7 +49,7 @@ class OnnxRunner:
             )
         disabled = _SLOWER if self.device == "cpu" else ()
         self._session = onnxruntime.InferenceSession(
-            file, _options(threads), providers=list(providers), disabled_optimizers=disabled
+            file, _options(max(1, threads // streams)), providers=list(providers), disabled_optimizers=disabled
         )
         self._names = [output.name for output in self._session.get_outputs()]
 

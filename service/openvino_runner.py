@@ -31,6 +31,7 @@ class OpenVinoRunner:
     backend = "openvino"
     device = "cpu"
     overlaps = False
+    streams = 1
 
     def __init__(self, file: Path, precision: str, threads: int) -> None:
         self.precision = precision

@@ -19,6 +19,7 @@ With F = the tokens that the front has room for, l = the longest row, w(i) = the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
@@ -124,13 +125,19 @@ class Queue(Generic[Payload]):
         """From now on nothing is admitted."""
         self.closed = True
 
-    def take(self, now: float) -> Taken[Payload]:
-        """Removes the next batch from the line, together with the expired rows met on the way to it."""
+    def take(self, now: float, shares: int = 1) -> Taken[Payload]:
+        """Removes the next batch from the line, together with the expired rows met on the way to it.
+
+        `shares`: between how many takers what is in line is to be divided; the batch is one part of that at most.
+        """
+        limits = self.limits
+        if shares > 1 and self._tokens < shares * limits.token_budget:
+            limits = replace(limits, token_budget=max(1, -(-self._tokens // shares)))
         taken = Taken[Payload]([], [])
         while not taken.rows and self._places:
             pool = min((pool for pool in self._pools() if pool.num_rows), key=_served)
             self._served = pool.served
-            cut = pool.cut(self.limits, now)
+            cut = pool.cut(limits, now)
             for place in (*cut.places, *cut.expired):
                 self._forget(place)
             taken.rows.extend(place.row for place in cut.places)

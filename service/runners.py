@@ -23,7 +23,7 @@ class DeviceLost(Exception):
 
 
 class Runner(Protocol):
-    """An engine with a network loaded. One thread calls it."""
+    """An engine with a network loaded. `streams` threads call it."""
 
     @property
     def backend(self) -> str:
@@ -36,6 +36,10 @@ class Runner(Protocol):
     @property
     def precision(self) -> str:
         """The type that it computes in, such as `float32`."""
+
+    @property
+    def streams(self) -> int:
+        """How many threads may run a batch each at the same time."""
 
     @property
     def overlaps(self) -> bool:
@@ -55,6 +59,7 @@ class TorchRunner:
     """The network as it is: float32 on the CPU, bfloat16 autocast on CUDA."""
 
     backend = "torch"
+    streams = 1
 
     def __init__(self, network: Network, device: torch.device) -> None:
         """Moves the network to `device` and evaluates its task tables, once."""
@@ -115,6 +120,11 @@ class Forward:
         self._token_level = [task.token_level for task in tasks]
         self._slices = output_slices(tasks)
         self._pad_id = pad_id
+
+    @property
+    def streams(self) -> int:
+        """As of the runner."""
+        return self._runner.streams
 
     @property
     def overlaps(self) -> bool:

@@ -64,6 +64,15 @@ class Settings:
     threads: int = field(
         default=0, metadata=_about("threads of a forward on the CPU; 0 for the cores this process may use", least=0)
     )
+    streams: int = field(
+        default=0,
+        metadata=_about(
+            "batches side by side, which share the threads, where the engine can; 0 for one a thread, 1 answers a lone "
+            "request soonest",
+            least=0,
+            most=256,
+        ),
+    )
     max_rows: int = field(
         default=0, metadata=_about("rows in a batch; 0 for what suits the device", least=0, most=4096)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ class Results:
 
 
 class Receiver(Protocol):
-    """Where the results of a request's rows go. Only the thread that owns the device answers; any may do the rest."""
+    """Where the results of a request's rows go. Any thread may call any of this."""
 
     def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
         """The result of the row at `place`, and when its batch started and ended."""
@@ -43,12 +44,15 @@ class Ticket:
         self._loop = loop
         self._logits: list[Logits | None] = [None] * num_rows
         self._missing = num_rows
+        self._lock = threading.Lock()
 
     def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
-        """The result of the row at `place`. Only the thread that owns the device calls this."""
-        self._logits[place] = logits
-        self._missing -= 1
-        if not self._missing:
+        """The result of the row at `place`, once for each. From any thread."""
+        with self._lock:
+            self._logits[place] = logits
+            self._missing -= 1
+            done = not self._missing
+        if done:
             results = Results([logits for logits in self._logits if logits is not None], started, ended)
             self._on_loop(self._succeed, results)
 

@@ -28,9 +28,10 @@ class _Double:
     device = "cpu"
     precision = "float32"
 
-    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False) -> None:
+    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
         self.batches: list[Batch] = []
         self.overlaps = overlaps
+        self.streams = streams
         self._inner = inner or real_runner()
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
@@ -47,8 +48,8 @@ class GatedRunner(_Double):
     With `overlaps` a batch arrives when it is started, as on a device that runs by itself.
     """
 
-    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False) -> None:
-        super().__init__(inner, overlaps=overlaps)
+    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
+        super().__init__(inner, overlaps=overlaps, streams=streams)
         self._gate = threading.Event()
         self._gate.set()
 
@@ -92,8 +93,9 @@ class FailingRunner(_Double):
         inner: Runner | None = None,
         *,
         overlaps: bool = False,
+        streams: int = 1,
     ) -> None:
-        super().__init__(inner, overlaps=overlaps)
+        super().__init__(inner, overlaps=overlaps, streams=streams)
         self.fails = fails
         self._error = error or RuntimeError("the device does not like this batch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnxruntime
@@ -87,4 +88,15 @@ def test_a_provider_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
     if CUDA[0] in onnxruntime.get_available_providers():
         pytest.skip("this build has it")
     with pytest.raises(StartupError, match=r"no CUDAExecutionProvider.* install onnxruntime-gpu"):
-        OnnxRunner(exported.write(tmp_path, exported.graph()), "float32", 1, CUDA)
+        OnnxRunner(exported.write(tmp_path, exported.graph()), "float32", 1, providers=CUDA)
+
+
+def test_streams_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Batches that run side by side get what they get alone, to the bit."""
+    file = exported.write(tmp_path, exported.eight_bits(fused=True))
+    runner = OnnxRunner(file, "int8", threads=2, streams=2)
+    batches = [exported.batch([length, 30 - length, 9], seed=length) for length in range(3, 27)]
+    expected = [runner.run(batch) for batch in batches]
+    with ThreadPoolExecutor(runner.streams) as threads:
+        for found, alone in zip(threads.map(runner.run, batches), expected, strict=True):
+            assert torch.equal(found.sentence, alone.sentence)

@@ -331,3 +331,19 @@ def test_a_cancelled_row_makes_room_at_once() -> None:
     assert queue.cancel(rows[:4]) == 4
     assert queue.cancel(rows[:4]) == 0
     queue.admit([row(50) for _ in range(4)], now=0)
+
+
+@given(st.lists(lengths, min_size=1, max_size=30), st.integers(1, 6))
+def test_takers_that_share_get_parts_of_a_size(waiting: list[int], shares: int) -> None:
+    """A batch is a part of what is in line, or one row; nothing is lost by it, and a full line is cut as ever."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    admit_alone(queue, [row(length) for length in waiting])
+    taken = 0
+    while queue:
+        tokens = sum(found.tokens for found in queue.waiting().values())
+        part = -(-tokens // shares) if shares > 1 else tokens * LIMITS.max_rows
+        rows = queue.take(0, shares).rows
+        padded = len(rows) * max(own.num_tokens for own in rows)
+        assert len(rows) == 1 or padded <= min(LIMITS.token_budget, part)
+        taken += len(rows)
+    assert taken == len(waiting)

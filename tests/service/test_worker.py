@@ -303,3 +303,61 @@ async def test_a_cancelled_row_is_not_run() -> None:
         runner.open()
         await first
     assert [len(batch.lengths) for batch in runner.batches] == [1]
+
+
+async def test_streams_run_side_by_side() -> None:
+    """Where the device takes two batches at a time, neither waits for the other; a third one waits."""
+    runner = GatedRunner(streams=2)
+    with working(runner) as bench:
+        runner.shut()
+        calls = []
+        for token, running in ((7, 1), (8, 2), (10, 2)):
+            calls.append(bench.submit(token))
+            await until(lambda running=running: len(runner.batches) == running)  # type: ignore[misc]
+        assert sum(waiting.rows for waiting in bench.worker.waiting()[0].values()) == 1
+        runner.open()
+        assert [len((await call).logits) for call in calls] == [1, 1, 1]
+
+
+async def test_idle_streams_share_what_comes() -> None:
+    """The rows of one request are divided between those that have nothing to do, and put together again in order."""
+    runner = GatedRunner(streams=2)
+    with working(runner) as bench:
+        runner.shut()
+        call = bench.submit(7, 8, 7, 8, 7, 8)
+        await until(lambda: len(runner.batches) == 2)
+        runner.open()
+        logits = (await call).logits
+        alone = [(await bench.submit(token)).logits[0] for token in (7, 8)]
+    assert sorted(len(batch.lengths) for batch in runner.batches[:2]) == [3, 3]
+    for place, own in enumerate(logits):
+        assert own == pytest.approx(alone[place % 2], abs=1e-4)
+
+
+async def test_a_device_that_is_lost_in_one_stream_ends_them_all() -> None:
+    """Rows in line get an error at once, the batches of other streams are answered, and then it is over."""
+    runner = FailingRunner(lambda batch: POISON in batch.input_ids, DeviceLost("gone"), streams=2)
+    gate = GatedRunner(runner, streams=2)
+    with working(gate) as bench:
+        gate.shut()
+        good = bench.submit(7)
+        await until(lambda: len(gate.batches) == 1)
+        with pytest.raises(InternalError):
+            await bench.submit(*[POISON] * 20)
+        gate.open()
+        assert len((await good).logits) == 1
+        await until(bench.ended.is_set)
+        assert isinstance(bench.worker.failure, DeviceLost)
+
+
+async def test_one_stream_that_fails_makes_it_not_ready() -> None:
+    """It is tried again when somebody asks, though the others have nothing to complain about."""
+    runner = FailingRunner(lambda batch: POISON in batch.input_ids or fails, streams=2)
+    fails = True
+    with working(runner) as bench:
+        with pytest.raises(InternalError):
+            await bench.submit(POISON)
+        await until(lambda: not bench.worker.ready)
+        fails = False
+        bench.worker.recover()
+        await until(lambda: bench.worker.ready)
