@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -34,7 +35,11 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 
 def run_all(runner: Runner, batches: Sequence[Batch]) -> None:
-    """Runs the batches one after the other, each begun while the one before runs where the runner can do that."""
+    """Runs the batches as the service would: side by side, or each begun while the one before runs, where that is possible."""
+    if runner.streams > 1:
+        with ThreadPoolExecutor(runner.streams) as threads:
+            list(threads.map(runner.run, batches))
+        return
     waiting: Callable[[], object] | None = None
     for batch in batches:
         following = runner.start(batch)
