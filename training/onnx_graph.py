@@ -57,7 +57,31 @@ def onnx_graph(network: Network) -> onnx.ModelProto:
     model = program.model_proto
     # They name shapes from before the exporter's own simplifications, and engines find them out by themselves.
     del model.graph.value_info[:]
+    _attend_in_place(model.graph, network.config.num_heads)
     return model
+
+
+def _attend_in_place(graph: onnx.GraphProto, num_heads: int) -> None:
+    """Lets attention find the heads in [B, L, D] by itself, instead of [B, H, L, D / H] transposed for it and back."""
+    makers = {output: node for node in graph.node for output in node.output}
+    readers = {name: node for node in graph.node for name in node.input}
+    gone = set[str]()
+    for node in graph.node:
+        if node.op_type != "Attention":
+            continue
+        views = [(makers[name], makers[makers[name].input[0]]) for name in node.input[:3]]
+        back = readers[node.output[0]]
+        joined = readers[back.output[0]]
+        around = [*(one for view in views for one in view), back, joined]
+        assert [one.op_type for one in around] == ["Transpose", "Reshape"] * 4, "attention as the network writes it"
+        gone.update(one.output[0] for one in around)
+        for place, (_, reshape) in enumerate(views):
+            node.input[place] = reshape.input[0]
+        node.output[0] = joined.output[0]
+        node.attribute.extend(onnx.helper.make_attribute(f"{one}_num_heads", num_heads) for one in ("q", "kv"))
+    nodes = [node for node in graph.node if node.op_type == "Attention" or node.output[0] not in gone]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 class _Tensors(nn.Module):
