@@ -103,10 +103,10 @@ def running(
 
 
 @contextlib.contextmanager
-def polytask(model: str = "demo") -> Iterator[Server]:
-    """The service with its defaults and whatever POLYTASK_ variables say, serving a version of the store."""
+def polytask(model: str = "demo", *flags: str) -> Iterator[Server]:
+    """The service with its defaults, `flags` and what POLYTASK_ variables say, serving a version of the store."""
     port = free_port()
-    command = [sys.executable, "-m", "polytask", "serve", "--model", model, "--port", str(port)]
+    command = [sys.executable, "-m", "polytask", "serve", "--model", model, "--port", str(port), *flags]
     with running(command, {}, port, _is_ready) as server:
         yield server
 
