@@ -77,7 +77,7 @@ async def _kill(server: Server) -> float:
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client:
         # Until the frontends have noticed that it is gone they still say that they are ready.
         await asyncio.sleep(10 * _EVERY_S)
-        while (await client.get("/readyz")).status_code != httpx.codes.OK:
+        while (await client.get("/readyz")).status_code != httpx.codes.OK:  # noqa: ASYNC110, nobody would tell us
             await asyncio.sleep(_EVERY_S)
     return time.perf_counter() - killed
 
