@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.network import Network
-from model_store.exports import Candidate, Exports, exported_file, read_exports
+from model_store.exports import Candidate, exported_file, read_exports
 from model_store.load import Checkpoint, load
 from model_store.versions import resolve
 from service.cores import available_cores
@@ -39,10 +39,19 @@ def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
         if settings.runner not in {"auto", "torch"}:
             raise StartupError(_nothing_for(settings, device.type))
         return checkpoint, open_runner("torch", "float32", None, checkpoint.network, threads, device.type)
-    folder, exports = found
-    logger.info("%s in %s, the fastest of what is exported and installed", candidate.backend, candidate.precision)
+    logger.info("runs as it was exported for %s in %s", candidate.backend, candidate.precision)
+    file = None if candidate.file is None else exported_file(*found, candidate.file)
     streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
-    return _opened(checkpoint, candidate, folder, exports, (threads, streams), device.type)
+    runner = open_runner(
+        candidate.backend, candidate.precision, file, checkpoint.network, threads, device.type, streams
+    )
+    if file is not None:
+        # The engine has weights of its own.
+        for parameter in checkpoint.network.parameters():
+            parameter.data = torch.empty(0)
+    if not candidate.goldens:
+        return checkpoint, runner
+    return replace(checkpoint, manifest=replace(checkpoint.manifest, goldens=candidate.goldens)), runner
 
 
 def choose(candidates: Sequence[Candidate], runner: str, device: str) -> Candidate | None:
@@ -106,21 +115,6 @@ def require(backend: str) -> None:
         raise StartupError(
             f"the engine {backend} is not installed: {_INSTALL[backend]}, or set POLYTASK_RUNNER to torch"
         )
-
-
-def _opened(
-    checkpoint: Checkpoint, candidate: Candidate, folder: Path, exports: Exports, parallel: tuple[int, int], device: str
-) -> tuple[Checkpoint, Runner]:
-    file = None if candidate.file is None else exported_file(folder, exports, candidate.file)
-    threads, streams = parallel
-    runner = open_runner(candidate.backend, candidate.precision, file, checkpoint.network, threads, device, streams)
-    if file is not None:
-        # The engine has weights of its own.
-        for parameter in checkpoint.network.parameters():
-            parameter.data = torch.empty(0)
-    if not candidate.goldens:
-        return checkpoint, runner
-    return replace(checkpoint, manifest=replace(checkpoint.manifest, goldens=candidate.goldens)), runner
 
 
 def _nothing_for(settings: Settings, device: str) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
-import torch
-from numpy.typing import NDArray
 
 from model.batch import Batch
 from model.heads import Outputs
 from service.errors import StartupError
+from service.exported import feed, outputs
 from service.runners import DeviceLost
 
 CPU = ("CPUExecutionProvider",)
@@ -66,26 +64,6 @@ class OnnxRunner:
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
         return partial(self.run, batch)
-
-
-def feed(batch: Batch) -> dict[str, NDArray[np.int64]]:
-    """The inputs of an exported network, by name, without a copy."""
-    return {
-        "input_ids": batch.input_ids.numpy(),
-        "segment_ids": batch.segment_ids.numpy(),
-        "lengths": batch.lengths.numpy(),
-        "task_ids": batch.task_ids.numpy(),
-    }
-
-
-def outputs(found: Mapping[str, NDArray[np.float32]], batch: Batch) -> Outputs:
-    """The outputs of an exported network; without a task of that level it has no such output."""
-    token = found.get("token") if batch.token_level else None
-    sentence = found.get("sentence")
-    return Outputs(
-        torch.zeros(len(batch.lengths), 0) if sentence is None else torch.from_numpy(sentence),
-        None if token is None else torch.from_numpy(token),
-    )
 
 
 def _options(threads: int) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.batch import Batch
 from model.heads import Outputs
-from service.onnx_runner import feed, outputs
+from service.exported import feed, outputs
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 """What OpenVINO is to compute in where the file does not say 8 bits."""

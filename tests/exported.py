@@ -10,10 +10,11 @@ import torch
 
 from model.batch import Batch
 from model.encoding import Encoding
+from service.exported import feed
 from tests import tiny
 from tests.model.networks import one_row, random_batch
 from training.onnx_graph import onnx_graph
-from training.quantisation import Feed, quantise
+from training.quantisation import quantise
 
 
 @cache
@@ -35,12 +36,6 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
     path = folder / "graph.onnx"
     onnx.save(model, path)
     return path
-
-
-def feed(batch: Batch) -> Feed:
-    """The inputs of a graph."""
-    names = ("input_ids", "segment_ids", "lengths", "task_ids")
-    return {name: getattr(batch, name).numpy() for name in names}
 
 
 def batch(lengths: list[int], seed: int = 0) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,10 +30,16 @@ def answer_inputs(network: Network, encoder: InputEncoder, task_id: int, inputs:
     """One answer per input, in order. The network is left in eval mode."""
     task = network.tasks[task_id]
     encodings = encoder.encode(task, inputs)
-    logits = iter(row_logits(network, [row for rows in encodings for row in rows], task_id, encoder.pad_id))
-    return [
-        answer(task, item, rows, [next(logits) for _ in rows]) for item, rows in zip(inputs, encodings, strict=True)
-    ]
+    logits = row_logits(network, [row for rows in encodings for row in rows], task_id, encoder.pad_id)
+    return answers_from(task, inputs, encodings, logits)
+
+
+def answers_from(
+    task: Task, inputs: Sequence[Input], encodings: Sequence[tuple[Encoding, ...]], logits: Iterable[Logits]
+) -> list[Answer]:
+    """One answer per input, in order, from the logits of all rows, in theirs."""
+    left = iter(logits)
+    return [answer(task, item, rows, [next(left) for _ in rows]) for item, rows in zip(inputs, encodings, strict=True)]
 
 
 @torch.inference_mode()

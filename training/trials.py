@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from model.answers import Answer, answer
+from model.answers import Answer
 from model.batch import Batch, collate
 from model.encoding import Encoding, Input, InputEncoder
 from model.tasks import Task
-from training.evaluate import Run, logits_by
+from training.evaluate import Run, answers_from, logits_by
 from training.examples import TaskData
 from training.metrics import Scores, score_task
 
@@ -35,11 +35,8 @@ class Question:
 def answers(run: Run, tasks: Sequence[Task], question: Question) -> list[Answer]:
     """One answer per input, in order."""
     rows = [row for own in question.rows for row in own]
-    logits = iter(logits_by(run, tasks, rows, question.task_id, question.pad_id))
-    return [
-        answer(tasks[question.task_id], item, own, [next(logits) for _ in own])
-        for item, own in zip(question.inputs, question.rows, strict=True)
-    ]
+    logits = logits_by(run, tasks, rows, question.task_id, question.pad_id)
+    return answers_from(tasks[question.task_id], question.inputs, question.rows, logits)
 
 
 def score(run: Run, data: Sequence[TaskData], questions: Sequence[Question]) -> dict[str, Scores]:

@@ -175,6 +175,7 @@ def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float)
         random.Random(0).shuffle(batches)
         done, started, source = 0, time.perf_counter(), cycle(batches)
         while (elapsed := time.perf_counter() - started) < seconds:
+            # Enough for each stream that what the last one takes alone in the end is little.
             some = list(islice(source, _BATCHES * runner.streams**2))
             run_all(runner, some)
             done += sum(len(batch.lengths) for batch in some)

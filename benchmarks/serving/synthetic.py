@@ -17,7 +17,7 @@ from model.encoding import Encoding
 from model.network import Network
 from model.tasks import Kind, Task
 from service.choice import open_runner
-from service.onnx_runner import feed
+from service.exported import feed
 from service.runners import Runner
 from training.onnx_graph import onnx_graph
 from training.quantisation import quantise

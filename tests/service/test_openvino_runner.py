@@ -54,3 +54,9 @@ def test_a_signal_does_no_harm_after_a_model_is_gone(tmp_path: Path) -> None:
         "signal.raise_signal(signal.SIGTERM)"
     )
     assert subprocess.run([sys.executable, "-c", code, file], check=False).returncode == 7
+
+
+def test_it_needs_no_other_engine() -> None:
+    """Where only OpenVINO is installed the runner can be imported."""
+    code = "import sys; sys.modules['onnxruntime'] = None; import service.openvino_runner"
+    subprocess.run([sys.executable, "-c", code], check=True)

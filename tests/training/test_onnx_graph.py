@@ -13,6 +13,7 @@ import torch
 from model.config import AlignmentForm, BottleneckForm, LayerNormForm, Pooling
 from model.network import Network
 from model.tasks import Kind, Task
+from service.exported import feed
 from tests import exported, tiny
 from tests.model.networks import build, random_batch, randomise_conditioning, run
 from training.onnx_graph import onnx_graph
@@ -70,7 +71,7 @@ def outputs(
     batch = random_batch(network.config, lengths, tasks)
     expected = run(network, batch)
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, map(torch.from_numpy, session.run(None, dict(exported.feed(batch)))), strict=True))
+    found = dict(zip(names, map(torch.from_numpy, session.run(None, dict(feed(batch)))), strict=True))
     pairs = []
     if "sentence" in found:
         pairs.append((expected.sentence, found["sentence"]))

@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from service.exported import feed
 from tests import exported, tiny
 from tests.model.networks import random_batch
 from training.quantisation import quantise
@@ -23,8 +24,8 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def test_the_outputs_stay_near(*, fused: bool) -> None:
     """In either form the logits of rows that were not calibrated on differ by a small share of what they vary by."""
     batch = random_batch(tiny.config(), [30] * 14, list(range(7)) * 2, seed=1)
-    expected = session(exported.graph()).run(None, dict(exported.feed(batch)))
-    found = session(exported.eight_bits(fused=fused)).run(None, dict(exported.feed(batch)))
+    expected = session(exported.graph()).run(None, dict(feed(batch)))
+    found = session(exported.eight_bits(fused=fused)).run(None, dict(feed(batch)))
     for one, other in zip(expected, found, strict=True):
         assert 0 < np.abs(one - other).mean() < 0.05 * one.std()
 
@@ -32,9 +33,7 @@ def test_the_outputs_stay_near(*, fused: bool) -> None:
 def test_both_forms_say_the_same() -> None:
     """What ONNX Runtime's own nodes compute is what the plain ones say, but for the order of float sums."""
     batch = exported.batch([12])
-    plain, fused = (
-        session(exported.eight_bits(fused=fused)).run(None, dict(exported.feed(batch))) for fused in (False, True)
-    )
+    plain, fused = (session(exported.eight_bits(fused=fused)).run(None, dict(feed(batch))) for fused in (False, True))
     for one, other in zip(plain, fused, strict=True):
         np.testing.assert_allclose(one, other, atol=0.02 * one.std())
 
@@ -49,15 +48,12 @@ def test_every_product_with_weights_is_one_of_integers() -> None:
 
 def test_spared_products_stay_as_they_are() -> None:
     """Those of as many activations as asked for are left alone, and the graph still runs."""
-    feeds = [
-        exported.feed(exported.padded(exported.batch([9, 14, 21]), row, length))
-        for row, length in enumerate([9, 14, 21])
-    ]
+    feeds = [feed(exported.padded(exported.batch([9, 14, 21]), row, length)) for row, length in enumerate([9, 14, 21])]
     spared = quantise(exported.graph(), feeds, fused=True, spared=3)
     inputs = {node.input[0] for node in exported.eight_bits(fused=True).graph.node if node.op_type == "QuantizeLinear"}
     left = {node.input[0] for node in spared.graph.node if node.op_type == "QuantizeLinear"}
     assert len(left) == len(inputs) - 3
-    session(spared).run(None, dict(exported.feed(exported.batch([5, 6]))))
+    session(spared).run(None, dict(feed(exported.batch([5, 6]))))
 
 
 def product(weights: NDArray[np.float32], bias: NDArray[np.float32]) -> onnx.ModelProto:

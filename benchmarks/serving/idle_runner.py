@@ -1,0 +1,48 @@
+"""The service with a runner that takes no time: what is left is what a request costs without the forward.
+
+python -m benchmarks.serving.idle_runner       with POLYTASK_ variables, as `polytask serve`
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from unittest.mock import patch
+
+import torch
+
+from model.batch import Batch
+from model.heads import Outputs
+from model.network import Network
+from service.app import serve
+from service.settings import Settings
+
+
+class IdleRunner:
+    """Gives logits of zero at once."""
+
+    backend = "torch"
+    device = "cpu"
+    precision = "float32"
+    overlaps = False
+    streams = 1
+
+    def __init__(self, network: Network, _: torch.device) -> None:
+        self._widths = len(network.heads.sentence.bias), len(network.heads.token.bias)
+
+    def run(self, batch: Batch) -> Outputs:
+        """Zeros of the right shapes."""
+        rows, length = batch.input_ids.shape
+        sentence, token = self._widths
+        return Outputs(torch.zeros(rows, sentence), torch.zeros(rows, length, token) if batch.token_level else None)
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        """As `run`, when it is called."""
+        return partial(self.run, batch)
+
+
+if __name__ == "__main__":
+    # Its golden answers are wrong, of course.
+    with patch("service.choice.TorchRunner", IdleRunner), patch("service.warmup.check_goldens"):
+        serve(Settings.from_environment({**os.environ, "POLYTASK_RUNNER": "torch"}))
