@@ -40,6 +40,11 @@ class Line:
             self._queue.admit(rows, time.monotonic())
             self._changed.notify(len(rows))
 
+    def require_room(self, task_id: int, deadline: float) -> None:
+        """Raises queue.Full or queue.Closed where a request of any size would be refused."""
+        with self._changed:
+            self._queue.require_room(task_id, deadline, time.monotonic())
+
     def cancel(self, rows: Collection[Row[Work]]) -> int:
         """Takes out of the line those rows that are still in it. Returns how many were."""
         with self._changed:

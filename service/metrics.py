@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -57,11 +58,12 @@ class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, ["task", *labels], registry=registry)
+        # `labels` takes a lock and makes a key anew each time; there are few children, and they stay.
+        def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
+            return cache(Counter(name, text, ["task", *labels], registry=registry).labels)
 
-        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-            return Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets)
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Callable[..., Histogram]:
+            return cache(Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets).labels)
 
         self.in_flight = Gauge(
             "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
@@ -82,32 +84,32 @@ class RequestSeries:
     def admitted(self, task: str, encodings: Sequence[Encoding]) -> None:
         """Rows were put in line."""
         truncated = [encoding.dropped_tokens for encoding in encodings if encoding.dropped_tokens]
-        self._inputs.labels(task).inc(len(encodings))
-        self._tokens.labels(task).inc(sum(map(len, encodings)))
-        lengths = self._lengths.labels(task)
+        self._inputs(task).inc(len(encodings))
+        self._tokens(task).inc(sum(map(len, encodings)))
+        lengths = self._lengths(task)
         for encoding in encodings:
             lengths.observe(len(encoding))
         if truncated:
-            self._truncated.labels(task).inc(len(truncated))
-            self._truncated_tokens.labels(task).inc(sum(truncated))
+            self._truncated(task).inc(len(truncated))
+            self._truncated_tokens(task).inc(sum(truncated))
 
     def dropped(self, task: str, reason: str, num_rows: int) -> None:
         """Rows left the line without running."""
-        self._dropped.labels(task, reason).inc(num_rows)
+        self._dropped(task, reason).inc(num_rows)
 
     def answered(self, task: str, stages: Mapping[str, float], seconds: float) -> None:
         """A request got its answers."""
-        self._ended.labels(task, "ok").inc()
-        self._seconds.labels(task).observe(seconds)
+        self._ended(task, "ok").inc()
+        self._seconds(task).observe(seconds)
         for stage, duration in stages.items():
-            self._stages.labels(task, stage).observe(duration)
+            self._stages(task, stage).observe(duration)
 
     def failed(self, task: str, error: ServiceError, seconds: float) -> None:
         """A request got a problem instead."""
-        self._ended.labels(task, error.outcome).inc()
-        self._seconds.labels(task).observe(seconds)
+        self._ended(task, error.outcome).inc()
+        self._seconds(task).observe(seconds)
         if error.rejection:
-            self._rejections.labels(task, error.rejection).inc()
+            self._rejections(task, error.rejection).inc()
 
     def _touch(self, task: str) -> None:
         by_label = {
@@ -118,7 +120,7 @@ class RequestSeries:
         }
         for metric, known in by_label.items():
             for value in known:
-                metric.labels(task, value)
+                metric(task, value)
         for plain in (
             self._seconds,
             self._inputs,
@@ -127,7 +129,7 @@ class RequestSeries:
             self._truncated,
             self._truncated_tokens,
         ):
-            plain.labels(task)
+            plain(task)
 
 
 class DeviceSeries:

@@ -7,11 +7,12 @@ goes along.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from model.answers import Logits, answer
 from model.encoding import Encoding, Input, InputEncoder
@@ -69,6 +70,9 @@ class Desk(Protocol):
     def recover(self) -> None:
         """Asks for another try when not ready."""
 
+    def require_room(self, task_id: int, deadline: float) -> None:
+        """Raises queue.Full or queue.Closed if it knows already that it will not take a request, of whatever size."""
+
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Takes all rows of a request or none, and counts them.
 
@@ -111,7 +115,7 @@ class Call:
 
     task: str
     read_body: Callable[[], Awaitable[bytes]]
-    gone: Callable[[], Awaitable[None]]
+    gone: Callable[[], Coroutine[Any, Any, None]]
     deadline_s: Callable[[], float | None] = lambda: None
 
 
@@ -190,8 +194,12 @@ class Predictor:
         asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
         deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
         body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
+        task_id, task = self._tasks[call.task]
+        # Before it is tokenised: under overload a refusal must cost little.
+        with _told_to_clients():
+            self._desk.require_room(task_id, deadline)
         started = time.monotonic()
-        prepared = await self._prepared(*self._tasks[call.task], body, deadline)
+        prepared = await self._prepared(task_id, task, body, deadline)
         tokenized = time.monotonic()
         results = await self._run(prepared, deadline, call.gone)
         woken = time.monotonic()
@@ -223,7 +231,9 @@ class Predictor:
                 raise TooManyInputs("inputs", num_tokens, most, f"tokens in the first {len(encodings)}")
         return _Prepared(task_id, task, items, encodings)
 
-    async def _run(self, prepared: _Prepared, deadline: float, gone: Callable[[], Awaitable[None]]) -> Results:
+    async def _run(
+        self, prepared: _Prepared, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]
+    ) -> Results:
         """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
         loop = asyncio.get_running_loop()
         encodings = prepared.rows
@@ -234,7 +244,7 @@ class Predictor:
         ]
         self._submit(rows)
         timer = loop.call_later(deadline - time.monotonic(), ticket.expire)
-        watch = asyncio.ensure_future(gone())
+        watch = loop.create_task(gone())
         watch.add_done_callback(lambda done: None if done.cancelled() else ticket.fail(ClientGone("nobody waits")))
         try:
             return await ticket.future
@@ -248,10 +258,8 @@ class Predictor:
     def _submit(self, rows: Sequence[Row[Work]]) -> None:
         if rows[0].deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was in line")
-        try:
+        with _told_to_clients():
             self._desk.submit(rows)
-        except (Full, Closed) as error:
-            raise refusal(error) from None
 
     async def _decode(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
         num_tokens = sum(map(len, prepared.rows)) if prepared.task.token_level else 0
@@ -274,6 +282,14 @@ class Predictor:
             if any(encoding.dropped_tokens for encoding in encodings)
         )
         return render(PredictResponse(prepared.task.name, self._revision, answers, truncated))
+
+
+@contextlib.contextmanager
+def _told_to_clients() -> Iterator[None]:
+    try:
+        yield
+    except (Full, Closed) as error:
+        raise refusal(error) from None
 
 
 async def _by(deadline: float, result: Awaitable[_Result], late: DeadlineExceeded) -> _Result:

@@ -104,7 +104,8 @@ class Queue(Generic[Payload]):
             raise Closed
         task_id = rows[0].task_id
         assert all(row.task_id == task_id for row in rows), "a request is for one task"
-        self._require_room(task_id, rows, now)
+        num_tokens = sum(row.num_tokens for row in rows)
+        self._require_room(task_id, num_tokens, rows[-1].num_tokens, min(row.deadline for row in rows), now)
         if not self._places:
             self._begin_anew()
         lane, pool = self._lane(task_id), self._pool(task_id)
@@ -115,11 +116,17 @@ class Queue(Generic[Payload]):
             self._weight += lane.policy.weight
         places = [Place(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
         self._places.update(zip(rows, places, strict=True))
-        num_tokens = sum(row.num_tokens for row in rows)
         lane.num_rows += len(rows)
         lane.num_tokens += num_tokens
         self._tokens += num_tokens
         pool.add(lane, places)
+
+    def require_room(self, task_id: int, deadline: float, now: float) -> None:
+        """Raises Full when not even one row of the mean length of those in line would be admitted, or Closed."""
+        if self.closed:
+            raise Closed
+        mean = -(-self._tokens // len(self._places)) if self._places else 0
+        self._require_room(task_id, mean, mean, deadline, now)
 
     def close(self) -> None:
         """From now on nothing is admitted."""
@@ -199,10 +206,10 @@ class Queue(Generic[Payload]):
             self._weight -= lane.policy.weight
             self._pool(place.row.task_id).weight -= lane.policy.weight
 
-    def _require_room(self, task_id: int, rows: Sequence[Row[Payload]], now: float) -> None:
+    def _require_room(self, task_id: int, num_tokens: int, last: int, deadline: float, now: float) -> None:
+        """For rows of `num_tokens` in all, the last of which has `last`."""
         policy, rate = self._policy(task_id), self._drain.rate()
         in_lane = self._lanes[task_id].num_tokens if task_id in self._lanes else 0
-        num_tokens = sum(row.num_tokens for row in rows)
         excess = self._tokens + num_tokens - self.limits.max_waiting_tokens
         if excess > 0:
             raise Full(self._tokens, excess / rate if rate else 0.0)
@@ -210,8 +217,8 @@ class Queue(Generic[Payload]):
         excess = in_lane + num_tokens - policy.max_waiting_tokens
         if policy.max_waiting_tokens and excess > 0:
             raise QuotaFull(in_lane, excess / own_rate if own_rate else 0.0)
-        before_last = in_lane + num_tokens - rows[-1].num_tokens
-        too_late_s = now + _MARGIN * before_last / own_rate - min(row.deadline for row in rows) if own_rate else 0.0
+        before_last = in_lane + num_tokens - last
+        too_late_s = now + _MARGIN * before_last / own_rate - deadline if own_rate else 0.0
         if too_late_s > 0:
             raise TooLate(before_last, too_late_s)
 

@@ -63,6 +63,9 @@ class RemoteDesk:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
+    def require_room(self, task_id: int, deadline: float) -> None:
+        """Does nothing: an engine knows its own line, and refuses by itself."""
+
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Sends all rows of a request to one engine."""
         turn = next(self._turns) % len(self._engines)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 from service.catalogue import TaskInfo, TaskList
@@ -14,6 +13,7 @@ from service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput, U
 from service.metrics import CONTENT_TYPE
 from service.predictor import Call, Desk, Predictor, require_ready
 from service.schemas import PredictResponse
+from service.shortcut import Answer
 
 TaskName = Annotated[str, Path(description="name of a task, as in GET /v1/tasks")]
 _DEADLINE = "Polytask-Deadline-Ms"
@@ -36,18 +36,10 @@ _PARAMETERS = [
 ]
 
 
-def task_routes(predictor: Predictor, model: str, tasks: Mapping[str, TaskInfo], max_body_bytes: int) -> APIRouter:
-    """What clients use."""
-    router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+def prediction(predictor: Predictor, max_body_bytes: int) -> Answer:
+    """What `POST /v1/tasks/TASK/predict` does."""
 
-    # The first route, as it is the one that is used; and parameters read by hand, as a request would otherwise spend a
-    # third of its time here on being matched and taken apart. A bad value is refused where all refusals are counted.
-    @router.post(
-        "/{task}/predict",  # noqa: FAST003
-        summary="Answers, one for each input, in order",
-        responses={200: {"model": PredictResponse}, **{status: {} for status in (404, 413, 422, 429, 500, 503, 504)}},
-        openapi_extra={"parameters": _PARAMETERS},
-    )
+    # Parameters are read by hand, so that a bad value is refused where all refusals are counted.
     async def predict(request: Request) -> Response:
         prediction = await predictor.predict(
             Call(
@@ -59,6 +51,19 @@ def task_routes(predictor: Predictor, model: str, tasks: Mapping[str, TaskInfo],
         )
         timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in prediction.stages.items())
         return Response(prediction.body, media_type="application/json", headers={"Server-Timing": timing})
+
+    return predict
+
+
+def task_routes(predict: Answer, model: str, tasks: Mapping[str, TaskInfo]) -> APIRouter:
+    """What clients use. `predict`: as `prediction` gives it."""
+    router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+    router.post(
+        "/{task}/predict",
+        summary="Answers, one for each input, in order",
+        responses={200: {"model": PredictResponse}, **{status: {} for status in (404, 413, 422, 429, 500, 503, 504)}},
+        openapi_extra={"parameters": _PARAMETERS},
+    )(predict)
 
     @router.get("", summary="All tasks")
     async def list_tasks() -> TaskList:
@@ -111,15 +116,17 @@ def _seconds(milliseconds: str | None) -> float | None:
 
 async def _read_body(request: Request, limit: int) -> bytes:
     """The body, never more than `limit` bytes of it, whatever the headers say or do not say about its size."""
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise BodyTooLarge(limit)
-    except ClientDisconnect:
-        raise ClientGone("the connection was closed before the request was complete") from None
-    return bytes(body)
+    body, more = b"", True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the connection was closed before the request was complete")
+        # Mostly all of it comes at once, and is not copied then.
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise BodyTooLarge(limit)
+        more = message.get("more_body", False)
+    return body
 
 
 async def _gone(request: Request) -> None:

@@ -22,13 +22,17 @@ from service.catalogue import catalogue, revision
 from service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
 from service.openapi import PROBLEM, complete
 from service.predictor import Desk, Predictor
-from service.routes import operation_routes, task_routes
+from service.routes import operation_routes, prediction, task_routes
 from service.settings import Settings
+from service.shortcut import ShortCut
 
 logger = logging.getLogger(__name__)
 
 SHUTDOWN_S = 5
 """What shutting down may take beyond the longest deadline of a request."""
+
+_COLLECT_AFTER = (20_000, 20, 50)
+"""Objects more than at the last look for cycles, which are rare: a request makes hundreds of objects and none."""
 
 _PROBLEM = TypeAdapter(Problem)
 
@@ -52,7 +56,10 @@ def application(
             yield
 
     tasks = catalogue(manifest, settings)
-    app = FastAPI(
+    predict = prediction(predictor, settings.max_body_bytes)
+    app = ShortCut(
+        predict,
+        _respond,
         title="Polytask",
         description="Many NLP tasks from one conditional multi-task transformer.",
         version=version("polytask"),
@@ -60,7 +67,7 @@ def application(
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.include_router(task_routes(predictor, revision(manifest), tasks, settings.max_body_bytes))
+    app.include_router(task_routes(predict, revision(manifest), tasks))
     app.include_router(operation_routes(desk, page))
     for error in (*_TOLD, Exception):
         app.add_exception_handler(error, _respond)
@@ -73,6 +80,7 @@ def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
     # What is loaded by now stays. Looking through all of it again and again for cycles would take a quarter of the time.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
     server.run(sockets=[listener])
 
 

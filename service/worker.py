@@ -64,6 +64,10 @@ class Worker:
         """Starts the thread: warm-up, then batches."""
         self._thread.start()
 
+    def require_room(self, task_id: int, deadline: float) -> None:
+        """Raises queue.Full or queue.Closed where a request of any size would be refused."""
+        self._line.require_room(task_id, deadline)
+
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""
         self._line.admit(rows)

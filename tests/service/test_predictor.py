@@ -37,12 +37,13 @@ pytestmark = pytest.mark.anyio
 
 
 class Desk:
-    """Takes rows and keeps them, or refuses them with `refusal`."""
+    """Takes rows and keeps them, or refuses them with `refusal`; `known_refusal` is one before it has seen them."""
 
     def __init__(self) -> None:
         self.ready = True
         self.draining = False
         self.refusal: Exception | None = None
+        self.known_refusal: Exception | None = None
         self.asked_to_recover = 0
         self.rows: list[Row[Work]] = []
         self.cancelled: list[Row[Work]] = []
@@ -50,6 +51,10 @@ class Desk:
 
     def recover(self) -> None:
         self.asked_to_recover += 1
+
+    def require_room(self, *_: float) -> None:
+        if self.known_refusal is not None:
+            raise self.known_refusal
 
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         if self.refusal is not None:
@@ -258,6 +263,16 @@ async def test_refusals_of_the_desk_are_told_to_the_client(desk: Desk, predictor
     desk.refusal = ZeroDivisionError()
     with pytest.raises(InternalError):
         await predictor.predict(call("mood", body("cat")))
+
+
+async def test_what_there_is_no_room_for_is_not_tokenised(
+    desk: Desk, predictor: Predictor, encoder: GatedEncoder
+) -> None:
+    """Under overload a refusal costs little."""
+    desk.known_refusal = Full(waiting_tokens=9, wait_s=2.5)
+    with pytest.raises(QueueFull, match="9 tokens are waiting"):
+        await predictor.predict(call("mood", body("cat")))
+    assert not encoder.num_inputs
 
 
 async def test_what_cannot_be_answered_is_refused_before_its_body_is_read(desk: Desk, predictor: Predictor) -> None:

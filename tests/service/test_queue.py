@@ -302,6 +302,26 @@ def test_a_row_that_would_expire_in_line_is_refused() -> None:
     queue.admit([row(deadline=10.1, task_id=1)], now=10)
 
 
+def test_what_nothing_has_room_for_is_known_beforehand() -> None:
+    """Once a row of the mean length finds no room, or comes too late, its refusal is that of the row itself."""
+    queue: Queue[str] = Queue(LIMITS)
+    queue.require_room(0, deadline=0, now=10)
+    queue.drained([row(100)], seconds=2)
+    queue.admit([row(50) for _ in range(7)], now=0)
+    queue.require_room(0, deadline=99, now=0)
+    with pytest.raises(TooLate):
+        queue.require_room(0, deadline=5, now=0)
+    queue.admit([row(40)], now=0)
+    with pytest.raises(Full) as early:
+        queue.require_room(0, deadline=99, now=0)
+    with pytest.raises(Full) as late:
+        queue.admit([row(49)], now=0)
+    assert early.value.wait_s == late.value.wait_s == pytest.approx((390 + 49 - 400) / 50)
+    queue.close()
+    with pytest.raises(Closed):
+        queue.require_room(0, deadline=99, now=0)
+
+
 def test_a_closed_queue_gives_but_does_not_take() -> None:
     """After closing, what is in line can still be run."""
     queue: Queue[str] = Queue(LIMITS)

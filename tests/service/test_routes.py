@@ -163,11 +163,11 @@ async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
     runner = GatedRunner()
     async with serving(runner, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
         running = await hold(service, runner)
+        problem(await service.predict("topics", "cat", "cat", "paris"), 413, "too-many-inputs")
         waiting = [asyncio.create_task(service.predict("topics", "cat")) for _ in range(2)]
         await until(lambda: service.num_waiting() == 2)
         found = problem(await service.predict("topics", "cat"), 429, "task-quota-full")
         assert found["retry_after_s"] >= 1
-        problem(await service.predict("topics", "cat", "cat", "paris"), 413, "too-many-inputs")
         waiting.append(asyncio.create_task(service.predict("mood", "cat")))
         await until(lambda: service.num_waiting() == 3)
         runner.open()
