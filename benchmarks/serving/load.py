@@ -105,6 +105,11 @@ class Outcome:
         wanted = statuses or (200,)
         return percentile([1000 * (s.done - s.due) for s in self.counted if s.status in wanted], share)
 
+    def wait_ms(self, share: float, *statuses: int) -> float:
+        """The percentile of milliseconds from sent to done of the counted requests with one of `statuses` (200)."""
+        wanted = statuses or (200,)
+        return percentile([1000 * (s.done - s.sent) for s in self.counted if s.status in wanted], share)
+
     def late_ms(self, share: float) -> float:
         """The percentile of milliseconds that counted requests were sent after they were due: the generator's own delay."""
         return percentile([1000 * (sample.sent - sample.due) for sample in self.counted], share)
@@ -156,7 +161,10 @@ async def closed_loop(
 async def open_loop(
     port: int, requests: Sequence[Request], rate: float, seconds: float, warm_up_s: float = 0.0
 ) -> Outcome:
-    """Sends `rate` requests a second at random times, round and round, and waits for all answers in the end."""
+    """Sends `rate` requests a second at random times, round and round, and waits for all answers in the end.
+
+    What it has not been able to send by the end is not sent: there are no samples of it.
+    """
     source = cycle(requests)
     async with _measured(port, seconds, warm_up_s) as (pool, outcome), asyncio.TaskGroup() as tasks:
 
@@ -170,6 +178,8 @@ async def open_loop(
             ahead = start + at - time.perf_counter()
             # Also where it is late it lets answers in between.
             await asyncio.sleep(max(0.0, ahead))
+            if time.perf_counter() >= outcome.end:
+                break
             tasks.create_task(send(next(source), start + at))
     return outcome
 
