@@ -6,20 +6,23 @@ Where little waits, a row that is left behind needs much of a forward for itself
 are of all that wait, times that cost. So padding is under a tenth of every batch, once ten times as many tokens wait as
 a forward costs.
 
-Batches are cut around the row that entered the front first, and around the *fresh* row that did, by turns. A row is
-fresh when no other row of its lane is in the front as it enters: it does not wait for what others have waiting there.
+Batches are cut around the row that entered the front first, and around the first row of the lane that was served
+least, by turns: what one lane has in the front does not make another wait that has had less. This is start-time fair
+queueing once more (see `turns`), by what has been run. Of rows of one length those go first that were *fresh*: no other
+row of their lane was in the front as they entered.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from bisect import bisect_left, insort
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
 
-from service.lanes import Place
+from service.lanes import Lane, Place
 
 _PADDING = 0.1
 """The share of a batch that padding may be where much waits."""
@@ -53,17 +56,22 @@ class Front:
     def __init__(self) -> None:
         self.num_tokens = 0
         self._all: deque[Place] = deque()
-        self._fresh: deque[Place] = deque()
-        self._fresh_is_next = True
+        self._least_is_next = True
+        self._least_served: list[tuple[float, int, Lane]] = []
+        self._ties = count()
+        self._clock = 0.0
         self._lengths: list[int] = []
         self._of_length: dict[int, tuple[dict[Place, None], dict[Place, None]]] = {}
 
     def add(self, place: Place) -> None:
         """Lets a row in."""
         self._all.append(place)
-        place.fresh = not place.lane.num_in_front
+        lane = place.lane
+        place.fresh = not lane.num_in_front
+        lane.front.append(place)
         if place.fresh:
-            self._fresh.append(place)
+            lane.served = max(lane.served, self._clock)
+            self._schedule(lane)
         length = place.row.num_tokens
         if length not in self._of_length:
             insort(self._lengths, length)
@@ -71,7 +79,17 @@ class Front:
         self._of_length[length][not place.fresh][place] = None
         self.num_tokens += length
         place.in_front = True
-        place.lane.num_in_front += 1
+        lane.num_in_front += 1
+
+    def serve(self, places: Iterable[Place]) -> None:
+        """Takes out rows that are going to be run."""
+        lanes = set[Lane]()
+        for place in places:
+            self.remove(place)
+            place.lane.served += place.row.num_tokens / place.lane.policy.weight
+            lanes.add(place.lane)
+        for lane in lanes:
+            self._schedule(lane)
 
     def remove(self, place: Place) -> None:
         """Takes a row out."""
@@ -93,11 +111,11 @@ class Front:
         first = self._first(self._all)
         if first is None:
             return Cut()
-        fresh = self._first(self._fresh)
-        seed = fresh if fresh is not None and self._fresh_is_next else first
+        least = self._of_least_served()
+        seed = least if self._least_is_next else first
         if seed.row.deadline <= now:
             return Cut(expired=[seed])
-        self._fresh_is_next = seed is not fresh
+        self._least_is_next = seed is not least
         return self._around(seed, limits, line_tokens - seed.row.num_tokens, now)
 
     @staticmethod
@@ -105,6 +123,19 @@ class Front:
         while places and not places[0].in_front:
             places.popleft()
         return places[0] if places else None
+
+    def _of_least_served(self) -> Place:
+        """The first row of the lane that was served least. There are rows."""
+        while True:
+            served, _, lane = self._least_served[0]
+            place = self._first(lane.front)
+            if place is not None and served == lane.served:
+                self._clock = served
+                return place
+            heapq.heappop(self._least_served)
+
+    def _schedule(self, lane: Lane) -> None:
+        heapq.heappush(self._least_served, (lane.served, next(self._ties), lane))
 
     def _around(self, seed: Place, limits: Limits, waiting: int, now: float) -> Cut:
         """The row and its neighbours by length, each time the one with less padding, as many as pay and limits allow."""

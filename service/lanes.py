@@ -44,7 +44,8 @@ class Place:
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One task's rows. `behind`: those not in the front yet. `finish`: its finish tag.
+    """One task's rows. `behind`: those not in the front yet; `front`: those in it, and some that were. `finish`: its
+    finish tag. `served`: what of it was run over its weight, in tokens, but that an idle time saves nothing up.
 
     `next_turn`: of the first row behind the front, as last told to the other lanes. The counts are of all its rows,
     and of those in the front.
@@ -52,7 +53,9 @@ class Lane:
 
     policy: LanePolicy
     behind: deque[Place] = field(default_factory=deque)
+    front: deque[Place] = field(default_factory=deque)
     finish: float = 0.0
+    served: float = 0.0
     next_turn: Turn | None = None
     num_rows: int = 0
     num_tokens: int = 0

@@ -12,8 +12,9 @@ With F = the tokens that the front has room for, l = the longest row, w(i) = the
 - No row waits for ever: every second batch takes the row that entered the front first, so a row waits for at most
   2 n + 1 batches of its front, n being the rows that enter it before this one. These are rows that were in line before
   it, and later ones, of lane j at most one and w(j) (t + l) / w(i) tokens, t being the tokens before it in its lane i.
-- A row that comes to an idle lane is in one of the next two batches that are taken, if it is alone in that: each
-  row that came so before it is two batches more at the most.
+- Every second batch takes the first row of the lane in the front that was served least. So a row that comes to an idle
+  lane, which had no more than the others lately, is in one of the next two batches that are taken, and the k-th such
+  row of a lane that stays behind them in one of the next 2 k; each lane that came so before it is two batches more.
 """
 
 from __future__ import annotations

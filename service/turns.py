@@ -54,8 +54,8 @@ class Pool:
         late = self._fill_front(limits, now)
         cut = self._front.cut(limits, self.num_tokens, now)
         self.served += sum(place.row.num_tokens for place in cut.places) / self.weight
+        self._front.serve(cut.places)
         for place in cut.places:
-            self._front.remove(place)
             self._leave(place)
         for place in (*late, *cut.expired):
             self.withdraw(place)

@@ -212,6 +212,27 @@ def test_a_row_of_an_idle_lane_is_in_the_next_two_batches(
     assert quiet in [*queue.take(now=0).rows, *queue.take(now=0).rows]
 
 
+@settings(max_examples=40)
+@given(generators, st.lists(st.integers(1, 8), min_size=1, max_size=6), st.integers(1, 60))
+def test_rows_of_a_lane_that_is_behind_are_in_every_second_batch(
+    generator: np.random.Generator, lengths: list[int], batches: int
+) -> None:
+    """Rows of an interactive task that come at once do not wait for each other behind what a bulk task has in line."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    for _ in range(batches):
+        queue.admit([row(int(generator.integers(30, 60))) for _ in range(12)], now=0)
+        queue.take(now=0)
+    quiet = [row(length, task_id=1) for length in lengths]
+    admit_alone(queue, quiet)
+    for _ in quiet:
+        before = queue.waiting().get(1)
+        queue.take(now=0)
+        queue.take(now=0)
+        assert before is None or queue.waiting().get(1, Waiting(0, 0)).rows < before.rows
+        queue.admit([row(40) for _ in range(12)], now=0)
+    assert queue.waiting().keys() == {0}
+
+
 def test_a_row_longer_than_the_budget_runs_alone() -> None:
     """The budget does not lock a long row out."""
     queue: Queue[str] = Queue(LIMITS)
