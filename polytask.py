@@ -93,6 +93,22 @@ def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
 app.command("serve")(_with_flags(_serve))
 
 
+@app.command("key")
+def make_key(
+    name: Annotated[str, typer.Argument(help="What to call the key in files, logs and messages.")],
+    admin: Annotated[bool, typer.Option("--admin", help="It opens /admin as well.")] = False,
+) -> None:
+    """Make an API key: the key itself goes to stderr, once; its line for POLYTASK_API_KEYS_FILE to stdout."""
+    from service.keys import KeyLineError, new_key
+
+    try:
+        secret, line = new_key(name, admin=admin)
+    except KeyLineError as error:
+        raise typer.BadParameter(str(error), param_hint="NAME") from None
+    typer.echo(f"the key, which is kept nowhere: {secret}", err=True)
+    typer.echo(line)
+
+
 @app.command("train")
 def train(
     recipe: Annotated[Path, typer.Argument(help="The TOML recipe of the run.")],

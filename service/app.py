@@ -82,7 +82,7 @@ def assemble(
         metrics.line(*worker.waiting(), ready=worker.ready)
         return metrics.page()
 
-    return worker, application(manifest, settings, worker, predictor, page, running())
+    return worker, application(manifest, settings, worker, predictor, metrics.requests, page, running())
 
 
 def build_worker(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,7 +25,8 @@ class FieldError:
 class Problem:
     """The body of every response that is not an answer (RFC 9457). `type` is for programs, `detail` for people.
 
-    `errors`: the wrong parts of an invalid request. `retry_after_s`: as in the Retry-After header.
+    `errors`: the wrong parts of an invalid request. `retry_after_s` and `request_id`: as in the headers Retry-After and
+    X-Request-Id.
     """
 
     type: str
@@ -35,19 +35,22 @@ class Problem:
     detail: str
     errors: tuple[FieldError, ...] | None = None
     retry_after_s: int | None = None
+    request_id: str | None = None
 
 
 class ServiceError(Exception):
     """The client gets a problem instead of an answer.
 
     `title` names the cause; `outcome` and `rejection` are how the metrics count it; `retry_after_s` goes into the
-    Retry-After header. `unread`: the body may go on for ever, so the connection has to end with the response.
+    Retry-After header, `headers` are further ones. `unread`: the body may go on for ever, so the connection has to end
+    with the response.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
     outcome: ClassVar[str] = "error"
     rejection: ClassVar[str | None] = None
+    headers: ClassVar[Mapping[str, str]] = {}
     unread: ClassVar[bool] = False
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: float | None = None) -> None:
@@ -178,10 +181,62 @@ class ClientGone(ServiceError):
     outcome = "cancelled"
 
 
-class InternalError(ServiceError):
-    """Our fault, `cause` is why. The log has the trace under `id`, the client only the id."""
+class Unauthorized(ServiceError):
+    """The request has no key, or none that is known. It is not said which: that would help only who has none."""
 
-    def __init__(self, cause: BaseException) -> None:
-        self.id = uuid.uuid4().hex[:12]
+    status = 401
+    title = "Unauthorized"
+    outcome = "rejected"
+    rejection = "auth"
+    headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012, as in the base
+
+    def __init__(self) -> None:
+        super().__init__("this path needs a key of this service: send `Authorization: Bearer KEY`, or `X-API-Key: KEY`")
+
+
+class NotAllowed(ServiceError):
+    """The key is known, and is none that opens this path."""
+
+    status = 403
+    title = "Not allowed"
+    outcome = "rejected"
+    rejection = "auth"
+
+    def __init__(self) -> None:
+        super().__init__("this path needs an admin key")
+
+
+class RateLimited(ServiceError):
+    """The key has asked more often than it may. The next request is let in after `wait_s`."""
+
+    status = 429
+    title = "Rate limited"
+    outcome = "rejected"
+    rejection = "rate_limited"
+
+    def __init__(self, requests_per_s: float, wait_s: float) -> None:
+        super().__init__(f"this key may send {requests_per_s:g} requests a second", retry_after_s=wait_s)
+
+
+class TooManyAtOnce(ServiceError):
+    """The key has as many requests under way as it may. One of them should end within `wait_s`."""
+
+    status = 429
+    title = "Too many at once"
+    outcome = "rejected"
+    rejection = "too_many_at_once"
+
+    def __init__(self, concurrent: int, wait_s: float) -> None:
+        super().__init__(f"this key may have {concurrent} requests under way", retry_after_s=wait_s)
+
+
+class InternalError(ServiceError):
+    """Our fault, `cause` is why. The log has the trace under the id of the request, the client only that id.
+
+    `textless`: whether the messages of the cause are free of texts of the client, as those of a device are, which sees none.
+    """
+
+    def __init__(self, cause: BaseException, *, textless: bool = False) -> None:
+        self.textless = textless
         self.__cause__ = cause
-        super().__init__(f"the service failed to answer; its log has the reason under id {self.id}")
+        super().__init__("the service failed to answer; its log has the reason under the request_id")

@@ -13,6 +13,7 @@ from model.encoding import InputEncoder
 from model_store.manifest import read_manifest
 from model_store.tokenizer import load_tokenizer
 from model_store.versions import resolve
+from service.allowances import Place
 from service.catalogue import revision
 from service.child import Parent, engine_socket, run_child
 from service.listening import SharedListener
@@ -23,8 +24,8 @@ from service.settings import Settings
 from service.web import application, http_server, run_server
 
 
-def run_frontend(settings: Settings, folder: Path, listener: int, parent: Parent) -> None:
-    """Answers requests on the socket with descriptor `listener` until told to end. Raises StoreError."""
+def run_frontend(settings: Settings, folder: Path, number: int, listener: int, parent: Parent) -> None:
+    """Answers requests on the socket with descriptor `listener`, as number `number`, until told to end. Raises StoreError."""
     version = resolve(settings.store, settings.model)
     manifest = read_manifest(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
@@ -39,9 +40,9 @@ def run_frontend(settings: Settings, folder: Path, listener: int, parent: Parent
             yield
         predictor.close()
 
-    server = http_server(
-        application(manifest, settings, desk, predictor, metrics.page, running()), settings, accept_at_once=1
-    )
+    place = Place(folder / "allowances", number, settings.num_frontends)
+    app = application(manifest, settings, desk, predictor, metrics.requests, metrics.page, running(), place)
+    server = http_server(app, settings, accept_at_once=1)
     parent.when_over(partial(setattr, server, "should_exit", True))
     run_server(server, SharedListener(listener))
 
@@ -50,7 +51,7 @@ def main() -> None:
     """The process: `python -m service.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
     folder, number, listener = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     settings = Settings.from_environment(os.environ)
-    run_child(f"frontend-{number}", folder, lambda parent: run_frontend(settings, folder, listener, parent))
+    run_child(f"frontend-{number}", folder, lambda parent: run_frontend(settings, folder, number, listener, parent))
 
 
 if __name__ == "__main__":

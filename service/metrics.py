@@ -27,7 +27,16 @@ UNKNOWN_TASK = "_unknown"
 
 _OUTCOMES = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
 _STAGES = ("tokenize", "queue", "forward", "postprocess")
-_REJECTIONS = ("queue_full", "task_quota", "draining", "too_large", "not_ready")
+_REJECTIONS = (
+    "queue_full",
+    "task_quota",
+    "draining",
+    "too_large",
+    "not_ready",
+    "auth",
+    "rate_limited",
+    "too_many_at_once",
+)
 
 DEADLINE, DISCONNECT = "deadline", "disconnect"
 """Why rows leave the line without running."""

@@ -17,8 +17,11 @@ PROBLEM = "application/problem+json"
 _REF = "#/components/schemas/{model}"
 
 
-def complete(app: FastAPI, tasks: Mapping[str, TaskInfo]) -> None:
-    """Adds the request bodies, with an example for each task, and the problems to the document of `app`."""
+def complete(app: FastAPI, tasks: Mapping[str, TaskInfo], *, keyed: bool = False) -> None:
+    """Adds the request bodies, with an example for each task, and the problems to the document of `app`.
+
+    `keyed`: whether its paths need an API key.
+    """
     document = app.openapi()
     request_schema = _define(document, PredictRequest)
     problem_schema = _define(document, Problem)
@@ -31,6 +34,9 @@ def complete(app: FastAPI, tasks: Mapping[str, TaskInfo]) -> None:
             }
         },
     }
+    if keyed:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
     # The framework's own errors are answered as problems, too.
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)

@@ -36,8 +36,8 @@ _PARAMETERS = [
 ]
 
 
-def prediction(predictor: Predictor, max_body_bytes: int) -> Answer:
-    """What `POST /v1/tasks/TASK/predict` does."""
+def prediction(predictor: Predictor, model: str, max_body_bytes: int) -> Answer:
+    """What `POST /v1/tasks/TASK/predict` does. `model`: the name and version that answers."""
 
     # Parameters are read by hand, so that a bad value is refused where all refusals are counted.
     async def predict(request: Request) -> Response:
@@ -50,7 +50,9 @@ def prediction(predictor: Predictor, max_body_bytes: int) -> Answer:
             )
         )
         timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in prediction.stages.items())
-        return Response(prediction.body, media_type="application/json", headers={"Server-Timing": timing})
+        return Response(
+            prediction.body, media_type="application/json", headers={"Server-Timing": timing, "Polytask-Model": model}
+        )
 
     return predict
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from model_store import DEFAULT_STORE
 from service.errors import StartupError
+from service.keys import Key, KeyLineError, configured
 from service.policies import LanePolicy, PolicyError, lane_policies
 
 PREFIX = "POLYTASK_"
@@ -99,21 +100,32 @@ class Settings:
     deadline_s: float = field(
         default=10.0, metadata=_about("seconds after which a request gets 504", least=0.001, most=86_400)
     )
+    api_keys: str = field(
+        default="",
+        metadata=_about(
+            "keys that open the service, as the lines that `polytask key` prints; without keys it is open to all"
+        ),
+    )
+    api_keys_file: str = field(default="", metadata=_about("file with these lines, read at the start"))
+    cors_origins: str = field(
+        default="",
+        metadata=_about(
+            "origins whose pages may call, with commas between them, such as https://example.org; * for any"
+        ),
+    )
+    log_texts: str = field(
+        default="no",
+        metadata=_about(
+            "whether the log may have messages of errors that could quote texts of clients", choices=("no", "yes")
+        ),
+    )
     max_inputs: int = field(default=256, metadata=_about("inputs in a request", least=1))
     max_candidates: int = field(default=128, metadata=_about("candidates or choices of an input", least=2))
     max_body_bytes: int = field(default=512 * 1024, metadata=_about("bytes in a request body", least=1))
 
     def __post_init__(self) -> None:
-        for setting in fields(self):
-            value, limits = getattr(self, setting.name), setting.metadata
-            # `not within` rather than `outside`: NaN is refused as well.
-            if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
-                most = "" if limits["most"] == math.inf else f" and at most {limits['most']}"
-                raise SettingsError(f"{variable(setting.name)} must be at least {limits['least']}{most}, got {value}")
-            if limits["choices"] and value not in limits["choices"]:
-                raise SettingsError(
-                    f"{variable(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
-                )
+        self._check_values()
+        self._check_access()
         if not re.fullmatch(r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?", self.devices):
             raise SettingsError(
                 f"{variable('devices')} must be numbers of CUDA devices, or cpu, with commas between them; got {self.devices!r}"
@@ -125,10 +137,50 @@ class Settings:
         except PolicyError as error:
             raise SettingsError(f"{variable('lanes')} {error}") from None
 
+    def _check_values(self) -> None:
+        for setting in fields(self):
+            value, limits = getattr(self, setting.name), setting.metadata
+            # `not within` rather than `outside`: NaN is refused as well.
+            if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
+                most = "" if limits["most"] == math.inf else f" and at most {limits['most']}"
+                raise SettingsError(f"{variable(setting.name)} must be at least {limits['least']}{most}, got {value}")
+            if limits["choices"] and value not in limits["choices"]:
+                raise SettingsError(
+                    f"{variable(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
+                )
+
+    def _check_access(self) -> None:
+        if self.api_keys and self.api_keys_file:
+            raise SettingsError(f"set {variable('api_keys')} or {variable('api_keys_file')}, not both")
+        try:
+            configured(self.api_keys, self.api_keys_file)
+        except KeyLineError as error:
+            raise SettingsError(f"{variable('api_keys_file' if self.api_keys_file else 'api_keys')} {error}") from None
+        for origin in self.origins:
+            if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
+                raise SettingsError(
+                    f"{variable('cors_origins')} must be * or origins such as https://example.org, without a path; got {origin!r}"
+                )
+
     @property
     def engines(self) -> tuple[str, ...]:
         """The device of each engine process: an entry of `devices`, else `device`. None where one process does everything."""
         return tuple(self.devices.split(",")) if self.devices else (self.device,) * bool(self.frontends)
+
+    @property
+    def num_frontends(self) -> int:
+        """HTTP processes; 0 where one process does everything."""
+        return self.frontends or len(self.engines)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The API keys, none of which open the service to all."""
+        return configured(self.api_keys, self.api_keys_file)
+
+    @property
+    def origins(self) -> list[str]:
+        """What `cors_origins` lists."""
+        return [origin.strip() for origin in self.cors_origins.split(",")] if self.cors_origins else []
 
     def to_environment(self) -> dict[str, str]:
         """The variables from which `from_environment` makes the same settings."""

@@ -49,7 +49,7 @@ def frontend_slots(settings: Settings, folder: Path, listener: socket.socket) ->
     descriptor = listener.fileno()
     return [
         Slot(f"frontend-{number}", "service.frontend", (str(folder), str(number), str(descriptor)), own, (descriptor,))
-        for number in range(settings.frontends or len(settings.engines))
+        for number in range(settings.num_frontends)
     ]
 
 

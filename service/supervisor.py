@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -50,6 +51,9 @@ def serve(settings: Settings, engine: str = "service.engine") -> None:
         # Pinned: a version that is promoted while this one is served must not come in by the restart of a process.
         version = resolve(settings.store, settings.model)
         settings = replace(settings, model=f"{version.parent.name}/{version.name}")
+        if settings.api_keys_file:
+            # For the same reason: all frontends know the same keys, whenever they were started.
+            settings = replace(settings, api_keys_file=shutil.copy(settings.api_keys_file, str(folder / "api-keys")))
         asyncio.run(
             _Supervisor(
                 listener,

@@ -62,7 +62,7 @@ class Ticket:
 
     def fail(self, error: Exception) -> None:
         """A row has failed, or the request is no longer wanted. From any thread."""
-        self._on_loop(self._fail, error if isinstance(error, ServiceError) else InternalError(error))
+        self._on_loop(self._fail, error if isinstance(error, ServiceError) else InternalError(error, textless=True))
 
     def _succeed(self, results: Results) -> None:
         if not self.future.done():

@@ -1,32 +1,31 @@
-"""The application that speaks HTTP: paths, documentation, and the one place where errors become responses."""
+"""The application that speaks HTTP: its paths and documentation, and what stands in front of them."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from http import HTTPStatus
 from importlib.metadata import version
 
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from model_store.manifest import Manifest
+from service.allowances import Place
 from service.catalogue import catalogue, revision
-from service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
-from service.openapi import PROBLEM, complete
+from service.connections import BoundedConnection
+from service.gate import Gate
+from service.metrics import RequestSeries
+from service.openapi import complete
 from service.predictor import Desk, Predictor
+from service.problems import TOLD, Problems
+from service.request_ids import Identified
 from service.routes import operation_routes, prediction, task_routes
 from service.settings import Settings
 from service.shortcut import ShortCut
-
-logger = logging.getLogger(__name__)
 
 SHUTDOWN_S = 5
 """What shutting down may take beyond the longest deadline of a request."""
@@ -34,10 +33,9 @@ SHUTDOWN_S = 5
 _COLLECT_AFTER = (20_000, 20, 50)
 """Objects more than at the last look for cycles, which are rare: a request makes hundreds of objects and none."""
 
-_PROBLEM = TypeAdapter(Problem)
-
-_TOLD = (ServiceError, HTTPException, RequestValidationError)
-"""Errors that are meant for clients."""
+_SENT = ["Authorization", "Content-Type", "Polytask-Deadline-Ms", "traceparent", "X-API-Key", "X-Request-Id"]
+_READ = ["Polytask-Model", "Retry-After", "Server-Timing", "X-Request-Id"]
+"""Headers that pages of other origins may send and read, if they may anything."""
 
 
 def application(
@@ -45,10 +43,15 @@ def application(
     settings: Settings,
     desk: Desk,
     predictor: Predictor,
+    series: RequestSeries,
     page: Callable[[], bytes],
     running: AbstractAsyncContextManager[None],
+    place: Place | None = None,
 ) -> FastAPI:
-    """The application. `page`: the metrics; `running`: entered before the first request, left after the last."""
+    """The application. `page`: the metrics; `running`: entered before the first request, left after the last.
+
+    `place`: of this process among several that answer on one port.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,10 +59,8 @@ def application(
             yield
 
     tasks = catalogue(manifest, settings)
-    predict = prediction(predictor, settings.max_body_bytes)
-    app = ShortCut(
-        predict,
-        _respond,
+    predict = prediction(predictor, revision(manifest), settings.max_body_bytes)
+    app = FastAPI(
         title="Polytask",
         description="Many NLP tasks from one conditional multi-task transformer.",
         version=version("polytask"),
@@ -69,9 +70,22 @@ def application(
     )
     app.include_router(task_routes(predict, revision(manifest), tasks))
     app.include_router(operation_routes(desk, page))
-    for error in (*_TOLD, Exception):
-        app.add_exception_handler(error, _respond)
-    complete(app, tasks)
+    problems = Problems(log_texts=settings.log_texts == "yes")
+    for error in TOLD:
+        app.add_exception_handler(error, problems.handle)
+    complete(app, tasks, keyed=bool(settings.keys))
+    # From the inside out: the short way is behind the gate as all others are.
+    app.add_middleware(ShortCut, answer=predict)
+    app.add_middleware(Gate, keys=settings.keys, tasks=list(tasks), series=series, place=place)
+    app.add_middleware(Identified, problems=problems)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=_SENT,
+            expose_headers=_READ,
+        )
     return app
 
 
@@ -89,6 +103,8 @@ def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) ->
     return uvicorn.Server(
         uvicorn.Config(
             app,
+            http=BoundedConnection,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -97,27 +113,3 @@ def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) ->
             timeout_graceful_shutdown=int(settings.deadline_s) + SHUTDOWN_S,
         )
     )
-
-
-async def _respond(request: Request, error: Exception) -> Response:
-    """Every response that is not an answer."""
-    if not isinstance(error, _TOLD):
-        error = InternalError(error)
-    if isinstance(error, InternalError):
-        logger.error("%s %s failed, id %s", request.method, request.url.path, error.id, exc_info=error.__cause__)
-    found = _problem(error)
-    headers = dict(getattr(error, "headers", None) or {})
-    if found.retry_after_s is not None:
-        headers["Retry-After"] = str(found.retry_after_s)
-    if isinstance(error, ServiceError) and error.unread:
-        headers["Connection"] = "close"
-    return Response(_PROBLEM.dump_json(found, exclude_none=True), found.status, headers, PROBLEM)
-
-
-def _problem(error: ServiceError | HTTPException | RequestValidationError) -> Problem:
-    if isinstance(error, RequestValidationError):
-        wrong = [FieldError(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors()]
-        return InvalidInput(wrong).problem()
-    if isinstance(error, HTTPException):
-        return problem(error.status_code, HTTPStatus(error.status_code).phrase, f"{error.detail}; /docs has all paths")
-    return error.problem()

@@ -110,7 +110,7 @@ class Failed(_Message, frozen=True):
         """The same error on this side."""
         kind = _kinds(ServiceError).get(self.error)
         if kind is None or issubclass(kind, InternalError):
-            return InternalError(EngineError(self.detail))
+            return InternalError(EngineError(self.detail), textless=True)
         # Not its own constructor: what that makes of its arguments is in the detail.
         error = kind.__new__(kind)
         ServiceError.__init__(error, self.detail, retry_after_s=self.retry_after_s)

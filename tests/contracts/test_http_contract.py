@@ -69,6 +69,7 @@ RESPONSES = {
         "detail": "string",
         "errors?": "[FieldError] | null",
         "retry_after_s?": "integer | null",
+        "request_id?": "string | null",
     },
     "FieldError": {"field": "string", "message": "string"},
     "TaskList": {"model": "string", "tasks": "[TaskInfo]"},

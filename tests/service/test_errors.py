@@ -17,6 +17,10 @@ from service.errors import FieldError, InternalError, InvalidInput, QueueFull, S
         (errors.BodyTooLarge, 413, "rejected"),
         (errors.QueueFull, 429, "rejected"),
         (errors.DeadlineExceeded, 504, "expired"),
+        (errors.Unauthorized, 401, "rejected"),
+        (errors.NotAllowed, 403, "rejected"),
+        (errors.RateLimited, 429, "rejected"),
+        (errors.TooManyAtOnce, 429, "rejected"),
         (errors.NotReady, 503, "rejected"),
         (errors.Draining, 503, "rejected"),
         (errors.ClientGone, 499, "cancelled"),
@@ -31,7 +35,7 @@ def test_every_cause_has_its_status_and_outcome(leaf: type[ServiceError], status
 def test_no_two_causes_share_a_type() -> None:
     """A program can tell all problems apart by their type."""
     titles = [leaf.title for leaf in ServiceError.__subclasses__()]
-    assert len(set(titles)) == len(titles) == 10
+    assert len(set(titles)) == len(titles) == 14
 
 
 def test_an_unknown_task_suggests_the_nearest_and_lists_all() -> None:
@@ -59,9 +63,9 @@ def test_retry_after_is_rounded_up(wait_s: float, header: int) -> None:
 
 
 def test_an_internal_error_keeps_its_reason_to_itself() -> None:
-    """The client gets an id, the log the cause."""
+    """The log gets the cause, the client is told where to look."""
     cause = RuntimeError("secret")
     error = InternalError(cause)
     assert error.__cause__ is cause
-    assert error.id in error.detail
+    assert "request_id" in error.detail
     assert "secret" not in error.detail
