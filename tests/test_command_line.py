@@ -1,4 +1,4 @@
-"""The command line: `polytask models` and `polytask export`."""
+"""The command line: `polytask models`, `polytask export` and `polytask key`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import polytask
 from model.network import parameter_counts
 from model_store.save import save
 from model_store.versions import current
+from service.keys import Keys, parse_keys
 from tests import tiny
 from tests.model_store import stores
 
@@ -163,3 +164,25 @@ def test_export_says_what_it_wrote(
     assert not stopped.value.code
     assert "onnxruntime-float32" in out
     assert f"exported to {store / 'demo' / '2' / 'exports'}" in out
+
+
+def test_a_key_is_made_with_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line goes to stdout, so that `>> FILE` takes it alone; the key goes to stderr."""
+    monkeypatch.setattr(sys, "argv", ["polytask", "key", "ops", "--admin"])
+    with pytest.raises(SystemExit) as stopped:
+        polytask.main()
+    captured = capsys.readouterr()
+    assert not stopped.value.code
+    (key,) = parse_keys(captured.out)
+    assert key.name == "ops"
+    assert key.admin
+    assert Keys([key]).find(captured.err.split()[-1].encode()) == key
+
+
+def test_a_key_needs_a_name_that_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a name may have is said."""
+    monkeypatch.setattr(sys, "argv", ["polytask", "key", "a b"])
+    with pytest.raises(SystemExit) as stopped:
+        polytask.main()
+    assert stopped.value.code == 2
+    assert "a name has 1 to 64 letters, digits, _ and -" in capsys.readouterr().err

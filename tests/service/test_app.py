@@ -17,7 +17,6 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-import uvicorn
 
 from model_store.errors import StoreError
 from service.app import assemble, batch_limits, calibration_target, serve
@@ -27,6 +26,7 @@ from service.queue import Limits
 from service.runners import Runner, TorchRunner
 from service.settings import Settings
 from service.warmup import Target
+from service.web import http_server
 from service.worker import Worker
 from tests import tiny
 from tests.service import checkpoints
@@ -185,9 +185,10 @@ class Listening:
 @contextlib.contextmanager
 def listening(runner: Runner, **settings: int) -> Iterator[Listening]:
     """Serves the tiny checkpoint on a free port until the end of the block."""
-    worker, app = assemble(checkpoints.in_memory(), Settings(**settings), runner)  # type: ignore[arg-type]
+    chosen = Settings(**settings)  # type: ignore[arg-type]
+    worker, app = assemble(checkpoints.in_memory(), chosen, runner)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+        server = http_server(app, chosen)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -22,6 +22,7 @@ import pytest
 
 from model_store.errors import StoreError
 from service.errors import StartupError
+from service.keys import new_key
 from service.schemas import from_input
 from service.settings import Settings
 from service.supervisor import serve
@@ -241,6 +242,37 @@ def test_no_process_outlives_the_supervisor(tmp_path: Path, pool: ThreadPoolExec
         assert [call.result() for call in calls] == [200]
         psutil.wait_procs(children, PATIENCE_S)
         assert not any(child.is_running() for child in children)
+
+
+def test_the_limits_of_a_key_hold_over_all_frontends(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+    """Whichever of them a request comes to, and also where one of them has been started again in between."""
+    keys = tmp_path / "keys"
+    limits = {"rare": "requests_per_s = 0.001, burst = 5", "few": "concurrent = 2"}
+    made = {name: new_key(name) for name in limits}
+    keys.write_text("\n".join(made[name][1].replace(" }", f", {limit} }}") for name, limit in limits.items()))
+
+    with supervised(tmp_path, POLYTASK_FRONTENDS="3", POLYTASK_API_KEYS_FILE=str(keys)) as service:
+        url = f"{service.client.base_url}/v1/tasks/mood/predict"
+
+        def post(name: str) -> int:
+            headers = {"Authorization": f"Bearer {made[name][0]}"}
+            return httpx.post(url, content=body("cat"), headers=headers, timeout=PATIENCE_S).status_code
+
+        until(lambda: len(service.children("service.frontend")) == 3)
+        keys.unlink()
+        assert Counter(pool.map(post, ["rare"] * 20)) == {200: 5, 429: 15}
+        service.gate.touch()
+        calls = [pool.submit(post, "few") for _ in range(6)]
+        until(lambda: sum(call.done() for call in calls) == 4)
+        service.gate.unlink()
+        assert Counter(call.result() for call in calls) == {200: 2, 429: 4}
+        first = service.children("service.frontend")[0]
+        first.kill()
+        first.wait(PATIENCE_S)
+        until(lambda: len(service.children("service.frontend")) == 3)
+        until(service.ready)
+        assert Counter(pool.map(post, ["rare"] * 10)) == {429: 10}
+        assert Counter(pool.map(post, ["few"] * 2)) == {200: 2}
 
 
 def failed_start(folder: Path, engine: str, **variables: str) -> str:
