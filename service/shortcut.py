@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 Answer = Callable[[Request], Awaitable[Response]]
 """What the route of predictions does, with the task in `request.path_params`."""
 
+
 class ShortCut:
     """The application behind a short way: answers `POST /v1/tasks/TASK/predict` as its own route would."""
 

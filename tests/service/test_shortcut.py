@@ -38,6 +38,7 @@ def test_a_start_is_no_prediction() -> None:
 async def test_it_answers_as_the_route_does(inputs: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Status, headers and body are those that FastAPI would have sent."""
     async with serving() as service:
+        service.client.headers["X-Request-Id"] = "one"
         short = await service.predict("mood", *inputs)
         monkeypatch.setattr("service.shortcut.predicted_task", lambda _: None)
         long = await service.predict("mood", *inputs)
