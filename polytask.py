@@ -109,6 +109,44 @@ def make_key(
     typer.echo(line)
 
 
+@app.command("predict")
+def predict(
+    task: Annotated[str, typer.Argument(help="The task to ask.")],
+    source: Annotated[Path, typer.Option("--input", help="JSON lines, an input each; - for stdin.")],
+    target: Annotated[Path, typer.Option("--output", help="The file of answers, a line for each input; - for stdout.")],
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs in a request.")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
+    options: Annotated[str | None, typer.Option(help="The request's `options`, as a JSON object.")] = None,
+    deadline_s: Annotated[float, typer.Option(min=0.001, help="Seconds for a request with all its tries.")] = 300.0,
+) -> None:
+    """Answer a file of inputs with a running service. Run again, it goes on where it was stopped or killed.
+
+    A key comes from POLYTASK_API_KEY. Exit code 0: all lines have answers; 1: some have errors, told on stderr; 2: what was
+    asked for cannot be done; 3: the service gave no answer, and running it again goes on.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("httpx") is None:
+        _fail(StartupError("predicting needs httpx: pip install 'polytask[client]'"))
+    from polytask_client import Client, PolytaskError, Retries
+    from polytask_client.job import JobError, plan, read_options, run
+
+    try:
+        with Client(url, deadline_s=deadline_s, retries=Retries(max_tries=None)) as client:
+            job = plan(client, task, read_options(options), batch_size, concurrency)
+            outcome = run(client, job, source, target)
+    except (JobError, ValueError, OSError) as error:
+        _fail(error)
+    except PolytaskError as error:
+        typer.secho(f"stopped: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
+        sys.exit(3)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    typer.echo(f"{outcome.lines} lines, {outcome.failed} of them errors, in {target}", err=True)
+    sys.exit(1 if outcome.failed else 0)
+
+
 @app.command("train")
 def train(
     recipe: Annotated[Path, typer.Argument(help="The TOML recipe of the run.")],

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,14 @@ from model_store.versions import resolve
 from service.app import assemble
 from service.runners import TorchRunner
 from service.settings import Settings
+from tests.service.processes import polytask_serve
 from tests.service.serving import until
 from training.config import Recipe
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```bash\ncurl (.+?)\n```\n\n```json\n(.+?)\n```", README, re.DOTALL)
+PROGRAMS = re.findall(r"```(python|bash)\n([^`]+?)```\n\n```text\n(.+?)```", README, re.DOTALL)
 SCORE_TOLERANCE = 0.005
 
 
@@ -79,10 +84,29 @@ async def test_the_examples_give_what_is_shown() -> None:
     assert asked == {task.name for task in checkpoint.manifest.tasks}
 
 
+def test_the_programs_print_what_is_shown(tmp_path: Path) -> None:
+    """Every program of the client, run as it stands at the embedded checkpoint, prints what the README shows below it."""
+    assert [language for language, _, _ in PROGRAMS] == ["python", "python", "bash"]
+    with polytask_serve("--runner", "torch") as url:
+        command = f"{sys.executable} -m polytask predict --url {url}"
+        for language, program, shown in PROGRAMS:
+            here = program.replace("http://127.0.0.1:8000", url).replace("polytask predict", command)
+            finished = subprocess.run(
+                [sys.executable, "-c", here] if language == "python" else ["bash", "-c", here],
+                cwd=tmp_path,
+                env=os.environ | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                check=True,
+            )
+            assert finished.stdout == shown
+
+
 def test_the_map_names_every_file() -> None:
     """Each Python file of the product stands in the README's list of files, and nothing stands there that is not."""
     listed = set(re.findall(r"^\| `([\w/.]+\.py)` \|", README, re.MULTILINE))
-    folders = ("model", "model_store", "training", "service")
+    folders = ("model", "model_store", "training", "service", "polytask_client")
     files = {f"{folder}/{path.name}" for folder in folders for path in (ROOT / folder).glob("*.py")}
     assert listed == {file for file in files if not file.endswith("__init__.py")} | {"polytask.py"}
 

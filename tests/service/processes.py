@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 
 PATIENCE_S = 180
+
+
+@contextlib.contextmanager
+def polytask_serve(*flags: str) -> Iterator[str]:
+    """The address of `polytask serve` on a free port, without calibration, ready to answer."""
+    command = [sys.executable, "-m", "polytask", "serve", "--port", "0", "--token-budget", "1024", *flags]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) as popen:
+        try:
+            url = address(popen)
+            with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
+                until(lambda: client.get("/readyz").status_code == 200)
+            yield url
+        finally:
+            popen.kill()
 
 
 def address(popen: subprocess.Popen[str]) -> str:

@@ -1,0 +1,274 @@
+"""What a service answers, one class per kind, read from JSON. What a newer service adds stays in `fields`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from polytask_client.errors import BadResponse, Problem, read_problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The answer to one input; of this class itself only where its kind is not known here.
+
+    `fields`: the answer as it came. `tokens`: how many were read; `dropped_tokens`: how many did not fit. Both are None
+    where the service does not say.
+    """
+
+    fields: Mapping[str, Any] = field(repr=False, compare=False)
+    tokens: int | None = None
+    dropped_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassificationAnswer(Answer):
+    """The likeliest label, its probability, and the probabilities of all labels that the service tells."""
+
+    label: str
+    score: float
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class MultilabelAnswer(Answer):
+    """The labels over their thresholds, and the probabilities of all labels that the service tells."""
+
+    labels: tuple[LabelScore, ...]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RegressionAnswer(Answer):
+    """A value in the task's range."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankedCandidate:
+    """A candidate, its place in the input, and the probability that it is relevant."""
+
+    index: int
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankingAnswer(Answer):
+    """The candidates, best first."""
+
+    ranking: tuple[RankedCandidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MultipleChoiceAnswer(Answer):
+    """The chosen candidate's place in the input, its text, and the probability of each in input order."""
+
+    choice: int
+    text: str
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A labelled stretch of the text, `text[start:end]`, and its probability."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaggingAnswer(Answer):
+    """Entities in text order."""
+
+    entities: tuple[Entity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanAnswer(Answer):
+    """The stretch of the context that answers, `context[start:end]`, and its probability."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Answer):
+    """In the place of an answer: why this input alone has none."""
+
+    problem: Problem
+
+    @classmethod
+    def of(cls, problem: Problem) -> Failed:
+        """As a service writes it."""
+        return cls(problem, fields={"error": problem.to_json()})
+
+
+_Kind = TypeVar("_Kind", bound=Answer)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer for each input, in order. `truncated`: the places of inputs that were not read to their end."""
+
+    task: str
+    model: str
+    answers: tuple[Answer, ...]
+    truncated: tuple[int, ...]
+    usage: Mapping[str, Any] | None
+    fields: Mapping[str, Any] = field(repr=False, compare=False)
+
+    def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
+        """The answers as answers of that kind, for a type checker as for people. Raises TypeError if one is of another."""
+        return tuple(_as(kind, answer, self.task, place) for place, answer in enumerate(self.answers))
+
+
+@dataclass(frozen=True, slots=True)
+class TasksPrediction:
+    """The answers of several tasks to the same inputs, by task."""
+
+    model: str
+    results: Mapping[str, tuple[Answer, ...]]
+    usage: Mapping[str, Any] | None
+    fields: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskInfo:
+    """A task as the service describes it. `example`: a request body; `fields`: all that it says."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    example: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskList:
+    """The tasks of the model that is served, by name."""
+
+    model: str
+    tasks: Mapping[str, TaskInfo]
+
+
+def read_answer(fields: Mapping[str, Any]) -> Answer:
+    """An answer from its JSON. The kind shows in its fields."""
+    common: dict[str, Any] = {
+        "fields": fields,
+        "tokens": fields.get("tokens"),
+        "dropped_tokens": fields.get("dropped_tokens"),
+    }
+    return next((read(fields, common) for name, read in _KINDS.items() if name in fields), Answer(**common))
+
+
+def read_prediction(fields: Mapping[str, Any], num_inputs: int) -> Prediction:
+    """A response of one task. Raises BadResponse."""
+    with_answers = _read(
+        lambda: Prediction(
+            task=fields["task"],
+            model=fields["model"],
+            answers=tuple(map(read_answer, fields["answers"])),
+            truncated=tuple(fields.get("truncated", ())),
+            usage=fields.get("usage"),
+            fields=fields,
+        )
+    )
+    return _counted(with_answers, with_answers.answers, num_inputs)
+
+
+def read_tasks_prediction(fields: Mapping[str, Any], num_inputs: int) -> TasksPrediction:
+    """A response of several tasks. Raises BadResponse."""
+    found = _read(
+        lambda: TasksPrediction(
+            model=fields["model"],
+            results={task: tuple(map(read_answer, result["answers"])) for task, result in fields["results"].items()},
+            usage=fields.get("usage"),
+            fields=fields,
+        )
+    )
+    for answers in found.results.values():
+        _counted(found, answers, num_inputs)
+    return found
+
+
+def read_task_list(fields: Mapping[str, Any]) -> TaskList:
+    """What the service says about its tasks. Raises BadResponse."""
+    return _read(
+        lambda: TaskList(
+            fields["model"],
+            {
+                task["name"]: TaskInfo(
+                    task["name"], task["kind"], tuple(task.get("labels", ())), task.get("example", {}), task
+                )
+                for task in fields["tasks"]
+            },
+        )
+    )
+
+
+_Result = TypeVar("_Result")
+
+
+def _read(build: Callable[[], _Result]) -> _Result:
+    try:
+        return build()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BadResponse(f"the response is not what the API says: {type(error).__name__} {error}") from error
+
+
+def _counted(result: _Result, answers: Sequence[Answer], num_inputs: int) -> _Result:
+    if len(answers) != num_inputs:
+        raise BadResponse(f"{num_inputs} inputs were sent, {len(answers)} answers came back")
+    return result
+
+
+def _as(kind: type[_Kind], answer: Answer, task: str, place: int) -> _Kind:
+    if isinstance(answer, kind):
+        return answer
+    why = f": {answer.problem.detail}" if isinstance(answer, Failed) else ""
+    raise TypeError(f"answer {place} of {task!r} is a {type(answer).__name__}, not a {kind.__name__}{why}")
+
+
+def _entity(fields: Mapping[str, Any]) -> Entity:
+    return Entity(fields["text"], fields["label"], fields["start"], fields["end"], fields["score"])
+
+
+def _label_score(fields: Mapping[str, Any]) -> LabelScore:
+    return LabelScore(fields["label"], fields["score"])
+
+
+def _candidate(fields: Mapping[str, Any]) -> RankedCandidate:
+    return RankedCandidate(fields["index"], fields["text"], fields["score"])
+
+
+# By the field that only this kind has. `scores` may be left out by an option, so it is never required.
+_KINDS: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Answer]] = {
+    "error": lambda own, common: Failed(read_problem(own["error"]), **common),
+    "labels": lambda own, common: MultilabelAnswer(
+        tuple(map(_label_score, own["labels"])), own.get("scores", {}), **common
+    ),
+    "label": lambda own, common: ClassificationAnswer(own["label"], own["score"], own.get("scores", {}), **common),
+    "value": lambda own, common: RegressionAnswer(own["value"], **common),
+    "ranking": lambda own, common: RankingAnswer(tuple(map(_candidate, own["ranking"])), **common),
+    "choice": lambda own, common: MultipleChoiceAnswer(
+        own["choice"], own["text"], tuple(own.get("scores", ())), **common
+    ),
+    "entities": lambda own, common: TaggingAnswer(tuple(map(_entity, own["entities"])), **common),
+    "start": lambda own, common: SpanAnswer(own["text"], own["start"], own["end"], own["score"], **common),
+}

@@ -1,0 +1,65 @@
+"""What can be asked of a service, as steps for a client to take: the same for the blocking and the async one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from polytask_client.answers import (
+    Prediction,
+    TaskList,
+    TasksPrediction,
+    read_prediction,
+    read_task_list,
+    read_tasks_prediction,
+)
+from polytask_client.errors import PolytaskError
+from polytask_client.exchange import Steps, exchange
+from polytask_client.messages import Input, Reply, Request, json_object, predict_request, predict_tasks_request
+from polytask_client.retries import Retries
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Every call, with what holds for all of them. `deadline_s`: for a call with all its tries."""
+
+    retries: Retries
+    deadline_s: float
+
+    def __post_init__(self) -> None:
+        if not self.deadline_s > 0:
+            raise ValueError(f"deadline_s must be more than 0, got {self.deadline_s}")
+
+    def within(self, deadline_s: float | None) -> Calls:
+        """The same calls with another deadline, if there is one."""
+        return self if deadline_s is None else replace(self, deadline_s=deadline_s)
+
+    def predict(
+        self, task: str, inputs: Sequence[Input], options: Mapping[str, Any] | None, errors: str | None
+    ) -> Steps[Prediction]:
+        """One task's answers to the inputs."""
+        reply = yield from self._exchange(predict_request(task, inputs, options, errors))
+        return read_prediction(json_object(reply), len(inputs))
+
+    def predict_tasks(
+        self, tasks: Sequence[str], inputs: Sequence[Input], options: Mapping[str, Any] | None, errors: str | None
+    ) -> Steps[TasksPrediction]:
+        """Several tasks' answers to the same inputs."""
+        reply = yield from self._exchange(predict_tasks_request(tasks, inputs, options, errors))
+        return read_tasks_prediction(json_object(reply), len(inputs))
+
+    def tasks(self) -> Steps[TaskList]:
+        """What the service says about its tasks."""
+        return read_task_list(json_object((yield from self._exchange(Request("/v1/tasks")))))
+
+    def ready(self) -> Steps[bool]:
+        """Whether requests would be answered, asked once."""
+        try:
+            yield from exchange(Request("/readyz"), Retries(max_tries=1), self.deadline_s)
+        except PolytaskError:
+            return False
+        return True
+
+    def _exchange(self, request: Request) -> Steps[Reply]:
+        return exchange(request, self.retries, self.deadline_s)

@@ -1,0 +1,171 @@
+"""The client for programs that wait for each answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksPrediction
+from polytask_client.batches import Stream, batches
+from polytask_client.calls import Calls
+from polytask_client.connection import DEFAULT_URL, connection_options, meaning, out_of_time, timeouts
+from polytask_client.errors import PolytaskError
+from polytask_client.exchange import Send, Steps, Wait
+from polytask_client.messages import Input, Reply
+from polytask_client.progress import shown
+from polytask_client.retries import Retries
+
+_Result = TypeVar("_Result")
+
+
+class Client:
+    """A connection to a service, for any number of threads. Everything that gets no answer raises PolytaskError.
+
+    `deadline_s` bounds each call with all its tries, and is passed on to the service. `api_key`: that of
+    POLYTASK_API_KEY by default. `transport`: of httpx, for proxies or certificates of your own.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        deadline_s: float = 60.0,
+        retries: Retries | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._calls = Calls(retries or Retries(), deadline_s)
+        self._http = httpx.Client(**connection_options(url, api_key), transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._http.close()
+
+    def predict(
+        self,
+        task: str,
+        inputs: Sequence[Input],
+        *,
+        options: Mapping[str, Any] | None = None,
+        errors: str | None = None,
+        deadline_s: float | None = None,
+    ) -> Prediction:
+        """One answer for each input, in order. `options` and `errors` are passed on as they are."""
+        return self._take(self._calls.within(deadline_s).predict(task, inputs, options, errors))
+
+    def predict_tasks(
+        self,
+        tasks: Sequence[str],
+        inputs: Sequence[Input],
+        *,
+        options: Mapping[str, Any] | None = None,
+        errors: str | None = None,
+        deadline_s: float | None = None,
+    ) -> TasksPrediction:
+        """The answers of several tasks to the same inputs, in one request."""
+        return self._take(self._calls.within(deadline_s).predict_tasks(tasks, inputs, options, errors))
+
+    def stream(
+        self,
+        task: str,
+        inputs: Iterable[Input | Failed],
+        *,
+        batch_size: int = 32,
+        concurrency: int = 4,
+        options: Mapping[str, Any] | None = None,
+        keep_failed: bool = False,
+        model: str | None = None,
+        deadline_s: float | None = None,
+        progress: bool = False,
+    ) -> Generator[Answer, None, None]:
+        """The answers to any number of inputs, in order, as they come; the inputs are read as they are needed.
+
+        See `Stream` for what the arguments mean; `deadline_s` is a batch's. `progress` shows a bar on stderr. An input that
+        is a `Failed` already comes back in its place. To stop early, close the iterator.
+        """
+        stream = Stream(task, batch_size, concurrency, options, keep_failed, model)
+        return shown(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
+
+    def tasks(self, *, deadline_s: float | None = None) -> TaskList:
+        """The tasks of the model that is served."""
+        return self._take(self._calls.within(deadline_s).tasks())
+
+    def ready(self, *, deadline_s: float | None = None) -> bool:
+        """Whether the service would answer now."""
+        return self._take(self._calls.within(deadline_s).ready())
+
+    def _stream(self, stream: Stream, inputs: Iterable[Input | Failed], calls: Calls) -> Generator[Answer, None, None]:
+        stop = threading.Event()
+        waiting: deque[Future[list[Answer]]] = deque()
+
+        def ask(batch: list[Input | Failed]) -> Future[list[Answer]]:
+            return _in_thread(lambda: self._take(stream.answers(calls, batch), stop))
+
+        try:
+            for batch in batches(inputs, stream.batch_size):
+                waiting.append(ask(batch))
+                # What is there need not wait until a slow source has filled the next batch.
+                while waiting and (waiting[0].done() or len(waiting) == stream.concurrency):
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            stop.set()
+
+    def _take(self, steps: Steps[_Result], stop: threading.Event | None = None) -> _Result:
+        """Takes the steps of a call to its result. `stop`: ends it before its next step."""
+        stop = stop or threading.Event()
+        reply: Reply | PolytaskError | None = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as done:
+                result: _Result = done.value
+                return result
+            if stop.wait(step.seconds if isinstance(step, Wait) else 0):
+                raise PolytaskError("the stream was closed")
+            reply = self._send(step) if isinstance(step, Send) else None
+
+    def _send(self, send: Send) -> Reply | PolytaskError:
+        end = time.monotonic() + send.timeout_s
+        try:
+            with self._http.stream(
+                send.method, send.path, headers=send.headers, content=send.content, timeout=timeouts(send.timeout_s)
+            ) as response:
+                content = bytearray()
+                for chunk in response.iter_bytes():
+                    content += chunk
+                    if time.monotonic() > end:  # httpx bounds each read, not all of them
+                        return out_of_time(self._http.base_url)
+                return Reply(response.status_code, response.headers, bytes(content))
+        except httpx.RequestError as error:
+            return meaning(error, self._http.base_url)
+
+
+def _in_thread(function: Callable[[], _Result]) -> Future[_Result]:
+    """The result of the function in a thread of its own, which nobody has to wait for when nobody wants it any more."""
+    future: Future[_Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001, it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

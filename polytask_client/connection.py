@@ -1,0 +1,54 @@
+"""What both clients need of httpx: how they are set up, how long a try may take, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import httpx
+
+from polytask_client.errors import OutOfTime, PolytaskError, Unreachable
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+_CONNECT_S = 5.0
+"""A host that does not answer at all is given up this early, so that another try can find another address."""
+
+
+def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
+    """The arguments of an httpx client for a service. The key, if none is given, is that of POLYTASK_API_KEY.
+
+    Raises ValueError for an address that is none.
+    """
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{url!r} is not an address of a service: {error}") from None
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise ValueError(f"{url!r} is not an address of a service, which is like {DEFAULT_URL}")
+    key = os.environ.get("POLYTASK_API_KEY", "") if api_key is None else api_key
+    return {
+        "base_url": address,
+        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        # How many connections there are is decided by those who call.
+        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
+    }
+
+
+def timeouts(seconds: float) -> httpx.Timeout:
+    """Each step of a try ends with the try."""
+    return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
+
+
+def meaning(error: httpx.RequestError, url: httpx.URL) -> PolytaskError:
+    """What an error of httpx is to those who call."""
+    if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
+        return out_of_time(url)
+    found = Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}")
+    found.__cause__ = error
+    return found
+
+
+def out_of_time(url: httpx.URL) -> OutOfTime:
+    """The error of a try that was not over in time."""
+    return OutOfTime(f"{url} did not answer by the deadline")

@@ -1,0 +1,126 @@
+"""What can go wrong between a client and its answers, one class per cause."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class PolytaskError(Exception):
+    """There is no answer. The subclass says why."""
+
+
+class Unreachable(PolytaskError):
+    """No connection to the service, or it broke."""
+
+
+class OutOfTime(PolytaskError, TimeoutError):
+    """The deadline passed before the service had answered."""
+
+
+class BadResponse(PolytaskError):
+    """What came back is no answer of this API: another service, or one that has changed too much."""
+
+
+class ModelChanged(PolytaskError):
+    """The answers come from another model than the one that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """A part of a request that is wrong. `field`: where, such as `inputs[2].text_pair`."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a service says instead of an answer (RFC 9457). `type` is for programs, `detail` for people.
+
+    `errors`: the wrong parts of an invalid request. `retry_after_s`: when it may be worth another try.
+    """
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldError, ...] = ()
+    retry_after_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a service writes it; what is empty is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None and value != ()}
+
+
+class ServiceError(PolytaskError):
+    """The service answered with a problem; of this class itself where no other fits its status."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(f"{problem.title} ({problem.status}): {problem.detail}")
+        self.problem = problem
+
+
+class Unauthorized(ServiceError):
+    """The key is missing, wrong, or not for this (401, 403)."""
+
+
+class UnknownTask(ServiceError):
+    """The service has no such task, or no such path (404)."""
+
+
+class TooLarge(ServiceError):
+    """More than the service takes in one request (413)."""
+
+
+class InvalidInput(ServiceError):
+    """The request does not have the shape that its task needs (422). `problem.errors` has the places."""
+
+
+class Overloaded(ServiceError):
+    """The service has no room for the request now (429)."""
+
+
+class Unavailable(ServiceError):
+    """The service is starting, ending, or broken (502, 503)."""
+
+
+class DeadlineExceeded(ServiceError):
+    """The service had no answer by the deadline, its own or the client's (504)."""
+
+
+_BY_STATUS = {
+    401: Unauthorized,
+    403: Unauthorized,
+    404: UnknownTask,
+    413: TooLarge,
+    422: InvalidInput,
+    429: Overloaded,
+    502: Unavailable,
+    503: Unavailable,
+    504: DeadlineExceeded,
+}
+
+
+def service_error(problem: Problem) -> ServiceError:
+    """The error of a problem, of the class that its status has."""
+    return _BY_STATUS.get(problem.status, ServiceError)(problem)
+
+
+def read_problem(fields: Mapping[str, Any]) -> Problem:
+    """A problem from its JSON. What is missing, as in what other servers write, has the values of RFC 9457."""
+    status, retry_after_s = fields.get("status"), fields.get("retry_after_s")
+    errors = fields.get("errors")
+    return Problem(
+        type=str(fields.get("type", "about:blank")),
+        title=str(fields.get("title", "Problem")),
+        status=status if isinstance(status, int) else 500,
+        detail=str(fields.get("detail", "")),
+        errors=tuple(
+            FieldError(str(error.get("field", "")), str(error.get("message", "")))
+            for error in (errors if isinstance(errors, list) else ())
+            if isinstance(error, dict)
+        ),
+        retry_after_s=retry_after_s if isinstance(retry_after_s, (int, float)) else None,
+    )

@@ -1,0 +1,272 @@
+"""A file of inputs to a file of answers, line by line; one that was killed goes on where it stopped.
+
+The answers are appended to OUTPUT.part, which becomes OUTPUT when it is complete. Beside it OUTPUT.job says what they
+are answers to, so that nothing is ever appended to answers of something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from polytask_client.answers import Answer, Failed
+from polytask_client.client import Client
+from polytask_client.errors import Problem
+from polytask_client.messages import Input, encode
+from polytask_client.progress import Bar
+
+STANDARD = Path("-")
+"""In place of a file: standard input or output."""
+
+_FIRST_S = 10.0
+"""For the first call: an address that is wrong should show at once, however long a job may wait for a busy service."""
+
+_CHUNK = 1 << 20
+_FAILED_LINE = b'{"error"'
+
+
+class JobError(Exception):
+    """The job cannot be done as it was asked for. The message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be answered, and in requests of which size. `model`: whose answers; all lines have the same."""
+
+    task: str
+    model: str
+    options: Mapping[str, Any] | None
+    batch_size: int
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Lines that were written, those of an earlier try included, and how many of them are errors."""
+
+    lines: int
+    failed: int
+
+
+def read_options(text: str | None) -> dict[str, Any] | None:
+    """Options as they come from a command line. Raises JobError where they are no JSON object."""
+    if text is None:
+        return None
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise JobError(f"options must be a JSON object, got {text!r}")
+    return options
+
+
+def plan(client: Client, task: str, options: Mapping[str, Any] | None, batch_size: int, concurrency: int) -> Job:
+    """The job, of the model that is served now. Raises PolytaskError, or JobError where there is no such task."""
+    served = client.tasks(deadline_s=_FIRST_S)
+    if task not in served.tasks:
+        raise JobError(f"{served.model} has no task {task!r}; its tasks are {', '.join(served.tasks)}")
+    return Job(task, served.model, options, batch_size, concurrency)
+
+
+def run(client: Client, job: Job, source: Path, target: Path) -> Outcome:
+    """Answers every line of `source` with one of `target`. Raises JobError, PolytaskError and OSError.
+
+    A line that is no input, or that the service refuses, is answered with its problem and told on stderr.
+    """
+    if target == STANDARD:
+        if source == STANDARD:
+            return _answer(client, job, sys.stdin.buffer, sys.stdout.buffer, Outcome(0, 0), None)
+        with _opened(source) as lines:
+            return _answer(client, job, lines, sys.stdout.buffer, Outcome(0, 0), _survey(source)[1])
+    if source == STANDARD:
+        return _run_once(client, job, target)
+    return _run_resumable(client, job, source, target)
+
+
+def _run_once(client: Client, job: Job, target: Path) -> Outcome:
+    """From standard input, which cannot be read again."""
+    _refuse_existing(target)
+    with _part(target) as part:
+        if part.read(1):
+            raise JobError(f"{part.name} is there already, and what comes from stdin cannot go on; remove it first")
+        outcome = _answer(client, job, sys.stdin.buffer, part, Outcome(0, 0), None)
+        _complete(part, target)
+    return outcome
+
+
+def _run_resumable(client: Client, job: Job, source: Path, target: Path) -> Outcome:
+    _refuse_existing(target)
+    digest, total = _survey(source)
+    identity = {"input_sha256": digest, "task": job.task, "model": job.model, "options": job.options}
+    record = _beside(target, ".job")
+    with _part(target) as part:
+        if part.read(1):
+            _refuse_other(record, identity, part.name)
+        else:
+            _write_record(record, identity)
+        done = _done(part)
+        if done.lines > total:
+            raise JobError(f"{part.name} has more lines than {source}; remove it to start anew")
+        with _opened(source) as lines:
+            outcome = _answer(client, job, itertools.islice(lines, done.lines, None), part, done, total)
+        _complete(part, target)
+    record.unlink()
+    return outcome
+
+
+def _answer(
+    client: Client, job: Job, lines: Iterable[bytes], out: BinaryIO, done: Outcome, total: int | None
+) -> Outcome:
+    """Writes a line for each of `lines`, which come after those that are done."""
+    num_lines, failed = done.lines, done.failed
+    with (
+        Bar(total, done.lines) as bar,
+        contextlib.closing(
+            client.stream(
+                job.task,
+                map(_input, lines),
+                batch_size=job.batch_size,
+                concurrency=job.concurrency,
+                options=job.options,
+                keep_failed=True,
+                model=job.model,
+            )
+        ) as answers,
+    ):
+        for answer in answers:
+            num_lines += 1
+            if isinstance(answer, Failed):
+                failed += 1
+                bar.say(f"line {num_lines}: {answer.problem.detail}")
+            # At once, so that what is killed loses no answer that it has shown.
+            out.write(_line(answer))
+            out.flush()
+            bar.advance()
+    return Outcome(num_lines, failed)
+
+
+def _input(line: bytes) -> Input | Failed:
+    """A line as an input; what is no JSON fails here, and what is no input of the task at the service."""
+    try:
+        value: Input = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        encode(value)  # half of a surrogate pair can be read, but not sent
+    except json.JSONDecodeError as error:
+        return _not_json(f"{error.msg}, at column {error.colno}")
+    except (ValueError, RecursionError) as error:
+        return _not_json(str(error))
+    return value
+
+
+def _not_json(why: str) -> Failed:
+    return Failed.of(Problem("urn:polytask:not-json", "Not JSON", 422, f"the line is not JSON: {why}"))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"there is no {name}")
+
+
+def _line(answer: Answer) -> bytes:
+    return json.dumps(answer.fields, ensure_ascii=False).encode() + b"\n"
+
+
+def _survey(source: Path) -> tuple[str, int]:
+    """The sha256 of a file and the number of its lines, the last of which may lack its end."""
+    digest, num_lines, last = hashlib.sha256(), 0, b"\n"
+    with _opened(source) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            num_lines += chunk.count(b"\n")
+            last = chunk[-1:]
+    return digest.hexdigest(), num_lines + (last != b"\n")
+
+
+def _done(part: BinaryIO) -> Outcome:
+    """What an earlier try has written. Cuts off the line at which it was killed, and leaves the file at its end."""
+    part.seek(0)
+    num_lines, failed, end = 0, 0, 0
+    for line in part:
+        if not line.endswith(b"\n"):
+            break
+        num_lines += 1
+        failed += line.startswith(_FAILED_LINE)
+        end += len(line)
+    part.seek(end)
+    part.truncate()
+    return Outcome(num_lines, failed)
+
+
+@contextlib.contextmanager
+def _part(target: Path) -> Iterator[BinaryIO]:
+    """The unfinished output, for this process alone."""
+    path = _beside(target, ".part")
+    with path.open("a+b") as part:
+        try:
+            fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobError(f"another process is writing {path}") from None
+        part.seek(0)
+        yield part
+
+
+def _complete(part: BinaryIO, target: Path) -> None:
+    os.fsync(part.fileno())
+    Path(part.name).replace(target)
+
+
+def _beside(target: Path, ending: str) -> Path:
+    return target.with_name(target.name + ending)
+
+
+def _opened(source: Path) -> BinaryIO:
+    if source.exists() and not source.is_file():
+        raise JobError(f"{source} is not a file that can be read twice; use --input - and let it come from stdin")
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise JobError(f"cannot read {source}: {error.strerror}") from None
+
+
+def _refuse_existing(target: Path) -> None:
+    if target.exists():
+        raise JobError(f"{target} exists already; remove it or name another --output")
+
+
+def _refuse_other(record: Path, identity: Mapping[str, Any], part: str) -> None:
+    """Raises JobError unless the answers that are there belong to the same job."""
+    try:
+        before = json.loads(record.read_bytes())
+    except (OSError, ValueError):
+        raise JobError(
+            f"{part} is there, but {record} does not say what it belongs to; remove it to start anew"
+        ) from None
+    names = {
+        "input_sha256": "another input file",
+        "task": "another task",
+        "model": "another model",
+        "options": "other options",
+    }
+    other = [
+        name if key == "input_sha256" else f"{name} ({before.get(key)!r})"
+        for key, name in names.items()
+        if before.get(key) != identity[key]
+    ]
+    if other:
+        raise JobError(
+            f"{part} has answers to {' and '.join(other)}; remove it to start anew, or name another --output"
+        )
+
+
+def _write_record(record: Path, identity: Mapping[str, Any]) -> None:
+    temporary = _beside(record, ".new")
+    temporary.write_text(json.dumps(identity), encoding="utf-8")
+    temporary.replace(record)

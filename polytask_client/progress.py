@@ -1,0 +1,78 @@
+"""How far a stream is, for the eye: a bar with the time left on stderr, where that is a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Generator, Sized
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_Item = TypeVar("_Item")
+
+
+class Bar:
+    """Counts what is done, of `total` if that is known. A context manager."""
+
+    def __init__(self, total: int | None, done: int = 0, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("answers,"),
+            TimeElapsedColumn(),
+            TextColumn("gone,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def advance(self) -> None:
+        """One more is done."""
+        self._progress.advance(self._task)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def shown(answers: Generator[_Item, None, None], inputs: object, *, progress: bool) -> Generator[_Item, None, None]:
+    """The answers, with a bar while they come if there is to be one; of a total if the inputs have a length."""
+    return _shown(answers, _bar(inputs)) if progress else answers
+
+
+def async_shown(answers: AsyncGenerator[_Item, None], inputs: object, *, progress: bool) -> AsyncGenerator[_Item, None]:
+    """As `shown`."""
+    return _async_shown(answers, _bar(inputs)) if progress else answers
+
+
+def _bar(inputs: object) -> Bar:
+    return Bar(len(inputs) if isinstance(inputs, Sized) else None)
+
+
+def _shown(answers: Generator[_Item, None, None], bar: Bar) -> Generator[_Item, None, None]:
+    with bar, contextlib.closing(answers):
+        for answer in answers:
+            yield answer
+            bar.advance()
+
+
+async def _async_shown(answers: AsyncGenerator[_Item, None], bar: Bar) -> AsyncGenerator[_Item, None]:
+    with bar:
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                yield answer
+                bar.advance()

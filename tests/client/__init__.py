@@ -1,0 +1,1 @@
+"""Tests of `polytask_client` and `polytask predict`."""

@@ -1,0 +1,60 @@
+"""Answers from JSON: those of today are tested against a service; here those of a newer or an older one."""
+
+from __future__ import annotations
+
+import pytest
+
+from polytask_client import Answer, BadResponse, ClassificationAnswer, Failed, MultipleChoiceAnswer, RegressionAnswer
+from polytask_client.answers import read_answer, read_prediction, read_tasks_prediction
+
+
+def test_what_is_not_known_is_kept() -> None:
+    """Fields of a newer service stay in `fields`, and so does an answer of a kind that is not known."""
+    fields = {"value": 1.5, "tokens": 7, "dropped_tokens": 2, "interval": [1, 2]}
+    assert read_answer(fields) == RegressionAnswer(1.5, fields=fields, tokens=7, dropped_tokens=2)
+    assert read_answer(fields).fields["interval"] == [1, 2]
+    summary = read_answer({"summary": "short"})
+    assert type(summary) is Answer
+    assert summary.fields == {"summary": "short"}
+
+
+def test_what_may_be_left_out_may_be_missing() -> None:
+    """An option can spare the scores of all labels."""
+    label, choice = read_answer({"label": "a", "score": 0.9}), read_answer({"choice": 0, "text": "a"})
+    assert isinstance(label, ClassificationAnswer)
+    assert isinstance(choice, MultipleChoiceAnswer)
+    assert (label.scores, choice.scores) == ({}, ())
+
+
+def test_an_error_may_stand_in_the_place_of_an_answer() -> None:
+    """It has the problem of its input alone, and is written as it was read."""
+    problem = {"type": "urn:polytask:invalid-input", "title": "Invalid input", "status": 422, "detail": "blank"}
+    failed = read_answer({"error": problem})
+    assert isinstance(failed, Failed)
+    assert (failed.problem.status, failed.problem.detail) == (422, "blank")
+    assert Failed.of(failed.problem).fields == failed.fields
+
+
+def test_answers_can_be_had_as_those_of_a_kind() -> None:
+    """One of another kind says which it is, and why it failed."""
+    fields = {"task": "a", "model": "m/1", "answers": [{"value": 1}, {"error": {"detail": "too long"}}]}
+    prediction = read_prediction(fields, 2)
+    assert read_prediction(fields | {"answers": fields["answers"][:1]}, 1).of(RegressionAnswer)[0].value == 1
+    with pytest.raises(TypeError, match="answer 0 of 'a' is a RegressionAnswer, not a ClassificationAnswer"):
+        prediction.of(ClassificationAnswer)
+    with pytest.raises(TypeError, match="answer 1 of 'a' is a Failed, not a RegressionAnswer: too long"):
+        prediction.of(RegressionAnswer)
+
+
+def test_answers_of_several_tasks() -> None:
+    """By task, as many as there were inputs."""
+    fields = {
+        "model": "m/1",
+        "results": {"a": {"answers": [{"value": 1}]}, "b": {"answers": [{"label": "x", "score": 1}]}},
+        "usage": {"tokens": 9},
+    }
+    prediction = read_tasks_prediction(fields, 1)
+    assert prediction.results["a"] == (RegressionAnswer(1, fields={}),)
+    assert prediction.usage == {"tokens": 9}
+    with pytest.raises(BadResponse, match="2 inputs were sent, 1 answers came back"):
+        read_tasks_prediction(fields, 2)

@@ -1,0 +1,363 @@
+"""Both clients: what they send, what they make of replies, and when they try again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polytask_client import (
+    AsyncClient,
+    BadResponse,
+    Client,
+    DeadlineExceeded,
+    Failed,
+    InvalidInput,
+    ModelChanged,
+    OutOfTime,
+    Overloaded,
+    PolytaskError,
+    RegressionAnswer,
+    Retries,
+    ServiceError,
+    TooLarge,
+    Unauthorized,
+    Unavailable,
+    UnknownTask,
+    Unreachable,
+)
+from tests.client.clients import Take
+from tests.client.scripted import Asked, Handler, Step, breaks, hangs, numbers, problem, says, scripted, trickles
+
+SOON = Retries(first_s=0.001, longest_s=0.001)
+PATIENT_S = 60.0
+
+
+def ask(client: Any) -> Any:
+    """One number."""
+    return client.predict("number", ["1"])
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests has no say."""
+    monkeypatch.delenv("POLYTASK_API_KEY", raising=False)
+
+
+def test_what_is_sent(take: Take) -> None:
+    """Inputs, options and the way to treat errors in the body; the time that is left and the key in headers."""
+    with scripted(numbers()) as server:
+        options: dict[str, Any] = {"options": {"top_k": 2}, "errors": "per_item", "deadline_s": 5}
+        take(server.url, lambda client: client.predict("a/b ä", ["1"], **options), api_key="secret")
+        take(server.url, ask)
+    full, plain = server.asked
+    assert full.path == "/v1/tasks/a%2Fb%20%C3%A4/predict"
+    assert full.body == {"inputs": ["1"], "options": {"top_k": 2}, "errors": "per_item"}
+    assert full.headers["authorization"] == "Bearer secret"
+    assert full.headers["content-type"] == "application/json"
+    assert 0 < full.deadline_ms <= 5000
+    assert plain.body == {"inputs": ["1"]}
+    assert "authorization" not in plain.headers
+    assert 5000 < plain.deadline_ms <= 60_000
+
+
+def test_the_key_comes_from_the_environment(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
+    """POLYTASK_API_KEY is sent where no other key is given."""
+    monkeypatch.setenv("POLYTASK_API_KEY", "hidden")
+    with scripted(numbers()) as server:
+        take(server.url, ask)
+        take(server.url, ask, api_key="given")
+    assert [asked.headers["authorization"] for asked in server.asked] == ["Bearer hidden", "Bearer given"]
+
+
+def test_a_service_under_a_path(take: Take) -> None:
+    """The address may have a path, as behind a proxy."""
+    with scripted(numbers()) as server:
+        take(f"{server.url}/nlp/", ask)
+    assert server.asked[0].path == "/nlp/v1/tasks/number/predict"
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://a:b", ""])
+def test_an_address_that_is_none_is_refused_at_once(take: Take, url: str) -> None:
+    """It says what an address looks like."""
+    with pytest.raises(ValueError, match="is not an address of a service"):
+        take(url, ask)
+
+
+@pytest.mark.parametrize("wrong", ["text", {"text": "a"}])
+def test_a_single_input_is_refused(take: Take, wrong: Any) -> None:
+    """A text is no list of characters, and an object no list of its names."""
+    for use in (lambda client: client.predict("number", wrong), lambda client: client.stream("number", wrong)):
+        with pytest.raises(TypeError, match="put a single input in brackets"):
+            take("http://127.0.0.1:1", use)
+
+
+def test_what_json_cannot_hold_is_refused(take: Take) -> None:
+    """Nothing is sent."""
+    for wrong in ({"text": float("nan")}, "\ud800"):
+        with pytest.raises(ValueError, match=r"."):
+            take("http://127.0.0.1:1", lambda client, wrong=wrong: client.predict("number", [wrong]))
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (401, Unauthorized),
+        (403, Unauthorized),
+        (404, UnknownTask),
+        (413, TooLarge),
+        (422, InvalidInput),
+        (429, Overloaded),
+        (500, ServiceError),
+        (502, Unavailable),
+        (503, Unavailable),
+        (504, DeadlineExceeded),
+        (418, ServiceError),
+    ],
+)
+def test_a_problem_is_an_error_of_its_status(take: Take, status: int, error: type[ServiceError]) -> None:
+    """It carries everything that the service says."""
+    wrong = {"field": "inputs[0]", "message": "must not be blank"}
+    step = problem(status, "Some title", errors=[wrong], retry_after_s=7, new="field")
+    with scripted(step) as server, pytest.raises(error, match=rf"Some title \({status}\): not now") as raised:
+        take(server.url, ask, retries=Retries(max_tries=1))
+    assert type(raised.value) is error
+    found = raised.value.problem
+    assert (found.type, found.title, found.status, found.detail) == (
+        "urn:polytask:busy",
+        "Some title",
+        status,
+        "not now",
+    )
+    assert (found.errors[0].field, found.errors[0].message) == ("inputs[0]", "must not be blank")
+    assert found.retry_after_s == 7
+
+
+@pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"", b"[1]", b'{"errors": 3, "status": "x"}'])
+def test_an_error_of_something_in_between_is_an_error_all_the_same(take: Take, body: bytes) -> None:
+    """A proxy need not write problems."""
+    with scripted(says(500, body)) as server, pytest.raises(ServiceError) as raised:
+        take(server.url, ask)
+    assert raised.value.problem.status == 500
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"hello",
+        {"task": "number"},
+        {"task": "number", "model": "m/1", "answers": [{"value": 1}, {"value": 2}]},
+        {"task": "number", "model": "m/1", "answers": [3]},
+        {"task": "number", "model": "m/1", "answers": [{"label": "x"}]},
+    ],
+)
+def test_a_success_that_is_no_answer_is_an_error(take: Take, body: Any) -> None:
+    """What another server may say at this address is not taken for answers."""
+    with scripted(says(200, body)) as server, pytest.raises(BadResponse):
+        take(server.url, ask)
+
+
+@pytest.mark.parametrize("step", [problem(429), problem(502), problem(503), problem(504), breaks])
+def test_what_passes_is_tried_again(take: Take, step: Step) -> None:
+    """Refusals for now and broken connections are; each try is told what is left of the deadline."""
+    with scripted(step, step, numbers()) as server:
+        assert take(server.url, ask, retries=SOON).answers[0].value == 1.0
+    deadlines = [asked.deadline_ms for asked in server.asked]
+    assert len(deadlines) == 3
+    assert deadlines == sorted(deadlines, reverse=True)
+    assert deadlines[2] < deadlines[0]
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
+def test_what_does_not_pass_is_not_tried_again(take: Take, status: int) -> None:
+    """The same request would only get the same refusal."""
+    with scripted(problem(status, retry_after_s=1)) as server, pytest.raises(ServiceError):
+        take(server.url, ask)
+    assert len(server.asked) == 1
+
+
+def test_retry_after_is_honoured(take: Take) -> None:
+    """A service that says when is not asked before."""
+    with scripted(problem(429, retry_after_s=1), numbers()) as server:
+        before = time.monotonic()
+        take(server.url, ask, retries=SOON)
+        assert time.monotonic() - before >= 1
+
+
+def test_a_wait_past_the_deadline_is_not_begun(take: Take) -> None:
+    """The error of the last try comes at once, and says how often it was tried."""
+    with scripted(problem(503), problem(429, retry_after_s=3600)) as server, pytest.raises(Overloaded) as raised:
+        take(server.url, ask, deadline_s=PATIENT_S, retries=SOON)
+    assert len(server.asked) == 2
+    assert "tried 2 times" in raised.value.__notes__[0]
+
+
+def test_tries_are_counted(take: Take) -> None:
+    """There are no more than allowed, however much time is left."""
+    with scripted(problem(503)) as server, pytest.raises(Unavailable):
+        take(server.url, ask, retries=Retries(max_tries=3, first_s=0.001))
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("step", [hangs, trickles])
+def test_the_deadline_ends_every_try(take: Take, step: Step) -> None:
+    """Whether nothing comes or never the end of it."""
+    with scripted(step) as server, pytest.raises(OutOfTime):
+        take(server.url, lambda client: client.predict("number", ["1"], deadline_s=0.2))
+    assert len(server.asked) == 1
+
+
+def test_nobody_there(take: Take) -> None:
+    """A refused connection is tried again, and then said with the address."""
+    with scripted(numbers()) as server:
+        gone = server.url
+    with pytest.raises(Unreachable, match=gone) as raised:
+        take(gone, ask, retries=Retries(max_tries=2, first_s=0.001))
+    assert "tried 2 times" in raised.value.__notes__[0]
+    assert take(gone, lambda client: client.ready()) is False
+
+
+def test_a_deadline_is_more_than_nothing(take: Take) -> None:
+    """Zero is refused, for a client as for a call."""
+    with pytest.raises(ValueError, match="deadline_s must be more than 0"):
+        take("http://127.0.0.1:1", ask, deadline_s=0)
+    with pytest.raises(ValueError, match="deadline_s must be more than 0"):
+        take("http://127.0.0.1:1", lambda client: client.predict("number", ["1"], deadline_s=-1))
+
+
+def test_a_stream_is_sent_in_batches(take: Take) -> None:
+    """Each request has one, and all answers come in the order of the inputs."""
+    with scripted(numbers()) as server:
+        answers = take(server.url, lambda client: client.stream("number", map(str, range(10)), batch_size=4))
+    assert [answer.value for answer in answers] == list(range(10))
+    assert sorted(len(asked.body["inputs"]) for asked in server.asked) == [2, 4, 4]
+
+
+def test_a_batch_that_is_too_large_is_divided(take: Take) -> None:
+    """Until the service takes its parts, each input once."""
+    with scripted(numbers(limit=3)) as server:
+        answers = take(server.url, lambda client: client.stream("number", map(str, range(20)), batch_size=20))
+    assert [answer.value for answer in answers] == list(range(20))
+
+
+def test_a_refused_input_ends_a_stream(take: Take) -> None:
+    """With the place of the input in its batch."""
+    with scripted(numbers()) as server, pytest.raises(InvalidInput, match=r"inputs\[1\]: must be a number"):
+        take(server.url, lambda client: client.stream("number", ["1", "x", "3"]))
+
+
+def test_a_refused_input_may_have_its_place_among_the_answers(take: Take) -> None:
+    """What is said about it does not depend on the batch that it was in; an input that has failed already is not sent."""
+    inputs: list[Any] = ["0", "x", "2", "y", "z", "5", "", "7"]
+
+    def stream(size: int) -> Any:
+        return lambda client: client.stream("number", inputs, keep_failed=True, batch_size=size)
+
+    with scripted(numbers()) as server:
+        answers = take(server.url, stream(8))
+        assert answers == take(server.url, stream(1)) == take(server.url, stream(3))
+        failed = next(answer for answer in answers if isinstance(answer, Failed))
+        inputs = [failed, "1", failed]
+        assert take(server.url, stream(2)) == [failed, RegressionAnswer(1.0, fields={}), failed]
+        assert server.asked[-1].body == {"inputs": ["1"]}
+    kinds = [type(answer) for answer in answers]
+    assert [place for place, kind in enumerate(kinds) if kind is Failed] == [1, 3, 4, 6]
+    assert [answer.value for answer in answers if isinstance(answer, RegressionAnswer)] == [0, 2, 5, 7]
+    assert {answer.problem.detail for answer in answers if isinstance(answer, Failed)} == {
+        "inputs[0]: must be a number"
+    }
+
+
+@pytest.mark.parametrize("errors", [[], [{"field": "options.top_k", "message": "is not a field"}]])
+def test_a_request_that_is_wrong_as_a_whole_ends_a_stream(take: Take, errors: list[Any]) -> None:
+    """It is nothing that an input is to blame for."""
+    with scripted(problem(422, errors=errors)) as server, pytest.raises(InvalidInput):
+        take(server.url, lambda client: client.stream("number", ["1", "2"], keep_failed=True))
+    assert len(server.asked) == 1
+
+
+def test_a_stream_can_ask_for_a_model(take: Take) -> None:
+    """Answers of another are an error, as they would be mixed."""
+    with scripted(numbers()) as server:
+        assert take(server.url, lambda client: client.stream("number", ["1"], model="numbers/1"))
+        with pytest.raises(ModelChanged, match="expected answers of numbers/2"):
+            take(server.url, lambda client: client.stream("number", ["1"], model="numbers/2"))
+
+
+def test_an_endless_stream_can_be_closed() -> None:
+    """Before its end, with requests under way that never end."""
+
+    def first_only(handler: Handler, asked: Asked) -> None:
+        (numbers() if asked.body["inputs"] == ["0"] else hangs)(handler, asked)
+
+    async def use(url: str) -> None:
+        async with AsyncClient(url) as client:
+            answers = client.stream("number", map(str, itertools.count()), batch_size=1)
+            assert await anext(answers) == RegressionAnswer(0.0, fields={})
+            await answers.aclose()
+            assert len(asyncio.all_tasks()) == 1
+
+    with scripted(first_only) as server:
+        with Client(server.url) as client:
+            answers = client.stream("number", map(str, itertools.count()), batch_size=1)
+            assert next(answers) == RegressionAnswer(0.0, fields={})
+            answers.close()
+        asyncio.run(use(server.url))
+
+
+def test_an_async_stream_reads_async_inputs() -> None:
+    """As it does others."""
+
+    async def texts() -> AsyncIterator[str]:
+        for number in range(7):
+            await asyncio.sleep(0)
+            yield str(number)
+
+    async def use(url: str) -> list[Any]:
+        async with AsyncClient(url) as client:
+            return [answer async for answer in client.stream("number", texts(), batch_size=3, progress=True)]
+
+    with scripted(numbers()) as server:
+        assert [answer.value for answer in asyncio.run(use(server.url))] == list(range(7))
+
+
+def test_a_failed_source_ends_a_stream(take: Take) -> None:
+    """With its own error."""
+
+    def texts() -> Any:
+        yield "1"
+        raise OSError("the disk is gone")
+
+    with scripted(numbers()) as server, pytest.raises(OSError, match="the disk is gone"):
+        take(server.url, lambda client: client.stream("number", texts(), batch_size=1))
+
+
+def test_sizes_of_a_stream_are_at_least_one(take: Take) -> None:
+    """It says which is not."""
+    for name in ("batch_size", "concurrency"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            take("http://127.0.0.1:1", lambda client, name=name: client.stream("number", [], **{name: 0}))
+
+
+def test_every_error_is_of_one_family() -> None:
+    """A program that catches PolytaskError misses nothing that has to do with the service."""
+    assert issubclass(OutOfTime, TimeoutError)
+    assert all(
+        issubclass(error, PolytaskError) for error in (BadResponse, ModelChanged, OutOfTime, ServiceError, Unreachable)
+    )
+
+
+def test_the_client_is_light() -> None:
+    """Importing it loads nothing that serves, trains or computes."""
+    heavy = {"torch", "numpy", "pydantic", "service", "model", "model_store", "training", "fastapi", "typer"}
+    code = f"import sys, polytask_client, polytask_client.job; print(sorted({heavy} & set(sys.modules)))"
+    root = Path(__file__).parents[2]
+    finished = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert finished.stdout == "[]\n"

@@ -1,0 +1,32 @@
+"""The bar on stderr."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from polytask_client.progress import Bar
+
+
+def test_a_terminal_has_a_bar_with_the_time_left() -> None:
+    """How many of how many, above it what is said."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Bar(10, 4, console) as bar:
+        bar.advance()
+        bar.say("line 5: [red]not JSON[/red]")
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue()
+    assert "5/10" in shown
+    assert "left" in shown
+    assert "line 5: [red]not JSON[/red]" in shown
+
+
+def test_a_file_has_only_what_is_said() -> None:
+    """No bar in a log."""
+    console = Console(file=io.StringIO(), width=120)
+    with Bar(None, console=console) as bar:
+        bar.advance()
+        bar.say("a line")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "a line\n"
