@@ -43,6 +43,7 @@ class Client:
     ) -> None:
         self._calls = Calls(retries or Retries(), deadline_s)
         self._http = httpx.Client(**connection_options(url, api_key), transport=transport)
+        self._open = _OpenWhileInUse(self._http.close)
 
     def __enter__(self) -> Self:
         return self
@@ -53,8 +54,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes all connections."""
-        self._http.close()
+        """Closes all connections; those that a closed stream has left in use, as soon as they are not."""
+        self._open.close()
 
     def predict(
         self,
@@ -144,9 +145,12 @@ class Client:
     def _send(self, send: Send) -> Reply | PolytaskError:
         end = time.monotonic() + send.timeout_s
         try:
-            with self._http.stream(
-                send.method, send.path, headers=send.headers, content=send.content, timeout=timeouts(send.timeout_s)
-            ) as response:
+            with (
+                self._open,
+                self._http.stream(
+                    send.method, send.path, headers=send.headers, content=send.content, timeout=timeouts(send.timeout_s)
+                ) as response,
+            ):
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     content += chunk
@@ -155,6 +159,42 @@ class Client:
                 return Reply(response.status_code, response.headers, bytes(content))
         except httpx.RequestError as error:
             return meaning(error, self._http.base_url)
+
+
+class _OpenWhileInUse:
+    """Calls `close_now` when it is closed and no thread is inside any more. Raises RuntimeError for those who come later.
+
+    httpx would leave a connection open whose request ends after the client was closed.
+    """
+
+    def __init__(self, close_now: Callable[[], None]) -> None:
+        self._close_now = close_now
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the client is closed")
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            last = self._closed and not self._inside
+        if last:
+            self._close_now()
+
+    def close(self) -> None:
+        """To be closed from now on."""
+        with self._lock:
+            self._closed = True
+            unused = not self._inside
+        if unused:
+            self._close_now()
 
 
 def _in_thread(function: Callable[[], _Result]) -> Future[_Result]:

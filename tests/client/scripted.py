@@ -96,8 +96,9 @@ def breaks(handler: Handler, _: Asked) -> None:
 
 
 def hangs(handler: Handler, _: Asked) -> None:
-    """No response until the test is over."""
+    """No response; the connection ends with the test."""
     handler.played.over.wait()
+    handler.close_connection = True
 
 
 def trickles(handler: Handler, _: Asked) -> None:

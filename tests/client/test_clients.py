@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from polytask_client import (
@@ -310,6 +313,35 @@ def test_an_endless_stream_can_be_closed() -> None:
             assert next(answers) == RegressionAnswer(0.0, fields={})
             answers.close()
         asyncio.run(use(server.url))
+
+
+def test_connections_outlive_a_client_only_as_long_as_they_are_in_use() -> None:
+    """A request that a closed stream has left under way ends in peace, then all is closed; nothing new is begun."""
+    asked, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if json.loads(request.content)["inputs"] == ["1"]:
+                asked.set()
+                assert go_on.wait(PATIENT_S)
+                assert not closed.is_set()
+            answer = {"task": "number", "model": "numbers/1", "answers": [{"value": 0}]}
+            return httpx.Response(200, json=answer)
+
+        def close(self) -> None:
+            closed.set()
+
+    client = Client(transport=Transport())
+    answers = client.stream("number", ["0", "1"], batch_size=1)
+    next(answers)
+    assert asked.wait(PATIENT_S)
+    answers.close()
+    client.close()
+    assert not closed.is_set()
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        ask(client)
+    go_on.set()
+    assert closed.wait(PATIENT_S)
 
 
 def test_an_async_stream_reads_async_inputs() -> None:
