@@ -136,11 +136,11 @@ def predict(
         with Client(url, deadline_s=deadline_s, retries=Retries(max_tries=None)) as client:
             job = plan(client, task, read_options(options), batch_size, concurrency)
             outcome = run(client, job, source, target)
-    except (JobError, ValueError, OSError) as error:
-        _fail(error)
-    except PolytaskError as error:
+    except PolytaskError as error:  # before OSError: one that is out of time is both
         typer.secho(f"stopped: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
         sys.exit(3)
+    except (JobError, ValueError, OSError) as error:
+        _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
     typer.echo(f"{outcome.lines} lines, {outcome.failed} of them errors, in {target}", err=True)

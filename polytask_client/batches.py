@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from polytask_client.answers import Answer, Failed
@@ -56,7 +56,8 @@ class Stream:
                 if smaller:
                     pieces += smaller
                 elif self.keep_failed and _is_about_inputs(error):
-                    found[places[0]] = Failed.of(error.problem)
+                    # What is said of an input is the same whenever it is asked about.
+                    found[places[0]] = Failed.of(replace(error.problem, request_id=None))
                 else:
                     raise
                 continue

@@ -39,7 +39,8 @@ class FieldError:
 class Problem:
     """What a service says instead of an answer (RFC 9457). `type` is for programs, `detail` for people.
 
-    `errors`: the wrong parts of an invalid request. `retry_after_s`: when it may be worth another try.
+    `errors`: the wrong parts of an invalid request. `retry_after_s`: when it may be worth another try. `request_id`: what the
+    service's log calls the request.
     """
 
     type: str
@@ -48,6 +49,7 @@ class Problem:
     detail: str
     errors: tuple[FieldError, ...] = ()
     retry_after_s: float | None = None
+    request_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a service writes it; what is empty is left out."""
@@ -111,7 +113,7 @@ def service_error(problem: Problem) -> ServiceError:
 def read_problem(fields: Mapping[str, Any]) -> Problem:
     """A problem from its JSON. What is missing, as in what other servers write, has the values of RFC 9457."""
     status, retry_after_s = fields.get("status"), fields.get("retry_after_s")
-    errors = fields.get("errors")
+    errors, request_id = fields.get("errors"), fields.get("request_id")
     return Problem(
         type=str(fields.get("type", "about:blank")),
         title=str(fields.get("title", "Problem")),
@@ -123,4 +125,5 @@ def read_problem(fields: Mapping[str, Any]) -> Problem:
             if isinstance(error, dict)
         ),
         retry_after_s=retry_after_s if isinstance(retry_after_s, (int, float)) else None,
+        request_id=request_id if isinstance(request_id, str) else None,
     )

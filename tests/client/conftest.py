@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.keys import new_key
 from tests.client.clients import Take, blocking, on_asyncio
 from tests.service import checkpoints
 from tests.service.processes import polytask_serve
@@ -21,7 +22,22 @@ def take(request: pytest.FixtureRequest) -> Take:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `polytask serve` in a process of its own, with the tiny checkpoint."""
+    with polytask_serve("--store", saved(tmp_path_factory), "--model", "tiny", "--threads", "1") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def service_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address of another, and the key without which it answers nobody."""
+    key, line = new_key("tests", admin=False)
+    with polytask_serve(
+        "--store", saved(tmp_path_factory), "--model", "tiny", "--threads", "1", "--api-keys", line
+    ) as url:
+        yield url, key
+
+
+def saved(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with the tiny checkpoint."""
     store = tmp_path_factory.mktemp("store")
     checkpoints.saved(store)
-    with polytask_serve("--store", str(store), "--model", "tiny", "--threads", "1") as url:
-        yield url
+    return str(store)

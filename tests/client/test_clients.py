@@ -128,7 +128,7 @@ def test_what_json_cannot_hold_is_refused(take: Take) -> None:
 def test_a_problem_is_an_error_of_its_status(take: Take, status: int, error: type[ServiceError]) -> None:
     """It carries everything that the service says."""
     wrong = {"field": "inputs[0]", "message": "must not be blank"}
-    step = problem(status, "Some title", errors=[wrong], retry_after_s=7, new="field")
+    step = problem(status, "Some title", errors=[wrong], retry_after_s=7, request_id="r1", new="field")
     with scripted(step) as server, pytest.raises(error, match=rf"Some title \({status}\): not now") as raised:
         take(server.url, ask, retries=Retries(max_tries=1))
     assert type(raised.value) is error
@@ -140,7 +140,7 @@ def test_a_problem_is_an_error_of_its_status(take: Take, status: int, error: typ
         "not now",
     )
     assert (found.errors[0].field, found.errors[0].message) == ("inputs[0]", "must not be blank")
-    assert found.retry_after_s == 7
+    assert (found.retry_after_s, found.request_id) == (7, "r1")
 
 
 @pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"", b"[1]", b'{"errors": 3, "status": "x"}'])
@@ -321,7 +321,9 @@ def test_connections_outlive_a_client_only_as_long_as_they_are_in_use() -> None:
 
     class Transport(httpx.BaseTransport):
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            if json.loads(request.content)["inputs"] == ["1"]:
+            if json.loads(request.content)["inputs"] == ["0"]:
+                assert asked.wait(PATIENT_S)
+            else:
                 asked.set()
                 assert go_on.wait(PATIENT_S)
                 assert not closed.is_set()
@@ -334,7 +336,6 @@ def test_connections_outlive_a_client_only_as_long_as_they_are_in_use() -> None:
     client = Client(transport=Transport())
     answers = client.stream("number", ["0", "1"], batch_size=1)
     next(answers)
-    assert asked.wait(PATIENT_S)
     answers.close()
     client.close()
     assert not closed.is_set()

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import polytask
 from polytask_client import Client, Retries
 from polytask_client.job import Job, Outcome, run
-from tests.client.scripted import Server, numbers, problem, says, scripted
+from tests.client.scripted import Server, hangs, numbers, problem, says, scripted
 from tests.service.processes import until
 
 Command = Callable[..., tuple[int, str, str]]
@@ -142,6 +142,9 @@ def test_no_answer_is_exit_code_three(command: Command) -> None:
     """What is wrong with the service or the way to it is said with it."""
     with scripted(problem(401, "Unauthorized")) as server:
         assert command(*FILES, url=server.url)[::2] == (3, "stopped: Unauthorized (401): not now\n")
+    with scripted(numbers(), hangs) as server:
+        code, _, err = command(*FILES, "--deadline-s", "0.2", url=server.url)
+        assert (code, err) == (3, f"stopped: {server.url} did not answer by the deadline\n")
 
 
 def test_a_stopped_job_goes_on(command: Command, folder: Path) -> None:

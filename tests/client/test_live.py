@@ -18,6 +18,7 @@ from polytask_client import (
     SpanAnswer,
     TaggingAnswer,
     TooLarge,
+    Unauthorized,
     UnknownTask,
 )
 from service.schemas import from_input
@@ -80,6 +81,16 @@ def test_refusals_of_the_service(take: Take, service: str) -> None:
     assert raised.value.problem.errors[0].field == "inputs[1]"
     with pytest.raises(TooLarge, match="the limit is 256"):
         take(service, lambda client: client.predict("mood", ["a"] * 300))
+
+
+def test_a_service_with_keys(take: Take, service_with_keys: tuple[str, str]) -> None:
+    """Answers those who have one; anybody may ask whether it is ready."""
+    url, key = service_with_keys
+    assert take(url, lambda client: client.predict("mood", ["a"]), api_key=key).answers
+    for wrong in ("", "wrong"):
+        with pytest.raises(Unauthorized):
+            take(url, lambda client: client.predict("mood", ["a"]), api_key=wrong)
+    assert take(url, lambda client: client.ready(), api_key="") is True
 
 
 def test_a_stream_survives_limits_and_bad_inputs(take: Take, service: str) -> None:
