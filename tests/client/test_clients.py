@@ -71,6 +71,22 @@ def test_what_is_sent(take: Take) -> None:
     assert 5000 < plain.deadline_ms <= 60_000
 
 
+def test_several_tasks_are_asked_at_once(take: Take) -> None:
+    """In one request, with answers by task; one name alone is no list of names."""
+    results = {"a": {"answers": [{"value": 1.0}]}, "b": {"answers": [{"value": 2.0}]}}
+    with scripted(says(200, {"model": "m/1", "results": results})) as server:
+        found = take(server.url, lambda client: client.predict_tasks(["a", "b"], ["1"], options={"top_k": 2}))
+        with pytest.raises(TypeError, match="tasks must be a list of names"):
+            take(server.url, lambda client: client.predict_tasks("a", ["1"]))
+    assert {task: answers[0].value for task, answers in found.results.items()} == {"a": 1.0, "b": 2.0}
+    (asked,) = server.asked
+    assert (asked.path, asked.body) == (
+        "/v1/predict",
+        {"tasks": ["a", "b"], "inputs": ["1"], "options": {"top_k": 2}},
+    )
+    assert asked.deadline_ms <= 60_000
+
+
 def test_the_key_comes_from_the_environment(take: Take, monkeypatch: pytest.MonkeyPatch) -> None:
     """POLYTASK_API_KEY is sent where no other key is given."""
     monkeypatch.setenv("POLYTASK_API_KEY", "hidden")
