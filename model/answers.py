@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import SupportsFloat
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from model.encoding import Encoding, Input, Offsets
+from model.merging import merged
 from model.tasks import Kind, Task
 
 Logits = NDArray[np.float32]
@@ -18,6 +21,23 @@ Logits = NDArray[np.float32]
 
 _MAX_SPAN_TOKENS = 30
 _DECIMALS = 6  # what a row shares with its batch is good for; more digits would only be noise on the wire
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOptions:
+    """What may be wanted of answers otherwise than usual.
+
+    `top_k`: the likeliest alone, of classification's and multilabel's `scores` and of a ranking. `raw_scores`: logits
+    in place of probabilities, for kinds that have them; of an entity the mean of its words' tags, of a span the sum of
+    its start's and its end's. `thresholds`: probabilities in place of a multilabel task's own.
+    """
+
+    top_k: int | None = None
+    raw_scores: bool = False
+    thresholds: tuple[float, ...] | None = None
+
+
+AS_USUAL = AnswerOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +136,31 @@ Answer = (
 )
 
 
-def answer(task: Task, item: Input, encodings: Sequence[Encoding], logits: Sequence[Logits]) -> Answer:
+def answer(
+    task: Task,
+    item: Input,
+    encodings: Sequence[Encoding],
+    logits: Sequence[Logits],
+    options: AnswerOptions = AS_USUAL,
+) -> Answer:
     """The answer to one input of `task` from the logits of its rows, in the order of `encodings`."""
+    if len(encodings) > max(1, len(item.candidates)):
+        encodings, logits = merged(task, encodings, logits)
     match task.kind:
         case Kind.CLASSIFICATION:
-            return _classification(task, logits[0])
+            return _classification(task, logits[0], options)
         case Kind.MULTILABEL:
-            return _multilabel(task, logits[0])
+            return _multilabel(task, logits[0], options)
         case Kind.REGRESSION:
             return _regression(task, logits[0])
         case Kind.RANKING:
-            return _ranking(item, logits)
+            return _ranking(item, np.concatenate(logits), options)
         case Kind.MULTIPLE_CHOICE:
-            scores = softmax(np.concatenate(logits))
-            choice = int(scores.argmax())
-            return MultipleChoiceAnswer(choice, item.candidates[choice], tuple(map(_rounded, scores)))
+            return _choice(item, np.concatenate(logits), options)
         case Kind.TAGGING:
-            return _tagging(task, item, encodings[0], logits[0])
+            return _tagging(task, item, encodings[0], logits[0], options)
         case Kind.SPAN:
-            return _span(item, encodings[0], logits[0])
+            return _span(item, encodings[0], logits[0], options)
 
 
 def softmax(logits: Logits) -> Logits:
@@ -148,23 +174,26 @@ def sigmoid(logits: Logits) -> Logits:
     return np.asarray((1 + np.tanh(logits / 2)) / 2)
 
 
-def _classification(task: Task, logits: Logits) -> ClassificationAnswer:
-    scores = _by_label(task, softmax(logits))
+def _classification(task: Task, logits: Logits, options: AnswerOptions) -> ClassificationAnswer:
+    scores = _by_label(task, logits if options.raw_scores else softmax(logits), options.top_k)
     label = next(iter(scores))
     return ClassificationAnswer(label, scores[label], scores)
 
 
-def _multilabel(task: Task, logits: Logits) -> MultilabelAnswer:
+def _multilabel(task: Task, logits: Logits, options: AnswerOptions) -> MultilabelAnswer:
     probabilities = sigmoid(logits)
-    scores = _by_label(task, probabilities)
-    over = {task.labels[i] for i in np.flatnonzero(probabilities >= np.array(task.thresholds))}
-    return MultilabelAnswer(tuple(LabelScore(label, scores[label]) for label in scores if label in over), scores)
+    thresholds = task.thresholds if options.thresholds is None else options.thresholds
+    over = {task.labels[i] for i in np.flatnonzero(probabilities >= np.array(thresholds))}
+    scores = _by_label(task, logits if options.raw_scores else probabilities)
+    labels = tuple(LabelScore(label, scores[label]) for label in scores if label in over)
+    # Every label over its threshold, but no more than so many scores.
+    return MultilabelAnswer(labels, dict(islice(scores.items(), options.top_k)) if options.top_k else scores)
 
 
-def _by_label(task: Task, probabilities: Logits) -> dict[str, float]:
-    """The probability of each label, likeliest first; equal ones in the task's order."""
-    order = np.argsort(-probabilities, kind="stable")
-    return {task.labels[i]: _rounded(probabilities[i]) for i in order}
+def _by_label(task: Task, scores: Logits, top_k: int | None = None) -> dict[str, float]:
+    """The score of each label, likeliest first, or of the `top_k` likeliest; equal ones in the task's order."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return {task.labels[i]: _rounded(scores[i]) for i in order}
 
 
 def _rounded(value: SupportsFloat) -> float:
@@ -180,16 +209,23 @@ def _regression(task: Task, logits: Logits) -> RegressionAnswer:
     return RegressionAnswer(min(high, max(low, round(value, decimals))))
 
 
-def _ranking(item: Input, logits: Sequence[Logits]) -> RankingAnswer:
-    scores = sigmoid(np.concatenate(logits))
-    order = np.argsort(-np.concatenate(logits), kind="stable")
+def _ranking(item: Input, logits: Logits, options: AnswerOptions) -> RankingAnswer:
+    scores = logits if options.raw_scores else sigmoid(logits)
+    order = np.argsort(-logits, kind="stable")[: options.top_k]
     return RankingAnswer(tuple(RankedCandidate(int(i), item.candidates[i], _rounded(scores[i])) for i in order))
 
 
-def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits) -> TaggingAnswer:
-    scores = softmax(logits[list(encoding.places)]) if encoding.places else np.zeros((0, len(task.labels)))
+def _choice(item: Input, logits: Logits, options: AnswerOptions) -> MultipleChoiceAnswer:
+    scores = logits if options.raw_scores else softmax(logits)
+    choice = int(scores.argmax())
+    return MultipleChoiceAnswer(choice, item.candidates[choice], tuple(map(_rounded, scores)))
+
+
+def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> TaggingAnswer:
+    own = logits[list(encoding.places)] if encoding.places else np.zeros((0, len(task.labels)), np.float32)
+    scores = softmax(own) if len(own) else own
     tags = [task.labels[i] for i in scores.argmax(axis=-1)]
-    confidence = scores.max(axis=-1)
+    confidence = (own if options.raw_scores else scores).max(axis=-1)
     entities = []
     for label, first, stop in word_runs(tags, bio=task.bio):
         start, end = encoding.offsets[first][0], encoding.offsets[stop - 1][1]
@@ -221,13 +257,17 @@ def tagged_ranges(words: Offsets, tags: Sequence[str], *, bio: bool) -> list[tup
     return [(label, words[first][0], words[stop - 1][1]) for label, first, stop in word_runs(tags, bio=bio)]
 
 
-def _span(item: Input, encoding: Encoding, logits: Logits) -> SpanAnswer:
+def _span(item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> SpanAnswer:
     assert item.text_pair is not None
     if not encoding.places:
         return SpanAnswer("", 0, 0, 0.0)
-    scores = softmax(logits[list(encoding.places)].T)
-    joint = np.triu(np.outer(scores[0], scores[1]))
-    joint -= np.triu(joint, k=_MAX_SPAN_TOKENS)
-    first, last = np.unravel_index(int(joint.argmax()), joint.shape)
+    own = logits[list(encoding.places)]
+    scores = softmax(own.T)
+    # Of each start only the ends that a span may have: the square of a long context would be too large.
+    ends = sliding_window_view(np.pad(scores[1], (0, _MAX_SPAN_TOKENS - 1)), _MAX_SPAN_TOKENS)
+    joint = scores[0][:, None] * ends
+    first, further = map(int, np.unravel_index(int(joint.argmax()), joint.shape))
+    last = first + further
     start, end = encoding.offsets[first][0], encoding.offsets[last][1]
-    return SpanAnswer(item.text_pair[start:end], start, end, _rounded(joint[first, last]))
+    score = own[first, 0] + own[last, 1] if options.raw_scores else joint[first, further]
+    return SpanAnswer(item.text_pair[start:end], start, end, _rounded(score))

@@ -1,15 +1,17 @@
-"""Inputs to token ids: one truncation rule, and the character offsets that answers need."""
+"""Inputs to token ids, and the character offsets that answers need."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import tokenizers
 
 from model.frame import ensure_frame, frame_of, special_id
 from model.tasks import CANDIDATE_KINDS, Kind, Task
+from model.truncation import Stretch, Truncation, cut_one, cut_two
 
 # Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other sign is a
 # word of its own.
@@ -22,6 +24,9 @@ _FEW = 8
 """Texts that are tokenised one after the other: to wake other threads for them takes longer."""
 
 Offsets = tuple[tuple[int, int], ...]
+
+Pieces = dict[str | tuple[str, ...], tokenizers.Encoding]
+"""Texts that are tokenised already, or sequences of words; whoever keeps one saves tokenising them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +53,36 @@ class Input:
         return cls(text=" ".join(words), words=tuple(offsets))
 
 
+class Part(NamedTuple):
+    """A stretch of one text that a row holds.
+
+    `text`: which of the input's texts, 0 for `text`, then `text_pair` or the candidates. Its tokens from `start` to
+    before `stop`, the first of them at `place` in the row.
+    """
+
+    text: int
+    start: int
+    stop: int
+    place: int
+
+
+class Token(NamedTuple):
+    """A token that a row holds: which of the input's texts it is from, as in `Part`, and its characters there."""
+
+    text: int
+    token: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """One row for the network.
 
     `offsets` ties outputs to characters. Tagging: `places[i]` is the row position of the first piece of the
     word with character range `offsets[i]`. Span: `places[i]` is the position of the context token with range
-    `offsets[i]`. Empty for the other kinds. `dropped_tokens` counts what truncation removed.
+    `offsets[i]`. Empty for the other kinds. `dropped_tokens` counts what truncation removed; of several windows over a
+    text the first counts it. `parts`: what the row holds of the texts.
     """
 
     input_ids: tuple[int, ...]
@@ -62,6 +90,7 @@ class Encoding:
     dropped_tokens: int = 0
     places: tuple[int, ...] = ()
     offsets: Offsets = ()
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -70,21 +99,6 @@ class Encoding:
 def split_words(text: str) -> Offsets:
     """Character ranges of the words of a raw text, in order."""
     return tuple(match.span() for match in _WORD.finditer(text))
-
-
-def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each side to keep so that both fit into `room`.
-
-    Longest first: the longer side loses tokens from its end until both fit; on a tie the second side does.
-    """
-    excess = max(0, first + second - room)
-    longer_loses = min(excess, abs(first - second))
-    both_lose = excess - longer_loses
-    if first > second:
-        first -= longer_loses
-    else:
-        second -= longer_loses
-    return first - both_lose // 2, second - (both_lose - both_lose // 2)
 
 
 class InputEncoder:
@@ -116,32 +130,71 @@ class InputEncoder:
         """How many segments the rows have: two where the tokenizer tells the texts of a pair apart."""
         return 1 + max(self._around_two.segments)
 
-    def encode(self, task: Task, inputs: Sequence[Input]) -> list[tuple[Encoding, ...]]:
-        """The rows of each input: one, or for ranking and multiple choice one per candidate.
+    def encode(
+        self,
+        task: Task,
+        inputs: Sequence[Input],
+        truncation: Truncation = Truncation.LONGEST_FIRST,
+        known: Pieces | None = None,
+    ) -> list[tuple[Encoding, ...]]:
+        """The rows of each input: one, or for ranking and multiple choice one per candidate; with windows more of each.
+
+        What is among the `known` pieces is not tokenised again; what is, is put there.
 
         Raises ValueError for an input without candidates where the kind needs them.
         """
         if task.kind in CANDIDATE_KINDS and not all(item.candidates for item in inputs):
             raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
         if task.kind is Kind.TAGGING:
-            return [(self._encode_words(task, item),) for item in inputs]
+            return [tuple(self._encode_words(task, item, truncation, known)) for item in inputs]
         texts = [text for item in inputs for text in _texts(item)]
-        pieces = iter(self._pieces(texts))
-        return [self._rows(task, item, [next(pieces) for _ in _texts(item)]) for item in inputs]
+        pieces = iter(self._pieces(texts, known))
+        return [self._rows(task, item, [next(pieces) for _ in _texts(item)], truncation) for item in inputs]
 
-    def _pieces(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def tokens(self, task: Task, item: Input, row: Encoding, known: Pieces) -> list[Token]:
+        """The tokens that a row of `item` holds, without those of the frame. `known`: as filled by `encode`."""
+        found: list[Token] = []
+        for text, start, stop, _ in row.parts:
+            if task.kind is Kind.TAGGING:
+                ranges = _ranges(item)
+                pieces = known[_words(item, ranges)]
+                characters = _characters(item.text, ranges, pieces)
+            else:
+                pieces = known[_texts(item)[text]]
+                characters = pieces.offsets
+            found += [
+                Token(text, token, *inked)
+                for token, inked in zip(pieces.tokens[start:stop], characters[start:stop], strict=True)
+            ]
+        return found
+
+    def _pieces(self, texts: Sequence[str], known: Pieces | None) -> list[tokenizers.Encoding]:
+        if known is None:
+            return self._tokenised(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        known.update(zip(new, self._tokenised(new), strict=True))
+        return [known[text] for text in texts]
+
+    def _tokenised(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         if len(texts) > _FEW:
             return self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
-    def _rows(self, task: Task, item: Input, pieces: list[tokenizers.Encoding]) -> tuple[Encoding, ...]:
+    def _rows(
+        self, task: Task, item: Input, pieces: list[tokenizers.Encoding], truncation: Truncation
+    ) -> tuple[Encoding, ...]:
         first, *others = map(self._ids, pieces)
         if not others:
-            return (self._single(task, first),)
+            return tuple(self._single(task, first, truncation))
+        pairs = (
+            row
+            for number, other in enumerate(others, start=1)
+            for row in self._pair(task, first, other, number, truncation)
+        )
         if task.kind is Kind.SPAN:
             assert item.text_pair is not None
-            return (self._tied_pair(task, first, others[0], item.text_pair, pieces[1]),)
-        return tuple(self._pair(task, first, other)[0] for other in others)
+            return tuple(_tied(row, item.text_pair, pieces[1]) for row in pairs)
+        return tuple(pairs)
 
     def _ids(self, pieces: tokenizers.Encoding) -> list[int]:
         """The pieces' ids. A unigram model finds the special tokens that a text spells: here they become unknown."""
@@ -150,46 +203,95 @@ class InputEncoder:
             return ids
         return [self._unknown if token_id in self._reserved else token_id for token_id in ids]
 
-    def _single(self, task: Task, ids: list[int]) -> Encoding:
-        kept = ids[: task.max_length - self._around_one.num_tokens]
-        return Encoding(*self._around_one.row([kept]), dropped_tokens=len(ids) - len(kept))
+    def _single(self, task: Task, ids: list[int], truncation: Truncation) -> Iterator[Encoding]:
+        stretches = cut_one(len(ids), task.max_length - self._around_one.num_tokens, truncation)
+        place, dropped = self._around_one.place([()]), len(ids) - _covered(stretches)
+        for start, stop in stretches:
+            row = self._around_one.row([ids[start:stop]])
+            yield Encoding(*row, dropped, parts=(Part(0, start, stop, place),))
+            dropped = 0
 
-    def _pair(self, task: Task, first: list[int], second: list[int]) -> tuple[Encoding, range]:
-        """The row of two texts, and the places of the second one's tokens in it."""
-        room = task.max_length - self._around_two.num_tokens
-        keep_first, keep_second = truncate_pair(len(first), len(second), room)
-        texts = first[:keep_first], second[:keep_second]
-        dropped = len(first) + len(second) - keep_first - keep_second
-        begin = self._around_two.place(texts)
-        return Encoding(*self._around_two.row(texts), dropped), range(begin, begin + keep_second)
+    def _pair(
+        self, task: Task, first: list[int], second: list[int], number: int, truncation: Truncation
+    ) -> Iterator[Encoding]:
+        """The rows of two texts, the second of which is the input's text of this number."""
+        room, asks = task.max_length - self._around_two.num_tokens, task.kind is Kind.SPAN
+        pairs = cut_two(len(first), len(second), room, truncation, asks=asks)
+        covered = sum(_covered([pair[side] for pair in pairs]) for side in (0, 1))
+        dropped = len(first) + len(second) - covered
+        place = self._around_two.place([(), ()])
+        for (start_first, stop_first), (start, stop) in pairs:
+            texts = first[start_first:stop_first], second[start:stop]
+            parts = (
+                Part(0, start_first, stop_first, len(self._around_two.gaps[0][0])),
+                Part(number, start, stop, place + len(texts[0])),
+            )
+            yield Encoding(*self._around_two.row(texts), dropped, parts=parts)
+            dropped = 0
 
-    def _tied_pair(
-        self, task: Task, first: list[int], second: list[int], context: str, pieces: tokenizers.Encoding
-    ) -> Encoding:
-        row, places = self._pair(task, first, second)
-        tied = [
-            (place, inked)
-            for place, piece, characters in zip(places, pieces.tokens, pieces.offsets, strict=False)
-            if (inked := _without_blanks(context, *characters)) and piece != _SPACE
-        ]
-        return replace(row, places=tuple(place for place, _ in tied), offsets=tuple(inked for _, inked in tied))
+    def _encode_words(
+        self, task: Task, item: Input, truncation: Truncation, known: Pieces | None
+    ) -> Iterator[Encoding]:
+        ranges = _ranges(item)
+        words = _words(item, ranges)
+        pieces = None if known is None else known.get(words)
+        if pieces is None:
+            pieces = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+        if known is not None:
+            known[words] = pieces
+        word_ids = pieces.word_ids
+        for row in self._single(task, self._ids(pieces), truncation):
+            _, start, stop, begin = row.parts[0]
+            places, offsets = [], []
+            # The rest of a word whose first piece was cut off is no word.
+            previous = word_ids[start - 1] if start else None
+            for place, word in enumerate(word_ids[start:stop], start=begin):
+                if word is not None and word != previous:
+                    places.append(place)
+                    offsets.append(ranges[word])
+                previous = word
+            yield replace(row, places=tuple(places), offsets=tuple(offsets))
 
-    def _encode_words(self, task: Task, item: Input) -> Encoding:
-        words = split_words(item.text) if item.words is None else item.words
-        # With a space before it, a word is what it is inside a text; where a vocabulary has no spaces it changes nothing.
-        stripped = (item.text[start:end].strip() for start, end in words)
-        pieces = self._tokenizer.encode(
-            [f" {word}" if word else "" for word in stripped], is_pretokenized=True, add_special_tokens=False
+
+def _ranges(item: Input) -> Offsets:
+    """The character range of each word of a tagging input."""
+    return split_words(item.text) if item.words is None else item.words
+
+
+def _words(item: Input, ranges: Offsets) -> tuple[str, ...]:
+    """The words as they are tokenised.
+
+    With a space before it, a word is what it is inside a text; where a vocabulary has no spaces it changes nothing.
+    """
+    stripped = (item.text[start:end].strip() for start, end in ranges)
+    return tuple(f" {word}" if word else "" for word in stripped)
+
+
+def _characters(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list[tuple[int, int]]:
+    """The characters of each piece of words: in the text, not in its word, whose first blank is none of the text's."""
+    starts = [end - len(text[start:end].lstrip()) for start, end in ranges]
+    return [
+        (starts[word or 0] + max(0, start - 1), starts[word or 0] + max(0, end - 1))
+        for word, (start, end) in zip(pieces.word_ids, pieces.offsets, strict=True)
+    ]
+
+
+def _covered(stretches: Sequence[Stretch]) -> int:
+    """How many tokens of a text the stretches cover; they come in order, and leave no gap."""
+    return stretches[-1][1] - stretches[0][0]
+
+
+def _tied(row: Encoding, context: str, pieces: tokenizers.Encoding) -> Encoding:
+    """The row of a span task with the characters of its context tokens."""
+    _, start, stop, begin = row.parts[1]
+    tied = [
+        (place, inked)
+        for place, piece, characters in zip(
+            range(begin, begin + stop - start), pieces.tokens[start:stop], pieces.offsets[start:stop], strict=True
         )
-        row = self._single(task, self._ids(pieces))
-        places, offsets, previous = [], [], None
-        begin = self._around_one.place([()])
-        for place, word in enumerate(pieces.word_ids[: len(row) - self._around_one.num_tokens], start=begin):
-            if word is not None and word != previous:
-                places.append(place)
-                offsets.append(words[word])
-            previous = word
-        return replace(row, places=tuple(places), offsets=tuple(offsets))
+        if (inked := _without_blanks(context, *characters)) and piece != _SPACE
+    ]
+    return replace(row, places=tuple(place for place, _ in tied), offsets=tuple(inked for _, inked in tied))
 
 
 def _texts(item: Input) -> tuple[str, ...]:

@@ -1,0 +1,79 @@
+"""What is read of texts that are too long for a row: which end of them is cut off, or windows that overlap."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+Stretch = tuple[int, int]
+"""Tokens of a text: the first, and the one after the last."""
+
+
+class Truncation(StrEnum):
+    """What becomes of texts that do not fit into a row.
+
+    LONGEST_FIRST: the longer of two texts loses tokens from its end until both fit; one text loses its end. RIGHT is
+    another name for it. LEFT: the same from the beginning. ERROR cuts as LONGEST_FIRST does, for a caller that looks at
+    `dropped_tokens` and refuses. WINDOW: the longer text is read in several rows, nothing of it is cut off.
+    """
+
+    LONGEST_FIRST = "longest_first"
+    RIGHT = "right"
+    LEFT = "left"
+    ERROR = "error"
+    WINDOW = "window"
+
+
+def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each side to keep so that both fit into `room`.
+
+    Longest first: the longer side loses tokens until both fit; on a tie the second side does.
+    """
+    excess = max(0, first + second - room)
+    longer_loses = min(excess, abs(first - second))
+    both_lose = excess - longer_loses
+    if first > second:
+        first -= longer_loses
+    else:
+        second -= longer_loses
+    return first - both_lose // 2, second - (both_lose - both_lose // 2)
+
+
+def windows(length: int, room: int) -> list[Stretch]:
+    """Stretches of `room` tokens that cover a text of `length`, as few as overlap by a quarter of the room at least.
+
+    They lie evenly, so every one is full: each has as much context as a row can hold, and all weigh the same.
+    """
+    if length <= room:
+        return [(0, length)]
+    last = length - room
+    steps = -(-last // (room - room // 4))
+    return [(start := last * step // steps, start + room) for step in range(steps + 1)]
+
+
+def cut_one(length: int, room: int, rule: Truncation) -> list[Stretch]:
+    """What is read of one text of `length` tokens, a stretch for each row."""
+    if length <= room:
+        return [(0, length)]
+    if rule is Truncation.WINDOW:
+        return windows(length, room)
+    return [_kept(length, room, rule)]
+
+
+def cut_two(first: int, second: int, room: int, rule: Truncation, *, asks: bool) -> list[tuple[Stretch, Stretch]]:
+    """What is read of two texts, a stretch of each for each row.
+
+    Windows lie over the longer one, on a tie or if the first `asks` about the second over the second; the other keeps
+    its beginning, up to half the room.
+    """
+    if first + second > room and rule is Truncation.WINDOW:
+        if first <= second or asks:
+            kept = (0, min(first, room // 2))
+            return [(kept, window) for window in windows(second, room - kept[1])]
+        kept = (0, min(second, room // 2))
+        return [(window, kept) for window in windows(first, room - kept[1])]
+    keep_first, keep_second = truncate_pair(first, second, room)
+    return [(_kept(first, keep_first, rule), _kept(second, keep_second, rule))]
+
+
+def _kept(length: int, keep: int, rule: Truncation) -> Stretch:
+    return (length - keep, length) if rule is Truncation.LEFT else (0, keep)
