@@ -93,12 +93,12 @@ class Reception:
 
     def _received(self, client: Client, message: ToEngine) -> None:
         match message:
-            case Submit(number, task_id, deadline, encoded):
+            case Submit(number, deadline, encoded):
                 ticket = _Ticket(client, number, len(encoded), self.put)
                 rows = []
                 for place, row in enumerate(encoded):
                     encoding = row.encoding()
-                    rows.append(Row(task_id, len(encoding), deadline, Work(encoding, ticket, place)))
+                    rows.append(Row(row.task_id, len(encoding), deadline, Work(encoding, ticket, place)))
                 self._submit(client, number, rows)
             case Cancel(number, reason):
                 # None: its outcome is under way.

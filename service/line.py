@@ -45,8 +45,8 @@ class Line:
         with self._changed:
             self._queue.require_room(task_id, deadline, time.monotonic())
 
-    def cancel(self, rows: Collection[Row[Work]]) -> int:
-        """Takes out of the line those rows that are still in it. Returns how many were."""
+    def cancel(self, rows: Collection[Row[Work]]) -> list[Row[Work]]:
+        """Takes out of the line those rows that are still in it. Returns these."""
         with self._changed:
             return self._queue.cancel(rows)
 

@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from model.answers import Logits, answer
-from model.encoding import Encoding, Input, InputEncoder
+from model.answers import Logits
+from model.encoding import InputEncoder
 from model.tasks import Task
 from service.errors import (
     BodyTooSlow,
@@ -27,12 +27,11 @@ from service.errors import (
     QueueFull,
     ServiceError,
     TaskQuotaFull,
-    TooManyInputs,
     UnknownTask,
 )
+from service.jobs import Job, Jobs
 from service.metrics import DEADLINE, DISCONNECT, UNKNOWN_TASK, RequestSeries
 from service.queue import Closed, Full, QuotaFull, Row
-from service.schemas import PredictResponse, parse, render
 from service.settings import Settings
 from service.tickets import Results, Ticket, Work
 
@@ -41,9 +40,6 @@ _Result = TypeVar("_Result")
 _ROWS_DECODED_AT_ONCE = 8
 _TOKENS_DECODED_AT_ONCE = 256
 """More rows than this, or token-level rows with more tokens, are decoded off the event loop; fewer are not worth it."""
-
-_INPUTS_ENCODED_AT_ONCE = 16
-"""Inputs that are tokenised before the limit on tokens is looked at again: a request costs little more than it may."""
 
 _SMALL_BODY = 2048
 """Bytes of a request that is checked and tokenised on the event loop: a thread costs more than it would save."""
@@ -110,10 +106,10 @@ def drop_reason(error: BaseException) -> str | None:
 class Call:
     """One request as it arrives. `gone` returns when the client has closed the connection.
 
-    `deadline_s`: the seconds that the client allows, if it says so. Both it and `read_body` raise ServiceError.
+    `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says so. Both it and `read_body` raise ServiceError.
     """
 
-    task: str
+    task: str | None
     read_body: Callable[[], Awaitable[bytes]]
     gone: Callable[[], Coroutine[Any, Any, None]]
     deadline_s: Callable[[], float | None] = lambda: None
@@ -125,20 +121,6 @@ class Prediction:
 
     body: bytes
     stages: dict[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """Checked inputs and the rows of each."""
-
-    task_id: int
-    task: Task
-    items: list[Input]
-    encodings: list[tuple[Encoding, ...]]
-
-    @property
-    def rows(self) -> list[Encoding]:
-        return [encoding for encodings in self.encodings for encoding in encodings]
 
 
 class Predictor:
@@ -153,17 +135,10 @@ class Predictor:
         settings: Settings,
         revision: str,
     ) -> None:
-        self._tasks = {task.name: (task_id, task) for task_id, task in enumerate(tasks)}
-        self._encoder = encoder
+        self.jobs = Jobs(tasks, encoder, settings, revision)
         self._desk = desk
         self._series = series
         self._settings = settings
-        # What no line would ever have room for is refused as too large.
-        self._most_tokens = {
-            task: min(settings.max_waiting_tokens, policy.max_waiting_tokens or settings.max_waiting_tokens)
-            for task, policy in settings.policies.items()
-        }
-        self._revision = revision
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
 
     def close(self) -> None:
@@ -173,37 +148,44 @@ class Predictor:
     async def predict(self, call: Call) -> Prediction:
         """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
         arrived = time.monotonic()
-        label = call.task if call.task in self._tasks else UNKNOWN_TASK
+        # As they are counted; a body that is for several tasks has to be read first.
+        labels = [call.task if call.task is not None and call.task in self.jobs.tasks else UNKNOWN_TASK]
         with self._series.in_flight.track_inprogress():
             try:
-                prediction = await self._predict(call, arrived)
+                prediction = await self._predict(call, arrived, labels)
             except ServiceError as error:
-                self._series.failed(label, error, time.monotonic() - arrived)
+                self._failed(labels, error, arrived)
                 raise
             except Exception as error:
                 internal = InternalError(error)
-                self._series.failed(label, internal, time.monotonic() - arrived)
+                self._failed(labels, internal, arrived)
                 raise internal from error
-        self._series.answered(label, prediction.stages, time.monotonic() - arrived)
+        for label in labels:
+            self._series.answered(label, prediction.stages, time.monotonic() - arrived)
         return prediction
 
-    async def _predict(self, call: Call, arrived: float) -> Prediction:
-        if call.task not in self._tasks:
-            raise UnknownTask(call.task, list(self._tasks))
+    def _failed(self, labels: Sequence[str], error: ServiceError, arrived: float) -> None:
+        for label in labels:
+            self._series.failed(label, error, time.monotonic() - arrived)
+
+    async def _predict(self, call: Call, arrived: float, labels: list[str]) -> Prediction:
+        if call.task is not None and call.task not in self.jobs.tasks:
+            raise UnknownTask(call.task, list(self.jobs.tasks))
         require_ready(self._desk)
         asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
         deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
         body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
-        task_id, task = self._tasks[call.task]
-        # Before it is tokenised: under overload a refusal must cost little.
-        with _told_to_clients():
-            self._desk.require_room(task_id, deadline)
+        if call.task is not None:
+            # Before it is tokenised: under overload a refusal must cost little.
+            with _told_to_clients():
+                self._desk.require_room(self.jobs.ids[call.task], deadline)
         started = time.monotonic()
-        prepared = await self._prepared(task_id, task, body, deadline)
+        job = await self._job(call.task, body, deadline)
+        labels[:] = job.tasks
         tokenized = time.monotonic()
-        results = await self._run(prepared, deadline, call.gone)
+        results = await self._run(job, deadline, call.gone)
         woken = time.monotonic()
-        rendered = await self._decode(prepared, results.logits)
+        rendered = await self._decode(job, results.logits)
         stages = {
             "tokenize": tokenized - started,
             "queue": results.started - tokenized,
@@ -212,35 +194,22 @@ class Predictor:
         }
         return Prediction(rendered, stages)
 
-    async def _prepared(self, task_id: int, task: Task, body: bytes, deadline: float) -> _Prepared:
+    async def _job(self, task: str | None, body: bytes, deadline: float) -> Job:
         if len(body) <= _SMALL_BODY:
-            return self._prepare(task_id, task, body)
+            return self.jobs.job(task, body)
         late = DeadlineExceeded("the deadline passed before the request was in line")
-        return await _by(deadline, self._on_thread(self._prepare, task_id, task, body), late)
+        return await _by(deadline, self._on_thread(self.jobs.job, task, body), late)
 
-    def _prepare(self, task_id: int, task: Task, body: bytes) -> _Prepared:
-        settings = self._settings
-        items = parse(task, body, max_inputs=settings.max_inputs, max_candidates=settings.max_candidates)
-        encodings: list[tuple[Encoding, ...]] = []
-        num_tokens, most = 0, self._most_tokens.get(task.name, settings.max_waiting_tokens)
-        for start in range(0, len(items), _INPUTS_ENCODED_AT_ONCE):
-            some = self._encoder.encode(task, items[start : start + _INPUTS_ENCODED_AT_ONCE])
-            encodings += some
-            num_tokens += sum(len(row) for rows in some for row in rows)
-            if num_tokens > most:
-                raise TooManyInputs("inputs", num_tokens, most, f"tokens in the first {len(encodings)}")
-        return _Prepared(task_id, task, items, encodings)
-
-    async def _run(
-        self, prepared: _Prepared, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]
-    ) -> Results:
+    async def _run(self, job: Job, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> Results:
         """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
+        if not job.rows:
+            now = time.monotonic()
+            return Results([], now, now)
         loop = asyncio.get_running_loop()
-        encodings = prepared.rows
-        ticket = Ticket(len(encodings), loop)
+        ticket = Ticket(len(job.rows), loop)
         rows = [
-            Row(prepared.task_id, len(encoding), deadline, Work(encoding, ticket, place))
-            for place, encoding in enumerate(encodings)
+            Row(task_id, len(encoding), deadline, Work(encoding, ticket, place))
+            for place, (task_id, encoding) in enumerate(job.rows)
         ]
         self._submit(rows)
         timer = loop.call_later(deadline - time.monotonic(), ticket.expire)
@@ -261,27 +230,14 @@ class Predictor:
         with _told_to_clients():
             self._desk.submit(rows)
 
-    async def _decode(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
-        num_tokens = sum(map(len, prepared.rows)) if prepared.task.token_level else 0
+    async def _decode(self, job: Job, logits: list[Logits]) -> bytes:
+        num_tokens = sum(len(own) for own in logits if own.ndim > 1)
         if len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE:
-            return self._render(prepared, logits)
-        return await self._on_thread(self._render, prepared, logits)
+            return self.jobs.response(job, logits)
+        return await self._on_thread(self.jobs.response, job, logits)
 
     def _on_thread(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-    def _render(self, prepared: _Prepared, logits: list[Logits]) -> bytes:
-        remaining = iter(logits)
-        answers = tuple(
-            answer(prepared.task, item, encodings, [next(remaining) for _ in encodings])
-            for item, encodings in zip(prepared.items, prepared.encodings, strict=True)
-        )
-        truncated = tuple(
-            place
-            for place, encodings in enumerate(prepared.encodings)
-            if any(encoding.dropped_tokens for encoding in encodings)
-        )
-        return render(PredictResponse(prepared.task.name, self._revision, answers, truncated))
 
 
 @contextlib.contextmanager

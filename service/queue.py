@@ -77,6 +77,13 @@ class Waiting(NamedTuple):
     tokens: int
 
 
+class _Size(NamedTuple):
+    """What a request has of one task: tokens, and how many of them are its last row's."""
+
+    tokens: int
+    last: int
+
+
 class Queue(Generic[Payload]):
     """The line. Not thread-safe: whoever shares it between threads locks it.
 
@@ -97,37 +104,28 @@ class Queue(Generic[Payload]):
         return len(self._places)
 
     def admit(self, rows: Sequence[Row[Payload]], now: float) -> None:
-        """Puts all rows of a request, which are of one task, in line, or none of them.
+        """Puts all rows of a request in line, each in its task's lane, or none of them.
 
         Raises Full when they do not fit, or Closed.
         """
         if self.closed:
             raise Closed
-        task_id = rows[0].task_id
-        assert all(row.task_id == task_id for row in rows), "a request is for one task"
-        num_tokens = sum(row.num_tokens for row in rows)
-        self._require_room(task_id, num_tokens, rows[-1].num_tokens, min(row.deadline for row in rows), now)
+        by_task: dict[int, list[Row[Payload]]] = {}
+        for row in rows:
+            by_task.setdefault(row.task_id, []).append(row)
+        sizes = {task_id: _Size(sum(map(_tokens, own)), own[-1].num_tokens) for task_id, own in by_task.items()}
+        self._require_room(sizes, min(row.deadline for row in rows), now)
         if not self._places:
             self._begin_anew()
-        lane, pool = self._lane(task_id), self._pool(task_id)
-        if not pool.num_rows:
-            pool.served = max(pool.served, self._served)
-        if not lane.num_rows:
-            pool.weight += lane.policy.weight
-            self._weight += lane.policy.weight
-        places = [Place(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
-        self._places.update(zip(rows, places, strict=True))
-        lane.num_rows += len(rows)
-        lane.num_tokens += num_tokens
-        self._tokens += num_tokens
-        pool.add(lane, places)
+        for task_id, own in by_task.items():
+            self._enter(task_id, own, sizes[task_id].tokens, now)
 
     def require_room(self, task_id: int, deadline: float, now: float) -> None:
         """Raises Full when not even one row of the mean length of those in line would be admitted, or Closed."""
         if self.closed:
             raise Closed
         mean = -(-self._tokens // len(self._places)) if self._places else 0
-        self._require_room(task_id, mean, mean, deadline, now)
+        self._require_room({task_id: _Size(mean, mean)}, deadline, now)
 
     def close(self) -> None:
         """From now on nothing is admitted."""
@@ -152,13 +150,13 @@ class Queue(Generic[Payload]):
             taken.expired.extend(place.row for place in cut.expired)
         return taken
 
-    def cancel(self, rows: Collection[Row[Payload]]) -> int:
-        """Takes the rows out of the line, those that still are in it. Returns how many were."""
+    def cancel(self, rows: Collection[Row[Payload]]) -> list[Row[Payload]]:
+        """Takes the rows out of the line, those that still are in it. Returns these."""
         places = [place for row in rows if (place := self._places.get(row)) is not None]
         for place in places:
             self._pool(place.row.task_id).withdraw(place)
             self._forget(place)
-        return len(places)
+        return [place.row for place in places]
 
     def drained(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
         """Notes how long a batch kept the device busy, for the estimates that go with Full."""
@@ -207,30 +205,55 @@ class Queue(Generic[Payload]):
             self._weight -= lane.policy.weight
             self._pool(place.row.task_id).weight -= lane.policy.weight
 
-    def _require_room(self, task_id: int, num_tokens: int, last: int, deadline: float, now: float) -> None:
-        """For rows of `num_tokens` in all, the last of which has `last`."""
-        policy, rate = self._policy(task_id), self._drain.rate()
-        in_lane = self._lanes[task_id].num_tokens if task_id in self._lanes else 0
-        excess = self._tokens + num_tokens - self.limits.max_waiting_tokens
+    def _enter(self, task_id: int, rows: Sequence[Row[Payload]], num_tokens: int, now: float) -> None:
+        """Puts rows of one task, which have so many tokens, in its lane."""
+        lane, pool = self._lane(task_id), self._pool(task_id)
+        if not pool.num_rows:
+            pool.served = max(pool.served, self._served)
+        if not lane.num_rows:
+            pool.weight += lane.policy.weight
+            self._weight += lane.policy.weight
+        places = [Place(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
+        self._places.update(zip(rows, places, strict=True))
+        lane.num_rows += len(rows)
+        lane.num_tokens += num_tokens
+        self._tokens += num_tokens
+        pool.add(lane, places)
+
+    def _require_room(self, sizes: Mapping[int, _Size], deadline: float, now: float) -> None:
+        """For what a request has of each task."""
+        rate = self._drain.rate()
+        excess = self._tokens + sum(size.tokens for size in sizes.values()) - self.limits.max_waiting_tokens
         if excess > 0:
             raise Full(self._tokens, excess / rate if rate else 0.0)
-        own_rate = self._rate_of(task_id)
-        excess = in_lane + num_tokens - policy.max_waiting_tokens
-        if policy.max_waiting_tokens and excess > 0:
-            raise QuotaFull(in_lane, excess / own_rate if own_rate else 0.0)
-        before_last = in_lane + num_tokens - last
-        too_late_s = now + _MARGIN * before_last / own_rate - deadline if own_rate else 0.0
+        weight = self._weight + sum(self._policy(task_id).weight for task_id in sizes if not self._in_line(task_id))
+        for task_id, size in sizes.items():
+            self._require_room_in_lane(task_id, size, self._rate_of(task_id, weight), deadline, now)
+
+    def _require_room_in_lane(self, task_id: int, size: _Size, rate: float, deadline: float, now: float) -> None:
+        most = self._policy(task_id).max_waiting_tokens
+        in_lane = self._lanes[task_id].num_tokens if task_id in self._lanes else 0
+        excess = in_lane + size.tokens - most
+        if most and excess > 0:
+            raise QuotaFull(in_lane, excess / rate if rate else 0.0)
+        before_last = in_lane + size.tokens - size.last
+        too_late_s = now + _MARGIN * before_last / rate - deadline if rate else 0.0
         if too_late_s > 0:
             raise TooLate(before_last, too_late_s)
 
-    def _rate_of(self, task_id: int) -> float:
-        """Tokens a second that the lane can count on: what it had lately, or its share if that is more; 0 if unknown."""
-        lane = self._lanes.get(task_id)
-        weight = self._policy(task_id).weight
-        others = self._weight - (weight if lane is not None and lane.num_rows else 0.0)
-        return (self._drain.rate() or 0.0) * max(self._drain.share(task_id), weight / (weight + max(0.0, others)))
+    def _in_line(self, task_id: int) -> bool:
+        return task_id in self._lanes and self._lanes[task_id].num_rows > 0
+
+    def _rate_of(self, task_id: int, weight: float) -> float:
+        """Tokens a second that a lane can count on: what it had lately, or its share if that is more; 0 if unknown.
+
+        `weight`: of all lanes that have rows in line, this one included.
+        """
+        share = self._policy(task_id).weight / weight
+        return (self._drain.rate() or 0.0) * max(self._drain.share(task_id), share)
 
 
 _DEFAULT = LanePolicy()
 
 _served = attrgetter("served")
+_tokens = attrgetter("num_tokens")

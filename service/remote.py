@@ -129,8 +129,8 @@ class _Engine:
         self._sent[number] = sent = _Sent(ticket, sum(row.num_tokens for row in rows))
         self._by_ticket[ticket] = number
         self.tokens += sent.tokens
-        encoded = tuple(EncodedRow.of(row.payload.encoding) for row in rows)
-        self._connection.send([Submit(number, rows[0].task_id, rows[0].deadline, encoded)])
+        encoded = tuple(EncodedRow.of(row.task_id, row.payload.encoding) for row in rows)
+        self._connection.send([Submit(number, rows[0].deadline, encoded)])
 
     def cancel(self, ticket: Receiver, reason: str | None) -> None:
         number = self._by_ticket.get(ticket)

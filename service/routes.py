@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import PlainTextResponse
@@ -12,7 +12,6 @@ from service.catalogue import TaskInfo, TaskList
 from service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput, UnknownTask
 from service.metrics import CONTENT_TYPE
 from service.predictor import Call, Desk, Predictor, require_ready
-from service.schemas import PredictResponse
 from service.shortcut import Answer
 
 TaskName = Annotated[str, Path(description="name of a task, as in GET /v1/tasks")]
@@ -37,13 +36,16 @@ _PARAMETERS = [
 
 
 def prediction(predictor: Predictor, model: str, max_body_bytes: int) -> Answer:
-    """What `POST /v1/tasks/TASK/predict` does. `model`: the name and version that answers."""
+    """What `POST /v1/tasks/TASK/predict` does, and without a task in its path `POST /v1/predict`.
+
+    `model`: the name and version that answers.
+    """
 
     # Parameters are read by hand, so that a bad value is refused where all refusals are counted.
     async def predict(request: Request) -> Response:
         prediction = await predictor.predict(
             Call(
-                task=request.path_params["task"],
+                task=request.path_params.get("task"),
                 read_body=lambda: _read_body(request, max_body_bytes),
                 gone=lambda: _gone(request),
                 deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
@@ -59,19 +61,26 @@ def prediction(predictor: Predictor, model: str, max_body_bytes: int) -> Answer:
 
 def task_routes(predict: Answer, model: str, tasks: Mapping[str, TaskInfo]) -> APIRouter:
     """What clients use. `predict`: as `prediction` gives it."""
-    router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+    router = APIRouter(prefix="/v1", tags=["tasks"])
+    responses: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 404, 413, 422, 429, 503, 504)}
     router.post(
-        "/{task}/predict",
+        "/tasks/{task}/predict",
         summary="Answers, one for each input, in order",
-        responses={200: {"model": PredictResponse}, **{status: {} for status in (404, 413, 422, 429, 500, 503, 504)}},
+        responses=responses,
         openapi_extra={"parameters": _PARAMETERS},
     )(predict)
+    router.post(
+        "/predict",
+        summary="Answers of several tasks to the same inputs",
+        responses=responses,
+        openapi_extra={"parameters": _PARAMETERS[1:]},
+    )(predict)
 
-    @router.get("", summary="All tasks")
+    @router.get("/tasks", summary="All tasks")
     async def list_tasks() -> TaskList:
         return TaskList(model, list(tasks.values()))
 
-    @router.get("/{task}", summary="One task", responses={404: {}})
+    @router.get("/tasks/{task}", summary="One task", responses={404: {}})
     async def describe_task(task: TaskName) -> TaskInfo:
         if task not in tasks:
             raise UnknownTask(task, list(tasks))

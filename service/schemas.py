@@ -1,29 +1,17 @@
-"""What a client sends and gets, one model per shape of input, and the way into the model's own `Input` and back."""
+"""What a client sends, one model per shape of input, and the way into the model's own `Input` and back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
-from model.answers import Answer
 from model.encoding import Input
 from model.tasks import Kind, Task
-from service.errors import FieldError, InvalidInput, TooManyInputs
-
-_MAX_REPORTED = 20
-_TAGS = ("<string>", "<object>", "<words>")
+from service.options import Options
 
 
 def _not_blank(text: str) -> str:
@@ -99,37 +87,65 @@ _StringOrTextOrTokens = Annotated[
 ]
 
 
-class TextRequest(_Object):
+class OnError(StrEnum):
+    """What a bad input does: it fails the request, or has its problem in the place of its answer."""
+
+    FAIL = "fail"
+    PER_ITEM = "per_item"
+
+
+class _Request(_Object):
+    options: Options | None = Field(default=None, description="what is wanted otherwise than usual")
+    errors: Annotated[OnError, Field(strict=False)] = Field(
+        default=OnError.FAIL,
+        description='`fail`: one bad input fails the request; `per_item`: it gets `{"error": problem}` in its place, and '
+        "the others their answers",
+    )
+
+
+class AnyRequest(_Request):
+    """For whatever tasks: inputs that are still to be looked at."""
+
+    inputs: list[Any] = Field(min_length=1)
+
+
+class TasksRequest(AnyRequest):
+    """For several tasks at once, which read the same inputs."""
+
+    tasks: list[str] = Field(min_length=1, description="names of tasks, as in GET /v1/tasks")
+
+
+class TextRequest(_Request):
     """For tasks that read one text."""
 
     inputs: list[_StringOrText] = Field(min_length=1)
 
 
-class PairRequest(_Object):
+class PairRequest(_Request):
     """For tasks that read two texts."""
 
     inputs: list[PairInput] = Field(min_length=1)
 
 
-class RankingRequest(_Object):
+class RankingRequest(_Request):
     """For ranking tasks."""
 
     inputs: list[RankingInput] = Field(min_length=1)
 
 
-class ChoiceRequest(_Object):
+class ChoiceRequest(_Request):
     """For multiple-choice tasks."""
 
     inputs: list[ChoiceInput] = Field(min_length=1)
 
 
-class TaggingRequest(_Object):
+class TaggingRequest(_Request):
     """For tagging tasks."""
 
     inputs: list[_StringOrTextOrTokens] = Field(min_length=1)
 
 
-class SpanRequest(_Object):
+class SpanRequest(_Request):
     """For span tasks."""
 
     inputs: list[SpanInput] = Field(min_length=1)
@@ -146,16 +162,6 @@ _REQUESTS: dict[Kind, tuple[type[PredictRequest], tuple[type[_Object], ...]]] = 
 
 
 @dataclass(frozen=True, slots=True)
-class PredictResponse:
-    """One answer per input, in order. `truncated`: the places of inputs that were too long to be read to their end."""
-
-    task: str
-    model: str
-    answers: tuple[Answer, ...]
-    truncated: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class InputField:
     """A field of a task's inputs. Where an input has alternatives (`text` or `tokens`), no field is required."""
 
@@ -163,32 +169,6 @@ class InputField:
     type: str
     required: bool
     description: str
-
-
-_RESPONSE = TypeAdapter(PredictResponse)
-
-
-def render(response: PredictResponse) -> bytes:
-    """The response as JSON."""
-    return _RESPONSE.dump_json(response)
-
-
-def parse(task: Task, body: bytes, *, max_inputs: int, max_candidates: int) -> list[Input]:
-    """The inputs in a request body. Raises InvalidInput, naming the field, or TooManyInputs."""
-    request, _ = _models(task)
-    try:
-        items = request.model_validate_json(body).inputs
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)
-        raise InvalidInput([_field_error(task, detail) for detail in details[:_MAX_REPORTED]]) from None
-    if len(items) > max_inputs:
-        raise TooManyInputs("inputs", len(items), max_inputs, "inputs")
-    inputs = [to_input(item) for item in items]
-    for place, item in enumerate(inputs):
-        if len(item.candidates) > max_candidates:
-            name = "choices" if task.kind is Kind.MULTIPLE_CHOICE else "candidates"
-            raise TooManyInputs(f"inputs[{place}].{name}", len(item.candidates), max_candidates, name)
-    return inputs
 
 
 def to_input(item: str | _Object) -> Input:
@@ -229,7 +209,7 @@ def from_input(task: Task, item: Input) -> str | dict[str, Any]:
 
 def input_fields(task: Task) -> list[InputField]:
     """The fields that an input of `task` has."""
-    _, models = _models(task)
+    _, models = request_models(task)
     return [
         InputField(
             name=name,
@@ -249,24 +229,13 @@ def answer_labels(task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
 
 
-def _models(task: Task) -> tuple[type[PredictRequest], tuple[type[_Object], ...]]:
+def request_models(task: Task) -> tuple[type[PredictRequest], tuple[type[_Object], ...]]:
+    """The request that is for `task`, and the objects that its inputs may be."""
     if task.kind in _REQUESTS:
         return _REQUESTS[task.kind]
     return (PairRequest, (PairInput,)) if task.pair else (TextRequest, (TextInput,))
 
 
-def _field_error(task: Task, detail: ErrorDetails) -> FieldError:
-    """Pydantic's error in the client's words."""
-    location = [part for part in detail["loc"] if part not in _TAGS]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
-    names = " or ".join(" and ".join(model.model_fields) for model in _models(task)[1])
-    whole = "a request has inputs" if len(location) <= 1 else f"an input of {task.name!r} has {names}"
-    string_or = "" if task.pair or not location else "a string or "
-    least = detail.get("ctx", {}).get("min_length")
-    message = {
-        "too_short": f"must have at least {least} item{'' if least == 1 else 's'}",
-        "missing": f"is required: {whole}",
-        "extra_forbidden": f"is not a field: {whole}",
-        "model_type": f"must be {string_or}an object: {whole}",
-    }.get(detail["type"], detail["msg"])
-    return FieldError(path or "body", message)
+def field_names(task: Task) -> str:
+    """The fields of the task's inputs, in words."""
+    return " or ".join(" and ".join(model.model_fields) for model in request_models(task)[1])

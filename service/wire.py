@@ -34,16 +34,17 @@ class _Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
 
 
 class EncodedRow(msgspec.Struct, array_like=True, frozen=True):
-    """The part of an encoding that the device needs, and what the metrics count."""
+    """The part of a row's encoding that the device needs, and what the metrics count."""
 
+    task_id: int
     input_ids: tuple[int, ...]
     segment_ids: tuple[int, ...]
     dropped_tokens: int
 
     @classmethod
-    def of(cls, encoding: Encoding) -> EncodedRow:
-        """The row of an encoding."""
-        return cls(encoding.input_ids, encoding.segment_ids, encoding.dropped_tokens)
+    def of(cls, task_id: int, encoding: Encoding) -> EncodedRow:
+        """The row of an encoding for a task."""
+        return cls(task_id, encoding.input_ids, encoding.segment_ids, encoding.dropped_tokens)
 
     def encoding(self) -> Encoding:
         """The encoding, without the character offsets that stay with the frontend."""
@@ -70,7 +71,6 @@ class Submit(_Message, frozen=True):
     """To an engine: the rows of a request. `request` is a number that the connection has not seen before."""
 
     request: int
-    task_id: int
     deadline: float
     rows: tuple[EncodedRow, ...]
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from model.answers import Logits
 from model.encoding import Encoding
@@ -20,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 """Task ids and encodings of rows to the rows' own logits."""
+
+_task_id = attrgetter("task_id")
 
 
 class Worker:
@@ -71,13 +76,15 @@ class Worker:
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""
         self._line.admit(rows)
-        self._metrics.admitted(rows[0].task_id, [row.payload.encoding for row in rows])
+        for task_id, own in groupby(rows, _task_id):
+            self._metrics.admitted(task_id, [row.payload.encoding for row in own])
 
     def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
         """Takes out of the line those rows of a request that are still in it, and counts them as dropped for `reason`."""
         dropped = self._line.cancel(rows)
         if reason is not None:
-            self._metrics.dropped(next(iter(rows)).task_id, reason, dropped)
+            for task_id, num_rows in Counter(map(_task_id, dropped)).items():
+                self._metrics.dropped(task_id, reason, num_rows)
 
     def recover(self) -> None:
         """If the last forward failed, tries the known-good row once more."""

@@ -26,7 +26,7 @@ from service.wire import Answered, Cancel, Connection, EncodedRow, Failed, RowLo
 
 _numbers = st.integers(0, 2**31)
 _rows = st.lists(st.integers(0, 250_000), min_size=1).map(
-    lambda ids: EncodedRow.of(Encoding(tuple(ids), (0,) * len(ids), dropped_tokens=3))
+    lambda ids: EncodedRow.of(1, Encoding(tuple(ids), (0,) * len(ids), dropped_tokens=3))
 )
 _messages: st.SearchStrategy[ToEngine] = st.one_of(
     st.builds(Cancel, _numbers, st.none() | st.just("deadline")),
@@ -66,7 +66,7 @@ def test_messages_arrive_whole_and_in_order(messages: list[ToEngine], cuts: list
 def test_an_encoding_arrives_without_what_stays_behind() -> None:
     """The device gets the tokens; the offsets that only the answer needs do not travel."""
     encoding = Encoding((2, 7, 3), (0, 0, 1), 4, (1,), ((0, 3),))
-    assert EncodedRow.of(encoding).encoding() == Encoding((2, 7, 3), (0, 0, 1), 4)
+    assert EncodedRow.of(1, encoding).encoding() == Encoding((2, 7, 3), (0, 0, 1), 4)
 
 
 @pytest.mark.parametrize(
