@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import ClassVar
 
 
@@ -65,12 +66,49 @@ class ServiceError(Exception):
         return problem(self.status, self.title, self.detail, self.errors, self.retry_after_s)
 
 
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """A sort of problem. `when`: in what case a client gets it."""
+
+    type: str
+    title: str
+    status: int
+    when: str
+
+
+_OF_HTTP = (
+    (400, "Bad request", "What came is not HTTP."),
+    (404, HTTPStatus.NOT_FOUND.phrase, "There is no such path."),
+    (405, HTTPStatus.METHOD_NOT_ALLOWED.phrase, "The path takes other methods."),
+    (431, "Head too large", "Request line and headers are longer than a connection takes."),
+)
+"""Problems of requests that reach no path."""
+
+
+def problem_types() -> list[ProblemType]:
+    """All that there are, by status."""
+    # Nobody is there to read that the client has gone.
+    kinds = [kind for kind in _subclasses(ServiceError) if kind is not ClientGone]
+    found = {kind.title: (kind.status, (kind.__doc__ or "").strip().partition("\n")[0]) for kind in reversed(kinds)}
+    found |= {title: (status, when) for status, title, when in _OF_HTTP}
+    types = [ProblemType(problem_type(title), title, status, when) for title, (status, when) in found.items()]
+    return sorted(types, key=lambda known: (known.status, known.type))
+
+
+def problem_type(title: str) -> str:
+    """The type of the problems with a title."""
+    return f"urn:polytask:{title.lower().replace(' ', '-')}"
+
+
+def _subclasses(kind: type[ServiceError]) -> list[type[ServiceError]]:
+    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
+
+
 def problem(
     status: int, title: str, detail: str, errors: Sequence[FieldError] = (), retry_after_s: int | None = None
 ) -> Problem:
     """A problem whose type follows from its title."""
-    name = title.lower().replace(" ", "-")
-    return Problem(f"urn:polytask:{name}", title, status, detail, tuple(errors) or None, retry_after_s)
+    return Problem(problem_type(title), title, status, detail, tuple(errors) or None, retry_after_s)
 
 
 class UnknownTask(ServiceError):
@@ -231,7 +269,9 @@ class TooManyAtOnce(ServiceError):
 
 
 class InternalError(ServiceError):
-    """Our fault, `cause` is why. The log has the trace under the id of the request, the client only that id.
+    """The service failed, not the client.
+
+    `cause` is why. The log has the trace under the id of the request, the client only that id.
 
     `textless`: whether the messages of the cause are free of texts of the client, as those of a device are, which sees none.
     """

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model.answers import AnswerOptions, Logits, answer
 from model.encoding import Encoding, Input, InputEncoder, Pieces
 from model.tasks import Task
 from model.truncation import Truncation
+from model_store.manifest import Golden
 from service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs
 from service.options import Options, answer_options
 from service.parsing import parse, parse_for_tasks
-from service.responses import Told, Usage, response, response_of_tasks, told, told_error, told_tokens
+from service.responses import (
+    PredictResponse,
+    TaskAnswers,
+    TasksResponse,
+    Told,
+    Usage,
+    counted,
+    rendered,
+    told,
+    told_error,
+    told_tokens,
+)
 from service.settings import Settings
 
 _INPUTS_ENCODED_AT_ONCE = 16
@@ -103,8 +115,16 @@ class Jobs:
         answers = {share.task.name: self._answers(job, share, remaining) for share in job.shares}
         if job.alone:
             ((name, own),) = answers.items()
-            return response(name, self._revision, own, usage)
-        return response_of_tasks(self._revision, answers, usage)
+            return rendered(PredictResponse(name, self._revision, own, usage))
+        results = {name: TaskAnswers(own) for name, own in answers.items()}
+        return rendered(TasksResponse(self._revision, results, usage))
+
+    def example(self, golden: Golden) -> dict[str, Any]:
+        """The response to an input whose answer is known, as JSON values."""
+        ((*rows,),) = self._encoder.encode(self.tasks[golden.task], [golden.input])
+        answer = {**golden.answer, **counted(rows)}
+        usage = Usage(1, len(rows), answer["tokens"])
+        return asdict(PredictResponse(golden.task, self._revision, [answer], usage))
 
     def _encode(self, share: Share, truncation: Truncation, pieces: Pieces | None, left: int) -> int:
         """Makes the rows of a share; returns how many tokens they have. Raises TooManyInputs where these are too many."""
@@ -132,9 +152,7 @@ class Jobs:
             for item, rows in zip(share.items, share.encodings, strict=True)
         ]
 
-    def _answer(
-        self, job: Job, share: Share, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
-    ) -> dict[str, Any]:
+    def _answer(self, job: Job, share: Share, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]) -> Told:
         found = told(answer(share.task, item, rows, logits, share.options), rows)
         if job.options.return_tokens:
             assert job.pieces is not None

@@ -1,57 +1,155 @@
-"""What FastAPI cannot know for the OpenAPI document: the bodies are read by hand, and problems have a type of their own."""
+"""What FastAPI cannot know for the OpenAPI document: bodies that are read and written by hand, problems, examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, get_args
 
 from fastapi import FastAPI
 from pydantic import TypeAdapter
 
+from model.answers import Answer
 from service.catalogue import TaskInfo
-from service.errors import Problem
-from service.schemas import PredictRequest
+from service.errors import Problem, ProblemType, RateLimited, TooManyAtOnce, Unauthorized, problem_types
+from service.responses import PredictResponse, ReadToken, TasksResponse
+from service.schemas import PredictRequest, TasksRequest
 
 PROBLEM = "application/problem+json"
 
+_NO_PATH = HTTPStatus.NOT_FOUND.phrase
+_OF_KEYS = {error.title for error in (Unauthorized, RateLimited, TooManyAtOnce)}
+_KEYED = "/v1/"
 _REF = "#/components/schemas/{model}"
 
+Schema = dict[str, Any]
 
-def complete(app: FastAPI, tasks: Mapping[str, TaskInfo], *, keyed: bool = False) -> None:
-    """Adds the request bodies, with an example for each task, and the problems to the document of `app`.
 
-    `keyed`: whether its paths need an API key.
+def complete(app: FastAPI, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any], *, keyed: bool = False) -> None:
+    """Adds to the document of `app` what requests and responses look like, with an example for each task.
+
+    `responses`: those to the examples in `tasks`, by task, as far as they are known. `keyed`: whether its paths need an
+    API key.
     """
     document = app.openapi()
-    request_schema = _define(document, PredictRequest)
-    problem_schema = _define(document, Problem)
-    document["paths"]["/v1/tasks/{task}/predict"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": request_schema,
-                "examples": {name: {"value": task.example} for name, task in tasks.items()},
-            }
-        },
-    }
     if keyed:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     # The framework's own errors are answered as problems, too.
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
-    for path in document["paths"].values():
-        for operation in path.values():
-            for status, response in operation["responses"].items():
-                if status >= "400":
-                    response["content"] = {PROBLEM: {"schema": problem_schema}}
+    _describe_predictions(document, tasks, responses)
+    _describe_problems(document, keyed=keyed)
 
 
-def _define(document: dict[str, Any], model: Any) -> dict[str, Any]:
+def _describe_predictions(document: Schema, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any]) -> None:
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    one, several = _define(document, PredictResponse), _define(document, TasksResponse)
+    answer = {"anyOf": [*(_define_answer(document, kind) for kind in get_args(Answer)), _define_refusal(document)]}
+    for name in ("PredictResponse", "TaskAnswers"):
+        schemas[name]["properties"]["answers"]["items"] = answer
+    request, request_of_several = _define(document, PredictRequest), _define(document, TasksRequest)
+    inputs = [schemas[name.rpartition("/")[2]]["properties"]["inputs"]["items"] for name in _references(request)]
+    schemas["TasksRequest"]["properties"]["inputs"]["items"] = {"anyOf": inputs}
+    operation = paths["/v1/tasks/{task}/predict"]["post"]
+    operation["requestBody"] = _body(request, {name: task.example for name, task in tasks.items()}, tasks)
+    operation["responses"]["200"] |= _body(one, responses, tasks)
+    operation = paths["/v1/predict"]["post"]
+    operation["requestBody"] = _body(request_of_several, {"together": _together(tasks)}, {})
+    operation["responses"]["200"] |= {"content": {"application/json": {"schema": several}}}
+
+
+def _body(schema: Schema, examples: Mapping[str, Any], tasks: Mapping[str, TaskInfo]) -> Schema:
+    shown = {
+        name: {"summary": f"{name} ({tasks[name].kind})" if name in tasks else name, "value": value}
+        for name, value in examples.items()
+    }
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": shown}}}
+
+
+def _together(tasks: Mapping[str, TaskInfo]) -> Any:
+    """A request for up to three tasks that read the same."""
+    alike: dict[str, list[str]] = {}
+    for name, task in tasks.items():
+        alike.setdefault(str([field.name for field in task.input_fields]), []).append(name)
+    names = max(alike.values(), key=len)[:3]
+    return {"tasks": names, "inputs": tasks[names[0]].example["inputs"]}
+
+
+def _define_answer(document: Schema, kind: Any) -> Schema:
+    """The schema of an answer, and what is told of every answer."""
+    reference = _define(document, kind)
+    schema = document["components"]["schemas"][kind.__name__]
+    token = _define(document, ReadToken)
+    schema["properties"] |= {
+        "tokens": {"type": "integer", "description": "that were read, in all rows of the input"},
+        "dropped_tokens": {"type": "integer", "description": "that were cut off, as a row had no room for them"},
+        "read": {
+            "type": "array",
+            "items": {"type": "array", "items": token},
+            "description": "with `return_tokens`: the tokens of each row",
+        },
+    }
+    schema["required"] += ["tokens", "dropped_tokens"]
+    return reference
+
+
+def _define_refusal(document: Schema) -> Schema:
+    document["components"]["schemas"]["RefusedInput"] = {
+        "type": "object",
+        "title": "RefusedInput",
+        "description": "With `errors: per_item`, in the place of the answer to a bad input.",
+        "properties": {"error": _define(document, Problem)},
+        "required": ["error"],
+    }
+    return {"$ref": _REF.format(model="RefusedInput")}
+
+
+def _describe_problems(document: Schema, *, keyed: bool) -> None:
+    problem, types = _define(document, Problem), problem_types()
+    schema = document["components"]["schemas"]["Problem"]
+    schema["properties"]["type"]["enum"] = [known.type for known in types]
+    schema["description"] += "\n\nThere are no other types than these:\n\n| type | status | when |\n|---|---|---|\n"
+    schema["description"] += "\n".join(f"| `{known.type}` | {known.status} | {known.when} |" for known in types)
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            responses = operation["responses"]
+            # No parameter in a path can be malformed.
+            if "requestBody" not in operation:
+                responses.pop("422", None)
+            own = [known for known in types if known.title != _NO_PATH and str(known.status) in {*responses, "500"}]
+            own = [known for known in own if known.title not in _OF_KEYS]
+            if keyed and path.startswith(_KEYED):
+                own += [known for known in types if known.title in _OF_KEYS]
+            for status in sorted({str(known.status) for known in own}):
+                its = [known for known in own if str(known.status) == status]
+                responses[status] = {
+                    "description": " / ".join(known.when for known in its),
+                    "content": {PROBLEM: {"schema": problem, "examples": _examples(its)}},
+                }
+
+
+def _examples(types: Sequence[ProblemType]) -> Schema:
+    return {
+        known.type: {
+            "summary": known.title,
+            "value": {"type": known.type, "title": known.title, "status": known.status, "detail": known.when},
+        }
+        for known in types
+    }
+
+
+def _references(schema: Schema) -> list[str]:
+    return [one["$ref"] for one in schema["anyOf"]]
+
+
+def _define(document: Schema, model: Any) -> Schema:
     """Puts the schemas of `model` among the document's components; returns the schema that refers to them."""
     schema = TypeAdapter(model).json_schema(ref_template=_REF)
-    document["components"]["schemas"] |= schema.pop("$defs", {})
+    schemas = document["components"]["schemas"]
+    for name, inner in schema.pop("$defs", {}).items():
+        schemas.setdefault(name, inner)
     if "title" not in schema:
         return schema
-    document["components"]["schemas"][schema["title"]] = schema
+    schemas.setdefault(schema["title"], schema)
     return {"$ref": _REF.format(model=schema["title"])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -16,7 +16,7 @@ from service.errors import ServiceError
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Answer)}
 _ENCODER = msgspec.json.Encoder()
 
-Told = Mapping[str, Any]
+Told = dict[str, Any]
 """An answer, or a problem in the place of one, as a client gets it."""
 
 
@@ -42,12 +42,42 @@ class ReadToken:
     end: int
 
 
-def told(answer: Answer, rows: Sequence[Encoding]) -> dict[str, Any]:
-    """An answer with the number of tokens that were read for it, and of those that were cut off."""
-    found = {name: getattr(answer, name) for name in _FIELDS[type(answer)]}
-    found["tokens"] = sum(map(len, rows))
-    found["dropped_tokens"] = sum(row.dropped_tokens for row in rows)
+@dataclass(frozen=True, slots=True)
+class PredictResponse:
+    """One answer per input, in order."""
+
+    task: str
+    model: str
+    answers: list[Told]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswers:
+    """One answer per input, in order."""
+
+    answers: list[Told]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksResponse:
+    """The answers of several tasks, by task."""
+
+    model: str
+    results: dict[str, TaskAnswers]
+    usage: Usage
+
+
+def told(answer: Answer, rows: Sequence[Encoding]) -> Told:
+    """An answer with what was read for it."""
+    found: Told = {name: getattr(answer, name) for name in _FIELDS[type(answer)]}
+    found.update(counted(rows))
     return found
+
+
+def counted(rows: Sequence[Encoding]) -> dict[str, int]:
+    """How many tokens were read, and how many were cut off, of all rows of an input."""
+    return {"tokens": sum(map(len, rows)), "dropped_tokens": sum(row.dropped_tokens for row in rows)}
 
 
 def told_error(error: ServiceError) -> Told:
@@ -62,15 +92,9 @@ def told_tokens(task: Task, item: Input, tokens: Sequence[Token]) -> list[ReadTo
     return [ReadToken(token.token, _field(task, item, token.text), token.start, token.end) for token in tokens]
 
 
-def response(task: str, model: str, answers: Sequence[Told], usage: Usage) -> bytes:
-    """The response of one task."""
-    return _ENCODER.encode({"task": task, "model": model, "answers": answers, "usage": usage})
-
-
-def response_of_tasks(model: str, answers: Mapping[str, Sequence[Told]], usage: Usage) -> bytes:
-    """The response of several tasks."""
-    results = {task: {"answers": own} for task, own in answers.items()}
-    return _ENCODER.encode({"model": model, "results": results, "usage": usage})
+def rendered(response: PredictResponse | TasksResponse) -> bytes:
+    """A response as JSON."""
+    return _ENCODER.encode(response)
 
 
 def _field(task: Task, item: Input, text: int) -> str:

@@ -73,7 +73,10 @@ def application(
     problems = Problems(log_texts=settings.log_texts == "yes")
     for error in TOLD:
         app.add_exception_handler(error, problems.handle)
-    complete(app, tasks, keyed=bool(settings.keys))
+    # A task's example is the first of its golden ones.
+    goldens = {golden.task: golden for golden in reversed(manifest.goldens)}
+    responses = {name: predictor.jobs.example(goldens[name]) for name in tasks if name in goldens}
+    complete(app, tasks, responses, keyed=bool(settings.keys))
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(ShortCut, answer=predict)
     app.add_middleware(Gate, keys=settings.keys, tasks=list(tasks), series=series, place=place)

@@ -10,7 +10,8 @@ import pytest
 from model.tasks import Task
 from model_store.load import Checkpoint
 from service.catalogue import catalogue, example_input, revision
-from service.schemas import from_input, parse
+from service.parsing import parse
+from service.schemas import from_input
 from service.settings import Settings
 from tests import tiny
 from tests.service import checkpoints
@@ -44,7 +45,7 @@ def test_without_goldens_an_example_is_made_up(task: Task, checkpoint: Checkpoin
     bare = replace(checkpoint.manifest, goldens=(), metrics={}, baselines={})
     item = example_input(task, bare)
     body = b'{"inputs": [%s]}' % json.dumps(from_input(task, item)).encode()
-    assert parse(task, body, max_inputs=1, max_candidates=4) == [item]
+    assert parse(task, body, max_inputs=1, max_candidates=4).items == [item]
     assert catalogue(bare, SETTINGS)[task.name].metrics == {}
 
 

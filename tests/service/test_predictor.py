@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,12 +88,12 @@ class GatedEncoder(InputEncoder):
         self.num_inputs = 0
         self.callers: list[str] = []
 
-    def encode(self, task: Task, inputs: Sequence[Input]) -> list[tuple[Encoding, ...]]:
+    def encode(self, task: Task, inputs: Sequence[Input], *options: Any) -> list[tuple[Encoding, ...]]:
         self.num_inputs += len(inputs)
         self.callers.append(threading.current_thread().name)
         if not self.gate.wait(30):
             raise AssertionError("the test forgot to open the gate")
-        return super().encode(task, inputs)
+        return super().encode(task, inputs, *options)
 
 
 @pytest.fixture

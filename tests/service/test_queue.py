@@ -49,10 +49,17 @@ class Run:
 
 
 lengths = st.integers(1, 90)
-requests = st.builds(
-    lambda task_id, rows: [row(length, task_id=task_id, deadline=float(deadline)) for length, deadline in rows],
-    st.integers(0, 4),
-    st.lists(st.tuples(lengths, st.integers(0, 12)), min_size=1, max_size=9),
+requests = st.lists(st.integers(0, 4), min_size=1, max_size=3).flatmap(
+    lambda task_ids: st.lists(
+        st.builds(
+            lambda length, task_id, deadline: row(length, task_id=task_id, deadline=float(deadline)),
+            lengths,
+            st.sampled_from(task_ids),
+            st.integers(0, 12),
+        ),
+        min_size=1,
+        max_size=9,
+    )
 )
 operations = st.lists(
     st.one_of(requests, st.just("take"), st.tuples(st.just("cancel"), st.integers(0, 40))), max_size=40
@@ -70,7 +77,7 @@ def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object
                 admit(queue, run, step, now)
             case ("cancel", int(place)):
                 gone = run.waiting[place : place + 3]
-                assert queue.cancel(gone) == len(gone)
+                assert queue.cancel(gone) == list(gone)
                 run.cancelled += gone
                 run.waiting = [waiting for waiting in run.waiting if waiting not in gone]
             case _:
@@ -323,6 +330,32 @@ def test_a_row_that_would_expire_in_line_is_refused() -> None:
     queue.admit([row(deadline=10.1, task_id=1)], now=10)
 
 
+def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
+    """Each row enters its own lane; where one lane has no room for its part, none takes anything."""
+    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue.admit([row(30), row(40, task_id=1), row(50, task_id=1), row(20, task_id=3)], now=0)
+    several = {0: Waiting(1, 30), 1: Waiting(2, 90), 3: Waiting(1, 20)}
+    assert queue.waiting() == several
+    with pytest.raises(QuotaFull):
+        queue.admit([row(5), row(61, task_id=1), row(5, task_id=2)], now=0)
+    with pytest.raises(Full, match="140 tokens are waiting"):
+        queue.admit([row(131), row(130, task_id=2)], now=0)
+    assert queue.waiting() == several
+    queue.admit([row(5), row(60, task_id=1), row(5, task_id=2)], now=0)
+    assert queue.waiting() == {0: Waiting(2, 35), 1: Waiting(3, 150), 2: Waiting(1, 5), 3: Waiting(1, 20)}
+
+
+def test_tasks_that_come_together_count_as_neighbours() -> None:
+    """What a lane can be sure of is its share among all lanes that will then have rows."""
+    alone: Queue[str] = Queue(LIMITS)
+    alone.drained([row(100, task_id=9)], seconds=1)
+    alone.admit([row(40, deadline=3), row(10, deadline=3)], now=0)
+    together: Queue[str] = Queue(LIMITS)
+    together.drained([row(100, task_id=9)], seconds=1)
+    with pytest.raises(TooLate):
+        together.admit([row(40, task_id=task_id, deadline=3) for task_id in (0, 1, 2, 3) for _ in range(2)], now=0)
+
+
 def test_what_nothing_has_room_for_is_known_beforehand() -> None:
     """Once a row of the mean length finds no room, or comes too late, its refusal is that of the row itself."""
     queue: Queue[str] = Queue(LIMITS)
@@ -369,8 +402,8 @@ def test_a_cancelled_row_makes_room_at_once() -> None:
     queue: Queue[str] = Queue(LIMITS)
     rows = [row(50) for _ in range(8)]
     queue.admit(rows, now=0)
-    assert queue.cancel(rows[:4]) == 4
-    assert queue.cancel(rows[:4]) == 0
+    assert queue.cancel(rows[:4]) == rows[:4]
+    assert not queue.cancel(rows[:4])
     queue.admit([row(50) for _ in range(4)], now=0)
 
 

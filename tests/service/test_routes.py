@@ -51,13 +51,14 @@ async def test_the_example_of_a_task_works_as_it_is(task: str) -> None:
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     found = response.json()
-    assert {key: found[key] for key in ("task", "model", "truncated")} == {
-        "task": task,
-        "model": "tiny/1",
-        "truncated": [],
-    }
+    assert (found["task"], found["model"]) == (task, "tiny/1")
     (answer,) = found["answers"]
-    assert {name: type(value) for name, value in answer.items()} == SHAPES[task]
+    assert {name: type(value) for name, value in answer.items()} == SHAPES[task] | {
+        "tokens": int,
+        "dropped_tokens": int,
+    }
+    rows = 3 if task == "relevance" else 2 if task == "choice" else 1
+    assert found["usage"] == {"inputs": 1, "rows": rows, "tokens": answer["tokens"]}
 
 
 async def test_answers_come_in_the_order_of_the_inputs() -> None:
@@ -320,7 +321,7 @@ async def test_a_bug_is_500_and_its_trace_is_in_the_log_only(
         raise KeyError("a secret")
 
     async with serving() as service:
-        monkeypatch.setattr("service.predictor.answer", fail)
+        monkeypatch.setattr("service.jobs.answer", fail)
         monkeypatch.setattr(service.worker, "waiting", fail)
         for response in (await service.predict("mood", "cat"), await service.client.get("/metrics")):
             found = problem(response, 500, "internal-error")
@@ -332,10 +333,14 @@ async def test_a_bug_is_500_and_its_trace_is_in_the_log_only(
 
 
 async def test_truncation_is_visible() -> None:
-    """The response names the inputs that were too long, and the metrics count them and their tokens."""
+    """An answer says how much was read and how much cut off, and the metrics count it."""
     async with serving() as service:
         found = (await service.predict("mood", "cat", "cat " * 40, "sat")).json()
-        assert found["truncated"] == [1]
+        assert [(answer["tokens"], answer["dropped_tokens"]) for answer in found["answers"]] == [
+            (3, 0),
+            (32, 10),
+            (3, 0),
+        ]
         assert await service.metric('polytask_truncated_inputs_total{task="mood"}') == 1
         assert await service.metric('polytask_truncated_tokens_total{task="mood"}') == 40 - 30
 

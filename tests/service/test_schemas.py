@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 
 from model.encoding import Input
 from model.tasks import Task
-from service.errors import InvalidInput, TooManyInputs
-from service.schemas import from_input, input_fields, parse
+from service.errors import InvalidInput, ServiceError, TooManyInputs
+from service.parsing import parse
+from service.schemas import from_input, input_fields
 from tests import tiny
 
 TASKS = {task.name: task for task in tiny.tasks()}
 
 
-def parsed(task: str, *inputs: Any) -> list[Input]:
+def parsed(task: str, *inputs: Any) -> list[Input | ServiceError]:
     """The inputs of a request."""
     body = json.dumps({"inputs": inputs}).encode()
-    return parse(TASKS[task], body, max_inputs=8, max_candidates=4)
+    return parse(TASKS[task], body, max_inputs=8, max_candidates=4).items
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_an_input_survives_the_way_out_and_in(task: Task, data: st.DataObject) -
     )
     for original in [item, Input.from_words(words)] if task.name == "entities" else [item]:
         body = json.dumps({"inputs": [from_input(task, original)]}).encode()
-        assert parse(task, body, max_inputs=1, max_candidates=4) == [original]
+        assert parse(task, body, max_inputs=1, max_candidates=4).items == [original]
 
 
 def test_the_fields_of_each_task_are_told() -> None:

@@ -30,7 +30,7 @@ _rows = st.lists(st.integers(0, 250_000), min_size=1).map(
 )
 _messages: st.SearchStrategy[ToEngine] = st.one_of(
     st.builds(Cancel, _numbers, st.none() | st.just("deadline")),
-    st.builds(Submit, _numbers, _numbers, st.floats(allow_nan=False), st.lists(_rows).map(tuple)),
+    st.builds(Submit, _numbers, st.floats(allow_nan=False), st.lists(_rows).map(tuple)),
 )
 
 
