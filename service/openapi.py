@@ -50,7 +50,8 @@ def _describe_predictions(document: Schema, tasks: Mapping[str, TaskInfo], respo
         schemas[name]["properties"]["answers"]["items"] = answer
     request, request_of_several = _define(document, PredictRequest), _define(document, TasksRequest)
     inputs = [schemas[name.rpartition("/")[2]]["properties"]["inputs"]["items"] for name in _references(request)]
-    schemas["TasksRequest"]["properties"]["inputs"]["items"] = {"anyOf": inputs}
+    shapes = {str(shape): shape for items in inputs for shape in items.get("oneOf", [items])}
+    schemas["TasksRequest"]["properties"]["inputs"]["items"] = {"anyOf": list(shapes.values())}
     operation = paths["/v1/tasks/{task}/predict"]["post"]
     operation["requestBody"] = _body(request, {name: task.example for name, task in tasks.items()}, tasks)
     operation["responses"]["200"] |= _body(one, responses, tasks)

@@ -77,12 +77,14 @@ def parse_for_tasks(
 
 def _strictest(tasks: list[Task]) -> Task:
     """The task whose inputs the others take as well. Raises InvalidInput where there is none."""
-    by_request = {request_models(task)[0]: task for task in reversed(tasks)}
+    by_request: dict[type[PredictRequest], Task] = {}
+    for task in tasks:
+        by_request.setdefault(request_models(task)[0], task)
     # A tagging task takes what a task on one text does, and words besides.
     if by_request.keys() == {TextRequest, TaggingRequest}:
         del by_request[TaggingRequest]
     if len(by_request) > 1:
-        reads = "; ".join(f"{task.name!r} reads {field_names(task)}" for task in reversed(by_request.values()))
+        reads = "; ".join(f"{task.name!r} reads {field_names(task)}" for task in by_request.values())
         raise InvalidInput(
             [FieldError("tasks", f"do not read the same inputs, so they need calls of their own: {reads}")]
         )

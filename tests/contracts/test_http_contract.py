@@ -11,31 +11,54 @@ from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.doubles import real_runner
 
+_PREDICT = dict.fromkeys(("404", "413", "422", "429", "500", "503", "504"), "Problem")
+
 PATHS = {
-    "GET /v1/tasks": {"200": "TaskList"},
-    "GET /v1/tasks/{task}": {"200": "TaskInfo", "404": "Problem", "422": "Problem"},
-    "POST /v1/tasks/{task}/predict": {
-        "200": "PredictResponse",
-        "404": "Problem",
-        "413": "Problem",
-        "422": "Problem",
-        "429": "Problem",
-        "500": "Problem",
-        "503": "Problem",
-        "504": "Problem",
-    },
-    "GET /livez": {"200": "{string}"},
-    "GET /readyz": {"200": "{string}", "503": "Problem"},
-    "GET /metrics": {"200": "string"},
+    "GET /v1/tasks": {"200": "TaskList", "500": "Problem"},
+    "GET /v1/tasks/{task}": {"200": "TaskInfo", "404": "Problem", "500": "Problem"},
+    "POST /v1/tasks/{task}/predict": {"200": "PredictResponse"} | _PREDICT,
+    "POST /v1/predict": {"200": "TasksResponse"} | _PREDICT,
+    "GET /livez": {"200": "{string}", "500": "Problem"},
+    "GET /readyz": {"200": "{string}", "500": "Problem", "503": "Problem"},
+    "GET /metrics": {"200": "string", "500": "Problem"},
 }
 
+PROBLEMS = {
+    "not-found": 404,
+    "unknown-task": 404,
+    "method-not-allowed": 405,
+    "body-too-large": 413,
+    "too-many-inputs": 413,
+    "invalid-input": 422,
+    "queue-full": 429,
+    "task-quota-full": 429,
+    "internal-error": 500,
+    "not-ready": 503,
+    "shutting-down": 503,
+    "deadline-exceeded": 504,
+}
+
+_ASKED = {"options?": "Options | null", "errors?": "OnError"}
+
 REQUESTS = {
-    "TextRequest": {"inputs": "[string | TextInput]"},
-    "PairRequest": {"inputs": "[PairInput]"},
-    "RankingRequest": {"inputs": "[RankingInput]"},
-    "ChoiceRequest": {"inputs": "[ChoiceInput]"},
-    "TaggingRequest": {"inputs": "[string | TextInput | TokensInput]"},
-    "SpanRequest": {"inputs": "[SpanInput]"},
+    "TextRequest": {"inputs": "[string | TextInput]"} | _ASKED,
+    "PairRequest": {"inputs": "[PairInput]"} | _ASKED,
+    "RankingRequest": {"inputs": "[RankingInput]"} | _ASKED,
+    "ChoiceRequest": {"inputs": "[ChoiceInput]"} | _ASKED,
+    "TaggingRequest": {"inputs": "[string | TextInput | TokensInput]"} | _ASKED,
+    "SpanRequest": {"inputs": "[SpanInput]"} | _ASKED,
+    "TasksRequest": {
+        "tasks": "[string]",
+        "inputs": "[string | TextInput | PairInput | RankingInput | ChoiceInput | TokensInput | SpanInput]",
+    }
+    | _ASKED,
+    "Options": {
+        "top_k?": "integer | null",
+        "raw_scores?": "boolean | null",
+        "truncation?": "Truncation | null",
+        "thresholds?": "{number} | null",
+        "return_tokens?": "boolean | null",
+    },
     "TextInput": {"text": "string"},
     "PairInput": {"text": "string", "text_pair": "string"},
     "RankingInput": {"query": "string", "candidates": "[string]"},
@@ -44,24 +67,29 @@ REQUESTS = {
     "SpanInput": {"question": "string", "context": "string"},
 }
 
+_READ = {"tokens": "integer", "dropped_tokens": "integer", "read?": "[[ReadToken]]"}
+_ANSWERS = (
+    "[ClassificationAnswer | MultilabelAnswer | RegressionAnswer | RankingAnswer | MultipleChoiceAnswer"
+    " | TaggingAnswer | SpanAnswer | RefusedInput]"
+)
+
 RESPONSES = {
-    "PredictResponse": {
-        "task": "string",
-        "model": "string",
-        "answers": "[ClassificationAnswer | MultilabelAnswer | RegressionAnswer | RankingAnswer | MultipleChoiceAnswer"
-        " | TaggingAnswer | SpanAnswer]",
-        "truncated": "[integer]",
-    },
-    "ClassificationAnswer": {"label": "string", "score": "number", "scores": "{number}"},
-    "MultilabelAnswer": {"labels": "[LabelScore]", "scores": "{number}"},
+    "PredictResponse": {"task": "string", "model": "string", "answers": _ANSWERS, "usage": "Usage"},
+    "TasksResponse": {"model": "string", "results": "{TaskAnswers}", "usage": "Usage"},
+    "TaskAnswers": {"answers": _ANSWERS},
+    "Usage": {"inputs": "integer", "rows": "integer", "tokens": "integer"},
+    "RefusedInput": {"error": "Problem"},
+    "ReadToken": {"token": "string", "field": "string", "start": "integer", "end": "integer"},
+    "ClassificationAnswer": {"label": "string", "score": "number", "scores": "{number}"} | _READ,
+    "MultilabelAnswer": {"labels": "[LabelScore]", "scores": "{number}"} | _READ,
     "LabelScore": {"label": "string", "score": "number"},
-    "RegressionAnswer": {"value": "number"},
-    "RankingAnswer": {"ranking": "[RankedCandidate]"},
+    "RegressionAnswer": {"value": "number"} | _READ,
+    "RankingAnswer": {"ranking": "[RankedCandidate]"} | _READ,
     "RankedCandidate": {"index": "integer", "text": "string", "score": "number"},
-    "MultipleChoiceAnswer": {"choice": "integer", "text": "string", "scores": "[number]"},
-    "TaggingAnswer": {"entities": "[Entity]"},
+    "MultipleChoiceAnswer": {"choice": "integer", "text": "string", "scores": "[number]"} | _READ,
+    "TaggingAnswer": {"entities": "[Entity]"} | _READ,
     "Entity": {"text": "string", "label": "string", "start": "integer", "end": "integer", "score": "number"},
-    "SpanAnswer": {"text": "string", "start": "integer", "end": "integer", "score": "number"},
+    "SpanAnswer": {"text": "string", "start": "integer", "end": "integer", "score": "number"} | _READ,
     "Problem": {
         "type": "string",
         "title": "string",
@@ -119,6 +147,24 @@ def written(schema: dict[str, Any]) -> str:
     return str(schema["type"])
 
 
+def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> None:
+    """These are all that there are; a status shows those that come with it, except what no path that is there gives."""
+    types = document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
+    assert types == [f"urn:polytask:{name}" for name in PROBLEMS]
+    shown: dict[str, int] = {}
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    examples = response["content"]["application/problem+json"]["examples"]
+                    assert examples
+                    assert {example["value"]["status"] for example in examples.values()} == {int(status)}
+                    shown |= {name.removeprefix("urn:polytask:"): int(status) for name in examples}
+    assert shown == {
+        name: status for name, status in PROBLEMS.items() if name not in {"not-found", "method-not-allowed"}
+    }
+
+
 def test_the_paths_and_what_they_answer(document: dict[str, Any]) -> None:
     """These are all paths, with these statuses, and everything that is not an answer is a problem."""
     found: dict[str, dict[str, str]] = {}
@@ -150,7 +196,10 @@ def test_the_request_body_and_header_of_predict(document: dict[str, Any]) -> Non
     """The body is one of the requests, with an example for each task; the deadline comes in a header."""
     operation = document["paths"]["/v1/tasks/{task}/predict"]["post"]
     content = operation["requestBody"]["content"]["application/json"]
-    assert written(content["schema"]) == " | ".join(name for name in REQUESTS if name.endswith("Request"))
+    assert written(content["schema"]) == " | ".join(name for name in list(REQUESTS)[:6])
+    assert written(
+        document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    ) == ("TasksRequest")
     assert list(content["examples"]) == [golden.task for golden in checkpoints.goldens()]
     assert [parameter["name"] for parameter in operation["parameters"]] == ["task", "Polytask-Deadline-Ms"]
 

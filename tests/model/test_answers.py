@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from model.answers import (
     Answer,
+    AnswerOptions,
     ClassificationAnswer,
     LabelScore,
     Logits,
@@ -311,3 +312,63 @@ def test_a_tie_between_spans_goes_to_the_first_and_shortest() -> None:
 def test_an_empty_context_has_no_answer() -> None:
     """A context without tokens gives an empty span with probability 0."""
     assert _span([], [])[0] == SpanAnswer("", 0, 0, 0.0)
+
+
+def _with(task: Task, logits: Sequence[float], **options: Any) -> Answer:
+    return answer(task, TEXT, [ROW], [_logits(logits)], AnswerOptions(**options))
+
+
+MOOD = Task("task", Kind.CLASSIFICATION, 32, labels=("a", "b", "c"))
+TOPICS = Task("task", Kind.MULTILABEL, 32, labels=("a", "b", "c"), thresholds=(0.9, 0.5, 0.1))
+
+
+def test_only_the_likeliest_may_be_wanted() -> None:
+    """The first of the scores that there would be; labels over their thresholds are all given."""
+    assert _with(MOOD, [0, 2, 1], top_k=2) == ClassificationAnswer("b", 0.665241, {"b": 0.665241, "c": 0.244728})
+    assert _with(MOOD, [0, 2, 1], top_k=9) == _single(MOOD, [0, 2, 1])
+    labels = (LabelScore("b", 0.880797), LabelScore("c", 0.268941))
+    assert _with(TOPICS, [2, 2, -1], top_k=1) == MultilabelAnswer(labels, {"a": 0.880797})
+    item = Input("query", candidates=("x", "y", "z"))
+    task = Task("task", Kind.RANKING, 32, pair=True)
+    ranking = answer(task, item, [ROW] * 3, [_logits([value]) for value in (0, 2, 1)], AnswerOptions(top_k=2))
+    assert [entry.text for entry in cast(RankingAnswer, ranking).ranking] == ["y", "z"]
+
+
+def test_logits_may_be_wanted() -> None:
+    """They stand where the probabilities would, and decide nothing anew: thresholds are of probabilities."""
+    assert _with(MOOD, [0, 2, 1], raw_scores=True) == ClassificationAnswer("b", 2.0, {"b": 2.0, "c": 1.0, "a": 0.0})
+    found = _with(TOPICS, [2, 2, -1], raw_scores=True)
+    assert found == MultilabelAnswer((LabelScore("b", 2.0), LabelScore("c", -1.0)), {"a": 2.0, "b": 2.0, "c": -1.0})
+    item, raw = Input("query", candidates=("x", "y")), AnswerOptions(raw_scores=True)
+    logits = [_logits([-3]), _logits([4])]
+    ranking = answer(Task("task", Kind.RANKING, 32, pair=True), item, [ROW] * 2, logits, raw)
+    assert [entry.score for entry in cast(RankingAnswer, ranking).ranking] == [4, -3]
+    choice = answer(Task("task", Kind.MULTIPLE_CHOICE, 32, pair=True), item, [ROW] * 2, logits, raw)
+    assert choice == MultipleChoiceAnswer(1, "y", (-3.0, 4.0))
+    span = Encoding((1,) * 3, (0,) * 3, places=(1, 2), offsets=((0, 1), (2, 3)))
+    found = answer(
+        Task("task", Kind.SPAN, 32, pair=True), Input("q", "a b"), [span], [_logits([[0, 0], [3, 1], [1, 4]])], raw
+    )
+    assert found == SpanAnswer("a b", 0, 3, 7.0)
+    tagging = Task("task", Kind.TAGGING, 32, labels=LABELS)
+    found = answer(tagging, Input("a b"), [span], [_logits([[0] * 5, [0, 3, 0, 0, 0], [0, 0, 5, 0, 0]])], raw)
+    (entity,) = cast(TaggingAnswer, found).entities
+    assert (entity.text, entity.label, entity.score) == ("a b", "x", 4.0)
+
+
+def test_thresholds_may_be_others() -> None:
+    """They decide about the labels in place of the task's own."""
+    found = cast(MultilabelAnswer, _with(TOPICS, [2, 2, -1], thresholds=(0.5, 0.95, 0.5)))
+    assert [entry.label for entry in found.labels] == ["a"]
+
+
+@given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=80))
+def test_a_span_is_the_best_of_all_that_are_short_enough(logits: list[tuple[float, float]]) -> None:
+    """No pair of a start and an end at most thirty tokens on has a larger product of probabilities."""
+    places = tuple(range(len(logits)))
+    row = Encoding((1,) * len(logits), (0,) * len(logits), places=places, offsets=tuple((i, i + 1) for i in places))
+    item = Input("q", "x" * len(logits))
+    found = cast(SpanAnswer, answer(Task("task", Kind.SPAN, 99, pair=True), item, [row], [_logits(logits)]))
+    starts, ends = (_exact_softmax(side) for side in zip(*logits, strict=True))
+    best = max(starts[i] * end for i in places for end in ends[i : i + 30])
+    assert found.score == pytest.approx(best, abs=1e-6)

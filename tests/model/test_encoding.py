@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
@@ -13,9 +14,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.encoding import Encoding, Input, InputEncoder, split_words
+from model.encoding import Encoding, Input, InputEncoder, Pieces, split_words
 from model.tasks import Kind, Task
-from model.truncation import truncate_pair
+from model.truncation import Truncation, truncate_pair
 from tests import backbones
 from tests.model.networks import MINILM
 
@@ -493,3 +494,69 @@ def test_span_offsets_of_every_sort(sort: str, context: str) -> None:
     seen = {place for place, sign in enumerate(context) if not sign.isspace()}
     if sort in {"roberta", "xlm-roberta"}:  # BERT's normalizer drops signs that are not blank as well
         assert covered >= seen
+
+
+@given(
+    TEXTS,
+    TEXTS,
+    st.sampled_from([Kind.CLASSIFICATION, Kind.RANKING, Kind.TAGGING, Kind.SPAN]),
+    st.sampled_from(Truncation),
+)
+def test_rows_fit_and_know_what_they_hold(text: str, other: str, kind: Kind, rule: Truncation) -> None:
+    """Under any rule no row is too long, and its parts are the tokens of the whole text, where they say."""
+    task, whole = _task(kind, 24), _task(kind, 10_000)
+    item = Input(text, other) if kind is Kind.SPAN else Input(text, candidates=(other,) if kind is Kind.RANKING else ())
+    (rows,) = ENCODER.encode(task, [item], rule)
+    ((full,),) = ENCODER.encode(whole, [item])
+    for row in rows:
+        assert len(row) <= 24
+        assert set(row.offsets) <= set(full.offsets)
+        for part, all_of_it in zip(row.parts, full.parts, strict=True):
+            tokens = row.input_ids[part.place : part.place + part.stop - part.start]
+            assert tokens == full.input_ids[all_of_it.place :][part.start : part.stop]
+    held = {(part.text, token) for row in rows for part in row.parts for token in range(part.start, part.stop)}
+    in_all = sum(part.stop - part.start for part in full.parts)
+    assert len(held) + sum(row.dropped_tokens for row in rows) == in_all
+
+
+def test_what_is_known_is_not_tokenised_again() -> None:
+    """Tasks that tokenise alike share the pieces of a request; those that read words have their own."""
+
+    class Counted(InputEncoder):
+        def _tokenised(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+            asked.extend(texts)
+            return super()._tokenised(texts)
+
+    asked: list[str] = []
+    encoder, known = Counted(TOKENIZER), Pieces()
+    items = [Input("a cat"), Input("two cats"), Input("a cat")]
+    for kind in (Kind.CLASSIFICATION, Kind.TAGGING, Kind.CLASSIFICATION, Kind.TAGGING):
+        assert encoder.encode(_task(kind), items, known=known) == ENCODER.encode(_task(kind), items)
+    assert asked == ["a cat", "two cats"]
+    assert set(known) == {"a cat", "two cats", (" a", " cat"), (" two", " cats")}
+
+
+@given(TEXTS, st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING]))
+def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
+    """The characters of each token of a row are its own: in lower case without accents they spell the token."""
+    known = Pieces()
+    task, item = _task(kind, 16), Input(text)
+    ((row,),) = ENCODER.encode(task, [item], known=known)
+    found = ENCODER.tokens(task, item, row, known)
+    assert len(found) == len(row) - 2
+    for token in found:
+        assert 0 <= token.start <= token.end <= len(text)
+        spelled = token.token.removeprefix("##")
+        if spelled.isascii() and spelled.isalpha() and text.isascii():
+            assert text[token.start : token.end].lower() == spelled
+
+
+def test_tokens_of_given_words_are_counted_in_the_joined_text() -> None:
+    """Blanks around a word that was given are no part of it."""
+    known = Pieces()
+    task, item = _task(Kind.TAGGING), Input.from_words([" playing", "cats "])
+    ((row,),) = ENCODER.encode(task, [item], known=known)
+    assert [item.text[token.start : token.end] for token in ENCODER.tokens(task, item, row, known)] == [
+        "playing",
+        "cats",
+    ]

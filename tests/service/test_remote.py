@@ -130,6 +130,17 @@ async def test_the_answers_are_those_of_one_process(tmp_path: Path) -> None:
             assert found.content == expected.content
 
 
+async def test_several_tasks_in_one_call_share_their_way(tmp_path: Path) -> None:
+    """Their rows go to one engine as one request, and each is counted with its own task."""
+    content = {"tasks": ["mood", "entities"], "inputs": ["The cat sat in Paris.", "bad"]}
+    async with both(tmp_path, real_runner()) as (service, behind), serving() as alone:
+        found, expected = [await each.client.post("/v1/predict", json=content) for each in (service, alone)]
+        assert found.status_code == 200
+        assert found.content == expected.content
+        for task in content["tasks"]:
+            assert behind.sample(f'polytask_inputs_total{{task="{task}"}}') == 2
+
+
 async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
     """429 with Retry-After, as from one process; the request is refused whole and not counted as in line."""
     runner = GatedRunner()

@@ -1,0 +1,292 @@
+"""What a client may ask for, over HTTP: options, errors by item, several tasks in one call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.encoding import InputEncoder
+from service.schemas import from_input
+from tests import tiny
+from tests.service.doubles import GatedRunner
+from tests.service.serving import Service, hold, serving, until
+
+pytestmark = pytest.mark.anyio
+
+TASKS = {task.name: task for task in tiny.tasks()}
+EXAMPLES: dict[str, Any] = {name: from_input(TASKS[name], item) for name, item in tiny.inputs().items()}
+LONG = "the cat sat. good! " * 30
+
+LONG_INPUTS: dict[str, Any] = {
+    "mood": LONG,
+    "topics": LONG,
+    "closeness": {"text": LONG, "text_pair": "a cat"},
+    "relevance": {"query": "which cat?", "candidates": ["a cat", LONG, "paris"]},
+    "choice": {"text": LONG, "choices": ["sat", "paris"]},
+    "entities": LONG + "Paris",
+    "answer": {"question": "where?", "context": LONG + "Paris"},
+}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Tests that are coroutines run on asyncio."""
+    return "asyncio"
+
+
+async def asked(service: Service, path: str, **body: Any) -> dict[str, Any]:
+    """The response to a body that is answered."""
+    response = await service.client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
+    return found
+
+
+async def answers(service: Service, task: str, *inputs: Any, **rest: Any) -> list[Any]:
+    """The answers of a task."""
+    found = (await asked(service, f"/v1/tasks/{task}/predict", inputs=inputs, **rest))["answers"]
+    assert isinstance(found, list)
+    return found
+
+
+def refusal(response: httpx.Response) -> str:
+    """What is said of a body that is refused as malformed."""
+    assert response.status_code == 422, response.text
+    return str(response.json()["detail"])
+
+
+@pytest.mark.parametrize("truncation", ["longest_first", "right", "left", "error", "window"])
+@pytest.mark.parametrize("task", TASKS)
+async def test_what_fits_is_answered_the_same_under_every_truncation(task: str, truncation: str) -> None:
+    """To the byte the response without the option."""
+    async with serving() as service:
+        url = f"/v1/tasks/{task}/predict"
+        usual = await service.client.post(url, json={"inputs": [EXAMPLES[task]]})
+        found = await service.client.post(url, json={"inputs": [EXAMPLES[task]], "options": {"truncation": truncation}})
+    assert found.status_code == 200
+    assert found.content == usual.content
+
+
+async def test_what_fits_is_answered_the_same_in_windows_whatever_it_is() -> None:
+    """For any short text windows change no bit of any answer."""
+    async with serving() as service:
+        loop = asyncio.get_running_loop()
+
+        @settings(deadline=None, max_examples=40)
+        @given(
+            st.sampled_from(["mood", "topics", "entities"]),
+            st.lists(st.sampled_from(["cat", "Paris", "sat", "."]), min_size=1, max_size=30).map(" ".join),
+        )
+        def compare(task: str, text: str) -> None:
+            def ask(**rest: Any) -> bytes:
+                call = service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": [text], **rest})
+                return asyncio.run_coroutine_threadsafe(call, loop).result().content
+
+            assert ask(options={"truncation": "window"}) == ask()
+
+        await asyncio.to_thread(compare)
+
+
+@pytest.mark.parametrize("task", TASKS)
+async def test_what_is_too_long(task: str) -> None:
+    """Usually it is cut and that is told; with `error` it is refused with its numbers; in windows all of it is read."""
+    async with serving() as service:
+        (cut,) = await answers(service, task, LONG_INPUTS[task])
+        (left,) = await answers(service, task, LONG_INPUTS[task], options={"truncation": "left"})
+        (whole,) = await answers(service, task, LONG_INPUTS[task], options={"truncation": "window"})
+        url = f"/v1/tasks/{task}/predict"
+        body = {"inputs": [EXAMPLES[task], LONG_INPUTS[task]], "options": {"truncation": "error"}}
+        said = refusal(await service.client.post(url, json=body))
+    assert cut["dropped_tokens"] == left["dropped_tokens"] > 0
+    assert cut["tokens"] == left["tokens"] < whole["tokens"]
+    assert whole["dropped_tokens"] == 0
+    assert cut.keys() == whole.keys() == left.keys()
+    assert said.startswith("inputs[1]: has ")
+    assert f"tokens{' in a row' if task in {'relevance', 'choice'} else ''}, the limit of '{task}' is" in said
+
+
+async def test_windows_find_what_lies_behind_the_limit() -> None:
+    """Entities and spans are counted in the client's text, however far behind the first row they lie."""
+    async with serving() as service:
+        (tagged,) = await answers(service, "entities", LONG_INPUTS["entities"], options={"truncation": "window"})
+        (cut,) = await answers(service, "entities", LONG_INPUTS["entities"])
+        (span,) = await answers(service, "answer", LONG_INPUTS["answer"], options={"truncation": "window"})
+    text, context = LONG_INPUTS["entities"], LONG_INPUTS["answer"]["context"]
+    assert all(text[entity["start"] : entity["end"]] == entity["text"] for entity in tagged["entities"])
+    assert max(entity["end"] for entity in tagged["entities"]) > max(entity["end"] for entity in cut["entities"])
+    assert context[span["start"] : span["end"]] == span["text"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+async def test_every_token_is_read_once_in_windows(task: str) -> None:
+    """The tokens of all rows are those of the texts, with their characters in the fields that they are from."""
+    options = {"truncation": "window", "return_tokens": True}
+    async with serving() as service:
+        (found,) = await answers(service, task, LONG_INPUTS[task], options=options)
+        (short,) = await answers(service, task, EXAMPLES[task], options=options)
+    given_input = LONG_INPUTS[task]
+    fields = {"text": given_input} if isinstance(given_input, str) else dict(given_input)
+    for name in ("candidates", "choices"):
+        fields |= {f"{name}[{place}]": text for place, text in enumerate(fields.pop(name, ()))}
+    read = {(token["field"], token["start"], token["end"], token["token"]) for row in found["read"] for token in row}
+    tokenizer = tiny.tokenizer()
+    assert read == {
+        (name, *characters, token)
+        for name, text in fields.items()
+        for encoded in [tokenizer.encode(text, add_special_tokens=False)]
+        for characters, token in zip(encoded.offsets, encoded.tokens, strict=True)
+    }
+    specials = 3 if TASKS[task].pair else 2
+    for answer in (found, short):
+        assert answer["tokens"] == sum(len(row) + specials for row in answer["read"])
+
+
+async def test_fewer_scores_and_logits() -> None:
+    """The likeliest alone, and logits, are those of the usual answer."""
+    async with serving() as service:
+        (usual,) = await answers(service, "mood", "the cat")
+        (first,) = await answers(service, "mood", "the cat", options={"top_k": 1})
+        (raw,) = await answers(service, "mood", "the cat", options={"raw_scores": True})
+        (ranking,) = await answers(service, "relevance", EXAMPLES["relevance"], options={"top_k": 2})
+        body = {"inputs": ["a"], "options": {"top_k": 1}}
+        said = refusal(await service.client.post("/v1/tasks/entities/predict", json=body))
+    assert first["scores"] == {usual["label"]: usual["score"]}
+    assert list(raw["scores"]) == list(usual["scores"])
+    assert sum(raw["scores"].values()) != pytest.approx(1)
+    assert len(ranking["ranking"]) == 2
+    assert said == (
+        "options.top_k: means nothing to 'entities' (tagging): it is for tasks of kind classification, multilabel, ranking"
+    )
+
+
+async def test_thresholds_of_the_client() -> None:
+    """At zero every label is given, at one none; a label that is not there is named."""
+    async with serving() as service:
+        (every,) = await answers(
+            service, "topics", "cat", options={"thresholds": dict.fromkeys(("cats", "cities", "food"), 0)}
+        )
+        (none,) = await answers(
+            service, "topics", "cat", options={"thresholds": dict.fromkeys(("cats", "cities", "food"), 1)}
+        )
+        body = {"inputs": ["a"], "options": {"thresholds": {"cat": 1}}}
+        said = refusal(await service.client.post("/v1/tasks/topics/predict", json=body))
+    assert [entry["label"] for entry in every["labels"]] == list(every["scores"])
+    assert none["labels"] == []
+    assert said == "options.thresholds.cat: is no label; did you mean 'cats'?"
+
+
+@pytest.mark.parametrize("task", TASKS)
+async def test_a_bad_item_hurts_no_other(task: str) -> None:
+    """With errors by item the good inputs have the answers that they have without the bad ones."""
+    good, bad = EXAMPLES[task], {"nothing": 1}
+    options = {"truncation": "error"}
+    async with serving() as service:
+        alone = await answers(service, task, good)
+        found = await answers(service, task, bad, good, LONG_INPUTS[task], 5, good, options=options, errors="per_item")
+        nothing = await asked(service, f"/v1/tasks/{task}/predict", inputs=[bad, 5], errors="per_item")
+        refused = await service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": [good, bad]})
+    assert [place for place, answer in enumerate(found) if "error" in answer] == [0, 2, 3]
+    assert close([found[1], found[4]], [alone[0], alone[0]])
+    for place in (0, 2, 3):
+        problem = found[place]["error"]
+        assert (problem["type"], problem["status"]) == ("urn:polytask:invalid-input", 422)
+        assert problem["errors"][0]["field"].startswith(f"inputs[{place}]")
+    assert [list(answer) for answer in nothing["answers"]] == [["error"], ["error"]]
+    assert nothing["usage"] == {"inputs": 2, "rows": 0, "tokens": 0}
+    assert refusal(refused).startswith("inputs[1]")
+
+
+def close(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same, numbers within what a row shares with its batch."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return bool(one == pytest.approx(other, abs=1e-4)) if isinstance(one, float) else bool(one == other)
+
+
+async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same answers as from calls of their own, for texts that are tokenised once."""
+    tokenised: list[str] = []
+    usual = InputEncoder._tokenised
+
+    def counted(encoder: InputEncoder, texts: Any) -> Any:
+        tokenised.extend(texts)
+        return usual(encoder, texts)
+
+    inputs, tasks = ["The cat sat in Paris.", LONG, {"text": "good"}], ["mood", "entities", "topics"]
+    for rest in ({}, {"options": {"truncation": "window", "return_tokens": True}}):
+        async with serving() as service:
+            alone = {task: await answers(service, task, *inputs, **rest) for task in tasks}
+            with monkeypatch.context() as patched:
+                patched.setattr(InputEncoder, "_tokenised", counted)
+                found = await asked(service, "/v1/predict", tasks=tasks, inputs=inputs, **rest)
+        assert list(found) == ["model", "results", "usage"]
+        assert list(found["results"]) == tasks
+        assert close({task: result["answers"] for task, result in found["results"].items()}, alone)
+        tokens = sum(answer["tokens"] for result in found["results"].values() for answer in result["answers"])
+        assert found["usage"]["tokens"] == tokens
+        assert found["usage"]["inputs"] == 3
+        assert tokenised == ["The cat sat in Paris.", LONG, "good"]
+        tokenised.clear()
+
+
+async def test_several_tasks_may_refuse_each_its_own_items() -> None:
+    """What is too long for one task is answered by another that has room for it."""
+    text = "cat " * 40
+    pair = {"text": text, "text_pair": "cat"}
+    async with serving() as service:
+        found = await asked(
+            service,
+            "/v1/predict",
+            tasks=["mood", "topics"],
+            inputs=[text, "cat", 5],
+            options={"truncation": "error"},
+            errors="per_item",
+        )
+        response = await service.client.post("/v1/predict", json={"tasks": ["mood", "closeness"], "inputs": [pair]})
+    for result in found["results"].values():
+        assert ["error" in answer for answer in result["answers"]] == [True, False, True]
+    assert refusal(response).startswith("tasks: do not read the same inputs, so they need calls of their own: 'mood'")
+
+
+async def test_several_tasks_are_refused_together() -> None:
+    """Where the lane of one task is full nothing of the request is in line, and both tasks count the refusal."""
+    runner = GatedRunner()
+    async with serving(runner, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
+        running = await hold(service, runner)
+        body = {"tasks": ["mood", "topics"], "inputs": ["cat"]}
+        waiting = asyncio.create_task(service.client.post("/v1/predict", json=body))
+        await until(lambda: service.num_waiting() == 2)
+        body["inputs"] = ["cat", "paris"]
+        refused = await service.client.post("/v1/predict", json=body)
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:polytask:task-quota-full"
+        assert service.num_waiting() == 2
+        for task in ("mood", "topics"):
+            assert await service.metric(f'polytask_rejections_total{{reason="task_quota",task="{task}"}}') == 1
+        assert await service.metric('polytask_inputs_total{task="topics"}') == 1
+        runner.open()
+        assert (await waiting).status_code == (await running).status_code == 200
+        assert await service.metric('polytask_requests_total{outcome="ok",task="topics"}') == 1
+        assert (await service.client.post("/v1/predict", content=b"{}")).status_code == 422
+        assert await service.metric('polytask_requests_total{outcome="invalid",task="_unknown"}') == 1
+
+
+async def test_the_documented_examples_work_as_they_are() -> None:
+    """Each request in the OpenAPI document gets the response that stands beside it."""
+    async with serving() as service:
+        paths = (await service.client.get("/openapi.json")).json()["paths"]
+        operation = paths["/v1/tasks/{task}/predict"]["post"]
+        shown = operation["responses"]["200"]["content"]["application/json"]["examples"]
+        for task, example in operation["requestBody"]["content"]["application/json"]["examples"].items():
+            found = await asked(service, f"/v1/tasks/{task}/predict", **example["value"])
+            assert close(found, json.loads(json.dumps(shown[task]["value"])))
+        body = paths["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]["together"]
+        assert len((await asked(service, "/v1/predict", **body["value"]))["results"]) == 2
