@@ -34,7 +34,7 @@ _INPUTS_ENCODED_AT_ONCE = 16
 _USUAL = Options()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Share:
     """What one task has to do with a request. `encodings`: the rows of each item; of one that is refused none."""
 
@@ -45,7 +45,7 @@ class Share:
     encodings: list[tuple[Encoding, ...]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A request that can be run. `alone`: it came to the path of its only task. `pieces`: None where nobody keeps any.
 
