@@ -155,6 +155,8 @@ async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, A
             response = await client.post(f"/v1/tasks/{task}/predict", json={"inputs": [item]})
             assert response.status_code == 200, response.text
             (answer,) = response.json()["answers"]
+            assert answer.pop("tokens") > 0
+            answer.pop("dropped_tokens")
             return answer
 
         return {name: await asyncio.gather(*(ask(name, item) for item in own)) for name, own in inputs.items()}
