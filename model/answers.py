@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import SupportsFloat
 
 import numpy as np
@@ -187,7 +186,7 @@ def _multilabel(task: Task, logits: Logits, options: AnswerOptions) -> Multilabe
     scores = _by_label(task, logits if options.raw_scores else probabilities)
     labels = tuple(LabelScore(label, scores[label]) for label in scores if label in over)
     # Every label over its threshold, but no more than so many scores.
-    return MultilabelAnswer(labels, dict(islice(scores.items(), options.top_k)) if options.top_k else scores)
+    return MultilabelAnswer(labels, dict(list(scores.items())[: options.top_k]) if options.top_k else scores)
 
 
 def _by_label(task: Task, scores: Logits, top_k: int | None = None) -> dict[str, float]:

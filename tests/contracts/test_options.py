@@ -279,6 +279,42 @@ async def test_several_tasks_are_refused_together() -> None:
         assert await service.metric('polytask_requests_total{outcome="invalid",task="_unknown"}') == 1
 
 
+_odd = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["window", "left", "per_item", "cats"])
+_options = st.dictionaries(
+    st.sampled_from(["top_k", "raw_scores", "truncation", "thresholds", "return_tokens", "x"]),
+    _odd
+    | st.dictionaries(st.sampled_from(["cats", "food", "x"]), _odd, max_size=2)
+    | st.sampled_from([1, 10**30, True]),
+    max_size=3,
+)
+
+
+async def test_no_option_is_an_error_of_ours() -> None:
+    """Whatever is asked of whatever tasks, it is answered or refused with a reason."""
+    inputs = [*EXAMPLES.values(), LONG, 5, {"tokens": ["cat", " ", "\x00"]}]
+    async with serving() as service:
+        loop = asyncio.get_running_loop()
+
+        @settings(deadline=None, max_examples=150)
+        @given(
+            st.lists(st.sampled_from([*TASKS, "x"]), max_size=3),
+            st.lists(st.sampled_from(inputs), max_size=3),
+            _options | _odd,
+            st.sampled_from(["fail", "per_item", "x", None]),
+            st.booleans(),
+        )
+        def post(tasks: list[str], given_inputs: list[Any], options: Any, errors: Any, together: bool) -> None:
+            body = {"inputs": given_inputs, "options": options, "errors": errors} | (
+                {"tasks": tasks} if together else {}
+            )
+            url = "/v1/predict" if together else f"/v1/tasks/{tasks[0] if tasks else 'mood'}/predict"
+            call = service.client.post(url, content=json.dumps(body))
+            response = asyncio.run_coroutine_threadsafe(call, loop).result()
+            assert response.status_code in {200, 404, 422}, response.text
+
+        await asyncio.to_thread(post)
+
+
 async def test_the_documented_examples_work_as_they_are() -> None:
     """Each request in the OpenAPI document gets the response that stands beside it."""
     async with serving() as service:
