@@ -10,6 +10,7 @@ from service.app import assemble
 from service.settings import Settings
 from tests.service import checkpoints
 from tests.service.doubles import real_runner
+from tests.service.test_gate import KEYS
 
 _PREDICT = dict.fromkeys(("404", "413", "422", "429", "500", "503", "504"), "Problem")
 
@@ -24,6 +25,9 @@ PATHS = {
 }
 
 PROBLEMS = {
+    "bad-request": 400,
+    "unauthorized": 401,
+    "not-allowed": 403,
     "not-found": 404,
     "unknown-task": 404,
     "method-not-allowed": 405,
@@ -31,7 +35,10 @@ PROBLEMS = {
     "too-many-inputs": 413,
     "invalid-input": 422,
     "queue-full": 429,
+    "rate-limited": 429,
     "task-quota-full": 429,
+    "too-many-at-once": 429,
+    "head-too-large": 431,
     "internal-error": 500,
     "not-ready": 503,
     "shutting-down": 503,
@@ -148,10 +155,20 @@ def written(schema: dict[str, Any]) -> str:
 
 
 def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> None:
-    """These are all that there are; a status shows those that come with it, except what no path that is there gives."""
+    """These are all that there are; a path shows those that it gives, of which some come only where keys are needed."""
     types = document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
     assert types == [f"urn:polytask:{name}" for name in PROBLEMS]
-    shown: dict[str, int] = {}
+    elsewhere = {"bad-request", "not-allowed", "not-found", "method-not-allowed", "head-too-large"}
+    of_keys = {"unauthorized", "rate-limited", "too-many-at-once"}
+    assert shown(document) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere - of_keys}
+    _, keyed = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_runner())
+    assert shown(keyed.openapi()) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere}
+    assert keyed.openapi()["paths"]["/livez"] == document["paths"]["/livez"], "what is open to all needs no key"
+
+
+def shown(document: dict[str, Any]) -> dict[str, int]:
+    """The problems among the examples of all responses, each under its own status."""
+    found: dict[str, int] = {}
     for methods in document["paths"].values():
         for operation in methods.values():
             for status, response in operation["responses"].items():
@@ -159,10 +176,8 @@ def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> No
                     examples = response["content"]["application/problem+json"]["examples"]
                     assert examples
                     assert {example["value"]["status"] for example in examples.values()} == {int(status)}
-                    shown |= {name.removeprefix("urn:polytask:"): int(status) for name in examples}
-    assert shown == {
-        name: status for name, status in PROBLEMS.items() if name not in {"not-found", "method-not-allowed"}
-    }
+                    found |= {name.removeprefix("urn:polytask:"): int(status) for name in examples}
+    return found
 
 
 def test_the_paths_and_what_they_answer(document: dict[str, Any]) -> None:
