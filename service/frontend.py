@@ -30,7 +30,8 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
     manifest = read_manifest(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
     metrics = Metrics(manifest.tasks)
-    desk = RemoteDesk([engine_socket(folder, number) for number in range(len(settings.engines))])
+    sockets = [engine_socket(folder, number) for number in range(len(settings.engines))]
+    desk = RemoteDesk(sockets, settings.max_waiting_tokens)
     predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, settings, revision(manifest))
 
     @contextlib.asynccontextmanager

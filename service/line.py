@@ -40,10 +40,10 @@ class Line:
             self._queue.admit(rows, time.monotonic())
             self._changed.notify(len(rows))
 
-    def require_room(self, task_id: int, deadline: float) -> None:
-        """Raises queue.Full or queue.Closed where a request of any size would be refused."""
+    def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
+        """As `Queue.require_room`."""
         with self._changed:
-            self._queue.require_room(task_id, deadline, time.monotonic())
+            self._queue.require_room(task_id, num_tokens, before, deadline, time.monotonic())
 
     def cancel(self, rows: Collection[Row[Work]]) -> list[Row[Work]]:
         """Takes out of the line those rows that are still in it. Returns these."""

@@ -29,6 +29,7 @@ from service.errors import (
     TaskQuotaFull,
     UnknownTask,
 )
+from service.expectation import Expectation
 from service.jobs import Job, Jobs
 from service.metrics import DEADLINE, DISCONNECT, UNKNOWN_TASK, RequestSeries
 from service.queue import Closed, Full, QuotaFull, Row
@@ -66,8 +67,11 @@ class Desk(Protocol):
     def recover(self) -> None:
         """Asks for another try when not ready."""
 
-    def require_room(self, task_id: int, deadline: float) -> None:
-        """Raises queue.Full or queue.Closed if it knows already that it will not take a request, of whatever size."""
+    def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
+        """Raises queue.Full or queue.Closed if it knows that it will not take a request.
+
+        `task_id`: None where it is not known. `num_tokens`: about as many as it has. `before`: those that come first.
+        """
 
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Takes all rows of a request or none, and counts them.
@@ -139,6 +143,7 @@ class Predictor:
         self._desk = desk
         self._series = series
         self._settings = settings
+        self._expected = Expectation()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
 
     def close(self) -> None:
@@ -175,10 +180,10 @@ class Predictor:
         asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
         deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
         body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
-        if call.task is not None:
-            # Before it is tokenised: under overload a refusal must cost little.
-            with _told_to_clients():
-                self._desk.require_room(self.jobs.ids[call.task], deadline)
+        # Before it is tokenised: under overload a refusal must cost little, and come at once.
+        task_id = None if call.task is None else self.jobs.ids[call.task]
+        with _told_to_clients():
+            self._desk.require_room(task_id, self._expected.of(len(body)), self._expected.in_hand, deadline)
         started = time.monotonic()
         job = await self._job(call.task, body, deadline)
         labels[:] = job.tasks
@@ -196,9 +201,18 @@ class Predictor:
 
     async def _job(self, task: str | None, body: bytes, deadline: float) -> Job:
         if len(body) <= _SMALL_BODY:
-            return self.jobs.job(task, body)
+            return self._learnt(body, self.jobs.job(task, body))
         late = DeadlineExceeded("the deadline passed before the request was in line")
-        return await _by(deadline, self._on_thread(self.jobs.job, task, body), late)
+        expected = self._expected.of(len(body))
+        self._expected.begin(expected)
+        try:
+            return self._learnt(body, await _by(deadline, self._on_thread(self.jobs.job, task, body), late))
+        finally:
+            self._expected.end(expected)
+
+    def _learnt(self, body: bytes, job: Job) -> Job:
+        self._expected.learn(len(body), sum(len(encoding) for _, encoding in job.rows))
+        return job
 
     async def _run(self, job: Job, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> Results:
         """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""

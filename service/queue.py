@@ -120,12 +120,19 @@ class Queue(Generic[Payload]):
         for task_id, own in by_task.items():
             self._enter(task_id, own, sizes[task_id].tokens, now)
 
-    def require_room(self, task_id: int, deadline: float, now: float) -> None:
-        """Raises Full when not even one row of the mean length of those in line would be admitted, or Closed."""
+    def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float, now: float) -> None:
+        """Raises Full when a row of `num_tokens` would not be admitted behind `before` tokens to come first, or Closed.
+
+        What comes when nothing waits is let through: it may be smaller than expected. Without a task only the line counts.
+        """
         if self.closed:
             raise Closed
-        mean = -(-self._tokens // len(self._places)) if self._places else 0
-        self._require_room({task_id: _Size(mean, mean)}, deadline, now)
+        if not self._places and not before:
+            return
+        self._require_room_in_line(before + num_tokens)
+        if task_id is not None:
+            rate = self._rate_of(task_id, self._weight_with([task_id]))
+            self._require_room_in_lane(task_id, _Size(num_tokens, num_tokens), rate, deadline, now)
 
     def close(self) -> None:
         """From now on nothing is admitted."""
@@ -222,13 +229,20 @@ class Queue(Generic[Payload]):
 
     def _require_room(self, sizes: Mapping[int, _Size], deadline: float, now: float) -> None:
         """For what a request has of each task."""
-        rate = self._drain.rate()
-        excess = self._tokens + sum(size.tokens for size in sizes.values()) - self.limits.max_waiting_tokens
-        if excess > 0:
-            raise Full(self._tokens, excess / rate if rate else 0.0)
-        weight = self._weight + sum(self._policy(task_id).weight for task_id in sizes if not self._in_line(task_id))
+        self._require_room_in_line(sum(size.tokens for size in sizes.values()))
+        weight = self._weight_with(sizes)
         for task_id, size in sizes.items():
             self._require_room_in_lane(task_id, size, self._rate_of(task_id, weight), deadline, now)
+
+    def _require_room_in_line(self, num_tokens: int) -> None:
+        rate = self._drain.rate()
+        excess = self._tokens + num_tokens - self.limits.max_waiting_tokens
+        if excess > 0:
+            raise Full(self._tokens, excess / rate if rate else 0.0)
+
+    def _weight_with(self, task_ids: Iterable[int]) -> float:
+        """Of all lanes that have rows in line, and of these."""
+        return self._weight + sum(self._policy(task_id).weight for task_id in task_ids if not self._in_line(task_id))
 
     def _require_room_in_lane(self, task_id: int, size: _Size, rate: float, deadline: float, now: float) -> None:
         most = self._policy(task_id).max_waiting_tokens

@@ -8,12 +8,13 @@ import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
 
 from service.errors import NotReady
-from service.queue import Row
+from service.queue import Full, Row
 from service.tickets import Receiver, Work
 from service.wire import Answered, Cancel, Connection, EncodedRow, Failed, Status, Submit, ToFrontend
 
@@ -30,12 +31,13 @@ class RemoteDesk:
 
     A request goes whole to the engine with the fewest tokens in flight from here, engines taking turns where these are
     equal; one that is down or not ready gets none. An engine's refusal comes through the ticket, as does the end of an
-    engine that dies. `sockets`: of the engines.
+    engine that dies. `sockets`: of the engines. `max_waiting_tokens`: in the line of each.
     """
 
     draining = False
 
-    def __init__(self, sockets: Sequence[Path]) -> None:
+    def __init__(self, sockets: Sequence[Path], max_waiting_tokens: int) -> None:
+        self._max_waiting_tokens = max_waiting_tokens
         self._engines = [_Engine(path) for path in sockets]
         self._turns = count()
 
@@ -63,15 +65,21 @@ class RemoteDesk:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
-    def require_room(self, task_id: int, deadline: float) -> None:
-        """Does nothing: an engine knows its own line, and refuses by itself."""
+    def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:  # noqa: ARG002, a lane is the engine's affair
+        """Raises queue.Full where what is in flight from here would be more than any engine takes.
+
+        `wait_s` is what the engine said when it last refused. What others have there it knows alone, and refuses by itself.
+        """
+        least = min((engine for engine in self._engines if engine.ready), key=_tokens, default=None)
+        if least is not None and least.tokens and least.tokens + before + num_tokens > self._max_waiting_tokens:
+            raise Full(least.tokens, least.wait_s)
 
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Sends all rows of a request to one engine."""
         turn = next(self._turns) % len(self._engines)
         up = [engine for engine in self._engines[turn:] + self._engines[:turn] if engine.ready]
         if up:
-            min(up, key=lambda engine: engine.tokens).submit(rows)
+            min(up, key=_tokens).submit(rows)
         else:
             rows[0].payload.ticket.fail(NotReady("no engine is up", retry_after_s=1))
 
@@ -91,11 +99,15 @@ class _Sent:
 
 
 class _Engine:
-    """What a frontend knows of an engine. `tokens`: of the requests that it has not answered."""
+    """What a frontend knows of an engine. `tokens`: of the requests that it has not answered.
+
+    `wait_s`: what it said when it last refused one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.ready = False
         self.tokens = 0
+        self.wait_s = 0.0
         self._path = path
         self._numbers = count()
         self._sent: dict[int, _Sent] = {}
@@ -147,7 +159,8 @@ class _Engine:
                 if ticket := self._settle(number):
                     for place, row in enumerate(rows):
                         ticket.answer(place, row.array(), started, ended)
-            case Failed(number):
+            case Failed(number, retry_after_s=wait_s):
+                self.wait_s = wait_s or self.wait_s
                 if ticket := self._settle(number):
                     ticket.fail(message.rebuilt())
 
@@ -168,3 +181,6 @@ class _Engine:
         for number in list(self._sent):
             if ticket := self._settle(number):
                 ticket.fail(NotReady("the engine that was to run this has died; it is started again", retry_after_s=1))
+
+
+_tokens = attrgetter("tokens")

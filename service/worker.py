@@ -69,9 +69,9 @@ class Worker:
         """Starts the thread: warm-up, then batches."""
         self._thread.start()
 
-    def require_room(self, task_id: int, deadline: float) -> None:
-        """Raises queue.Full or queue.Closed where a request of any size would be refused."""
-        self._line.require_room(task_id, deadline)
+    def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
+        """As `Queue.require_room`."""
+        self._line.require_room(task_id, num_tokens, before, deadline)
 
     def submit(self, rows: Sequence[Row[Work]]) -> None:
         """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""

@@ -45,6 +45,7 @@ class Desk:
         self.draining = False
         self.refusal: Exception | None = None
         self.known_refusal: Exception | None = None
+        self.expected: list[tuple[int | None, int, int]] = []
         self.asked_to_recover = 0
         self.rows: list[Row[Work]] = []
         self.cancelled: list[Row[Work]] = []
@@ -53,7 +54,9 @@ class Desk:
     def recover(self) -> None:
         self.asked_to_recover += 1
 
-    def require_room(self, *_: float) -> None:
+    def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
+        assert deadline > 0
+        self.expected.append((task_id, num_tokens, before))
         if self.known_refusal is not None:
             raise self.known_refusal
 
@@ -227,6 +230,28 @@ async def test_few_requests_are_tokenised_at_once(desk: Desk, encoder: GatedEnco
     for row in desk.rows:
         row.payload.ticket.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
     await asyncio.gather(*calls)
+
+
+async def test_what_is_being_tokenised_counts_as_before(
+    desk: Desk, encoder: GatedEncoder, predictor: Predictor
+) -> None:
+    """Requests that wait for a thread take up room from when they come, and no longer when they are in line."""
+    encoder.gate.clear()
+    first = asyncio.create_task(predictor.predict(call("mood", large(body("cat")))))
+    await until(lambda: len(encoder.callers) == 1)
+    second = asyncio.create_task(predictor.predict(call("topics", large(body("cat")))))
+    await until(lambda: len(encoder.callers) == 2)
+    (_, expected, before), (_, _, then) = desk.expected
+    assert (before, then) == (0, expected)
+    assert expected > 400, "a quarter of the body's bytes, before anything is known"
+    encoder.gate.set()
+    await until(lambda: len(desk.rows) == 2)
+    third = asyncio.create_task(predictor.predict(call("mood", body("cat"))))
+    await until(lambda: len(desk.rows) == 3)
+    assert desk.expected[-1][2] == 0
+    for row, outputs in zip(desk.rows, (3, 3, 3), strict=True):
+        row.payload.ticket.answer(0, np.zeros(outputs, np.float32), 1.0, 2.0)
+    await asyncio.gather(first, second, third)
 
 
 async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Predictor) -> None:

@@ -356,24 +356,33 @@ def test_tasks_that_come_together_count_as_neighbours() -> None:
         together.admit([row(40, task_id=task_id, deadline=3) for task_id in (0, 1, 2, 3) for _ in range(2)], now=0)
 
 
-def test_what_nothing_has_room_for_is_known_beforehand() -> None:
-    """Once a row of the mean length finds no room, or comes too late, its refusal is that of the row itself."""
+def test_what_there_is_no_room_for_is_known_beforehand() -> None:
+    """What is refused before it is there is refused as the row itself would be, behind what comes before it."""
     queue: Queue[str] = Queue(LIMITS)
-    queue.require_room(0, deadline=0, now=10)
     queue.drained([row(100)], seconds=2)
+    queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
     queue.admit([row(50) for _ in range(7)], now=0)
-    queue.require_room(0, deadline=99, now=0)
+    queue.require_room(0, num_tokens=49, before=1, deadline=99, now=0)
     with pytest.raises(TooLate):
-        queue.require_room(0, deadline=5, now=0)
-    queue.admit([row(40)], now=0)
-    with pytest.raises(Full) as early:
-        queue.require_room(0, deadline=99, now=0)
-    with pytest.raises(Full) as late:
-        queue.admit([row(49)], now=0)
-    assert early.value.wait_s == late.value.wait_s == pytest.approx((390 + 49 - 400) / 50)
+        queue.require_room(0, num_tokens=10, before=0, deadline=5, now=0)
+    for task_id, num_tokens, before in ((0, 89, 0), (1, 89, 0), (None, 89, 0), (0, 9, 80)):
+        with pytest.raises(Full) as early:
+            queue.require_room(task_id, num_tokens, before, deadline=99, now=0)
+        with pytest.raises(Full) as late:
+            queue.admit([row(89)], now=0)
+        assert early.value.wait_s == late.value.wait_s == pytest.approx((350 + 89 - 400) / 50)
     queue.close()
     with pytest.raises(Closed):
-        queue.require_room(0, deadline=99, now=0)
+        queue.require_room(0, num_tokens=1, before=0, deadline=99, now=0)
+
+
+def test_a_quota_is_known_beforehand_too() -> None:
+    """What comes before in other lanes does not count for it."""
+    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue.admit([row(50, task_id=1) for _ in range(2)], now=0)
+    queue.require_room(1, num_tokens=50, before=200, deadline=99, now=0)
+    with pytest.raises(QuotaFull):
+        queue.require_room(1, num_tokens=51, before=0, deadline=99, now=0)
 
 
 def test_a_closed_queue_gives_but_does_not_take() -> None:

@@ -18,6 +18,7 @@ from service.app import build_worker
 from service.engine import Reception
 from service.metrics import Metrics
 from service.predictor import Predictor
+from service.queue import Full
 from service.remote import RemoteDesk
 from service.runners import Runner
 from service.settings import Settings
@@ -82,8 +83,8 @@ async def engine(socket: Path, runner: Runner, **settings: Any) -> AsyncIterator
 async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterator[tuple[Service, RemoteDesk]]:
     """A frontend in front of engines that are up; by the time of the first request it is connected to all of them."""
     manifest = checkpoints.in_memory().manifest
-    desk, metrics = RemoteDesk(list(engines)), Metrics(manifest.tasks)
     encoder, chosen = InputEncoder(tiny.tokenizer()), Settings(**settings)
+    desk, metrics = RemoteDesk(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
     predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, chosen, "tiny/1")
     app = application(manifest, chosen, desk, predictor, metrics.requests, metrics.page, desk.connected())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -155,6 +156,27 @@ async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
         assert service.num_waiting() == 2
         assert behind.sample('polytask_inputs_total{task="mood"}') == 1
         assert await service.metric('polytask_rejections_total{reason="queue_full",task="mood"}') == 1
+        runner.open()
+        assert [(await call).status_code for call in (running, waiting)] == [200, 200]
+
+
+async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: Path) -> None:
+    """A frontend that has as much in flight as an engine may have in line does not tokenise what comes on top."""
+    runner = GatedRunner()
+    socket, settings = tmp_path / "engine.sock", {"max_waiting_tokens": 40}
+    async with (
+        engine(socket, runner, **settings) as behind,
+        frontend({socket: behind}, **settings) as (service, desk),
+    ):
+        running = await hold(service, runner)
+        waiting = asyncio.create_task(service.predict("topics", *["cat"] * 8))
+        await until(lambda: service.num_waiting() == 8)
+        with pytest.raises(Full):
+            desk.require_room(0, num_tokens=40, before=0, deadline=99)
+        desk.require_room(0, num_tokens=1, before=0, deadline=99)
+        refused = await service.predict("mood", "good " * 60)
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
         runner.open()
         assert [(await call).status_code for call in (running, waiting)] == [200, 200]
 
