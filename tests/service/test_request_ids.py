@@ -161,10 +161,10 @@ async def fail_everywhere(service: Service, monkeypatch: pytest.MonkeyPatch) -> 
         raise_it()
 
     for name, failure in (
-        ("service.predictor.parse", raise_it),
-        ("service.predictor.InputEncoder.encode", raise_it),
-        ("service.predictor.answer", raise_it),
-        ("service.predictor.render", raise_it),
+        ("service.jobs.parse", raise_it),
+        ("service.jobs.InputEncoder.encode", raise_it),
+        ("service.jobs.answer", raise_it),
+        ("service.jobs.rendered", raise_it),
         ("service.routes.Response", raise_it),
     ):
         with monkeypatch.context() as patched:
@@ -173,7 +173,7 @@ async def fail_everywhere(service: Service, monkeypatch: pytest.MonkeyPatch) -> 
                 content = body("cat") + padding.encode()
                 statuses.append((await service.client.post("/v1/tasks/mood/predict", content=content)).status_code)
     with monkeypatch.context() as patched:
-        patched.setattr("service.predictor.parse", raise_it_late)
+        patched.setattr("service.jobs.parse", raise_it_late)
         content, headers = body(TEXT) + b" " * 2500, {"Polytask-Deadline-Ms": "20"}
         statuses.append(
             (await service.client.post("/v1/tasks/mood/predict", content=content, headers=headers)).status_code
