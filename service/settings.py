@@ -16,6 +16,8 @@ from service.keys import Key, KeyLineError, configured
 from service.policies import LanePolicy, PolicyError, lane_policies
 
 PREFIX = "POLYTASK_"
+CLIENT = frozenset({"POLYTASK_API_KEY"})
+"""What clients read: it may be set where the service is started, too."""
 
 
 class SettingsError(StartupError):
@@ -201,9 +203,13 @@ class Settings:
         given |= {variable(name): text for name, text in (flags or {}).items() if text is not None}
         known = {variable(setting.name): setting for setting in fields(cls)}
         for name in given:
-            if name not in known:
+            if name not in known and name not in CLIENT:
                 raise SettingsError(_unknown(name, list(known)))
-        values = {known[name].name: _parse(name, text, type(known[name].default)) for name, text in given.items()}
+        values = {
+            known[name].name: _parse(name, text, type(known[name].default))
+            for name, text in given.items()
+            if name in known
+        }
         return cls(**values)
 
 

@@ -69,6 +69,11 @@ def test_a_flag_goes_before_its_variable() -> None:
     assert (found.port, found.host, found.max_rows) == (81, "::1", 4)
 
 
+def test_what_clients_read_is_no_error() -> None:
+    """A shell in which a key is set for the client can start a service as well."""
+    assert Settings.from_environment({"POLYTASK_API_KEY": "secret"}) == Settings()
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
