@@ -1,10 +1,14 @@
-"""One trial: a method, a seed and some tasks; trained in memory, measured on validation, put down as one line."""
+"""One trial: a method, a seed and some tasks; trained, measured on validation, put down as one line.
+
+A trial that is stopped goes on from its last checkpoint, in `runs/quality`.
+"""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +25,11 @@ from training.evaluate import evaluate_tasks
 from training.examples import TaskData
 from training.loop import Training
 from training.publish import calibrate, commit
+from training.resume import latest, read_snapshot, write_next
 from training.run import encode_tasks, load_data
+
+_RUNS = Path(__file__).parents[2] / "runs" / "quality"
+_CHECKPOINT_S = 120
 
 _LORA = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
 
@@ -62,14 +70,19 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
     network = _network(method, recipe, backbone, data)
     pieces = backbone.tokenizer.decode
     training = Training(network, examples, recipe, encoder.pad_id, lambda e: pieces(list(e.encodings[0].input_ids)))
-    started, drawn = time.monotonic(), dict.fromkeys((own.task.name for own in data), 0)
+    drawn = dict.fromkeys((own.task.name for own in data), 0)
     name = f"{suite} {method.name} {recipe.seed} {recipe.tasks[0].name if method.per_task else ''}".strip()
-    for _ in track(_steps(training, drawn), name, console=console, total=recipe.length.examples):
+    checkpoints = _RUNS / name.replace(" ", "-")
+    before = _go_on(training, checkpoints, drawn)
+    started, done = time.monotonic() - before, training.examples
+    steps = _steps(training, drawn, checkpoints, started)
+    for _ in track(steps, name, console=console, total=recipe.length.examples, completed=done):
         pass
     seconds = time.monotonic() - started
     with torch.no_grad(), training.average.in_place():
         calibrate(network, encoder, data)
         scores = evaluate_tasks(network, encoder, data)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     return Outcome(
         suite=suite,
         method=method.name,
@@ -95,14 +108,30 @@ def _network(method: Method, recipe: Recipe, backbone: Backbone, data: list[Task
     return network
 
 
-def _steps(training: Training, drawn: dict[str, int]) -> Iterator[int]:
-    """One item for every example trained on, so that the bar knows the time left."""
-    names = list(drawn)
+def _go_on(training: Training, checkpoints: Path, drawn: dict[str, int]) -> float:
+    """Goes on from the last checkpoint, if there is one. Returns the seconds of training before that."""
+    checkpoint = latest(checkpoints)
+    if checkpoint is None:
+        return 0.0
+    snapshot = read_snapshot(checkpoint)
+    training.restore(snapshot)
+    drawn.update(snapshot.state["drawn"])
+    return float(snapshot.state["seconds"])
+
+
+def _steps(training: Training, drawn: dict[str, int], checkpoints: Path, started: float) -> Iterator[int]:
+    """One item for every example trained on, so that the bar knows the time left. Checkpoints on the way."""
+    names, kept = list(drawn), time.monotonic()
     while training.progress < 1:
         task_ids = training.step().task_ids
         for task_id in task_ids:
             drawn[names[task_id]] += 1
         yield from range(len(task_ids))
+        if time.monotonic() - kept > _CHECKPOINT_S:
+            kept = time.monotonic()
+            snapshot = training.snapshot()
+            state = {**snapshot.state, "drawn": drawn, "seconds": kept - started}
+            write_next(checkpoints, training.updates, replace(snapshot, state=state))
 
 
 def _sizes(network: Network) -> dict[str, int]:
