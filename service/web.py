@@ -20,6 +20,7 @@ from service.connections import BoundedConnection
 from service.gate import Gate
 from service.metrics import RequestSeries
 from service.openapi import complete
+from service.playground import playground_routes
 from service.predictor import Desk, Predictor
 from service.problems import TOLD, Problems
 from service.request_ids import Identified
@@ -70,6 +71,7 @@ def application(
     )
     app.include_router(task_routes(predict, revision(manifest), tasks))
     app.include_router(operation_routes(desk, page))
+    app.include_router(playground_routes())
     problems = Problems(log_texts=settings.log_texts == "yes")
     for error in TOLD:
         app.add_exception_handler(error, problems.handle)

@@ -1,4 +1,7 @@
-"""A service in a process of its own whose device waits on command: `shut` and `open`, a line each on stdin."""
+"""A service in a process of its own whose device waits on command: `shut` and `open`, a line each on stdin.
+
+Where SHUT is set it waits from the start.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from tests.service.doubles import GatedRunner
 def gated(network: Network, device: torch.device) -> GatedRunner:
     """The runner that the service gets in place of the real one, which it holds back."""
     runner = GatedRunner(TorchRunner(network, device))
+    if "SHUT" in os.environ:
+        runner.shut()
 
     def obey() -> None:
         for line in sys.stdin:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,28 +28,9 @@ from service.worker import Worker
 from tests import tiny
 from tests.service import checkpoints
 from tests.service.doubles import GatedRunner, real_runner
-from tests.service.processes import PATIENCE_S, address, refused, sample, until
+from tests.service.gated_service import process
+from tests.service.processes import PATIENCE_S, refused, until
 from tests.service.serving import body
-
-
-@dataclass
-class Process:
-    """A service in a process of its own."""
-
-    popen: subprocess.Popen[str]
-    client: httpx.Client
-
-    def tell(self, command: str) -> None:
-        """Gives the device a command, and returns when it is obeyed."""
-        assert self.popen.stdin is not None
-        assert self.popen.stdout is not None
-        self.popen.stdin.write(f"{command}\n")
-        self.popen.stdin.flush()
-        assert self.popen.stdout.readline().strip() == command
-
-    def sample(self, name: str) -> float:
-        """The value of a metric, added up over its labels."""
-        return sample(self.client, name)
 
 
 @pytest.fixture
@@ -60,28 +38,6 @@ def store(tmp_path: Path) -> Path:
     """A store with the tiny checkpoint."""
     checkpoints.saved(tmp_path)
     return tmp_path
-
-
-@contextlib.contextmanager
-def process(store: Path) -> Iterator[Process]:
-    """A service on a free port, ready to answer, with a device that takes commands."""
-    command = [sys.executable, "-m", "tests.service.gated_process"]
-    environment = {
-        "POLYTASK_STORE": str(store),
-        "POLYTASK_MODEL": "tiny",
-        "POLYTASK_PORT": "0",
-        "POLYTASK_THREADS": "1",
-    }
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, env=os.environ | environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
-    ) as popen:
-        try:
-            with httpx.Client(base_url=address(popen), timeout=PATIENCE_S) as client:
-                until(lambda: client.get("/readyz").status_code == 200)
-                yield Process(popen, client)
-        finally:
-            popen.kill()
 
 
 def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> None:
