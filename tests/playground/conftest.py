@@ -1,0 +1,44 @@
+"""Fixtures of the tests in a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.playground.browsing import CHROMIUM, chromium, opened
+from tests.service import checkpoints
+from tests.service.gated_service import Process, process
+
+
+@pytest.fixture(scope="package")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the tiny checkpoint."""
+    folder = tmp_path_factory.mktemp("store")
+    checkpoints.saved(folder)
+    return folder
+
+
+@pytest.fixture(scope="package")
+def service(store: Path) -> Iterator[Process]:
+    """A service of the tiny checkpoint, which has a task of every kind."""
+    with process(store) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser. Closed at the end of a module, as no event loop can run beside it."""
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine; `apt install chromium` brings one")
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser, service: Process) -> Iterator[Page]:
+    """The playground on a laptop."""
+    with opened(browser, str(service.client.base_url)) as shown:
+        yield shown

@@ -1,0 +1,238 @@
+"""The page "Try": what a person asks and sees."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from playwright.sync_api import Browser, Page, expect
+
+from model.tasks import Kind
+from tests import tiny
+from tests.playground.browsing import ask, card, choose, opened
+from tests.service.gated_service import Process
+
+TASKS = {task.name: task for task in tiny.tasks()}
+STAGES = ("tokenize", "queue", "forward", "postprocess")
+DRAWN = {
+    Kind.CLASSIFICATION: ".bars li.strong",
+    Kind.MULTILABEL: ".bars .tick",
+    Kind.REGRESSION: ".dial svg",
+    Kind.RANKING: "ol.bars li.strong",
+    Kind.MULTIPLE_CHOICE: "ol.bars li.strong",
+    Kind.TAGGING: ".passage",
+    Kind.SPAN: ".passage mark",
+}
+NASTY = """it's "the cat" \\ $HOME `ls` %s <b>\n🚂 sat"""
+
+MARKED = """async ([text, passages]) => {
+    const { marked } = await import(new URL("playground/passages.js", document.baseURI));
+    const element = marked(text, passages);
+    return [element.textContent, [...element.querySelectorAll("mark")].map((mark) => mark.textContent)];
+}"""
+
+
+def answer_of(service: Process, task: str, item: Any) -> dict[str, Any]:
+    """What the service answers to one input."""
+    (answer,) = service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": [item]}).json()["answers"]
+    assert isinstance(answer, dict)
+    return answer
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_example_of_every_kind_is_asked_and_drawn(page: Page, name: str) -> None:
+    """A task that is chosen shows its fields with its example in them, its answer is drawn, and where the time went."""
+    choose(page, name)
+    ask(page)
+    expect(card(page, name).locator(DRAWN[TASKS[name].kind]).first).to_be_visible()
+    for stage in STAGES:
+        expect(card(page, name).locator(f".timing li.{stage}")).to_contain_text(" ms")
+
+
+def test_several_tasks_are_asked_at_once(page: Page) -> None:
+    """Tasks that read the same share a form; each has an answer, and one sentence tells them all."""
+    choose(page, *TASKS)
+    expect(page.locator("#inputs > fieldset")).to_have_count(5)
+    ask(page)
+    expect(page.locator("#answers .timing")).to_have_count(len(TASKS))
+    for name in TASKS:
+        expect(page.locator("#announcer")).to_contain_text(f"{name}:")
+
+
+def test_the_bars_are_what_the_service_says(page: Page, service: Process) -> None:
+    """Every label has a bar with its percentage, likeliest first, and the chosen one is marked."""
+    choose(page, "mood")
+    ask(page)
+    text = page.locator("#text-text").input_value()
+    scores = answer_of(service, "mood", text)["scores"]
+    expect(card(page, "mood").locator(".bars .name")).to_contain_text(list(scores))
+    shares = [f"{100 * share:.1f} %" if share >= 0.001 else "<0.1 %" for share in scores.values()]
+    expect(card(page, "mood").locator(".bars .share")).to_have_text(shares)
+
+
+def test_entities_are_marked_where_they_are_behind_emoji(page: Page, service: Process) -> None:
+    """Places count code points: what is marked is the entity's own text, whatever stands before it."""
+    text = "🚂🚂 the cat 👩‍🚀 sat in Paris, a good 🐈 cat."
+    choose(page, "entities")
+    page.locator("#text-text").fill(text)
+    ask(page)
+    entities = answer_of(service, "entities", text)["entities"]
+    assert entities
+    expect(card(page, "entities").locator("mark")).to_have_text([f"{one['text']} {one['label']}" for one in entities])
+
+
+def test_any_passages_of_any_text_are_marked(page: Page) -> None:
+    """The text stays whole, and each mark holds what Python has between the same two places."""
+
+    @given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=6))
+    def holds(text: str, places: list[int]) -> None:
+        ordered = sorted({min(place, len(text)) for place in places})
+        spans = list(zip(ordered[::2], ordered[1::2], strict=False))
+        passages = [{"start": start, "end": end, "score": 0.5} for start, end in spans]
+        assert page.evaluate(MARKED, [text, passages]) == [text, [text[start:end] for start, end in spans]]
+
+    holds()
+
+
+def test_words_are_sent_as_words(page: Page) -> None:
+    """A text that is split already goes as `tokens` to a task that takes them, and as it is to others."""
+    choose(page, "mood", "entities")
+    page.locator("#text-text").fill("the  cat\nsat")
+    page.get_by_label("Already words").check()
+    with page.expect_request("**/entities/predict") as words, page.expect_request("**/mood/predict") as text:
+        ask(page)
+    assert words.value.post_data_json == {"inputs": [{"tokens": ["the", "cat", "sat"]}]}
+    assert text.value.post_data_json == {"inputs": ["the  cat\nsat"]}
+
+
+def test_a_text_is_never_markup(page: Page) -> None:
+    """Tags that somebody writes stay letters."""
+    text = "<img src=x onerror=alert(1)> the <b>cat</b> in paris"
+    choose(page, "entities")
+    page.locator("#text-text").fill(text)
+    ask(page)
+    assert page.locator("#answers img, #answers b").count() == 0
+    plain = page.locator("#answers .passage").evaluate(
+        "passage => { passage.querySelectorAll('.label').forEach(l => l.remove()); return passage.textContent; }"
+    )
+    assert "".join(plain.split()) == "".join(text.split())
+
+
+def test_a_long_text_says_that_it_was_cut_off(page: Page) -> None:
+    """What the model has not read is said, and told to those who listen."""
+    choose(page, "mood")
+    page.locator("#text-text").fill("the cat sat. " * 40)
+    ask(page)
+    expect(card(page, "mood").locator(".cut")).to_contain_text("Cut off")
+    expect(page.locator("#announcer")).to_contain_text("Cut off")
+
+
+def test_a_wrong_field_is_named_where_it_is(page: Page) -> None:
+    """The answer's place holds the problem, the field its own message; both go with the next answer."""
+    choose(page, "closeness")
+    field = page.locator("#text-text_pair-text_pair")
+    field.fill("   ")
+    ask(page)
+    expect(card(page, "closeness").locator(".problem")).to_contain_text("inputs[0].text_pair must not be blank")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#text-text_pair-text_pair-wrong")).to_have_text("must not be blank")
+    expect(page.locator("#announcer")).to_contain_text("must not be blank")
+    field.fill("a cat")
+    ask(page)
+    expect(field).not_to_have_attribute("aria-invalid", "true")
+    expect(card(page, "closeness").locator(".dial")).to_be_visible()
+
+
+def test_a_service_that_cannot_be_reached_is_said(page: Page) -> None:
+    """Without a network there are words, not silence."""
+    choose(page, "mood")
+    page.context.set_offline(True)
+    ask(page)
+    expect(card(page, "mood").locator(".problem")).to_contain_text("cannot be reached")
+
+
+def test_nothing_chosen_is_said(page: Page) -> None:
+    """Asking no task asks for a task."""
+    choose(page)
+    page.get_by_role("button", name="Ask the model").click()
+    expect(page.get_by_text("Choose a task first.").first).to_be_visible()
+
+
+def test_waiting_can_be_cancelled(page: Page, service: Process) -> None:
+    """The request ends with it, and what comes later changes nothing."""
+    choose(page, "mood")
+    service.tell("shut")
+    try:
+        page.get_by_role("button", name="Ask the model").click()
+        page.get_by_role("button", name="Cancel").click()
+        expect(card(page, "mood")).to_contain_text("Cancelled")
+    finally:
+        service.tell("open")
+    ask(page)
+    expect(card(page, "mood").locator(".bars").first).to_be_visible()
+
+
+def snippet(page: Page, name: str) -> str:
+    """The code of that name under the answer of `mood`."""
+    codes = card(page, "mood").locator(".codes")
+    codes.evaluate("details => { details.open = true; }")
+    return codes.get_by_role("group", name=name).inner_text()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+def test_the_curl_line_is_the_same_call(page: Page, service: Process) -> None:
+    """Pasted into a shell it gives the same answer, whatever the text holds."""
+    choose(page, "mood")
+    page.locator("#text-text").fill(NASTY)
+    ask(page)
+    done = subprocess.run(["/bin/bash", "-c", snippet(page, "curl")], capture_output=True, check=True, text=True)
+    assert json.loads(done.stdout)["answers"] == [answer_of(service, "mood", NASTY)]
+    assert json.loads(snippet(page, "Answer")) == json.loads(done.stdout)
+
+
+def test_the_python_lines_are_the_same_call(page: Page, service: Process) -> None:
+    """Run as they stand they print the same answer."""
+    choose(page, "mood")
+    page.locator("#text-text").fill(NASTY)
+    ask(page)
+    done = subprocess.run([sys.executable, "-c", snippet(page, "Python")], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == repr([answer_of(service, "mood", NASTY)])
+
+
+def test_code_is_copied(browser: Browser, service: Process) -> None:
+    """The button puts the code into the clipboard."""
+    url = str(service.client.base_url)
+    with opened(browser, url, permissions=["clipboard-read", "clipboard-write"]) as page:
+        choose(page, "mood")
+        ask(page)
+        code = snippet(page, "curl")
+        card(page, "mood").get_by_role("button", name="Copy curl").click()
+        expect(card(page, "mood").get_by_text("Copied")).to_be_visible()
+        assert page.evaluate("navigator.clipboard.readText()") == code
+
+
+def test_a_key_goes_along_and_is_kept_nowhere(page: Page) -> None:
+    """It is sent with every call, is in no code, and does not outlive the page."""
+    page.get_by_text("API key", exact=True).first.click()
+    page.get_by_label("API key").fill("secret-key")
+    page.keyboard.press("Enter")
+    choose(page, "mood")
+    with page.expect_request("**/predict") as asked:
+        ask(page)
+    assert asked.value.headers["authorization"] == "Bearer secret-key"
+    assert "$POLYTASK_API_KEY" in snippet(page, "curl")
+    assert "secret-key" not in snippet(page, "curl") + snippet(page, "Python")
+    assert (
+        page.evaluate("JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie])") == '[{},{},""]'
+    )
+    page.reload()
+    choose(page, "mood")
+    with page.expect_request("**/predict") as again:
+        ask(page)
+    assert "authorization" not in again.value.headers
