@@ -14,17 +14,21 @@ from torch import Tensor
 from model.network import Network
 from model_store.bases import load_base
 from model_store.errors import RESTORE, FileCorrupt, TensorMismatch
-from model_store.manifest import FROM_BASE, WEIGHTS, Manifest, read_manifest
+from model_store.manifest import FROM_BASE, WEIGHTS, Manifest, read_card, read_manifest
 from model_store.tokenizer import check_hash, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version in memory: `network` in float32 on the CPU and in eval mode, and the tokenizer that it was trained with."""
+    """A version in memory: `network` in float32 on the CPU and in eval mode, and the tokenizer that it was trained with.
+
+    `card`: its text in Markdown.
+    """
 
     manifest: Manifest
     network: Network
     tokenizer: tokenizers.Tokenizer
+    card: str = ""
 
 
 def load(path: Path) -> Checkpoint:
@@ -51,7 +55,7 @@ def _open(path: Path, device: torch.device) -> tuple[Checkpoint, dict[str, Tenso
     with torch.random.fork_rng(devices=[]), device:
         network = Network(manifest.network, manifest.tasks).eval()
     tensors = _tensors(path / WEIGHTS, manifest, network.state_dict())
-    return Checkpoint(manifest, network, load_tokenizer(path, manifest)), tensors
+    return Checkpoint(manifest, network, load_tokenizer(path, manifest), read_card(path)), tensors
 
 
 def _check_hashes(path: Path, manifest: Manifest) -> None:

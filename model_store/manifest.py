@@ -125,6 +125,11 @@ def read_manifest(version: Path) -> Manifest:
     return manifest
 
 
+def read_card(version: Path) -> str:
+    """The card of the version in folder `version`, in Markdown."""
+    return (version / CARD).read_text(encoding="utf-8")
+
+
 def manifest_hash(content: bytes) -> str:
     """The text of `manifest.sha256`, in the format of sha256sum."""
     return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"

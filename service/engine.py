@@ -22,6 +22,7 @@ import msgspec
 
 from model.answers import Logits
 from service.app import build_worker
+from service.catalogue import revision
 from service.child import Parent, engine_socket, run_child
 from service.choice import load_runner
 from service.errors import DeadlineExceeded, InternalError, ServiceError, StartupError
@@ -171,6 +172,7 @@ def run_engine(settings: Settings, socket: Path, parent: Parent) -> None:
     """Serves rows on `socket` until told to end. Raises StoreError or StartupError where it cannot."""
     checkpoint, runner = load_runner(settings)
     metrics = Metrics(checkpoint.manifest.tasks)
+    metrics.serves(revision(checkpoint.manifest), runner.backend, runner.precision, runner.device)
 
     async def main() -> Worker:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
@@ -206,6 +208,7 @@ async def _watch(worker: Worker, reception: Reception, metrics: Metrics, parent:
         ready = worker.ready
         reception.tell(ready=ready)
         metrics.line(*worker.waiting(), ready=ready)
+        metrics.warmed(worker.warmup_s, worker.limits.token_budget)
         if ready and not reported:
             reported = True
             parent.hear_ready()

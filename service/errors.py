@@ -124,6 +124,36 @@ class UnknownTask(ServiceError):
         super().__init__(f"there is no task {name[:80]!r}{hint} Tasks: {', '.join(known)}")
 
 
+class UnknownModel(ServiceError):
+    """No version of this name is there."""
+
+    status = 404
+    title = "Unknown model"
+    outcome = "invalid"
+
+
+class Conflict(ServiceError):
+    """What is asked for does not go with the versions that are in memory, or with what is being done to them."""
+
+    status = 409
+    title = "Conflict"
+    outcome = "invalid"
+
+
+class SeveralProcesses(ServiceError):
+    """Versions are changed only where one process does everything."""
+
+    status = 501
+    title = "Several processes"
+    outcome = "invalid"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "versions are changed in the single-process mode alone, without POLYTASK_FRONTENDS and POLYTASK_DEVICES; "
+            "here, promote a version and start the service again"
+        )
+
+
 class InvalidInput(ServiceError):
     """The request does not have the shape that its task needs."""
 

@@ -10,16 +10,17 @@ from functools import partial
 from pathlib import Path
 
 from model.encoding import InputEncoder
-from model_store.manifest import read_manifest
+from model_store.manifest import read_card, read_manifest
 from model_store.tokenizer import load_tokenizer
 from model_store.versions import resolve
 from service.allowances import Place
-from service.catalogue import revision
+from service.catalogue import catalogue, revision
 from service.child import Parent, engine_socket, run_child
 from service.listening import SharedListener
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.remote import RemoteDesk
+from service.served import Only, Served
 from service.settings import Settings
 from service.web import application, http_server, run_server
 
@@ -27,7 +28,7 @@ from service.web import application, http_server, run_server
 def run_frontend(settings: Settings, folder: Path, number: int, listener: int, parent: Parent) -> None:
     """Answers requests on the socket with descriptor `listener`, as number `number`, until told to end. Raises StoreError."""
     version = resolve(settings.store, settings.model)
-    manifest = read_manifest(version)
+    manifest, card = read_manifest(version), read_card(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
     metrics = Metrics(manifest.tasks)
     sockets = [engine_socket(folder, number) for number in range(len(settings.engines))]
@@ -42,7 +43,8 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
         predictor.close()
 
     place = Place(folder / "allowances", number, settings.num_frontends)
-    app = application(manifest, settings, desk, predictor, metrics.requests, metrics.page, running(), place)
+    served = Served(manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, settings), card=card)
+    app = application(Only(served), settings, metrics.requests, metrics.page, running(), place)
     server = http_server(app, settings, accept_at_once=1)
     parent.when_over(partial(setattr, server, "should_exit", True))
     run_server(server, SharedListener(listener))

@@ -13,6 +13,7 @@ from service.errors import NotAllowed, ServiceError, Unauthorized
 from service.keys import Key, Keys
 from service.metrics import UNKNOWN_TASK, RequestSeries
 from service.problems import KEY_NAME
+from service.served import Versions
 
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics"})
 _OPEN_FOLDER = "/playground/"
@@ -27,17 +28,17 @@ _TASKS = "/v1/tasks/"
 class Gate:
     """The application behind its keys. Without keys everything is open but /admin, which is not there.
 
-    Raises ServiceError or HTTPException for a request that is refused. `tasks`: the names by which refusals are counted.
+    Raises ServiceError or HTTPException for a request that is refused. Refusals are counted by the tasks of the active one of `versions`.
     `place`: of this process among several that share the limits.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Sequence[Key], tasks: Sequence[str], series: RequestSeries, place: Place | None = None
+        self, app: ASGIApp, keys: Sequence[Key], versions: Versions, series: RequestSeries, place: Place | None = None
     ) -> None:
         self._app = app
         self._keys = Keys(keys) if keys else None
         self._allowances = allowances(keys, place)
-        self._tasks = frozenset(tasks)
+        self._versions = versions
         self._series = series
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +74,7 @@ class Gate:
                 allowance.enter(time.monotonic())
         except ServiceError as error:
             task = path.removeprefix(_TASKS).partition("/")[0]
-            self._series.failed(task if task in self._tasks else UNKNOWN_TASK, error, 0)
+            self._series.failed(task if task in self._versions.active.tasks else UNKNOWN_TASK, error, 0)
             raise
         return allowance
 

@@ -55,6 +55,11 @@ class Line:
         with self._changed:
             return self._queue.waiting(), self._queue.oldest_s(time.monotonic())
 
+    @property
+    def limits(self) -> Limits:
+        """How batches are cut."""
+        return self._queue.limits
+
     def limit(self, limits: Limits) -> None:
         """How batches are cut from now on."""
         with self._changed:

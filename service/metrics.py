@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from functools import _lru_cache_wrapper, cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, values
@@ -38,6 +39,8 @@ _REJECTIONS = (
     "too_many_at_once",
 )
 
+_RELOADS = ("loaded", "refused", "failed", "activated", "rolled_back")
+
 DEADLINE, DISCONNECT = "deadline", "disconnect"
 """Why rows leave the line without running."""
 
@@ -46,6 +49,9 @@ _SHORT_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
 _LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TASKS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 def join_processes(folder: Path, name: str) -> None:
@@ -67,12 +73,13 @@ class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
-        # `labels` takes a lock and makes a key anew each time; there are few children, and they stay.
+        self._by_task: list[tuple[Counter | Histogram, _lru_cache_wrapper[Any]]] = []
+
         def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
-            return cache(Counter(name, text, ["task", *labels], registry=registry).labels)
+            return self._kept(Counter(name, text, ["task", *labels], registry=registry))
 
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Callable[..., Histogram]:
-            return cache(Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets).labels)
+            return self._kept(Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets))
 
         self.in_flight = Gauge(
             "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
@@ -88,7 +95,7 @@ class RequestSeries:
         self._truncated_tokens = counter("polytask_truncated_tokens_total", "Tokens that were cut off.")
         self._dropped = counter("polytask_dropped_inputs_total", "Rows that left the line without running.", "reason")
         for task in (*tasks, UNKNOWN_TASK):
-            self._touch(task)
+            self.declare(task)
 
     def admitted(self, task: str, encodings: Sequence[Encoding]) -> None:
         """Rows were put in line."""
@@ -120,7 +127,8 @@ class RequestSeries:
         if error.rejection:
             self._rejections(task, error.rejection).inc()
 
-    def _touch(self, task: str) -> None:
+    def declare(self, task: str) -> None:
+        """All series of a task are there from now on."""
         by_label = {
             self._ended: _OUTCOMES,
             self._stages: _STAGES,
@@ -139,6 +147,18 @@ class RequestSeries:
             self._truncated_tokens,
         ):
             plain(task)
+
+    def forget(self, task: str) -> None:
+        """The series of a task are gone."""
+        for metric, labels in self._by_task:
+            metric.remove_by_labels({"task": task})
+            labels.cache_clear()
+
+    def _kept(self, metric: _Metric) -> Callable[..., _Metric]:
+        # `labels` takes a lock and makes a key anew each time; there are few children, and they stay.
+        labels = cache(metric.labels)
+        self._by_task.append((metric, labels))
+        return labels
 
 
 class DeviceSeries:
@@ -191,10 +211,10 @@ class Metrics:
         # A switch of the whole process; a creation time for each series would double the page.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
-        self._tasks = [task.name for task in tasks]
-        self._in_line: set[int] = set()
+        self._tasks = list(tasks)
+        self._in_line: set[str] = set()
         ProcessCollector(registry=registry)
-        self.requests = RequestSeries(registry, self._tasks)
+        self.requests = RequestSeries(registry, [task.name for task in tasks])
         self.device = DeviceSeries(registry)
         self._queue_inputs = gauge("polytask_queue_inputs", "Rows waiting.", "task", mode="livesum")
         self._queue_tokens = gauge("polytask_queue_tokens", "Tokens waiting.", "task", mode="livesum")
@@ -202,31 +222,57 @@ class Metrics:
         self._ready = gauge("polytask_ready", "1 when requests are answered.")
         self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")
         gauge("polytask_build_info", "Release of polytask.", "version").labels(version("polytask")).set(1)
-        info = gauge("polytask_task_info", "Tasks served.", "task", "kind", "num_labels")
-        for task in tasks:
-            info.labels(task.name, str(task.kind), str(len(answer_labels(task)))).set(1)
-            self._queue_inputs.labels(task.name)
-            self._queue_tokens.labels(task.name)
+        self._info = gauge("polytask_task_info", "Tasks served.", "task", "kind", "num_labels")
+        self.reloads = Counter("polytask_reloads", "Changes of versions, by result.", ["result"], registry=registry)
+        for result in _RELOADS:
+            self.reloads.labels(result)
+        self._declare()
+
+    def of(self, tasks: Sequence[Task]) -> Metrics:
+        """The same series for the worker of another version, whose task ids mean these tasks."""
+        other = copy(self)
+        other._tasks = list(tasks)  # noqa: SLF001, of the same class
+        return other
 
     def serves(self, revision: str, backend: str, precision: str, device: str) -> None:
-        """Notes what is served, on what."""
+        """Notes what is served, on what: from now on these tasks."""
+        # In a page of several processes labels cannot be taken back, and there they do not change.
+        if _FOLDER not in os.environ:
+            self._model.clear()
+            self._info.clear()
         self._model.labels(revision, backend, precision, device).set(1)
+        self._declare()
+
+    def forget(self, tasks: Iterable[str]) -> None:
+        """Drops the series of tasks that no version in memory has: labels do not add up as tasks come and go."""
+        for task in tasks:
+            self.requests.forget(task)
+            self._in_line.discard(task)
+            for metric in (self._queue_inputs, self._queue_tokens):
+                metric.remove_by_labels({"task": task})
 
     def admitted(self, task_id: int, encodings: Sequence[Encoding]) -> None:
         """Rows of a request were put in line."""
-        self.requests.admitted(self._tasks[task_id], encodings)
+        self.requests.admitted(self._tasks[task_id].name, encodings)
 
     def dropped(self, task_id: int, reason: str, num_rows: int) -> None:
         """Rows left the line without running."""
-        self.requests.dropped(self._tasks[task_id], reason, num_rows)
+        self.requests.dropped(self._tasks[task_id].name, reason, num_rows)
+
+    def warmed(self, seconds: float, token_budget: int) -> None:
+        """Notes how long the warm-up took, and the most tokens in a batch since."""
+        self.device.warmup.set(seconds)
+        self.device.token_budget.set(token_budget)
 
     def line(self, waiting: Mapping[int, Waiting], oldest_s: float, *, ready: bool) -> None:
         """Notes what is in line, by task id, for how long the oldest row has been, and whether rows are answered."""
-        for task_id in self._in_line | waiting.keys():
-            rows, tokens = waiting.get(task_id, (0, 0))
-            self._queue_inputs.labels(self._tasks[task_id]).set(rows)
-            self._queue_tokens.labels(self._tasks[task_id]).set(tokens)
-        self._in_line = set(waiting)
+        by_name = {self._tasks[task_id].name: own for task_id, own in waiting.items()}
+        for task in self._in_line | by_name.keys():
+            rows, tokens = by_name.get(task, (0, 0))
+            self._queue_inputs.labels(task).set(rows)
+            self._queue_tokens.labels(task).set(tokens)
+        self._in_line.clear()
+        self._in_line.update(by_name)
         self._oldest.set(oldest_s)
         self._ready.set(ready)
 
@@ -237,3 +283,10 @@ class Metrics:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return prometheus_client.generate_latest(registry)
+
+    def _declare(self) -> None:
+        for task in self._tasks:
+            self._info.labels(task.name, str(task.kind), str(len(answer_labels(task)))).set(1)
+            self._queue_inputs.labels(task.name)
+            self._queue_tokens.labels(task.name)
+            self.requests.declare(task.name)

@@ -6,32 +6,42 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, get_args
 
-from fastapi import FastAPI
 from pydantic import TypeAdapter
 
 from model.answers import Answer
 from service.catalogue import TaskInfo
-from service.errors import Problem, ProblemType, RateLimited, TooManyAtOnce, Unauthorized, problem_types
+from service.errors import (
+    Problem,
+    ProblemType,
+    RateLimited,
+    TooManyAtOnce,
+    Unauthorized,
+    UnknownModel,
+    UnknownTask,
+    problem_types,
+)
 from service.responses import PredictResponse, ReadToken, TasksResponse
-from service.schemas import PredictRequest, TasksRequest
+from service.schemas import LoadRequest, PredictRequest, TasksRequest
 
 PROBLEM = "application/problem+json"
 
 _NO_PATH = HTTPStatus.NOT_FOUND.phrase
 _OF_KEYS = {error.title for error in (Unauthorized, RateLimited, TooManyAtOnce)}
-_KEYED = "/v1/"
+_KEYED = ("/v1/", "/admin/")
+_LOAD = "/admin/models/load"
 _REF = "#/components/schemas/{model}"
 
 Schema = dict[str, Any]
 
 
-def complete(app: FastAPI, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any], *, keyed: bool = False) -> None:
-    """Adds to the document of `app` what requests and responses look like, with an example for each task.
+def complete(
+    document: Schema, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any], *, keyed: bool = False
+) -> None:
+    """Adds to the document of an application what requests and responses look like, with an example for each task.
 
     `responses`: those to the examples in `tasks`, by task, as far as they are known. `keyed`: whether its paths need an
     API key.
     """
-    document = app.openapi()
     if keyed:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
@@ -39,6 +49,8 @@ def complete(app: FastAPI, tasks: Mapping[str, TaskInfo], responses: Mapping[str
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     _describe_predictions(document, tasks, responses)
+    if _LOAD in document["paths"]:
+        document["paths"][_LOAD]["post"]["requestBody"] = _body(_define(document, LoadRequest), {}, {})
     _describe_problems(document, keyed=keyed)
 
 
@@ -119,7 +131,8 @@ def _describe_problems(document: Schema, *, keyed: bool) -> None:
             if "requestBody" not in operation:
                 responses.pop("422", None)
             own = [known for known in types if known.title != _NO_PATH and str(known.status) in {*responses, "500"}]
-            own = [known for known in own if known.title not in _OF_KEYS]
+            other = UnknownTask.title if "/models" in path else UnknownModel.title
+            own = [known for known in own if known.title not in {*_OF_KEYS, other}]
             if keyed and path.startswith(_KEYED):
                 own += [known for known in types if known.title in _OF_KEYS]
             for status in sorted({str(known.status) for known in own}):

@@ -16,6 +16,7 @@ from service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs
 from service.options import Options
 from service.schemas import (
     AnyRequest,
+    LoadRequest,
     OnError,
     PredictRequest,
     TaggingRequest,
@@ -73,6 +74,21 @@ def parse_for_tasks(
             raise InvalidInput([FieldError(f"tasks[{place}]", f"{name!r} is there twice")])
     strictest = _strictest([tasks[name] for name in request.tasks])
     return request.tasks, _item_by_item(strictest, request, max_inputs, max_candidates)
+
+
+def parse_load(body: bytes) -> LoadRequest:
+    """What a body asks to load. Raises InvalidInput, naming the field."""
+    try:
+        return LoadRequest.model_validate_json(body)
+    except ValidationError as error:
+        whole = "a request has model, and may have tolerances"
+        messages = {"missing": f"is required: {whole}", "extra_forbidden": f"is not a field: {whole}"}
+        raise InvalidInput(
+            [
+                FieldError(".".join(map(str, detail["loc"])) or "body", messages.get(detail["type"], detail["msg"]))
+                for detail in error.errors(include_url=False, include_input=False)[:_MAX_REPORTED]
+            ]
+        ) from None
 
 
 def _strictest(tasks: list[Task]) -> Task:

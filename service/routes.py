@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -11,7 +11,8 @@ from starlette.responses import PlainTextResponse
 from service.catalogue import TaskInfo, TaskList
 from service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput, UnknownTask
 from service.metrics import CONTENT_TYPE
-from service.predictor import Call, Desk, Predictor, require_ready
+from service.predictor import Call, require_ready
+from service.served import Versions
 from service.shortcut import Answer
 
 TaskName = Annotated[str, Path(description="name of a task, as in GET /v1/tasks")]
@@ -35,31 +36,38 @@ _PARAMETERS = [
 ]
 
 
-def prediction(predictor: Predictor, model: str, max_body_bytes: int) -> Answer:
+def prediction(versions: Versions, max_body_bytes: int) -> Answer:
     """What `POST /v1/tasks/TASK/predict` does, and without a task in its path `POST /v1/predict`.
 
-    `model`: the name and version that answers.
+    The version that is active when a request comes answers it, whatever is active later.
     """
 
     # Parameters are read by hand, so that a bad value is refused where all refusals are counted.
     async def predict(request: Request) -> Response:
-        prediction = await predictor.predict(
-            Call(
-                task=request.path_params.get("task"),
-                read_body=lambda: _read_body(request, max_body_bytes),
-                gone=lambda: _gone(request),
-                deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
+        served = versions.active
+        served.under_way += 1
+        try:
+            prediction = await served.predictor.predict(
+                Call(
+                    task=request.path_params.get("task"),
+                    read_body=lambda: read_body(request, max_body_bytes),
+                    gone=lambda: _gone(request),
+                    deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
+                )
             )
-        )
+        finally:
+            served.under_way -= 1
         timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in prediction.stages.items())
         return Response(
-            prediction.body, media_type="application/json", headers={"Server-Timing": timing, "Polytask-Model": model}
+            prediction.body,
+            media_type="application/json",
+            headers={"Server-Timing": timing, "Polytask-Model": served.revision},
         )
 
     return predict
 
 
-def task_routes(predict: Answer, model: str, tasks: Mapping[str, TaskInfo]) -> APIRouter:
+def task_routes(predict: Answer, versions: Versions) -> APIRouter:
     """What clients use. `predict`: as `prediction` gives it."""
     router = APIRouter(prefix="/v1", tags=["tasks"])
     responses: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 404, 413, 422, 429, 503, 504)}
@@ -78,10 +86,12 @@ def task_routes(predict: Answer, model: str, tasks: Mapping[str, TaskInfo]) -> A
 
     @router.get("/tasks", summary="All tasks")
     async def list_tasks() -> TaskList:
-        return TaskList(model, list(tasks.values()))
+        served = versions.active
+        return TaskList(served.revision, list(served.tasks.values()))
 
     @router.get("/tasks/{task}", summary="One task", responses={404: {}})
     async def describe_task(task: TaskName) -> TaskInfo:
+        tasks = versions.active.tasks
         if task not in tasks:
             raise UnknownTask(task, list(tasks))
         return tasks[task]
@@ -89,7 +99,7 @@ def task_routes(predict: Answer, model: str, tasks: Mapping[str, TaskInfo]) -> A
     return router
 
 
-def operation_routes(desk: Desk, page: Callable[[], bytes]) -> APIRouter:
+def operation_routes(versions: Versions, page: Callable[[], bytes]) -> APIRouter:
     """What supervisors and Prometheus use. `page`: the metrics."""
     router = APIRouter(tags=["operation"])
 
@@ -102,7 +112,7 @@ def operation_routes(desk: Desk, page: Callable[[], bytes]) -> APIRouter:
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Whether requests are answered", responses={503: {}})
     async def ready() -> dict[str, str]:
-        require_ready(desk)
+        require_ready(versions.active.desk)
         return {"status": "ready"}
 
     @router.head("/metrics", include_in_schema=False)
@@ -125,7 +135,7 @@ def _seconds(milliseconds: str | None) -> float | None:
     raise InvalidInput([FieldError(_DEADLINE, message)])
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int) -> bytes:
     """The body, never more than `limit` bytes of it, whatever the headers say or do not say about its size."""
     body, more = b"", True
     while more:

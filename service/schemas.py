@@ -151,6 +151,15 @@ class SpanRequest(_Request):
     inputs: list[SpanInput] = Field(min_length=1)
 
 
+class LoadRequest(_Object):
+    """Which version to load beside the active one, and how far its answers may be from that one's."""
+
+    model: str = Field(min_length=1, description="NAME/VERSION, or NAME for its current version")
+    tolerances: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict, description="by task, from 0 to 1; of other tasks the service's own"
+    )
+
+
 PredictRequest = TextRequest | PairRequest | RankingRequest | ChoiceRequest | TaggingRequest | SpanRequest
 
 _REQUESTS: dict[Kind, tuple[type[PredictRequest], tuple[type[_Object], ...]]] = {

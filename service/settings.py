@@ -102,6 +102,15 @@ class Settings:
     deadline_s: float = field(
         default=10.0, metadata=_about("seconds after which a request gets 504", least=0.001, most=86_400)
     )
+    swap_tolerance: float = field(
+        default=0.5,
+        metadata=_about(
+            "how far a golden answer may move from one version to the next, from 0 to 1, before POST /admin/models/load "
+            "refuses it",
+            least=0,
+            most=1,
+        ),
+    )
     api_keys: str = field(
         default="",
         metadata=_about(

@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 
 
+class GoldenMismatch(StartupError):
+    """An answer is not the golden one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What the token budget is calibrated to: seconds that a batch may take, and tokens it may have whatever it takes."""
@@ -47,7 +51,7 @@ def warm_up(
     precision: str,
     target: Target | None = None,
 ) -> Limits:
-    """Runs everything once. Raises StartupError where an answer is not the golden one.
+    """Runs everything once. Raises GoldenMismatch where an answer is not the golden one.
 
     Returns the limits; with a target, what calibration made of them.
     """
@@ -96,7 +100,7 @@ def worst_shapes(tasks: Sequence[Task], limits: Limits) -> list[tuple[int, int]]
 def check_goldens(
     run: Run, tasks: Sequence[Task], encoder: InputEncoder, goldens: Sequence[Golden], tolerance: float
 ) -> None:
-    """Answers the golden examples. Raises StartupError at the first answer that is not the one in the manifest."""
+    """Answers the golden examples. Raises GoldenMismatch at the first answer that is not the one in the manifest."""
     ids = {task.name: task_id for task_id, task in enumerate(tasks)}
     for golden in goldens:
         task = tasks[ids[golden.task]]
@@ -104,7 +108,7 @@ def check_goldens(
         logits = run([ids[golden.task]] * len(encodings), encodings)
         found = asdict(answer(task, golden.input, encodings, logits))
         if not agree(_scores(golden.answer), _scores(found), tolerance):
-            raise StartupError(
+            raise GoldenMismatch(
                 f"this device does not give the golden answer of task {golden.task!r} within {tolerance}: "
                 f"expected {golden.answer}, got {found}; serve on another device, or verify the checkpoint"
             )

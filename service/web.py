@@ -8,23 +8,24 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from model_store.manifest import Manifest
+from service.admin import Changes, admin_routes
 from service.allowances import Place
-from service.catalogue import catalogue, revision
 from service.connections import BoundedConnection
 from service.gate import Gate
 from service.metrics import RequestSeries
+from service.models import model_routes
 from service.openapi import complete
 from service.playground import playground_routes
-from service.predictor import Desk, Predictor
 from service.problems import TOLD, Problems
 from service.request_ids import Identified
 from service.routes import operation_routes, prediction, task_routes
+from service.served import Versions
 from service.settings import Settings
 from service.shortcut import ShortCut
 
@@ -40,18 +41,17 @@ _READ = ["Polytask-Model", "Retry-After", "Server-Timing", "X-Request-Id"]
 
 
 def application(
-    manifest: Manifest,
+    versions: Versions,
     settings: Settings,
-    desk: Desk,
-    predictor: Predictor,
     series: RequestSeries,
     page: Callable[[], bytes],
     running: AbstractAsyncContextManager[None],
     place: Place | None = None,
+    swaps: Changes | None = None,
 ) -> FastAPI:
     """The application. `page`: the metrics; `running`: entered before the first request, left after the last.
 
-    `place`: of this process among several that answer on one port.
+    `place`: of this process among several that answer on one port. `swaps`: what changes the versions, if anything may.
     """
 
     @contextlib.asynccontextmanager
@@ -59,8 +59,7 @@ def application(
         async with running:
             yield
 
-    tasks = catalogue(manifest, settings)
-    predict = prediction(predictor, revision(manifest), settings.max_body_bytes)
+    predict = prediction(versions, settings.max_body_bytes)
     app = FastAPI(
         title="Polytask",
         description="Many NLP tasks from one conditional multi-task transformer.",
@@ -69,19 +68,20 @@ def application(
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.include_router(task_routes(predict, revision(manifest), tasks))
-    app.include_router(operation_routes(desk, page))
+    app.include_router(task_routes(predict, versions))
+    app.include_router(model_routes(versions))
+    app.include_router(operation_routes(versions, page))
     app.include_router(playground_routes())
+    # Without keys there is no /admin.
+    if settings.keys:
+        app.include_router(admin_routes(swaps, settings.max_body_bytes))
     problems = Problems(log_texts=settings.log_texts == "yes")
     for error in TOLD:
         app.add_exception_handler(error, problems.handle)
-    # A task's example is the first of its golden ones.
-    goldens = {golden.task: golden for golden in reversed(manifest.goldens)}
-    responses = {name: predictor.jobs.example(goldens[name]) for name in tasks if name in goldens}
-    complete(app, tasks, responses, keyed=bool(settings.keys))
+    _document(app, versions, keyed=bool(settings.keys))
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(ShortCut, answer=predict)
-    app.add_middleware(Gate, keys=settings.keys, tasks=list(tasks), series=series, place=place)
+    app.add_middleware(Gate, keys=settings.keys, versions=versions, series=series, place=place)
     app.add_middleware(Identified, problems=problems)
     if settings.origins:
         app.add_middleware(
@@ -92,6 +92,24 @@ def application(
             expose_headers=_READ,
         )
     return app
+
+
+def _document(app: FastAPI, versions: Versions, *, keyed: bool) -> None:
+    """Lets the OpenAPI document of `app` follow the active version."""
+    plain = app.openapi
+    # Its name, as the version itself would stay in memory.
+    shown = ""
+
+    def document() -> dict[str, Any]:
+        nonlocal shown
+        served = versions.active
+        if served.revision != shown:
+            shown, app.openapi_schema = served.revision, None
+            complete(plain(), served.tasks, served.examples(), keyed=keyed)
+        return plain()
+
+    app.openapi = document  # type: ignore[method-assign]
+    document()
 
 
 def run_server(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -53,6 +53,8 @@ class Worker:
         self._warm_up = warm_up
         self._ended = ended
         self._warm = False
+        self._settled = threading.Event()
+        self._warmup_s = 0.0
         self._thread = threading.Thread(target=self._work, name="device", daemon=True)
 
     @property
@@ -68,6 +70,22 @@ class Worker:
     def start(self) -> None:
         """Starts the thread: warm-up, then batches."""
         self._thread.start()
+
+    @property
+    def limits(self) -> Limits:
+        """How batches are cut; until it is warm, before calibration."""
+        return self._line.limits
+
+    @property
+    def warmup_s(self) -> float:
+        """How long it took to get warm; 0 before."""
+        return self._warmup_s
+
+    def settle(self) -> None:
+        """Returns when it is warm, or raises why it did not get so."""
+        self._settled.wait()
+        if self.failure is not None:
+            raise self.failure
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
         """As `Queue.require_room`."""
@@ -117,6 +135,7 @@ class Worker:
             for other in others:
                 other.join()
         self._abandon()
+        self._settled.set()
         self._ended()
 
     def _run(self, stream: Stream) -> None:
@@ -136,11 +155,10 @@ class Worker:
         started = time.monotonic()
         limits = self._warm_up(self._forward)
         self._line.limit(limits)
-        seconds = time.monotonic() - started
-        self._metrics.device.warmup.set(seconds)
-        self._metrics.device.token_budget.set(limits.token_budget)
+        self._warmup_s = time.monotonic() - started
         self._warm = True
-        logger.info("ready after %.1f s of warming up", seconds)
+        self._settled.set()
+        logger.info("ready after %.1f s of warming up", self._warmup_s)
 
     def _abandon(self) -> None:
         """Every row that was accepted gets an error if it has no answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 
 import tokenizers
 import torch
@@ -64,11 +65,11 @@ def inputs() -> dict[str, Input]:
     }
 
 
-def network(seed: int = 0) -> Network:
-    """A network of `config` and `tasks` in eval mode, in which conditioning matters; one seed, one network."""
+def network(seed: int = 0, its_tasks: Sequence[Task] | None = None) -> Network:
+    """A network of `config` and `tasks`, or other ones, in eval mode, in which conditioning matters; one seed, one network."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        built = Network(config(), tasks())
+        built = Network(config(), its_tasks or tasks())
         for module in built.modules():
             if isinstance(module, Conditional):
                 _randomise_zeros(module)

@@ -19,6 +19,8 @@ PATHS = {
     "GET /v1/tasks/{task}": {"200": "TaskInfo", "404": "Problem", "500": "Problem"},
     "POST /v1/tasks/{task}/predict": {"200": "PredictResponse"} | _PREDICT,
     "POST /v1/predict": {"200": "TasksResponse"} | _PREDICT,
+    "GET /v1/models": {"200": "ModelList", "500": "Problem"},
+    "GET /v1/models/{name}/{version}/card": {"200": "string", "404": "Problem", "500": "Problem"},
     "GET /livez": {"200": "{string}", "500": "Problem"},
     "GET /readyz": {"200": "{string}", "500": "Problem", "503": "Problem"},
     "GET /metrics": {"200": "string", "500": "Problem"},
@@ -29,8 +31,10 @@ PROBLEMS = {
     "unauthorized": 401,
     "not-allowed": 403,
     "not-found": 404,
+    "unknown-model": 404,
     "unknown-task": 404,
     "method-not-allowed": 405,
+    "conflict": 409,
     "body-too-large": 413,
     "too-many-inputs": 413,
     "invalid-input": 422,
@@ -40,6 +44,7 @@ PROBLEMS = {
     "too-many-at-once": 429,
     "head-too-large": 431,
     "internal-error": 500,
+    "several-processes": 501,
     "not-ready": 503,
     "shutting-down": 503,
     "deadline-exceeded": 504,
@@ -107,6 +112,22 @@ RESPONSES = {
         "request_id?": "string | null",
     },
     "FieldError": {"field": "string", "message": "string"},
+    "ModelList": {"active": "string", "loading": "string | null", "models": "[ModelInfo]"},
+    "ModelInfo": {
+        "model": "string",
+        "name": "string",
+        "version": "integer",
+        "state": "string",
+        "since": "string",
+        "backend": "string | null",
+        "precision": "string | null",
+        "device": "string | null",
+        "tasks": "[string]",
+        "metrics": "{{number}}",
+        "baselines": "{{number}}",
+        "provenance": "{any}",
+        "card": "string",
+    },
     "TaskList": {"model": "string", "tasks": "[TaskInfo]"},
     "TaskInfo": {
         "name": "string",
@@ -158,11 +179,14 @@ def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> No
     """These are all that there are; a path shows those that it gives, of which some come only where keys are needed."""
     types = document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
     assert types == [f"urn:polytask:{name}" for name in PROBLEMS]
-    elsewhere = {"bad-request", "not-allowed", "not-found", "method-not-allowed", "head-too-large"}
-    of_keys = {"unauthorized", "rate-limited", "too-many-at-once"}
+    elsewhere = {"bad-request", "not-found", "method-not-allowed", "head-too-large"}
+    of_admins = {"not-allowed", "conflict", "several-processes"}
+    of_keys = {"unauthorized", "rate-limited", "too-many-at-once"} | of_admins
     assert shown(document) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere - of_keys}
     _, keyed = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_runner())
     assert shown(keyed.openapi()) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere}
+    admin = {path for path in keyed.openapi()["paths"] if path.startswith("/admin")}
+    assert admin == {f"/admin/models{verb}" for verb in ("", "/load", "/activate", "/rollback", "/unload")}
     assert keyed.openapi()["paths"]["/livez"] == document["paths"]["/livez"], "what is open to all needs no key"
 
 

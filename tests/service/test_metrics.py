@@ -67,6 +67,7 @@ def test_the_names_are_these(metrics: Metrics) -> None:
         "polytask_queue_oldest_seconds",
         "polytask_queue_tokens",
         "polytask_ready",
+        "polytask_reloads",
         "polytask_rejections",
         "polytask_request_duration_seconds",
         "polytask_requests",
@@ -111,7 +112,7 @@ def test_what_a_request_counts(metrics: Metrics) -> None:
 def test_what_the_page_adds(metrics: Metrics) -> None:
     """The state of the line and the worker at the moment of the scrape, and what is served."""
     metrics.serves("tiny/1", "torch", "float32", "cpu")
-    metrics.device.token_budget.set(1024)
+    metrics.warmed(0.5, 1024)
     metrics.device.failed(out_of_memory=True)
     metrics.dropped(1, DEADLINE, 1)
     metrics.line({0: Waiting(1, 9)}, 2.5, ready=True)

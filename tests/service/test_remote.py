@@ -15,12 +15,14 @@ import pytest
 
 from model.encoding import InputEncoder
 from service.app import build_worker
+from service.catalogue import catalogue
 from service.engine import Reception
 from service.metrics import Metrics
 from service.predictor import Predictor
 from service.queue import Full
 from service.remote import RemoteDesk
 from service.runners import Runner
+from service.served import Only, Served
 from service.settings import Settings
 from service.web import application
 from service.worker import Worker
@@ -86,7 +88,10 @@ async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterato
     encoder, chosen = InputEncoder(tiny.tokenizer()), Settings(**settings)
     desk, metrics = RemoteDesk(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
     predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, chosen, "tiny/1")
-    app = application(manifest, chosen, desk, predictor, metrics.requests, metrics.page, desk.connected())
+    served = Served(
+        manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, chosen), card="# tiny\n"
+    )
+    app = application(Only(served), chosen, metrics.requests, metrics.page, desk.connected())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -1,0 +1,140 @@
+"""Versions are swapped back and forth under load: no request fails, and each is answered by one version alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests import tiny
+from tests.service import checkpoints
+from tests.service.processes import PATIENCE_S, polytask_serve
+from tests.service.test_gate import KEYS, bearer
+
+pytestmark = pytest.mark.anyio
+
+Told = dict[str, Any]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Tests that are coroutines run on asyncio."""
+    return "asyncio"
+
+
+def flat(value: Any) -> list[Any]:
+    """The leaves of a JSON value, in order of their names, as two scores all but equal may change places."""
+    if isinstance(value, dict):
+        return [leaf for name in sorted(value) for leaf in flat(value[name])]
+    return [leaf for entry in value for leaf in flat(entry)] if isinstance(value, list) else [value]
+
+
+async def alone(client: httpx.AsyncClient, examples: dict[str, Told]) -> dict[str, Told]:
+    """What the active version answers to each example when there is nothing else to do."""
+    return {
+        task: (await client.post(f"/v1/tasks/{task}/predict", json=example)).json()
+        for task, example in examples.items()
+    }
+
+
+@dataclass
+class Crowd:
+    """Clients that ask for the `examples` in turn and look at each answer: `known` has those of each version alone."""
+
+    client: httpx.AsyncClient
+    examples: dict[str, Told]
+    known: dict[str, dict[str, Told]]
+    answered: Counter[str] = field(default_factory=Counter)
+    over: bool = False
+
+    async def ask(self, place: int) -> None:
+        """Asks until it is over. Fails at the first answer that is none, or is not that of the version it names."""
+        tasks = list(self.examples)
+        while not self.over:
+            task = tasks[place % len(tasks)]
+            place += 1
+            response = await self.client.post(f"/v1/tasks/{task}/predict", json=self.examples[task])
+            assert response.status_code == 200, response.text
+            found = response.json()
+            assert response.headers["polytask-model"] == found["model"]
+            assert flat(found) == pytest.approx(flat(self.known[found["model"]][task]), abs=1e-4)
+            self.answered[found["model"]] += 1
+
+
+@dataclass
+class Admin:
+    """Who changes versions."""
+
+    client: httpx.AsyncClient
+
+    async def change(self, verb: str, **content: Any) -> Told:
+        """Makes a change; the state after it."""
+        response = await self.client.post(f"/admin/models/{verb}", json=content)
+        assert response.is_success, response.text
+        return dict(response.json())
+
+    async def load(self, model: str) -> None:
+        """Loads a version, however far its answers are from those of the active one."""
+        await self.change("load", model=model, tolerances={task.name: 1.0 for task in tiny.tasks()})
+        while (await self.client.get("/v1/models")).json()["loading"]:  # noqa: ASYNC110, a client has nothing else
+            await asyncio.sleep(0.05)
+
+
+async def swap(admin: Admin, crowd: Crowd, clients: int, swaps: int) -> None:
+    """Swaps tiny/2, which is active, and tiny/1 back and forth while the crowd asks; every fourth time from the disk."""
+    asking = [asyncio.create_task(crowd.ask(place)) for place in range(clients)]
+    active, other = "tiny/2", "tiny/1"
+    for number in range(swaps):
+        if number % 4 == 2:
+            await admin.change("unload")
+            await admin.load(other)
+        state = await admin.change("rollback" if number == 0 else "activate")
+        active, other = other, active
+        assert state["active"] == active
+        enough = crowd.answered[active] + clients
+        while crowd.answered[active] < enough and not any(task.done() for task in asking):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    crowd.over = True
+    await asyncio.gather(*asking)
+
+
+async def swapped(store: Path, clients: int, swaps: int) -> int:
+    """Swaps in a real server under load. Returns how many answers there were, all of them as they should be."""
+    checkpoints.saved(store)
+    checkpoints.saved(store, seed=1)
+    keys = store / "keys.toml"
+    keys.write_text(KEYS)
+    limits = httpx.Limits(max_connections=clients + 1)
+    flags = ("--store", str(store), "--model", "tiny/1", "--threads", "1", "--api-keys-file", str(keys))
+    with polytask_serve(*flags) as url:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=bearer("ops"), limits=limits) as client:
+            examples = {task["name"]: task["example"] for task in (await client.get("/v1/tasks")).json()["tasks"]}
+            admin, known = Admin(client), {"tiny/1": await alone(client, examples)}
+            await admin.load("tiny/2")
+            await admin.change("activate")
+            known["tiny/2"] = await alone(client, examples)
+            assert known["tiny/1"] != known["tiny/2"]
+            crowd = Crowd(client, examples, known)
+            await swap(admin, crowd, clients, swaps)
+            page = (await client.get("/metrics")).text.splitlines()
+    counts = [line for line in page if line.startswith("polytask_requests_total{") and not line.endswith(" 0.0")]
+    assert all('outcome="ok"' in line for line in counts)
+    return crowd.answered.total()
+
+
+async def test_not_one_request_fails_in_a_swap(tmp_path: Path) -> None:
+    """Whoever asks while versions change gets the answer that one of them gives alone."""
+    assert await swapped(tmp_path, clients=8, swaps=4) > 8 * 4
+
+
+@pytest.mark.soak
+async def test_not_one_of_many_requests_fails_in_many_swaps(tmp_path: Path) -> None:
+    """The same with 64 clients and 20 swaps."""
+    answered = await swapped(tmp_path, clients=64, swaps=20)
+    print(f"{answered} answers")  # noqa: T201, to be reported
+    assert answered > 64 * 20
