@@ -56,7 +56,7 @@ def admin_routes(swaps: Changes | None, max_body_bytes: int) -> APIRouter:
 
     def state() -> SwapState:
         standby = here().standby
-        return SwapState(here().active.revision, standby and standby.revision, here().load)
+        return SwapState(here().active.revision, standby.revision if standby else None, here().load)
 
     @router.get("", summary="What is active and on standby, and how the last load went", responses={403: {}, 501: {}})
     async def show() -> SwapState:
