@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import threading
@@ -136,9 +137,11 @@ class Swaps:
                 await asyncio.sleep(_TICK_S)
             await asyncio.to_thread(standby.close, self._close_s)
             self.active.metrics.forget(standby.tasks.keys() - self.active.tasks.keys())
+            logger.info("unloaded %s", standby.revision)
+            del standby  # the last that holds on to it
+            await asyncio.to_thread(_trim)
         finally:
             self._unloading = False
-        logger.info("unloaded %s", standby.revision)
 
     async def close(self) -> None:
         """Ends all versions; a load that is under way is abandoned."""
@@ -178,6 +181,7 @@ class Swaps:
         if loaded is None:
             # Errors hold on to frames, and these to the version: it is not to stay until somebody looks for cycles.
             gc.collect()
+            _trim()
         # The loop is closed when the service has ended meanwhile.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._over, load, loaded)
@@ -214,3 +218,10 @@ class Swaps:
         self._can_go_back = False
         self.active.metrics.reloads.labels(load.state.value).inc()
         logger.info("%s is %s%s", load.model, load.state, f": {load.detail}" if load.detail else "")
+
+
+def _trim() -> None:
+    """Hands memory that is free back to the system: what a thread has allocated and another freed stays otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc has it
+        trim(0)

@@ -35,7 +35,7 @@ def test_every_cause_has_its_status_and_outcome(leaf: type[ServiceError], status
 def test_no_two_causes_share_a_type() -> None:
     """A program can tell all problems apart by their type."""
     titles = [leaf.title for leaf in ServiceError.__subclasses__()]
-    assert len(set(titles)) == len(titles) == 14
+    assert len(set(titles)) == len(titles) == 17
 
 
 def test_an_unknown_task_suggests_the_nearest_and_lists_all() -> None:
