@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from fastapi import APIRouter, Request
 
+from service.calls import read_body
 from service.errors import SeveralProcesses
 from service.loads import Load
 from service.parsing import parse_load
-from service.routes import read_body
 from service.served import Versions
 
 

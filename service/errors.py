@@ -154,6 +154,13 @@ class SeveralProcesses(ServiceError):
         )
 
 
+class UnknownVersion(UnknownTask):
+    """The task is served, in another version than the one that is asked for."""
+
+    def __init__(self, task: str, asked: str, served: str) -> None:
+        ServiceError.__init__(self, f"task {task!r} is served in version {served}, not {asked[:80]!r}")
+
+
 class InvalidInput(ServiceError):
     """The request does not have the shape that its task needs."""
 

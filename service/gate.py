@@ -15,14 +15,14 @@ from service.metrics import UNKNOWN_TASK, RequestSeries
 from service.problems import KEY_NAME
 from service.served import Versions
 
-_OPEN = frozenset({"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics"})
+_OPEN = frozenset(
+    {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
+)
 _OPEN_FOLDER = "/playground/"
 """What needs no key: pages, which show nothing that is not in the sources, and what supervisors and Prometheus read."""
 
 _ADMIN = "/admin"
 """This path and those below it need an admin key, whatever lies there. In a service without keys there are none."""
-
-_TASKS = "/v1/tasks/"
 
 
 class Gate:
@@ -73,10 +73,15 @@ class Gate:
             if allowance is not None:
                 allowance.enter(time.monotonic())
         except ServiceError as error:
-            task = path.removeprefix(_TASKS).partition("/")[0]
-            self._series.failed(task if task in self._versions.active.tasks else UNKNOWN_TASK, error, 0)
+            self._series.failed(self._task(path), error, 0)
             raise
         return allowance
+
+    def _task(self, path: str) -> str:
+        """The task that a path is about, as refusals are counted: /v1/tasks/TASK/…, /v2/models/TASK/…, /v1/models/TASK:…"""
+        parts = path.split("/", 4)
+        task = parts[3].partition(":")[0] if len(parts) > 3 else ""
+        return task if task in self._versions.active.tasks else UNKNOWN_TASK
 
 
 def require_admin(key: Key) -> None:

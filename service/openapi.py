@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, get_args
 
+import msgspec
 from pydantic import TypeAdapter
 
 from model.answers import Answer
@@ -22,16 +23,26 @@ from service.errors import (
 )
 from service.responses import PredictResponse, ReadToken, TasksResponse
 from service.schemas import LoadRequest, PredictRequest, TasksRequest
+from service.tensors import BINARY, InferenceRequest, InferenceResponse
 
 PROBLEM = "application/problem+json"
 
 _NO_PATH = HTTPStatus.NOT_FOUND.phrase
 _OF_KEYS = {error.title for error in (Unauthorized, RateLimited, TooManyAtOnce)}
-_KEYED = ("/v1/", "/admin/")
+_KEYED = ("/v1/", "/v2/models/", "/admin/")
 _LOAD = "/admin/models/load"
 _REF = "#/components/schemas/{model}"
 
+_TENSORS = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["Where is my new card?"]}]}
+
 Schema = dict[str, Any]
+
+
+def of_other_protocol(path: str) -> bool:
+    """Whether a path is of another inference protocol, which has errors of its own shape: a message alone."""
+    if path.startswith("/v2"):
+        return path[3:4] in {"", "/"}
+    return path.startswith("/v1/models/") and path.endswith(":predict")
 
 
 def complete(
@@ -51,6 +62,7 @@ def complete(
     _describe_predictions(document, tasks, responses)
     if _LOAD in document["paths"]:
         document["paths"][_LOAD]["post"]["requestBody"] = _body(_define(document, LoadRequest), {}, {})
+    _describe_other_protocols(document, tasks)
     _describe_problems(document, keyed=keyed)
 
 
@@ -70,6 +82,33 @@ def _describe_predictions(document: Schema, tasks: Mapping[str, TaskInfo], respo
     operation = paths["/v1/predict"]["post"]
     operation["requestBody"] = _body(request_of_several, {"together": _together(tasks)}, {})
     operation["responses"]["200"] |= {"content": {"application/json": {"schema": several}}}
+
+
+def _describe_other_protocols(document: Schema, tasks: Mapping[str, TaskInfo]) -> None:
+    schemas, paths = document["components"]["schemas"], document["paths"]
+    types = [InferenceRequest, InferenceResponse]
+    (request, response), defined = msgspec.json.schema_components(types, ref_template=_REF.replace("model", "name"))
+    schemas |= defined
+    operation = paths["/v2/models/{task}/infer"]["post"]
+    binary = {BINARY: {"schema": {"type": "string", "format": "binary"}}}
+    operation["requestBody"] = _body(request, {"texts": _TENSORS}, {})
+    operation["responses"]["200"] |= {"content": {"application/json": {"schema": response}} | binary}
+    operation = paths["/v1/models/{task}:predict"]["post"]
+    inputs, answers = schemas["TasksRequest"]["properties"]["inputs"], schemas["TaskAnswers"]["properties"]["answers"]
+    examples = {name: {"instances": task.example["inputs"]} for name, task in tasks.items()}
+    schemas["InstancesRequest"] = _object("InstancesRequest", instances=inputs) | {"additionalProperties": False}
+    schemas["PredictionsResponse"] = _object("PredictionsResponse", predictions=answers)
+    schemas["ErrorMessage"] = _object("ErrorMessage", error={"type": "string"})
+    operation["requestBody"] = _body(_reference("InstancesRequest"), examples, tasks)
+    operation["responses"]["200"] |= {"content": {"application/json": {"schema": _reference("PredictionsResponse")}}}
+
+
+def _object(title: str, **properties: Schema) -> Schema:
+    return {"type": "object", "title": title, "properties": properties, "required": list(properties)}
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": _REF.format(model=name)}
 
 
 def _body(schema: Schema, examples: Mapping[str, Any], tasks: Mapping[str, TaskInfo]) -> Schema:
@@ -115,7 +154,7 @@ def _define_refusal(document: Schema) -> Schema:
         "properties": {"error": _define(document, Problem)},
         "required": ["error"],
     }
-    return {"$ref": _REF.format(model="RefusedInput")}
+    return _reference("RefusedInput")
 
 
 def _describe_problems(document: Schema, *, keyed: bool) -> None:
@@ -131,16 +170,19 @@ def _describe_problems(document: Schema, *, keyed: bool) -> None:
             if "requestBody" not in operation:
                 responses.pop("422", None)
             own = [known for known in types if known.title != _NO_PATH and str(known.status) in {*responses, "500"}]
-            other = UnknownTask.title if "/models" in path else UnknownModel.title
+            other = UnknownModel.title if "/models" not in path or of_other_protocol(path) else UnknownTask.title
             own = [known for known in own if known.title not in {*_OF_KEYS, other}]
             if keyed and path.startswith(_KEYED):
                 own += [known for known in types if known.title in _OF_KEYS]
             for status in sorted({str(known.status) for known in own}):
                 its = [known for known in own if str(known.status) == status]
-                responses[status] = {
-                    "description": " / ".join(known.when for known in its),
-                    "content": {PROBLEM: {"schema": problem, "examples": _examples(its)}},
-                }
+                told = {"description": " / ".join(known.when for known in its)}
+                if of_other_protocol(path):
+                    responses.pop(status, None)
+                    message = {"application/json": {"schema": _reference("ErrorMessage")}}
+                    responses["400" if status == "422" else status] = told | {"content": message}
+                else:
+                    responses[status] = told | {"content": {PROBLEM: {"schema": problem, "examples": _examples(its)}}}
 
 
 def _examples(types: Sequence[ProblemType]) -> Schema:
@@ -166,4 +208,4 @@ def _define(document: Schema, model: Any) -> Schema:
     if "title" not in schema:
         return schema
     schemas.setdefault(schema["title"], schema)
-    return {"$ref": _REF.format(model=schema["title"])}
+    return _reference(schema["title"])

@@ -20,6 +20,8 @@ _FOR = {
 }
 """Options that are not for all kinds."""
 
+_MAX_REPORTED = 20
+
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -78,8 +80,10 @@ def _require_known_labels(thresholds: dict[str, float], tasks: Sequence[Task]) -
     known = [label for task in tasks if task.kind is Kind.MULTILABEL for label in task.labels]
     unknown = [label for label in thresholds if label not in known]
     if unknown:
+        # The first so many: looking for what is meant takes its time.
+        reported = unknown[:_MAX_REPORTED]
         raise InvalidInput(
-            [FieldError(f"options.thresholds.{label[:80]}", _no_label(label, known)) for label in unknown]
+            [FieldError(f"options.thresholds.{label[:80]}", _no_label(label, known)) for label in reported]
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,6 +28,10 @@ from service.schemas import (
 )
 
 _MAX_REPORTED = 20
+
+_MAX_EXPLAINED = 1000
+"""Errors of a body beyond which none is explained: pydantic explains all or none, a microsecond or two each."""
+
 _TAGS = ("<string>", "<object>", "<words>")
 
 
@@ -161,13 +165,14 @@ def _look_for_many(task: Task, items: list[Input | ServiceError], max_candidates
 
 def _field_errors(error: ValidationError, task: Task | None, place: tuple[str | int, ...] = ()) -> list[FieldError]:
     """Pydantic's errors about what is at `place`, in the client's words, the first so many."""
+    if error.error_count() > _MAX_EXPLAINED:
+        return [FieldError(_path(place), f"has {error.error_count()} errors; send less of it to see what is wrong")]
     details = error.errors(include_url=False, include_input=False)[:_MAX_REPORTED]
     return [_field_error(detail, task, (*place, *detail["loc"])) for detail in details]
 
 
 def _field_error(detail: ErrorDetails, task: Task | None, place: tuple[str | int, ...]) -> FieldError:
     location = [part for part in place if part not in _TAGS]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
     if location[:1] == ["options"]:
         whole, or_string = f"options are {', '.join(Options.model_fields)}", ""
     elif task is None or len(location) <= 1:
@@ -183,4 +188,8 @@ def _field_error(detail: ErrorDetails, task: Task | None, place: tuple[str | int
         "extra_forbidden": f"is not a field: {whole}",
         "model_type": f"must be {or_string}an object: {whole}",
     }.get(detail["type"], detail["msg"])
-    return FieldError(path or "body", message)
+    return FieldError(_path(location), message)
+
+
+def _path(place: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".") or "body"

@@ -106,17 +106,27 @@ def drop_reason(error: BaseException) -> str | None:
     return _DROP_REASONS.get(type(error))
 
 
+Translate = Callable[[bytes], bytes]
+"""A body of another protocol to one of this API. Raises ServiceError."""
+
+
+def as_it_is(body: bytes) -> bytes:
+    """The translation of a body that is of this API."""
+    return body
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request as it arrives. `gone` returns when the client has closed the connection.
 
-    `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says so. Both it and `read_body` raise ServiceError.
+    `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the request.
     """
 
     task: str | None
     read_body: Callable[[], Awaitable[bytes]]
     gone: Callable[[], Coroutine[Any, Any, None]]
     deadline_s: Callable[[], float | None] = lambda: None
+    translate: Translate = as_it_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +195,7 @@ class Predictor:
         with _told_to_clients():
             self._desk.require_room(task_id, self._expected.of(len(body)), self._expected.in_hand, deadline)
         started = time.monotonic()
-        job = await self._job(call.task, body, deadline)
+        job = await self._job(call, body, deadline)
         labels[:] = job.tasks
         tokenized = time.monotonic()
         results = await self._run(job, deadline, call.gone)
@@ -199,14 +209,17 @@ class Predictor:
         }
         return Prediction(rendered, stages)
 
-    async def _job(self, task: str | None, body: bytes, deadline: float) -> Job:
+    async def _job(self, call: Call, body: bytes, deadline: float) -> Job:
+        def job() -> Job:
+            return self.jobs.job(call.task, call.translate(body))
+
         if len(body) <= _SMALL_BODY:
-            return self._learnt(body, self.jobs.job(task, body))
+            return self._learnt(body, job())
         late = DeadlineExceeded("the deadline passed before the request was in line")
         expected = self._expected.of(len(body))
         self._expected.begin(expected)
         try:
-            return self._learnt(body, await _by(deadline, self._on_thread(self.jobs.job, task, body), late))
+            return self._learnt(body, await _by(deadline, self._on_thread(job), late))
         finally:
             self._expected.end(expected)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
 
+import msgspec
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import TypeAdapter
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
-from service.openapi import PROBLEM
+from service.openapi import PROBLEM, of_other_protocol
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ REQUEST_ID, KEY_NAME = "polytask.request_id", "polytask.key"
 """Where the scope of a request has its id, and the name of its API key if it has one."""
 
 _PROBLEM = TypeAdapter(Problem)
+_ENCODER = msgspec.json.Encoder()
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
@@ -53,6 +55,10 @@ class Problems:
             headers["Retry-After"] = str(found.retry_after_s)
         if isinstance(error, ServiceError) and error.unread:
             headers["Connection"] = "close"
+        if of_other_protocol(scope["path"]):
+            # These know a wrong input by 400.
+            status = 400 if found.status == InvalidInput.status else found.status
+            return Response(render_message(found), status, headers, "application/json")
         return Response(render(found), found.status, headers, PROBLEM)
 
     def _log(self, scope: Scope, error: InternalError) -> None:
@@ -72,6 +78,11 @@ class Problems:
 def render(found: Problem) -> bytes:
     """The problem as JSON."""
     return _PROBLEM.dump_json(found, exclude_none=True)
+
+
+def render_message(found: Problem) -> bytes:
+    """What other inference protocols tell of it, as JSON."""
+    return _ENCODER.encode({"error": found.detail})
 
 
 def trace_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

@@ -18,6 +18,7 @@ from service.admin import Changes, admin_routes
 from service.allowances import Place
 from service.connections import BoundedConnection
 from service.gate import Gate
+from service.inference_protocol import Models, inference_routes
 from service.metrics import RequestSeries
 from service.models import model_routes
 from service.openapi import complete
@@ -70,6 +71,7 @@ def application(
     )
     app.include_router(task_routes(predict, versions))
     app.include_router(model_routes(versions))
+    app.include_router(inference_routes(Models(versions, settings.max_body_bytes)))
     app.include_router(operation_routes(versions, page))
     app.include_router(playground_routes())
     # Without keys there is no /admin.

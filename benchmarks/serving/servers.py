@@ -43,6 +43,10 @@ class Server:
         """The resident size of its processes at present, added up, in megabytes."""
         return sum(map(_memory_mb, _tree(self.process)))
 
+    def open_files(self) -> int:
+        """The file descriptors of its processes, sockets included."""
+        return sum(process.num_fds() for process in _tree(self.process))
+
     def scrape(self) -> dict[str, float]:
         """All samples of its /metrics, by name with labels."""
         with urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as response:

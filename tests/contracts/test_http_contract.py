@@ -13,6 +13,7 @@ from tests.service.doubles import real_runner
 from tests.service.test_gate import KEYS
 
 _PREDICT = dict.fromkeys(("404", "413", "422", "429", "500", "503", "504"), "Problem")
+_REFUSED = dict.fromkeys(("400", "404", "413", "429", "500", "503", "504"), "ErrorMessage")
 
 PATHS = {
     "GET /v1/tasks": {"200": "TaskList", "500": "Problem"},
@@ -21,6 +22,13 @@ PATHS = {
     "POST /v1/predict": {"200": "TasksResponse"} | _PREDICT,
     "GET /v1/models": {"200": "ModelList", "500": "Problem"},
     "GET /v1/models/{name}/{version}/card": {"200": "string", "404": "Problem", "500": "Problem"},
+    "GET /v2": {"200": "{any}", "500": "ErrorMessage"},
+    "GET /v2/health/live": {"200": "{boolean}", "500": "ErrorMessage"},
+    "GET /v2/health/ready": {"200": "{boolean}", "500": "ErrorMessage", "503": "ErrorMessage"},
+    "GET /v2/models/{task}": {"200": "{any}", "404": "ErrorMessage", "500": "ErrorMessage"},
+    "GET /v2/models/{task}/ready": {"200": "{any}"} | dict.fromkeys(("404", "500", "503"), "ErrorMessage"),
+    "POST /v2/models/{task}/infer": {"200": "InferenceResponse"} | _REFUSED,
+    "POST /v1/models/{task}:predict": {"200": "PredictionsResponse"} | _REFUSED,
     "GET /livez": {"200": "{string}", "500": "Problem"},
     "GET /readyz": {"200": "{string}", "500": "Problem", "503": "Problem"},
     "GET /metrics": {"200": "string", "500": "Problem"},
@@ -71,6 +79,23 @@ REQUESTS = {
         "thresholds?": "{number} | null",
         "return_tokens?": "boolean | null",
     },
+    "InstancesRequest": {
+        "instances": "[string | TextInput | PairInput | RankingInput | ChoiceInput | TokensInput | SpanInput]"
+    },
+    "InferenceRequest": {
+        "inputs": "[RequestInput]",
+        "id?": "string | null",
+        "parameters?": "{string | number | boolean | null} | null",
+        "outputs?": "[RequestOutput] | null",
+    },
+    "RequestInput": {
+        "name": "string",
+        "datatype": "string",
+        "shape": "[integer]",
+        "data?": "[string | [string]] | null",
+        "parameters?": "{string | number | boolean | null} | null",
+    },
+    "RequestOutput": {"name": "string", "parameters?": "{string | number | boolean | null} | null"},
     "TextInput": {"text": "string"},
     "PairInput": {"text": "string", "text_pair": "string"},
     "RankingInput": {"query": "string", "candidates": "[string]"},
@@ -128,6 +153,21 @@ RESPONSES = {
         "provenance": "{any}",
         "card": "string",
     },
+    "PredictionsResponse": {"predictions": _ANSWERS},
+    "InferenceResponse": {
+        "model_name": "string",
+        "model_version": "string",
+        "outputs": "[ResponseOutput]",
+        "id?": "string | null",
+    },
+    "ResponseOutput": {
+        "name": "string",
+        "datatype": "string",
+        "shape": "[integer]",
+        "data?": "[string | number] | null",
+        "parameters?": "{integer} | null",
+    },
+    "ErrorMessage": {"error": "string"},
     "TaskList": {"model": "string", "tasks": "[TaskInfo]"},
     "TaskInfo": {
         "name": "string",
@@ -196,7 +236,7 @@ def shown(document: dict[str, Any]) -> dict[str, int]:
     for methods in document["paths"].values():
         for operation in methods.values():
             for status, response in operation["responses"].items():
-                if status >= "400":
+                if "application/problem+json" in response["content"]:
                     examples = response["content"]["application/problem+json"]["examples"]
                     assert examples
                     assert {example["value"]["status"] for example in examples.values()} == {int(status)}
@@ -205,15 +245,21 @@ def shown(document: dict[str, Any]) -> dict[str, int]:
 
 
 def test_the_paths_and_what_they_answer(document: dict[str, Any]) -> None:
-    """These are all paths, with these statuses, and everything that is not an answer is a problem."""
+    """These are all paths, with these statuses, and what is no answer is a problem, or an error of its protocol."""
     found: dict[str, dict[str, str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             responses = found.setdefault(f"{method.upper()} {path}", {})
             for status, response in operation["responses"].items():
-                ((media_type, content),) = response["content"].items()
-                responses[status] = written(content["schema"])
-                assert (media_type == "application/problem+json") == (status >= "400")
+                # The outputs of /v2 may come as bytes, too.
+                media_types = list(response["content"])
+                assert media_types[1:] in ([], ["application/octet-stream"])
+                responses[status] = written(response["content"][media_types[0]]["schema"])
+                assert (media_types == ["application/problem+json"]) == (responses[status] == "Problem")
+    for path, responses in found.items():
+        for status, model in responses.items():
+            of_other_protocol = path.partition(" ")[2].startswith(("/v2", "/v1/models"))
+            assert (model == ("ErrorMessage" if of_other_protocol else "Problem")) == (status >= "400")
     assert found == PATHS
 
 

@@ -66,7 +66,7 @@ def assert_alike(shown: Any, given: Any) -> None:
 @pytest.mark.anyio
 async def test_the_examples_give_what_is_shown() -> None:
     """Every curl line, sent as it stands to the embedded checkpoint, gets the answer that the README prints below it."""
-    assert len(EXAMPLES) == 12
+    assert len(EXAMPLES) == 13
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network, torch.device("cpu")))
     async with (
@@ -81,7 +81,7 @@ async def test_the_examples_give_what_is_shown() -> None:
             assert response.status_code == 200, (path, response.text)
             assert_alike(json.loads(shown), response.json())
             asked.add(response.json().get("task"))
-    assert asked == {task.name for task in checkpoint.manifest.tasks} | {None}, "None: of several tasks"
+    assert asked == {task.name for task in checkpoint.manifest.tasks} | {None}, "None: of several tasks, and in tensors"
 
 
 def test_the_programs_print_what_is_shown(tmp_path: Path) -> None:

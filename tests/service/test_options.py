@@ -65,3 +65,6 @@ def test_thresholds_replace_those_of_their_labels() -> None:
         meant("topics", thresholds={"citys": 0.5})
     with pytest.raises(InvalidInput, match="is no label; labels: cats, cities, food"):
         meant("topics", thresholds={"xyz": 0.5})
+    with pytest.raises(InvalidInput) as refused:
+        meant("topics", thresholds={f"label {place}": 0.5 for place in range(5000)})
+    assert len(refused.value.errors) == 20, "the first so many"

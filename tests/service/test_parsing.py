@@ -124,3 +124,10 @@ def test_several_tasks_may_want_errors_by_item() -> None:
     _, found = for_tasks(["mood", "topics"], ["a", 5], errors="per_item")
     assert found.items[0] == Input("a")
     assert fields_of(found.items[1]) == ["inputs[1]"]
+
+
+def test_a_body_of_too_many_errors_is_refused_as_a_whole() -> None:
+    """Thousands of wrong parts are counted and not explained: that would take longer than all the rest."""
+    with pytest.raises(InvalidInput, match=r"^body: has 5000 errors") as refused:
+        parsed("mood", [""] * 5000)
+    assert fields_of(refused.value) == ["body"]
