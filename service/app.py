@@ -20,6 +20,7 @@ from service.catalogue import catalogue, example_input, revision
 from service.choice import load_runner
 from service.errors import StartupError
 from service.listening import listen
+from service.memory import memory_of
 from service.metrics import Metrics
 from service.policies import by_task_id
 from service.predictor import Predictor
@@ -82,7 +83,7 @@ def assemble(
 
     `ended` is called from the thread of the active version's worker when it ends, with why if it failed.
     """
-    metrics = Metrics(checkpoint.manifest.tasks)
+    metrics = Metrics(checkpoint.manifest.tasks, predictions=settings.counts_predictions)
 
     def over(revision: str) -> None:
         # Whatever becomes of another version, this one goes on.
@@ -168,6 +169,7 @@ def build_worker(
     manifest = checkpoint.manifest
     encoder = InputEncoder(checkpoint.tokenizer)
     limits = known or batch_limits(settings, runner.device)
+    metrics.watch_memory(*memory_of(runner.device))
     first = manifest.tasks[0]
     return Worker(
         Queue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),
@@ -182,6 +184,7 @@ def build_worker(
             limits=limits,
             precision=runner.precision,
             target=None if known else calibration_target(settings, runner.device),
+            golden_check=metrics.device.golden_check,
         ),
         ended=ended,
     )

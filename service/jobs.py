@@ -12,6 +12,7 @@ from model.tasks import Task
 from model.truncation import Truncation
 from model_store.manifest import Golden
 from service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs
+from service.metrics import Predicted
 from service.options import Options, answer_options
 from service.parsing import parse, parse_for_tasks
 from service.responses import (
@@ -68,10 +69,17 @@ class Job:
 class Jobs:
     """Makes jobs of request bodies, and responses of their logits. Safe to share between threads.
 
-    `revision`: name and version of the checkpoint.
+    `revision`: name and version of the checkpoint. `predicted` hears of every answer.
     """
 
-    def __init__(self, tasks: Sequence[Task], encoder: InputEncoder, settings: Settings, revision: str) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        encoder: InputEncoder,
+        settings: Settings,
+        revision: str,
+        predicted: Predicted | None = None,
+    ) -> None:
         self.tasks = {task.name: task for task in tasks}
         self.ids = {task.name: task_id for task_id, task in enumerate(tasks)}
         self._encoder = encoder
@@ -82,6 +90,7 @@ class Jobs:
             for task, policy in settings.policies.items()
         }
         self._revision = revision
+        self._predicted = predicted
 
     def job(self, task: str | None, body: bytes) -> Job:
         """The job of a body that came to the path of `task`, or that itself says which tasks it is for.
@@ -153,7 +162,10 @@ class Jobs:
         ]
 
     def _answer(self, job: Job, share: Share, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]) -> Told:
-        found = told(answer(share.task, item, rows, logits, share.options), rows)
+        answered = answer(share.task, item, rows, logits, share.options)
+        if self._predicted is not None:
+            self._predicted(share.task, answered, raw_scores=share.options.raw_scores)
+        found = told(answered, rows)
         if job.options.return_tokens:
             assert job.pieces is not None
             found["read"] = [

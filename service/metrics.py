@@ -8,15 +8,17 @@ from copy import copy
 from functools import _lru_cache_wrapper, cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from model.answers import Answer
 from model.encoding import Encoding
 from model.tasks import Task
 from service.errors import ServiceError
+from service.predictions import PredictionSeries
 from service.queue import Waiting
 from service.schemas import answer_labels
 
@@ -26,6 +28,7 @@ _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 UNKNOWN_TASK = "_unknown"
 
+_PROCESSES = ("engine", "frontend")
 _OUTCOMES = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
 _STAGES = ("tokenize", "queue", "forward", "postprocess")
 _REJECTIONS = (
@@ -69,6 +72,30 @@ def forget_gauges(folder: Path, name: str) -> None:
     mark_process_dead(name, str(folder))  # type: ignore[no-untyped-call]
 
 
+class Predicted(Protocol):
+    """Where answers are counted by what they say, if anywhere."""
+
+    def __call__(self, task: Task, answer: Answer, *, raw_scores: bool) -> None:
+        """As `PredictionSeries.observe`."""
+
+
+class RestartSeries:
+    """Deaths of processes, as their supervisor counts them; 0 where there is only one process."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        restarts = Counter(
+            "polytask_process_restarts_total",
+            "Processes that died and were started again.",
+            ["process"],
+            registry=registry,
+        )
+        self._of = {process: restarts.labels(process) for process in _PROCESSES}
+
+    def restarted(self, name: str) -> None:
+        """The process of this name, such as `engine-0`, is started again."""
+        self._of[name.partition("-")[0]].inc()
+
+
 class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
@@ -81,6 +108,7 @@ class RequestSeries:
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Callable[..., Histogram]:
             return self._kept(Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets))
 
+        self.predicted: Predicted | None = None
         self.in_flight = Gauge(
             "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
         )
@@ -178,6 +206,10 @@ class DeviceSeries:
         self._out_of_memory = Counter(
             "polytask_out_of_memory_total", "Those that failed for want of memory.", registry=registry
         )
+        checks = Counter(
+            "polytask_golden_checks_total", "Checks of the golden examples.", ["result"], registry=registry
+        )
+        self._passed, self._mismatched = checks.labels("passed"), checks.labels("failed")
         self._inputs = Histogram("polytask_batch_inputs", "Rows in a batch.", registry=registry, buckets=_ROWS)
         self._tasks = Histogram("polytask_batch_tasks", "Tasks in a batch.", registry=registry, buckets=_TASKS)
         tokens = Counter("polytask_batch_tokens_total", "Tokens in batches.", ["kind"], registry=registry)
@@ -195,6 +227,10 @@ class DeviceSeries:
         self._padding.inc(len(lengths) * max(lengths) - real)
         self._seconds.observe(seconds)
 
+    def golden_check(self, *, passed: bool) -> None:
+        """The golden examples were answered, rightly or not."""
+        (self._passed if passed else self._mismatched).inc()
+
     def failed(self, *, out_of_memory: bool) -> None:
         """A forward failed."""
         self._failures.inc()
@@ -202,9 +238,12 @@ class DeviceSeries:
 
 
 class Metrics:
-    """All series of one service, in a registry of their own; of several processes if this one has joined them."""
+    """All series of one service, in a registry of their own; of several processes if this one has joined them.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    `predictions`: whether answers are counted by what they say.
+    """
+
+    def __init__(self, tasks: Sequence[Task], *, predictions: bool = False) -> None:
         def gauge(name: str, text: str, *labels: str, mode: Literal["livesum", "livemax"] = "livemax") -> Gauge:
             return Gauge(name, text, labels, registry=registry, multiprocess_mode=mode)
 
@@ -216,9 +255,15 @@ class Metrics:
         ProcessCollector(registry=registry)
         self.requests = RequestSeries(registry, [task.name for task in tasks])
         self.device = DeviceSeries(registry)
+        RestartSeries(registry)
+        self._predictions = PredictionSeries(registry, tasks) if predictions else None
+        if self._predictions is not None:
+            self.requests.predicted = self._predictions.observe
         self._queue_inputs = gauge("polytask_queue_inputs", "Rows waiting.", "task", mode="livesum")
         self._queue_tokens = gauge("polytask_queue_tokens", "Tokens waiting.", "task", mode="livesum")
         self._oldest = gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.")
+        self._memory = gauge("polytask_device_memory_bytes", "Memory of the device, by state.", "device", "state")
+        self._read_memory: Callable[[], None] = lambda: None
         self._ready = gauge("polytask_ready", "1 when requests are answered.")
         self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")
         gauge("polytask_build_info", "Release of polytask.", "version").labels(version("polytask")).set(1)
@@ -247,9 +292,21 @@ class Metrics:
         """Drops the series of tasks that no version in memory has: labels do not add up as tasks come and go."""
         for task in tasks:
             self.requests.forget(task)
+            if self._predictions is not None:
+                self._predictions.forget(task)
             self._in_line.discard(task)
             for metric in (self._queue_inputs, self._queue_tokens):
                 metric.remove_by_labels({"task": task})
+
+    def watch_memory(self, device: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """From now on shows what `read` says of the memory of `device`: bytes by state."""
+
+        def measure() -> None:
+            for state, num_bytes in read().items():
+                self._memory.labels(device, state).set(num_bytes)
+
+        self._read_memory = measure
+        measure()
 
     def admitted(self, task_id: int, encodings: Sequence[Encoding]) -> None:
         """Rows of a request were put in line."""
@@ -275,6 +332,7 @@ class Metrics:
         self._in_line.update(by_name)
         self._oldest.set(oldest_s)
         self._ready.set(ready)
+        self._read_memory()
 
     def page(self) -> bytes:
         """The page that Prometheus reads: of all processes if this one has joined them."""
@@ -290,3 +348,5 @@ class Metrics:
             self._queue_inputs.labels(task.name)
             self._queue_tokens.labels(task.name)
             self.requests.declare(task.name)
+            if self._predictions is not None:
+                self._predictions.declare(task)

@@ -149,7 +149,7 @@ class Predictor:
         settings: Settings,
         revision: str,
     ) -> None:
-        self.jobs = Jobs(tasks, encoder, settings, revision)
+        self.jobs = Jobs(tasks, encoder, settings, revision, series.predicted)
         self._desk = desk
         self._series = series
         self._settings = settings

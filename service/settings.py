@@ -130,6 +130,10 @@ class Settings:
             "whether the log may have messages of errors that could quote texts of clients", choices=("no", "yes")
         ),
     )
+    prediction_metrics: str = field(
+        default="no",
+        metadata=_about("whether /metrics counts the labels and the confidence of answers", choices=("no", "yes")),
+    )
     max_inputs: int = field(default=256, metadata=_about("inputs in a request", least=1))
     max_candidates: int = field(default=128, metadata=_about("candidates or choices of an input", least=2))
     max_body_bytes: int = field(default=512 * 1024, metadata=_about("bytes in a request body", least=1))
@@ -187,6 +191,11 @@ class Settings:
     def keys(self) -> tuple[Key, ...]:
         """The API keys, none of which open the service to all."""
         return configured(self.api_keys, self.api_keys_file)
+
+    @property
+    def counts_predictions(self) -> bool:
+        """Whether `prediction_metrics` says yes."""
+        return self.prediction_metrics == "yes"
 
     @property
     def origins(self) -> list[str]:

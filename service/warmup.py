@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from model.answers import Logits, answer
 from model.encoding import Encoding, InputEncoder
@@ -42,6 +42,17 @@ class Target:
     most_tokens: int
 
 
+class GoldenCheck(Protocol):
+    """What hears whether the golden examples were answered as they should be."""
+
+    def __call__(self, *, passed: bool) -> None:
+        """Once a check."""
+
+
+def _unheard(*, passed: bool) -> None:
+    """Hears nothing."""
+
+
 def warm_up(
     run: Run,
     tasks: Sequence[Task],
@@ -50,8 +61,9 @@ def warm_up(
     limits: Limits,
     precision: str,
     target: Target | None = None,
+    golden_check: GoldenCheck = _unheard,
 ) -> Limits:
-    """Runs everything once. Raises GoldenMismatch where an answer is not the golden one.
+    """Runs everything once. Raises GoldenMismatch where an answer is not the golden one; `golden_check` hears of it.
 
     Returns the limits; with a target, what calibration made of them.
     """
@@ -64,7 +76,12 @@ def warm_up(
         limits = _calibrated(run_shape, max(task.max_length for task in tasks), limits, target)
     for num_rows, length in worst_shapes(tasks, limits):
         run_shape(num_rows, length)
-    check_goldens(run, tasks, encoder, goldens, TOLERANCES[precision])
+    try:
+        check_goldens(run, tasks, encoder, goldens, TOLERANCES[precision])
+    except GoldenMismatch:
+        golden_check(passed=False)
+        raise
+    golden_check(passed=True)
     return limits
 
 

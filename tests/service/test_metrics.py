@@ -44,6 +44,8 @@ def test_every_series_is_there_from_the_start(metrics: Metrics) -> None:
     for task in TASKS:
         assert found["polytask_queue_inputs", (("task", task),)] == 0
     assert found["polytask_batch_tokens_total", (("kind", "padding"),)] == 0
+    assert found["polytask_golden_checks_total", (("result", "failed"),)] == 0
+    assert found["polytask_process_restarts_total", (("process", "engine"),)] == 0
 
 
 def test_the_names_are_these(metrics: Metrics) -> None:
@@ -56,13 +58,16 @@ def test_the_names_are_these(metrics: Metrics) -> None:
         "polytask_batch_token_budget",
         "polytask_batch_tokens",
         "polytask_build_info",
+        "polytask_device_memory_bytes",
         "polytask_dropped_inputs",
         "polytask_forward_duration_seconds",
+        "polytask_golden_checks",
         "polytask_input_length_tokens",
         "polytask_input_tokens",
         "polytask_inputs",
         "polytask_model_info",
         "polytask_out_of_memory",
+        "polytask_process_restarts",
         "polytask_queue_inputs",
         "polytask_queue_oldest_seconds",
         "polytask_queue_tokens",
@@ -115,11 +120,16 @@ def test_what_the_page_adds(metrics: Metrics) -> None:
     metrics.warmed(0.5, 1024)
     metrics.device.failed(out_of_memory=True)
     metrics.dropped(1, DEADLINE, 1)
+    metrics.device.golden_check(passed=False)
+    reserved = iter((5, 6, 7))
+    metrics.watch_memory("cuda:0", lambda: {"reserved": next(reserved)})
     metrics.line({0: Waiting(1, 9)}, 2.5, ready=True)
     metrics.line({1: Waiting(2, 30)}, 1.5, ready=False)
     page = metrics.page().decode()
     for line in (
         'polytask_queue_inputs{task="topics"} 2.0',
+        'polytask_device_memory_bytes{device="cuda:0",state="reserved"} 7.0',
+        'polytask_golden_checks_total{result="failed"} 1.0',
         'polytask_queue_tokens{task="topics"} 30.0',
         'polytask_queue_tokens{task="mood"} 0.0',
         "polytask_queue_oldest_seconds 1.5",

@@ -36,6 +36,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_API_KEYS_FILE": "",
         "POLYTASK_CORS_ORIGINS": "",
         "POLYTASK_LOG_TEXTS": "no",
+        "POLYTASK_PREDICTION_METRICS": "no",
         "POLYTASK_MAX_INPUTS": 256,
         "POLYTASK_MAX_CANDIDATES": 128,
         "POLYTASK_MAX_BODY_BYTES": 524_288,
