@@ -1,0 +1,122 @@
+"""The images build, and `compose.yaml` runs them. By `make test-docker`; Grafana is left out."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from polytask_client import ClassificationAnswer, Client, Retries
+from tests.docker.engine import Stack, build, docker, free_port, image_mb, until
+
+pytestmark = pytest.mark.docker
+
+IMAGE = "polytask:test"
+MOST_MB = 1500
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """The service, healthy, and Prometheus."""
+    build(IMAGE, "docker/service.Dockerfile")
+    stack = Stack(IMAGE, free_port(), free_port())
+    try:
+        stack.compose("up", "--detach", "--no-build", "service", "prometheus")
+        until("the service is healthy", stack.is_healthy)
+        yield stack
+    finally:
+        stack.compose("down", "--volumes")
+
+
+def test_the_image_is_small_and_holds_no_training(stack: Stack) -> None:
+    """The image is under 1.5 GB, and has neither the code that trains nor a compiler nor pip in its environment."""
+    size = image_mb(stack.image)
+    torch = docker("run", "--rm", "--entrypoint", "du", stack.image, "-sm", "/venv/lib/python3.11/site-packages/torch")
+    print(f"\n{stack.image}: {size:.0f} MB, of which torch {torch.split()[0]} MiB")  # noqa: T201
+    assert size < MOST_MB
+    looked_for = "import importlib.util as i, shutil as s; print([*map(i.find_spec, ['training', 'pip'])], s.which('cc'), s.which('gcc'))"
+    assert docker("run", "--rm", "--entrypoint", "python", stack.image, "-c", looked_for) == "[None, None] None None"
+
+
+def test_it_has_no_rights(stack: Stack) -> None:
+    """The process is no root, can gain nothing, and can write nowhere but to /tmp."""
+    identity = docker("exec", stack.container(), "python", "-c", "import os; print(os.getuid(), open('/proc/1/status').read())")
+    assert identity.split()[0] == "10001"
+    assert "NoNewPrivs:\t1" in identity
+    assert "CapBnd:\t0000000000000000" in identity
+    tried = "import os; print([folder for folder in ('/', '/models', '/venv', '/tmp') if os.access(folder, os.W_OK)])"
+    assert docker("exec", stack.container(), "python", "-c", tried) == "['/tmp']"
+
+
+def test_it_answers_through_its_port(stack: Stack) -> None:
+    """A prediction through the published port is that of the embedded checkpoint."""
+    with Client(stack.url) as client:
+        prediction = client.predict("intent", ["I still have not received my new card, where is it?"])
+    assert [answer.label for answer in prediction.of(ClassificationAnswer)] == ["card_arrival"]
+
+
+def test_prometheus_reads_it(stack: Stack) -> None:
+    """Prometheus has its rules loaded, its target is up, and the service's series are there."""
+
+    def values(query: str) -> list[str]:
+        response = httpx.get(f"{stack.prometheus}/api/v1/query", params={"query": query}, timeout=5)
+        return [series["value"][1] for series in response.json()["data"]["result"]]
+
+    def scraped() -> bool:
+        try:
+            return values("polytask_ready") == ["1"]
+        except httpx.TransportError:
+            return False
+
+    until("Prometheus has read /metrics", scraped)
+    assert "1" in values("up")
+    groups = httpx.get(f"{stack.prometheus}/api/v1/rules", timeout=5).json()["data"]["groups"]
+    assert groups
+    assert all(rule["health"] != "err" for group in groups for rule in group["rules"])
+
+
+def test_killed_under_load_it_comes_back(stack: Stack) -> None:
+    """The process is killed while clients ask: it is started again and gets healthy, and no call of theirs has failed."""
+    done = threading.Event()
+    answered = threading.Semaphore(0)
+
+    def ask() -> int:
+        count = 0
+        with Client(stack.url, deadline_s=120, retries=Retries(max_tries=None, longest_s=1)) as client:
+            while not done.is_set():
+                client.predict("intent", ["Where is my new card?"])
+                count += 1
+                answered.release()
+        return count
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        clients = [pool.submit(ask) for _ in range(4)]
+        try:
+            assert all(answered.acquire(timeout=60) for _ in range(20))
+            stack.kill()
+            until("the service is started again", lambda: stack.inspected()["RestartCount"] == 1)
+            until("the service is healthy again", stack.is_healthy)
+            while answered.acquire(blocking=False):
+                pass
+            assert all(answered.acquire(timeout=60) for _ in range(20))
+        finally:
+            done.set()
+        assert all(client.result() > 0 for client in clients)
+
+
+def test_sigterm_ends_it_in_order(stack: Stack) -> None:
+    """`stop` is SIGTERM to the service itself, which ends with exit code 0 and not by SIGKILL."""
+    stack.compose("stop", "service")
+    assert stack.inspected()["State"]["ExitCode"] == 0
+
+
+def test_the_training_image_trains_and_exports() -> None:
+    """The image for training builds, and has what training and exporting need."""
+    build("polytask-training:test", "docker/training.Dockerfile")
+    print(f"\npolytask-training:test: {image_mb('polytask-training:test'):.0f} MB")  # noqa: T201
+    assert "demo" in docker("run", "--rm", "--read-only", "polytask-training:test", "models", "verify")
+    needed = "import training.run, training.report, training.export, onnx, onnxscript, onnxruntime"
+    docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python", "polytask-training:test", "-c", needed)  # noqa: S108
