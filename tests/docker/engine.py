@@ -71,7 +71,7 @@ class Stack:
         return f"http://127.0.0.1:{self.prometheus_port}"
 
     def compose(self, *arguments: str) -> None:
-        """Runs Compose on `compose.yaml` as it stands, with ports and a name of its own."""
+        """Runs Compose on `compose.yaml` and `.env.example` as they stand, with ports and a name of its own."""
         plugin = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0  # noqa: S607
         command = ["docker", "compose"] if plugin else [shutil.which("docker-compose") or "docker-compose"]
         environment = {name: text for name, text in os.environ.items() if not name.startswith("POLYTASK_")} | {
@@ -79,7 +79,7 @@ class Stack:
             "SERVICE_PORT": str(self.service_port),
             "PROMETHEUS_PORT": str(self.prometheus_port),
         }
-        files = ["--env-file", os.devnull, "--project-name", PROJECT, "--file", "compose.yaml"]
+        files = ["--env-file", ".env.example", "--project-name", PROJECT, "--file", "compose.yaml"]
         subprocess.run([*command, *files, *arguments], cwd=ROOT, env=environment, check=True)
 
     def container(self, service: str = "service") -> str:
