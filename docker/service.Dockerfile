@@ -12,7 +12,7 @@ ARG TORCH_INDEX=
 # Where everything else comes from, if not from PyPI; and a page or a folder in PYTHON_IMAGE that has more wheels.
 ARG PIP_INDEX_URL=
 ARG PIP_FIND_LINKS=
-# ONNX Runtime runs what `polytask export` writes. It is a tenth of torch, and four times as fast on a CPU.
+# ONNX Runtime runs what `polytask export` writes. It is a tenth of torch, and up to four times as fast on a CPU.
 ARG EXTRAS=cpu,onnx
 
 WORKDIR /build

@@ -85,7 +85,9 @@ class Stack:
     def container(self, service: str = "service") -> str:
         """The id of a service's container."""
         label = f"label=com.docker.compose.service={service}"
-        return docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}", "--filter", label)
+        return docker(
+            "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}", "--filter", label
+        )
 
     def inspected(self) -> dict[str, Any]:
         """What the engine knows of the service's container."""

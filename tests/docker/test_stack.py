@@ -45,7 +45,9 @@ def test_the_image_is_small_and_holds_no_training(stack: Stack) -> None:
 
 def test_it_has_no_rights(stack: Stack) -> None:
     """The process is no root, can gain nothing, and can write nowhere but to /tmp."""
-    identity = docker("exec", stack.container(), "python", "-c", "import os; print(os.getuid(), open('/proc/1/status').read())")
+    identity = docker(
+        "exec", stack.container(), "python", "-c", "import os; print(os.getuid(), open('/proc/1/status').read())"
+    )
     assert identity.split()[0] == "10001"
     assert "NoNewPrivs:\t1" in identity
     assert "CapBnd:\t0000000000000000" in identity
@@ -122,4 +124,4 @@ def test_the_training_image_trains_and_exports() -> None:
     print(f"\npolytask-training:test: {size:.0f} MB over Python's")  # noqa: T201
     assert "demo" in docker("run", "--rm", "--read-only", "polytask-training:test", "models", "verify")
     needed = "import training.run, training.report, training.export, onnx, onnxscript, onnxruntime"
-    docker("run", "--rm", "--read-only", "--tmpfs", "/tmp", "--entrypoint", "python", "polytask-training:test", "-c", needed)  # noqa: S108
+    docker("run", "--rm", "--read-only", "--tmpfs=/tmp", "--entrypoint=python", "polytask-training:test", "-c", needed)
