@@ -96,6 +96,17 @@ class RestartSeries:
         self._of[name.partition("-")[0]].inc()
 
 
+def supervisor_series(folder: Path) -> RestartSeries:
+    """The supervisor's own, in the folder of its processes, which it joins with nothing else."""
+    before = values.ValueClass
+    join_processes(folder, "supervisor")
+    try:
+        return RestartSeries()
+    finally:
+        values.ValueClass = before
+        del os.environ[_FOLDER]
+
+
 class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 

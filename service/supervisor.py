@@ -24,7 +24,7 @@ from model_store.versions import resolve
 from service.child import CANNOT_START, METRICS, configure_logging, engine_socket
 from service.errors import StartupError
 from service.listening import listen
-from service.metrics import RestartSeries, forget_gauges, join_processes
+from service.metrics import forget_gauges, supervisor_series
 from service.settings import Settings
 from service.slots import Slot, engine_slots, environment, frontend_slots
 
@@ -48,7 +48,6 @@ def serve(settings: Settings, engine: str = "service.engine") -> None:
         if len(os.fsencode(engine_socket(folder, len(settings.engines)))) > _MAX_SOCKET_PATH:
             raise StartupError(f"the path of {folder} is too long for a socket; set TMPDIR to a shorter one")
         (folder / METRICS).mkdir()
-        join_processes(folder / METRICS, "supervisor")
         # Pinned: a version that is promoted while this one is served must not come in by the restart of a process.
         version = resolve(settings.store, settings.model)
         settings = replace(settings, model=f"{version.parent.name}/{version.name}")
@@ -74,7 +73,7 @@ class _Supervisor:
         self._slots = slots
         self._patience_s = patience_s
         self._ending = asyncio.Event()
-        self._restarts = RestartSeries()
+        self._restarts = supervisor_series(folder / METRICS)
 
     async def run(self) -> None:
         """Until a signal comes, or a process cannot be kept alive: then raises StartupError."""

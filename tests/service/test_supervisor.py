@@ -170,6 +170,7 @@ def test_an_engine_that_is_killed_loses_no_request_and_no_count(service: Supervi
     """Every request gets an answer or 503, the service is ready again, and the counters are the clients' own counts."""
     (engine,) = service.children("gated_engine")
     before, rows = outcomes(service), service.sample("input_length_tokens_count", task="mood")
+    restarts = service.sample("process_restarts_total", process="engine")
     load = Load(service, pool)
     load.more(200, 150)
     service.gate.touch()
@@ -183,6 +184,7 @@ def test_an_engine_that_is_killed_loses_no_request_and_no_count(service: Supervi
     load.stop()
     assert service.ready()
     assert service.sample("ready") == 1
+    assert service.sample("process_restarts_total", process="engine") > restarts
     assert load.statuses.keys() == {200, 503}
     assert outcomes(service) - before == Counter(ok=load.statuses[200], rejected=load.statuses[503])
     assert service.sample("requests_in_flight") == 0
