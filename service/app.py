@@ -133,7 +133,7 @@ def loaded(
     own = metrics.of(manifest.tasks)
     # What is measured beside a version that works is wrong. One of the same build takes as long.
     limits = beside.worker.limits if beside is not None and _alike(beside, manifest, engine) else None
-    worker = build_worker(checkpoint, settings, runner, own, partial(ended, revision(manifest)), limits)
+    worker = build_worker(checkpoint, encoder, settings, runner, own, partial(ended, revision(manifest)), limits)
     return Loaded(
         manifest=manifest,
         desk=worker,
@@ -156,6 +156,7 @@ def _alike(beside: Loaded, manifest: Manifest, engine: Engine) -> bool:
 
 def build_worker(
     checkpoint: Checkpoint,
+    encoder: InputEncoder,
     settings: Settings,
     runner: Runner,
     metrics: Metrics,
@@ -167,7 +168,6 @@ def build_worker(
     `known`: limits that were calibrated before.
     """
     manifest = checkpoint.manifest
-    encoder = InputEncoder(checkpoint.tokenizer)
     limits = known or batch_limits(settings, runner.device)
     metrics.watch_memory(*memory_of(runner.device))
     first = manifest.tasks[0]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from model.answers import Logits, answer
-from model.encoding import Encoding, Input, InputEncoder
+from model.answers import answer
+from model.encoding import Input, InputEncoder
 from model.tasks import Kind, Task
 from model_store.manifest import Manifest
 from service.loads import Shift
-
-Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
-"""Task ids and encodings of rows to the rows' own logits."""
+from service.runners import Run
 
 Told = Mapping[str, Any]
 """An answer as `dataclasses.asdict` gives it."""

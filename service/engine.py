@@ -21,6 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from model.answers import Logits
+from model.encoding import InputEncoder
 from service.app import build_worker
 from service.catalogue import revision
 from service.child import Parent, engine_socket, run_child
@@ -182,7 +183,7 @@ def run_engine(settings: Settings, socket: Path, parent: Parent) -> None:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(over.set)
 
-        worker = build_worker(checkpoint, settings, runner, metrics, end)
+        worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, runner, metrics, end)
         reception = Reception(worker, loop)
         await loop.create_unix_server(reception.connect, str(socket))
         parent.when_over(end)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
-from functools import _lru_cache_wrapper, cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, values
@@ -21,6 +20,7 @@ from service.errors import ServiceError
 from service.predictions import PredictionSeries
 from service.queue import Waiting
 from service.schemas import answer_labels
+from service.task_series import TaskSeries
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Where the library looks for the folder that processes share."""
@@ -52,9 +52,6 @@ _SHORT_SECONDS = (0.0001, 0.00025, 0.0005, *_SECONDS)
 _LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _TASKS = (1, 2, 3, 4, 6, 8, 12, 16)
-
-
-_Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 def join_processes(folder: Path, name: str) -> None:
@@ -111,14 +108,9 @@ class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
-        self._by_task: list[tuple[Counter | Histogram, _lru_cache_wrapper[Any]]] = []
-
-        def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
-            return self._kept(Counter(name, text, ["task", *labels], registry=registry))
-
-        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Callable[..., Histogram]:
-            return self._kept(Histogram(name, text, ["task", *labels], registry=registry, buckets=buckets))
-
+        series = TaskSeries(registry)
+        counter, histogram = series.counter, series.histogram
+        self.forget = series.forget
         self.predicted: Predicted | None = None
         self.in_flight = Gauge(
             "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
@@ -186,18 +178,6 @@ class RequestSeries:
             self._truncated_tokens,
         ):
             plain(task)
-
-    def forget(self, task: str) -> None:
-        """The series of a task are gone."""
-        for metric, labels in self._by_task:
-            metric.remove_by_labels({"task": task})
-            labels.cache_clear()
-
-    def _kept(self, metric: _Metric) -> Callable[..., _Metric]:
-        # `labels` takes a lock and makes a key anew each time; there are few children, and they stay.
-        labels = cache(metric.labels)
-        self._by_task.append((metric, labels))
-        return labels
 
 
 class DeviceSeries:
@@ -279,7 +259,9 @@ class Metrics:
         self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")
         gauge("polytask_build_info", "Release of polytask.", "version").labels(version("polytask")).set(1)
         self._info = gauge("polytask_task_info", "Tasks served.", "task", "kind", "num_labels")
-        self.reloads = Counter("polytask_reloads", "Changes of versions, by result.", ["result"], registry=registry)
+        self.reloads = Counter(
+            "polytask_reloads_total", "Changes of versions, by result.", ["result"], registry=registry
+        )
         for result in _RELOADS:
             self.reloads.labels(result)
         self._declare()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
 from model.answers import (
     Answer,
@@ -19,6 +18,7 @@ from model.answers import (
 )
 from model.tasks import Kind, Task
 from service.schemas import answer_labels
+from service.task_series import TaskSeries
 
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -27,16 +27,12 @@ class PredictionSeries:
     """Counts labels and confidence. Labels are those of the checkpoint, so clients cannot add any."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[Task]) -> None:
-        predicted = Counter("polytask_predictions_total", "Labels in answers.", ["task", "label"], registry=registry)
-        confidence = Histogram(
-            "polytask_prediction_confidence_ratio",
-            "Probabilities of what was answered.",
-            ["task"],
-            registry=registry,
-            buckets=_CONFIDENCE,
+        series = TaskSeries(registry)
+        self.forget = series.forget
+        self._predicted = series.counter("polytask_predictions_total", "Labels in answers.", "label")
+        self._confidence = series.histogram(
+            "polytask_prediction_confidence_ratio", "Probabilities of what was answered.", _CONFIDENCE
         )
-        self._predicted, self._confidence = cache(predicted.labels), cache(confidence.labels)
-        self._by_task = ((predicted, self._predicted), (confidence, self._confidence))
         for task in tasks:
             self.declare(task)
 
@@ -46,12 +42,6 @@ class PredictionSeries:
             self._confidence(task.name)
         for label in answer_labels(task):
             self._predicted(task.name, label)
-
-    def forget(self, task: str) -> None:
-        """The series of a task are gone."""
-        for metric, labels in self._by_task:
-            metric.remove_by_labels({"task": task})
-            labels.cache_clear()
 
     def observe(self, task: Task, answer: Answer, *, raw_scores: bool) -> None:
         """Counts an answer; `raw_scores`: its scores are no probabilities, and only its labels count."""

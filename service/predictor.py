@@ -119,7 +119,9 @@ def as_it_is(body: bytes) -> bytes:
 class Call:
     """One request as it arrives. `gone` returns when the client has closed the connection.
 
-    `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the request.
+    `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says
+    so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the
+    request.
     """
 
     task: str | None
@@ -224,7 +226,8 @@ class Predictor:
             self._expected.end(expected)
 
     def _learnt(self, body: bytes, job: Job) -> Job:
-        self._expected.learn(len(body), sum(len(encoding) for _, encoding in job.rows))
+        # Of one task: what several tasks make of the same texts would be expected of every single one.
+        self._expected.learn(len(body), sum(len(encoding) for _, encoding in job.rows) // len(job.shares))
         return job
 
     async def _run(self, job: Job, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> Results:

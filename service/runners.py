@@ -55,6 +55,10 @@ class Runner(Protocol):
         """
 
 
+Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
+"""Task ids and encodings of rows to the rows' own logits, as `Forward` runs them."""
+
+
 class TorchRunner:
     """The network as it is: float32 on the CPU, bfloat16 autocast on CUDA."""
 

@@ -1,4 +1,4 @@
-"""A short way for predictions past FastAPI: matching and dependencies would be a quarter of their cost."""
+"""A short way for predictions past FastAPI: matching and dependencies would be a large part of their cost."""
 
 from __future__ import annotations
 

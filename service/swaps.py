@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 
 from model.encoding import InputEncoder
 from model_store.errors import StoreError
-from service.comparison import Run, shifts
+from service.comparison import shifts
 from service.errors import Conflict, FieldError, InvalidInput, StartupError, UnknownModel
 from service.loads import Load, LoadState
 from service.metrics import Metrics
+from service.runners import Run
 from service.served import Served
 from service.warmup import GoldenMismatch
 from service.worker import Worker

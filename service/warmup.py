@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from model.answers import Logits, answer
+from model.answers import answer
 from model.encoding import Encoding, InputEncoder
 from model.tasks import Task
 from model_store.manifest import Golden
 from service.calibration import calibrate, least_of_some
 from service.errors import StartupError
 from service.queue import Limits
+from service.runners import Run
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
 """How far a golden answer's numbers may be off, by the runner's precision; of values above 1, the share of them.
@@ -26,8 +27,6 @@ _SHORTEST = 2
 """Tokens of a row without text: where it starts and where it ends."""
 
 logger = logging.getLogger(__name__)
-
-Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 
 
 class GoldenMismatch(StartupError):

@@ -116,7 +116,7 @@ def _document(app: FastAPI, versions: Versions, *, keyed: bool) -> None:
 
 def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
     """Serves on the socket until the server ends."""
-    # What is loaded by now stays. Looking through all of it again and again for cycles would take a quarter of the time.
+    # What is loaded by now stays. Looking through all of it again and again for cycles would take long.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)

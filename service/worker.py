@@ -10,19 +10,15 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from model.answers import Logits
 from model.encoding import Encoding
 from service.line import Line
 from service.metrics import Metrics
 from service.queue import Limits, Queue, Row, Waiting
-from service.runners import Forward
+from service.runners import Forward, Run
 from service.stream import Stream
 from service.tickets import Work
 
 logger = logging.getLogger(__name__)
-
-Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
-"""Task ids and encodings of rows to the rows' own logits."""
 
 _task_id = attrgetter("task_id")
 

@@ -8,11 +8,11 @@ Texts are random words, as many as real ones have. `benchmarks.serving.runner --
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,7 +88,7 @@ def _alone(bench: Bench, num_tasks: int) -> float:
     runner, best = bench.runner(num_tasks), 0.0
     for rows in _BATCH_ROWS[bench.device.type]:
         own = bench.batches(sorted(lengths(_BATCHES * rows)), rows, num_tasks)
-        seconds = in_turns({"": lambda own=own: run_all(runner, own)}, bench.rounds)[""]  # type: ignore[misc]
+        seconds = in_turns({"alone": partial(run_all, runner, own)}, bench.rounds)["alone"]
         best = max(best, _BATCHES * rows / min(seconds))
     return best
 
@@ -146,5 +146,4 @@ def _cells(line: dict[str, Any], alone: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     typer.run(main)

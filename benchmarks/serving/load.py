@@ -102,17 +102,18 @@ class Outcome:
 
     def latency_ms(self, share: float, *statuses: int) -> float:
         """The percentile of milliseconds from due to done of the counted requests with one of `statuses` (200)."""
-        wanted = statuses or (200,)
-        return percentile([1000 * (s.done - s.due) for s in self.counted if s.status in wanted], share)
+        return percentile([1000 * (s.done - s.due) for s in self._ended(statuses)], share)
 
     def wait_ms(self, share: float, *statuses: int) -> float:
         """The percentile of milliseconds from sent to done of the counted requests with one of `statuses` (200)."""
-        wanted = statuses or (200,)
-        return percentile([1000 * (s.done - s.sent) for s in self.counted if s.status in wanted], share)
+        return percentile([1000 * (s.done - s.sent) for s in self._ended(statuses)], share)
 
     def late_ms(self, share: float) -> float:
         """The percentile of milliseconds that counted requests were sent after they were due: the generator's own delay."""
         return percentile([1000 * (sample.sent - sample.due) for sample in self.counted], share)
+
+    def _ended(self, statuses: Sequence[int]) -> list[Sample]:
+        return [sample for sample in self.counted if sample.status in (statuses or (200,))]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -252,6 +253,26 @@ async def test_what_is_being_tokenised_counts_as_before(
     for row, outputs in zip(desk.rows, (3, 3, 3), strict=True):
         row.payload.ticket.answer(0, np.zeros(outputs, np.float32), 1.0, 2.0)
     await asyncio.gather(first, second, third)
+
+
+async def test_several_tasks_teach_what_one_of_them_has(
+    desk: Desk, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens that a body is expected to have are those of one task, however many it is for."""
+    learnt: list[int] = []
+    monkeypatch.setattr(predictor._expected, "learn", lambda _, tokens: learnt.append(tokens))
+    content = json.dumps({"tasks": ["mood", "topics"], "inputs": ["cat", "paris"]}).encode()
+    calls = [
+        predictor.predict(replace(call("mood", content), task=None)),
+        predictor.predict(call("mood", body("cat", "paris"))),
+    ]
+    running = [asyncio.create_task(each) for each in calls]
+    await until(lambda: len(desk.rows) == 6)
+    assert learnt == [learnt[0]] * 2
+    for row in desk.rows:
+        outputs = len(tiny.tasks()[row.task_id].labels)
+        row.payload.ticket.answer(row.payload.place, np.zeros(outputs, np.float32), 1.0, 2.0)
+    await asyncio.gather(*running)
 
 
 async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Predictor) -> None:

@@ -61,7 +61,9 @@ async def engine(socket: Path, runner: Runner, **settings: Any) -> AsyncIterator
     """An engine that is ready; its connections are cut in the end."""
     loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
-    worker = build_worker(checkpoint, Settings(**settings), runner, metrics, lambda: None)
+    worker = build_worker(
+        checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), runner, metrics, lambda: None
+    )
     reception = Reception(worker, loop)
     ends: list[Any] = []
 

@@ -16,9 +16,9 @@ from model.encoding import Encoding
 from service.errors import DeadlineExceeded, InternalError
 from service.metrics import Metrics
 from service.queue import Closed, Limits, Queue, Row
-from service.runners import DeviceLost, Forward, Runner
+from service.runners import DeviceLost, Forward, Run, Runner
 from service.tickets import Results, Ticket, Work
-from service.worker import Run, Worker
+from service.worker import Worker
 from tests import tiny
 from tests.service.doubles import FailingRunner, GatedRunner
 from tests.service.serving import until

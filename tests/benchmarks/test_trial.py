@@ -1,0 +1,47 @@
+"""A trial of the quality benchmark that is stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.quality import trial
+from benchmarks.quality.methods import METHODS, changed
+from benchmarks.quality.trial import Outcome, run_trial
+from model.tasks import Kind
+from tests.training import toy
+from training.resume import Snapshot, write_next
+
+_ENOUGH = 3
+"""Checkpoints after which it is stopped."""
+
+
+def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped and run again it comes to what it comes to undisturbed, and leaves no checkpoint behind."""
+    recipe = toy.recipe(toy.write_backbone(tmp_path / "backbone"), [Kind.CLASSIFICATION, Kind.TAGGING])
+    recipe = changed(recipe, length={"examples": 120})
+    toy.write_data(tmp_path / "data")
+    written: list[int] = []
+
+    def run() -> Outcome:
+        found = run_trial("toy", METHODS["ca-mtl"], recipe, tmp_path / "data", Console(quiet=True))
+        return replace(found, seconds=0.0)
+
+    def write_and_stop(folder: Path, updates: int, snapshot: Snapshot) -> None:
+        write_next(folder, updates, snapshot)
+        written.append(updates)
+        if len(written) == _ENOUGH:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trial, "_RUNS", tmp_path / "runs")
+    undisturbed = run()
+    monkeypatch.setattr(trial, "_CHECKPOINT_S", 0)
+    monkeypatch.setattr(trial, "write_next", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert run() == undisturbed
+    assert written[_ENOUGH] > written[_ENOUGH - 1], "it did not begin anew"
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
