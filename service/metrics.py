@@ -20,13 +20,20 @@ from service.errors import ServiceError
 from service.predictions import PredictionSeries
 from service.queue import Waiting
 from service.schemas import answer_labels
+from service.series_values import OwnValues, SharedValues, Values
 from service.task_series import TaskSeries
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Where the library looks for the folder that processes share."""
 
+_NAME = "POLYTASK_PROCESS"
+"""Where the name of this process among them stands."""
+
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 UNKNOWN_TASK = "_unknown"
+
+_QUEUE = "queue"
+"""The suffix of the files with gauges by task."""
 
 _PROCESSES = ("engine", "frontend")
 _OUTCOMES = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
@@ -60,13 +67,21 @@ def join_processes(folder: Path, name: str) -> None:
     To be called before there are any. No two processes alive have the same `name`, which has no underscore; one that
     starts where another of its name has died goes on with its counters, so that a sum never goes down.
     """
-    os.environ[_FOLDER] = str(folder)
+    os.environ[_FOLDER], os.environ[_NAME] = str(folder), name
     values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
 
 
 def forget_gauges(folder: Path, name: str) -> None:
     """Notes that the process of this name has died: its gauges count no longer, its counters do."""
     mark_process_dead(name, str(folder))  # type: ignore[no-untyped-call]
+    (folder / f"{name}.{_QUEUE}").unlink(missing_ok=True)
+
+
+def _values(suffix: str) -> Values:
+    """Where the numbers by task lie: with those of the other processes if this one has joined them."""
+    if _FOLDER not in os.environ:
+        return OwnValues()
+    return SharedValues(Path(os.environ[_FOLDER]), os.environ[_NAME], suffix)
 
 
 class Predicted(Protocol):
@@ -108,9 +123,9 @@ class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
-        series = TaskSeries(registry)
+        series = TaskSeries(_values("requests"))
         counter, histogram = series.counter, series.histogram
-        self.forget = series.forget
+        self.forget, self.page = series.forget, series.page
         self.predicted: Predicted | None = None
         self.in_flight = Gauge(
             "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
@@ -160,24 +175,19 @@ class RequestSeries:
 
     def declare(self, task: str) -> None:
         """All series of a task are there from now on."""
-        by_label = {
-            self._ended: _OUTCOMES,
-            self._stages: _STAGES,
-            self._rejections: _REJECTIONS,
-            self._dropped: (DEADLINE, DISCONNECT),
-        }
-        for metric, known in by_label.items():
-            for value in known:
-                metric(task, value)
-        for plain in (
-            self._seconds,
-            self._inputs,
-            self._tokens,
-            self._lengths,
-            self._truncated,
-            self._truncated_tokens,
+        for counted, known in (
+            (self._ended, _OUTCOMES),
+            (self._rejections, _REJECTIONS),
+            (self._dropped, (DEADLINE, DISCONNECT)),
         ):
-            plain(task)
+            for value in known:
+                counted.declare(task, value)
+        for stage in _STAGES:
+            self._stages.declare(task, stage)
+        self._seconds.declare(task)
+        self._lengths.declare(task)
+        for plain in (self._inputs, self._tokens, self._truncated, self._truncated_tokens):
+            plain.declare(task)
 
 
 class DeviceSeries:
@@ -247,11 +257,12 @@ class Metrics:
         self.requests = RequestSeries(registry, [task.name for task in tasks])
         self.device = DeviceSeries(registry)
         RestartSeries(registry)
-        self._predictions = PredictionSeries(registry, tasks) if predictions else None
+        self._predictions = PredictionSeries(_values("predictions"), tasks) if predictions else None
         if self._predictions is not None:
             self.requests.predicted = self._predictions.observe
-        self._queue_inputs = gauge("polytask_queue_inputs", "Rows waiting.", "task", mode="livesum")
-        self._queue_tokens = gauge("polytask_queue_tokens", "Tokens waiting.", "task", mode="livesum")
+        self._queue = TaskSeries(_values(_QUEUE))
+        self._queue_inputs = self._queue.gauge("polytask_queue_inputs", "Rows waiting.")
+        self._queue_tokens = self._queue.gauge("polytask_queue_tokens", "Tokens waiting.")
         self._oldest = gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.")
         self._memory = gauge("polytask_device_memory_bytes", "Memory of the device, by state.", "device", "state")
         self._read_memory: Callable[[], None] = lambda: None
@@ -288,8 +299,7 @@ class Metrics:
             if self._predictions is not None:
                 self._predictions.forget(task)
             self._in_line.discard(task)
-            for metric in (self._queue_inputs, self._queue_tokens):
-                metric.remove_by_labels({"task": task})
+            self._queue.forget(task)
 
     def watch_memory(self, device: str, read: Callable[[], Mapping[str, int]]) -> None:
         """From now on shows what `read` says of the memory of `device`: bytes by state."""
@@ -319,8 +329,8 @@ class Metrics:
         by_name = {self._tasks[task_id].name: own for task_id, own in waiting.items()}
         for task in self._in_line | by_name.keys():
             rows, tokens = by_name.get(task, (0, 0))
-            self._queue_inputs.labels(task).set(rows)
-            self._queue_tokens.labels(task).set(tokens)
+            self._queue_inputs(task).set(rows)
+            self._queue_tokens(task).set(tokens)
         self._in_line.clear()
         self._in_line.update(by_name)
         self._oldest.set(oldest_s)
@@ -333,13 +343,16 @@ class Metrics:
         if _FOLDER in os.environ:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return prometheus_client.generate_latest(registry)
+        pages = [self._queue.page(), self.requests.page()]
+        if self._predictions is not None:
+            pages.append(self._predictions.page())
+        return b"".join([prometheus_client.generate_latest(registry), *(page.encode() for page in pages)])
 
     def _declare(self) -> None:
         for task in self._tasks:
             self._info.labels(task.name, str(task.kind), str(len(answer_labels(task)))).set(1)
-            self._queue_inputs.labels(task.name)
-            self._queue_tokens.labels(task.name)
+            self._queue_inputs.declare(task.name)
+            self._queue_tokens.declare(task.name)
             self.requests.declare(task.name)
             if self._predictions is not None:
                 self._predictions.declare(task)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry
-
 from model.answers import (
     Answer,
     ClassificationAnswer,
@@ -18,6 +16,7 @@ from model.answers import (
 )
 from model.tasks import Kind, Task
 from service.schemas import answer_labels
+from service.series_values import Values
 from service.task_series import TaskSeries
 
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -26,9 +25,9 @@ _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 class PredictionSeries:
     """Counts labels and confidence. Labels are those of the checkpoint, so clients cannot add any."""
 
-    def __init__(self, registry: CollectorRegistry, tasks: Sequence[Task]) -> None:
-        series = TaskSeries(registry)
-        self.forget = series.forget
+    def __init__(self, values: Values, tasks: Sequence[Task]) -> None:
+        series = TaskSeries(values)
+        self.forget, self.page = series.forget, series.page
         self._predicted = series.counter("polytask_predictions_total", "Labels in answers.", "label")
         self._confidence = series.histogram(
             "polytask_prediction_confidence_ratio", "Probabilities of what was answered.", _CONFIDENCE
@@ -39,9 +38,9 @@ class PredictionSeries:
     def declare(self, task: Task) -> None:
         """The series of a task are there from now on."""
         if task.kind is not Kind.REGRESSION:
-            self._confidence(task.name)
+            self._confidence.declare(task.name)
         for label in answer_labels(task):
-            self._predicted(task.name, label)
+            self._predicted.declare(task.name, label)
 
     def observe(self, task: Task, answer: Answer, *, raw_scores: bool) -> None:
         """Counts an answer; `raw_scores`: its scores are no probabilities, and only its labels count."""

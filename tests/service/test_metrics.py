@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from model.encoding import Encoding
-from service.errors import QueueFull
+from service.errors import QueueFull, ServiceError
 from service.metrics import DEADLINE, UNKNOWN_TASK, Metrics
 from service.queue import Waiting
 from tests import tiny
@@ -83,6 +83,19 @@ def test_the_names_are_these(metrics: Metrics) -> None:
         "polytask_truncated_tokens",
         "polytask_warmup_duration_seconds",
     }
+
+
+def test_every_error_has_a_series(metrics: Metrics) -> None:
+    """However a request is refused, there is a series for it: none can be added later."""
+    page = metrics.page().decode()
+
+    def kinds(error: type[ServiceError]) -> set[type[ServiceError]]:
+        return {error}.union(*map(kinds, error.__subclasses__()))
+
+    for error in kinds(ServiceError) - {ServiceError}:
+        if error.rejection is not None:
+            assert f'polytask_rejections_total{{reason="{error.rejection}",task="mood"}} 0.0' in page
+        assert f'polytask_requests_total{{outcome="{error.outcome}",task="mood"}} 0.0' in page
 
 
 def test_what_a_batch_counts(metrics: Metrics) -> None:
