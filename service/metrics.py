@@ -26,7 +26,7 @@ from service.task_series import TaskSeries
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Where the library looks for the folder that processes share."""
 
-_NAME = "POLYTASK_PROCESS"
+_NAME = "PROMETHEUS_PROCESS_NAME"
 """Where the name of this process among them stands."""
 
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
