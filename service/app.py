@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -20,6 +19,7 @@ from service.catalogue import catalogue, example_input, revision
 from service.choice import load_runner
 from service.errors import StartupError
 from service.listening import listen
+from service.logs import configure_logs
 from service.memory import memory_of
 from service.metrics import Metrics
 from service.policies import by_task_id
@@ -33,8 +33,6 @@ from service.warmup import Target, warm_up
 from service.web import SHUTDOWN_S, application, http_server, run_server
 from service.worker import Worker
 
-logger = logging.getLogger(__name__)
-
 _MOST_TOKENS = 262_144
 """In a batch, however fast the device is: its memory has an end."""
 
@@ -44,7 +42,7 @@ def serve(settings: Settings) -> None:
 
     Raises StoreError where the checkpoint cannot be loaded, and StartupError where it cannot be served.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    configure_logs("service", settings.log_format)
     # First of all, because loading takes long and a taken port is a frequent mistake.
     with listen(settings.host, settings.port) as listener:
         _serve(settings, listener)

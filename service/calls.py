@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Request
 
+from service.course import COURSE, Course
 from service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput
 from service.predictor import Call, Prediction, Translate, as_it_is
 from service.served import Served
@@ -36,6 +37,8 @@ async def answered(
 
     `translate`: as in Call. Raises ServiceError.
     """
+    course: Course = request.scope[COURSE]
+    course.revision = served.revision
     served.under_way += 1
     try:
         return await served.predictor.predict(
@@ -45,6 +48,7 @@ async def answered(
                 gone=lambda: _gone(request),
                 deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
                 translate=translate,
+                course=course,
             )
         )
     finally:

@@ -7,7 +7,6 @@ has to end. Standard output carries reports, a line of JSON each.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import threading
@@ -16,7 +15,9 @@ from pathlib import Path
 
 from model_store.errors import StoreError
 from service.errors import StartupError
+from service.logs import configure_logs
 from service.metrics import join_processes
+from service.settings import Settings
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -30,11 +31,6 @@ CANNOT_START = 2
 def engine_socket(folder: Path, number: int) -> Path:
     """Where an engine listens."""
     return folder / f"engine-{number}.sock"
-
-
-def configure_logging(name: str) -> None:
-    """Logs to standard error; `name`: of the process."""
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s")
 
 
 class Parent:
@@ -67,13 +63,17 @@ class Parent:
         os.write(self._reports, (json.dumps(what) + "\n").encode())
 
 
-def run_child(name: str, folder: Path, main: Callable[[Parent], None]) -> None:
-    """Runs `main` as a process under the supervisor. What it raises is reported and ends the process with CANNOT_START."""
+def run_child(name: str, folder: Path, main: Callable[[Settings, Parent], None]) -> None:
+    """Runs `main` as a process under the supervisor, with the settings in the environment.
+
+    What it raises is reported and ends the process with CANNOT_START.
+    """
     parent = Parent()
-    configure_logging(name)
-    join_processes(folder / METRICS, name)
     try:
-        main(parent)
+        settings = Settings.from_environment(os.environ)
+        configure_logs(name, settings.log_format)
+        join_processes(folder / METRICS, name)
+        main(settings, parent)
     except (StoreError, StartupError) as error:
         parent.hear_error(error)
         sys.exit(CANNOT_START)

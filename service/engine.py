@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -226,9 +225,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     folder, place = Path(sys.argv[1]), int(sys.argv[2])
     socket = engine_socket(folder, place)
-    run_child(
-        f"engine-{place}", folder, lambda parent: run_engine(Settings.from_environment(os.environ), socket, parent)
-    )
+    run_child(f"engine-{place}", folder, lambda settings, parent: run_engine(settings, socket, parent))
 
 
 if __name__ == "__main__":

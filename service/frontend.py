@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import AsyncIterator
 from functools import partial
@@ -53,8 +52,11 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
 def main() -> None:
     """The process: `python -m service.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
     folder, number, listener = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    settings = Settings.from_environment(os.environ)
-    run_child(f"frontend-{number}", folder, lambda parent: run_frontend(settings, folder, number, listener, parent))
+
+    def run(settings: Settings, parent: Parent) -> None:
+        run_frontend(settings, folder, number, listener, parent)
+
+    run_child(f"frontend-{number}", folder, run)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.allowances import Allowance, Place, allowances
+from service.course import COURSE
 from service.errors import NotAllowed, ServiceError, Unauthorized
 from service.keys import Key, Keys
 from service.metrics import UNKNOWN_TASK, RequestSeries
-from service.problems import KEY_NAME
 from service.served import Versions
 
 _OPEN = frozenset(
@@ -66,14 +66,16 @@ class Gate:
             key = self._keys.find(secret(scope["headers"]))
             if key is None:
                 raise Unauthorized
-            scope[KEY_NAME] = key.name
+            scope[COURSE].key = key.name
             if _is_admin(path):
                 require_admin(key)
             allowance = self._allowances.get(key.name)
             if allowance is not None:
                 allowance.enter(time.monotonic())
         except ServiceError as error:
-            self._series.failed(self._task(path), error, 0)
+            task = self._task(path)
+            self._series.failed(task, error, 0)
+            scope[COURSE].tasks = [task] if task != UNKNOWN_TASK else ()
             raise
         return allowance
 

@@ -50,7 +50,8 @@ class Share:
 class Job:
     """A request that can be run. `alone`: it came to the path of its only task. `pieces`: None where nobody keeps any.
 
-    `rows`: of all shares with their task ids, in the order in which `Jobs.response` wants their logits.
+    `rows`: of all shares with their task ids, in the order in which `Jobs.response` wants their logits; they have
+    `num_tokens` together.
     """
 
     shares: list[Share]
@@ -59,6 +60,7 @@ class Job:
     options: Options
     pieces: Pieces | None
     rows: list[tuple[int, Encoding]]
+    num_tokens: int
 
     @property
     def tasks(self) -> list[str]:
@@ -109,18 +111,17 @@ class Jobs:
             for own, own_options in zip(tasks, chosen, strict=True)
         ]
         pieces: Pieces | None = {} if len(shares) > 1 or options.return_tokens else None
-        left = self._settings.max_waiting_tokens
+        most_tokens = left = self._settings.max_waiting_tokens
         for share in shares:
             left -= self._encode(share, options.truncation or Truncation.LONGEST_FIRST, pieces, left)
             if options.truncation is Truncation.ERROR and not parsed.per_item:
                 _require_none_refused(share)
         rows = [(share.task_id, row) for share in shares for encodings in share.encodings for row in encodings]
-        return Job(shares, task is not None, len(parsed.items), options, pieces, rows)
+        return Job(shares, task is not None, len(parsed.items), options, pieces, rows, most_tokens - left)
 
     def response(self, job: Job, logits: Sequence[Logits]) -> bytes:
         """The response to a job whose rows have these logits."""
-        lengths = [len(encoding) for _, encoding in job.rows]
-        usage, remaining = Usage(job.num_inputs, len(lengths), sum(lengths)), iter(logits)
+        usage, remaining = Usage(job.num_inputs, len(job.rows), job.num_tokens), iter(logits)
         answers = {share.task.name: self._answers(job, share, remaining) for share in job.shares}
         if job.alone:
             ((name, own),) = answers.items()

@@ -11,12 +11,13 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from model.answers import Logits
 from model.encoding import InputEncoder
 from model.tasks import Task
+from service.course import Course
 from service.errors import (
     BodyTooSlow,
     ClientGone,
@@ -121,7 +122,7 @@ class Call:
 
     `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says
     so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the
-    request.
+    request. `course`: where is noted how it goes.
     """
 
     task: str | None
@@ -129,6 +130,7 @@ class Call:
     gone: Callable[[], Coroutine[Any, Any, None]]
     deadline_s: Callable[[], float | None] = lambda: None
     translate: Translate = as_it_is
+    course: Course = field(default_factory=Course)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,29 +167,31 @@ class Predictor:
     async def predict(self, call: Call) -> Prediction:
         """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
         arrived = time.monotonic()
-        # As they are counted; a body that is for several tasks has to be read first.
-        labels = [call.task if call.task is not None and call.task in self.jobs.tasks else UNKNOWN_TASK]
         with self._series.in_flight.track_inprogress():
             try:
-                prediction = await self._predict(call, arrived, labels)
+                prediction = await self._predict(call, arrived)
             except ServiceError as error:
-                self._failed(labels, error, arrived)
+                self._failed(call.course, error, arrived)
                 raise
             except Exception as error:
                 internal = InternalError(error)
-                self._failed(labels, internal, arrived)
+                self._failed(call.course, internal, arrived)
                 raise internal from error
-        for label in labels:
-            self._series.answered(label, prediction.stages, time.monotonic() - arrived)
+        for task in call.course.tasks:
+            self._series.answered(task, prediction.stages, time.monotonic() - arrived)
         return prediction
 
-    def _failed(self, labels: Sequence[str], error: ServiceError, arrived: float) -> None:
-        for label in labels:
-            self._series.failed(label, error, time.monotonic() - arrived)
+    def _failed(self, course: Course, error: ServiceError, arrived: float) -> None:
+        # A body that is for several tasks may not have been read.
+        for task in course.tasks or (UNKNOWN_TASK,):
+            self._series.failed(task, error, time.monotonic() - arrived)
 
-    async def _predict(self, call: Call, arrived: float, labels: list[str]) -> Prediction:
-        if call.task is not None and call.task not in self.jobs.tasks:
-            raise UnknownTask(call.task, list(self.jobs.tasks))
+    async def _predict(self, call: Call, arrived: float) -> Prediction:
+        course = call.course
+        if call.task is not None:
+            if call.task not in self.jobs.tasks:
+                raise UnknownTask(call.task, list(self.jobs.tasks))
+            course.tasks = (call.task,)
         require_ready(self._desk)
         asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
         deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
@@ -198,18 +202,17 @@ class Predictor:
             self._desk.require_room(task_id, self._expected.of(len(body)), self._expected.in_hand, deadline)
         started = time.monotonic()
         job = await self._job(call, body, deadline)
-        labels[:] = job.tasks
         tokenized = time.monotonic()
+        course.tasks = job.tasks
+        course.num_inputs, course.num_rows, course.num_tokens = job.num_inputs, len(job.rows), job.num_tokens
+        course.stages["tokenize"] = started, tokenized
         results = await self._run(job, deadline, call.gone)
         woken = time.monotonic()
+        course.stages["queue"] = tokenized, results.started
+        course.stages["forward"] = results.started, results.ended
         rendered = await self._decode(job, results.logits)
-        stages = {
-            "tokenize": tokenized - started,
-            "queue": results.started - tokenized,
-            "forward": results.ended - results.started,
-            "postprocess": time.monotonic() - woken,
-        }
-        return Prediction(rendered, stages)
+        course.stages["postprocess"] = woken, time.monotonic()
+        return Prediction(rendered, course.seconds())
 
     async def _job(self, call: Call, body: bytes, deadline: float) -> Job:
         def job() -> Job:
@@ -227,7 +230,7 @@ class Predictor:
 
     def _learnt(self, body: bytes, job: Job) -> Job:
         # Of one task: what several tasks make of the same texts would be expected of every single one.
-        self._expected.learn(len(body), sum(len(encoding) for _, encoding in job.rows) // len(job.shares))
+        self._expected.learn(len(body), job.num_tokens // len(job.shares))
         return job
 
     async def _run(self, job: Job, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> Results:

@@ -1,11 +1,8 @@
-"""The one place where errors become responses: problems (RFC 9457), and what the log has about our own faults."""
+"""The one place where errors become responses: problems (RFC 9457), and what the log may have of our own faults."""
 
 from __future__ import annotations
 
-import logging
-import re
 import traceback
-from collections.abc import Iterable
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -16,21 +13,15 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from service.course import COURSE, Course
 from service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
 from service.openapi import PROBLEM, of_other_protocol
-
-logger = logging.getLogger(__name__)
 
 TOLD = (ServiceError, HTTPException, RequestValidationError)
 """Errors that are meant for clients."""
 
-REQUEST_ID, KEY_NAME = "polytask.request_id", "polytask.key"
-"""Where the scope of a request has its id, and the name of its API key if it has one."""
-
 _PROBLEM = TypeAdapter(Problem)
 _ENCODER = msgspec.json.Encoder()
-
-_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 
 
 class Problems:
@@ -44,12 +35,16 @@ class Problems:
         return self.response(request.scope, error)
 
     def response(self, scope: Scope, error: Exception) -> Response:
-        """The problem that a client gets instead of an answer. What is our fault goes to the log."""
+        """The problem that a client gets instead of an answer. Notes it in the course of the request."""
         if not isinstance(error, TOLD):
             error = InternalError(error)
+        course: Course = scope[COURSE]
+        found = replace(_problem(error), request_id=course.request_id)
+        course.outcome = error.outcome if isinstance(error, ServiceError) else InvalidInput.outcome
+        course.problem = found.type
         if isinstance(error, InternalError):
-            self._log(scope, error)
-        found = replace(_problem(error), request_id=scope.get(REQUEST_ID))
+            assert error.__cause__ is not None
+            course.exception = _told(error.__cause__, messages=error.textless or self._log_texts)
         headers = dict(getattr(error, "headers", None) or {})
         if found.retry_after_s is not None:
             headers["Retry-After"] = str(found.retry_after_s)
@@ -61,19 +56,6 @@ class Problems:
             return Response(render_message(found), status, headers, "application/json")
         return Response(render(found), found.status, headers, PROBLEM)
 
-    def _log(self, scope: Scope, error: InternalError) -> None:
-        assert error.__cause__ is not None
-        trace, key = trace_id(scope["headers"]), scope.get(KEY_NAME)
-        logger.error(
-            "%s %a failed, request %s%s%s\n%s",
-            scope["method"],
-            scope["path"],
-            scope.get(REQUEST_ID),
-            f", trace {trace}" if trace else "",
-            f", key {key}" if key else "",
-            _told(error.__cause__, messages=error.textless or self._log_texts),
-        )
-
 
 def render(found: Problem) -> bytes:
     """The problem as JSON."""
@@ -83,18 +65,6 @@ def render(found: Problem) -> bytes:
 def render_message(found: Problem) -> bytes:
     """What other inference protocols tell of it, as JSON."""
     return _ENCODER.encode({"error": found.detail})
-
-
-def trace_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-    """The trace that a request belongs to, by a valid `traceparent` (W3C Trace Context), as 32 hexadecimal digits."""
-    given = [value for name, value in headers if name == b"traceparent"]
-    found = _TRACEPARENT.fullmatch(given[0]) if len(given) == 1 else None
-    if found is None:
-        return None
-    version, trace, parent, more = found.groups()
-    # Later versions may have more behind a dash; ff is none, and ids of zeros alone are none.
-    valid = version != b"ff" and (version != b"00" or more is None) and trace.strip(b"0") and parent.strip(b"0")
-    return trace.decode() if valid else None
 
 
 def _told(cause: BaseException, *, messages: bool) -> str:

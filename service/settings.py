@@ -124,6 +124,20 @@ class Settings:
             "origins whose pages may call, with commas between them, such as https://example.org; * for any"
         ),
     )
+    log_format: str = field(
+        default="auto",
+        metadata=_about(
+            "lines of the log; auto writes text to a terminal and JSON elsewhere", choices=("auto", "json", "text")
+        ),
+    )
+    log_requests: float = field(
+        default=0.0,
+        metadata=_about(
+            "share of requests that have a line in the log, from 0 to 1; those that were accepted and failed always have",
+            least=0,
+            most=1,
+        ),
+    )
     log_texts: str = field(
         default="no",
         metadata=_about(

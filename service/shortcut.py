@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+PREDICT = "/v1/tasks/{task}/predict"
+
 Answer = Callable[[Request], Awaitable[Response]]
 """What the route of predictions does, with the task in `request.path_params`."""
 
 
 class ShortCut:
-    """The application behind a short way: answers `POST /v1/tasks/TASK/predict` as its own route would."""
+    """The application behind a short way: answers `POST` on PREDICT as its own route would."""
 
     def __init__(self, app: ASGIApp, answer: Answer) -> None:
         self._app = app

@@ -21,9 +21,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from model_store.versions import resolve
-from service.child import CANNOT_START, METRICS, configure_logging, engine_socket
+from service.child import CANNOT_START, METRICS, engine_socket
 from service.errors import StartupError
 from service.listening import listen
+from service.logs import configure_logs
 from service.metrics import forget_gauges, supervisor_series
 from service.settings import Settings
 from service.slots import Slot, engine_slots, environment, frontend_slots
@@ -42,7 +43,7 @@ def serve(settings: Settings, engine: str = "service.engine") -> None:
 
     Raises StoreError or StartupError where the checkpoint cannot be served. `engine`: the module that is run.
     """
-    configure_logging("supervisor")
+    configure_logs("supervisor", settings.log_format)
     with listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory(prefix="polytask-") as name:
         folder = Path(name)
         if len(os.fsencode(engine_socket(folder, len(settings.engines)))) > _MAX_SOCKET_PATH:

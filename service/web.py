@@ -21,10 +21,11 @@ from service.gate import Gate
 from service.inference_protocol import Models, inference_routes
 from service.metrics import RequestSeries
 from service.models import model_routes
+from service.observed import Observed
 from service.openapi import complete
 from service.playground import playground_routes
 from service.problems import TOLD, Problems
-from service.request_ids import Identified
+from service.request_log import RequestLog
 from service.routes import operation_routes, prediction, task_routes
 from service.served import Versions
 from service.settings import Settings
@@ -84,7 +85,7 @@ def application(
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(ShortCut, answer=predict)
     app.add_middleware(Gate, keys=settings.keys, versions=versions, series=series, place=place)
-    app.add_middleware(Identified, problems=problems)
+    app.add_middleware(Observed, problems=problems, log=RequestLog(settings.log_requests))
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from service.problems import trace_id
-from service.request_ids import request_id
+from service.logs import JsonLines, TextLines
+from service.request_ids import request_id, trace_id
 from tests import tiny
 from tests.service.doubles import FailingRunner
 from tests.service.serving import Service, body, serving
@@ -102,10 +102,13 @@ async def test_the_log_of_a_failure_has_request_trace_and_place(caplog: pytest.L
         service.app.add_api_route("/bug", _bug)
         headers = {"X-Request-Id": "mine", "traceparent": f"00-{TRACE}-{PARENT}-01"}
         await service.client.get("/bug", headers=headers)
-    (record,) = [record for record in caplog.records if record.name == "service.problems"]
+    (record,) = [record for record in caplog.records if record.name == "service.request_log"]
     message = record.getMessage()
-    assert message.startswith(f"GET '/bug' failed, request mine, trace {TRACE}\n")
-    assert "in _bug\n" in message
+    first, _, trace = message.partition("\n")
+    assert record.levelno == logging.ERROR
+    assert first.startswith("GET /bug: 500 urn:polytask:internal-error in ")
+    assert first.endswith(f" ms, request mine, trace {TRACE}")
+    assert "in _bug\n" in trace
     assert "builtins.RuntimeError" in message
 
 
@@ -119,14 +122,14 @@ async def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """All that any part of the service logs or prints at any level, as text."""
+    """All that any part of the service logs at any level, in both forms, or prints."""
 
     def text() -> str:
         # The client of the test logs what it sends.
         ours = [record for record in caplog.records if not record.name.startswith("http")]
-        formatter = logging.Formatter()
         printed = capfd.readouterr()
-        return "\n".join([*map(formatter.format, ours), printed.out, printed.err])
+        lines = [form("service").format(record) for form in (TextLines, JsonLines) for record in ours]
+        return "\n".join([*lines, printed.out, printed.err])
 
     with caplog.at_level(logging.DEBUG):
         yield text
@@ -191,10 +194,11 @@ async def test_no_text_of_a_client_is_in_the_log_unless_it_is_switched_on(
     """Whatever goes wrong, at whatever level, wherever it is printed."""
     unlucky = tiny.VOCABULARY.index("x")
     runner = FailingRunner(lambda batch: unlucky in batch.input_ids)
-    async with serving(runner, log_texts=switch, max_inputs=8, max_body_bytes=4000) as service:
+    async with serving(runner, log_texts=switch, log_requests=1, max_inputs=8, max_body_bytes=4000) as service:
         statuses = await fail_everywhere(service, monkeypatch)
     assert statuses == [422, 422, 422, 422, 413, 413, 422, 404, *[500] * 10, 504, 500, 500]
     text = log()
-    assert text.count("failed, request") == 12
+    assert text.count(": 500 urn:polytask:internal-error in ") == text.count('"status":500') == 12
+    assert text.count('"event":"request"') == len(statuses)
     assert "the device does not like this batch" in text, "devices see no texts, so their messages are told"
     assert (TEXT in text) == (switch == "yes")
