@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -59,14 +60,19 @@ def _fail(error: Exception) -> NoReturn:
 def _serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP until SIGTERM. Every flag is a POLYTASK_ variable as well."""
     settings = Settings.from_environment(os.environ, flags)
-    if settings.engines:
-        from service import supervisor
+    try:
+        if settings.engines:
+            from service import supervisor
 
-        supervisor.serve(settings)
-    else:
-        from service import app as one_process
+            supervisor.serve(settings)
+        else:
+            from service import app as one_process
 
-        one_process.serve(settings)
+            one_process.serve(settings)
+    except (StoreError, StartupError) as error:
+        # In the form of the log, where it is the last line.
+        logging.getLogger(__name__).critical("%s", error)
+        sys.exit(2)
 
 
 def _with_flags(command: Callable[..., None]) -> Callable[..., None]:

@@ -36,7 +36,7 @@ def address(popen: subprocess.Popen[str]) -> str:
     """Where the process says that it listens. Reads on behind that, so that the pipe does not fill."""
     assert popen.stderr is not None
     for line in popen.stderr:
-        if found := re.search(r"http://\S+", line):
+        if found := re.search(r'http://[^\s"]+', line):
             threading.Thread(target=popen.stderr.read, daemon=True).start()
             return found[0]
     raise AssertionError("the service did not start")
