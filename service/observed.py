@@ -26,6 +26,9 @@ class Traces(Protocol):
     def trace(self, course: Course, scope: Scope) -> str | None:
         """Makes the spans of a request that is over; the id of its trace if that one is kept."""
 
+    def close(self) -> None:
+        """Sends what is left of them."""
+
 
 class Observed:
     """The application with an id and a course for each request, which is looked at when it is over."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -144,6 +145,13 @@ class Settings:
             "whether the log may have messages of errors that could quote texts of clients", choices=("no", "yes")
         ),
     )
+    traces: str = field(
+        default="no",
+        metadata=_about(
+            "whether requests are traced by OpenTelemetry; the standard OTEL_ variables say where to and which",
+            choices=("no", "yes"),
+        ),
+    )
     prediction_metrics: str = field(
         default="no",
         metadata=_about("whether /metrics counts the labels and the confidence of answers", choices=("no", "yes")),
@@ -161,6 +169,10 @@ class Settings:
             )
         if self.devices and self.device != "auto":
             raise SettingsError(f"set {variable('device')} or {variable('devices')}, not both")
+        if self.traces == "yes" and not _tracing_is_installed():
+            raise SettingsError(
+                f"{variable('traces')} needs OpenTelemetry, which is not installed: pip install 'polytask[tracing]', or set it to no"
+            )
         try:
             lane_policies(self.lanes)
         except PolicyError as error:
@@ -248,6 +260,13 @@ class Settings:
 def variable(name: str) -> str:
     """The environment variable of a field."""
     return PREFIX + name.upper()
+
+
+def _tracing_is_installed() -> bool:
+    try:
+        return all(importlib.util.find_spec(f"opentelemetry.{part}") for part in ("sdk", "exporter.otlp.proto.http"))
+    except ModuleNotFoundError:
+        return False
 
 
 def _parse(name: str, text: str, kind: Callable[[str], Any]) -> Any:

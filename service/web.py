@@ -21,7 +21,7 @@ from service.gate import Gate
 from service.inference_protocol import Models, inference_routes
 from service.metrics import RequestSeries
 from service.models import model_routes
-from service.observed import Observed
+from service.observed import Observed, Traces
 from service.openapi import complete
 from service.playground import playground_routes
 from service.problems import TOLD, Problems
@@ -42,6 +42,10 @@ _READ = ["Polytask-Model", "Retry-After", "Server-Timing", "X-Request-Id"]
 """Headers that pages of other origins may send and read, if they may anything."""
 
 
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+"""FastAPI's own would see no predictions, and send messages of exceptions, which quote texts of clients."""
+
+
 def application(
     versions: Versions,
     settings: Settings,
@@ -55,11 +59,16 @@ def application(
 
     `place`: of this process among several that answer on one port. `swaps`: what changes the versions, if anything may.
     """
+    traces = _traces(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with running:
-            yield
+        try:
+            async with running:
+                yield
+        finally:
+            if traces is not None:
+                traces.close()
 
     predict = prediction(versions, settings.max_body_bytes)
     app = FastAPI(
@@ -69,6 +78,7 @@ def application(
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
+        telemetry=_NO_TELEMETRY,
     )
     app.include_router(task_routes(predict, versions))
     app.include_router(model_routes(versions))
@@ -85,7 +95,7 @@ def application(
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(ShortCut, answer=predict)
     app.add_middleware(Gate, keys=settings.keys, versions=versions, series=series, place=place)
-    app.add_middleware(Observed, problems=problems, log=RequestLog(settings.log_requests))
+    app.add_middleware(Observed, problems=problems, log=RequestLog(settings.log_requests), traces=traces)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -95,6 +105,14 @@ def application(
             expose_headers=_READ,
         )
     return app
+
+
+def _traces(settings: Settings) -> Traces | None:
+    if settings.traces == "no":
+        return None
+    from service.traces import SpanTraces  # noqa: PLC0415, not installed everywhere
+
+    return SpanTraces()
 
 
 def _document(app: FastAPI, versions: Versions, *, keyed: bool) -> None:

@@ -27,8 +27,10 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 def logger_of(writer: LogWriter) -> logging.Logger:
     """A logger that has the writer alone."""
-    logger = logging.Logger("test")
-    logger.addHandler(writer)
+    logger = logging.getLogger("tests.log_writer")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [writer]
     return logger
 
 

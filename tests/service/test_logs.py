@@ -38,14 +38,10 @@ def test_a_message_is_an_object_with_its_time_level_and_process() -> None:
 
 def test_an_exception_is_one_line() -> None:
     """Its traceback is a field, with everything that Python would print."""
-    try:
-        raise ValueError("two\nlines")
-    except ValueError:
-        line = JsonLines("service").format(record("failed", exc_info=sys.exc_info()))
+    error = ValueError("two\nlines")
+    line = JsonLines("service").format(record("failed", exc_info=(ValueError, error, None)))
     assert "\n" not in line
-    trace = json.loads(line)["exception"]
-    assert trace.startswith("Traceback (most recent call last):\n")
-    assert trace.endswith("ValueError: two\nlines")
+    assert json.loads(line)["exception"] == "ValueError: two\nlines"
 
 
 def test_half_a_character_does_not_lose_a_line() -> None:
