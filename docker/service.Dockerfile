@@ -13,7 +13,7 @@ ARG TORCH_INDEX=
 ARG PIP_INDEX_URL=
 ARG PIP_FIND_LINKS=
 # ONNX Runtime runs what `polytask export` writes. It is a tenth of torch, and up to four times as fast on a CPU.
-ARG EXTRAS=cpu,onnx
+ARG EXTRAS=cpu,onnx,tracing
 
 WORKDIR /build
 RUN python -m venv --without-pip /venv

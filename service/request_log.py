@@ -11,8 +11,8 @@ from service.logs import Event
 
 logger = logging.getLogger(__name__)
 
-_REFUSED = 503
-"""Not ready, or shutting down: such requests come as fast as clients try again, and the metrics count them."""
+_NOT_READY = 503
+"""Before a request is accepted: such come as fast as clients try again, and the metrics count them."""
 
 
 class RequestLog:
@@ -23,7 +23,7 @@ class RequestLog:
 
     def wants(self, course: Course) -> bool:
         """Whether the request has a line."""
-        if course.exception is not None or (course.status >= 500 and course.status != _REFUSED):
+        if course.exception is not None or (course.status >= 500 and (course.status != _NOT_READY or course.stages)):
             return True
         return self._share > 0 and random.random() < self._share  # noqa: S311, a sample, not cryptography
 

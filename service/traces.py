@@ -33,7 +33,11 @@ class SpanTraces:
 
     def __init__(self) -> None:
         # What the variables say goes before our own.
-        own = {"service.name": "polytask", "service.version": version("polytask"), "process.pid": os.getpid()}
+        own: dict[str, AttributeValue] = {
+            "service.name": "polytask",
+            "service.version": version("polytask"),
+            "process.pid": os.getpid(),
+        }
         resource = Resource.create(own).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

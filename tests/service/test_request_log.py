@@ -113,6 +113,7 @@ def test_a_share_of_requests_is_a_share() -> None:
     wanted = sum(log.wants(Course(status=200)) for _ in range(10_000))
     assert 700 < wanted < 1300
     assert all(log.wants(Course(status=504)) for _ in range(100))
+    assert RequestLog(0).wants(Course(status=503, stages={"tokenize": (1, 2)})), "its engine has died"
     assert not any(RequestLog(0).wants(Course(status=status)) for status in (200, 404, 429, 503))
 
 
