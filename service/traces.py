@@ -66,7 +66,9 @@ class SpanTraces:
             span.set_attribute("error.type", course.problem or str(course.status))
         inside = set_span_in_context(span, Context())
         for stage, (start, end) in course.stages.items():
-            self._tracer.start_span(stage, inside, start_time=at(start)).end(at(end))
+            # Rows that ran together began at the same time, to the bit.
+            own = {"polytask.batch": f"{start:.6f}"} if stage == "forward" else None
+            self._tracer.start_span(stage, inside, attributes=own, start_time=at(start)).end(at(end))
         span.end(at(course.ended))
         return format_trace_id(span.get_span_context().trace_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 import socket
@@ -22,7 +23,7 @@ from tests import tiny
 from tests.service.collector import Collector, attributes, collector
 from tests.service.doubles import FailingRunner, GatedRunner
 from tests.service.processes import PATIENCE_S
-from tests.service.serving import hold, serving
+from tests.service.serving import hold, serving, until
 from tests.service.test_supervisor import supervised
 
 pytestmark = pytest.mark.anyio
@@ -117,11 +118,11 @@ async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector)
     gated = GatedRunner(FailingRunner(lambda batch: unlucky in batch.input_ids))
     async with serving(gated, traces="yes") as service:
         await service.predict("mood", 4)
-        await service.predict("mood", "x")
         busy = await hold(service, gated)
         late = await service.predict("mood", "cat", headers={"Polytask-Deadline-Ms": "30"})
         gated.open()
         await busy
+        await service.predict("mood", "x")
     assert late.status_code == 504
     found = {attributes(span.attributes)["http.response.status_code"]: span for span in spans.servers()}
     assert set(found) == {422, 500, 200, 504}
@@ -133,6 +134,21 @@ async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector)
     assert errors == {500: "urn:polytask:internal-error", 504: "urn:polytask:deadline-exceeded"}
     assert [span.name for span in spans.children(found[504])] == ["tokenize"]
     assert spans.children(found[422]) == []
+
+
+async def test_requests_that_ran_in_one_batch_can_be_told(spans: Collector) -> None:
+    """The spans of their forwards name the same batch, whatever their tasks; those of other batches name another."""
+    gated = GatedRunner()
+    async with serving(gated, traces="yes") as service:
+        busy = await hold(service, gated)
+        together = [asyncio.create_task(service.predict(task, "cat")) for task in ("mood", "topics")]
+        await until(lambda: service.num_waiting() == 2)
+        gated.open()
+        await asyncio.gather(busy, *together)
+    batches = [attributes(spans.children(span)[2].attributes)["polytask.batch"] for span in spans.servers()]
+    alone, *both = batches
+    assert len(set(both)) == 1
+    assert alone not in both
 
 
 async def test_no_text_and_no_key_is_in_a_trace(spans: Collector) -> None:
