@@ -19,7 +19,7 @@ _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
 )
 _OPEN_FOLDER = "/playground/"
-"""What needs no key: pages, which show nothing that is not in the sources, and what supervisors and Prometheus read."""
+"""What needs no key: pages, which show nothing of the tasks, and what supervisors and Prometheus read."""
 
 _ADMIN = "/admin"
 """This path and those below it need an admin key, whatever lies there. In a service without keys there are none."""

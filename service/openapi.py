@@ -51,9 +51,10 @@ def complete(
     """Adds to the document of an application what requests and responses look like, with an example for each task.
 
     `responses`: those to the examples in `tasks`, by task, as far as they are known. `keyed`: whether its paths need an
-    API key.
+    API key; then it has nothing of the tasks, as it is open itself, and an example may come from somebody's data.
     """
     if keyed:
+        tasks, responses = {}, {}
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     # The framework's own errors are answered as problems, too.
@@ -80,7 +81,7 @@ def _describe_predictions(document: Schema, tasks: Mapping[str, TaskInfo], respo
     operation["requestBody"] = _body(request, {name: task.example for name, task in tasks.items()}, tasks)
     operation["responses"]["200"] |= _body(one, responses, tasks)
     operation = paths["/v1/predict"]["post"]
-    operation["requestBody"] = _body(request_of_several, {"together": _together(tasks)}, {})
+    operation["requestBody"] = _body(request_of_several, {"together": _together(tasks)} if tasks else {}, {})
     operation["responses"]["200"] |= {"content": {"application/json": {"schema": several}}}
 
 

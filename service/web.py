@@ -91,7 +91,8 @@ def application(
     problems = Problems(log_texts=settings.log_texts == "yes")
     for error in TOLD:
         app.add_exception_handler(error, problems.handle)
-    _document(app, versions, keyed=bool(settings.keys))
+    # FastAPI keeps the document that it has made once. Versions change by /admin alone, and then nothing in it is theirs.
+    complete(app.openapi(), versions.active.tasks, versions.active.examples(), keyed=bool(settings.keys))
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(ShortCut, answer=predict)
     app.add_middleware(Gate, keys=settings.keys, versions=versions, series=series, place=place)
@@ -113,24 +114,6 @@ def _traces(settings: Settings) -> Traces | None:
     from service.traces import SpanTraces  # noqa: PLC0415, not installed everywhere
 
     return SpanTraces()
-
-
-def _document(app: FastAPI, versions: Versions, *, keyed: bool) -> None:
-    """Lets the OpenAPI document of `app` follow the active version."""
-    plain = app.openapi
-    # Its name, as the version itself would stay in memory.
-    shown = ""
-
-    def document() -> dict[str, Any]:
-        nonlocal shown
-        served = versions.active
-        if served.revision != shown:
-            shown, app.openapi_schema = served.revision, None
-            complete(plain(), served.tasks, served.examples(), keyed=keyed)
-        return plain()
-
-    app.openapi = document  # type: ignore[method-assign]
-    document()
 
 
 def run_server(server: uvicorn.Server, listener: socket.socket) -> None:

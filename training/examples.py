@@ -113,10 +113,10 @@ def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[Locate
 def _held_out(
     config: TaskConfig, records: Sequence[Located], examples: Sequence[Example]
 ) -> tuple[list[Example], list[Example]]:
-    """The examples to train on, and those held out. Examples of one group of the recipe's `group_by` stay together."""
+    """The examples to train on, and those held out. Examples with the same group stay together, a ranking is one."""
     groups: Sequence[Any] = range(len(examples))
-    if config.kind is not Kind.RANKING and _is_grouped(config):
-        groups = [located.group for located in records]
+    if config.kind is not Kind.RANKING:
+        groups = [(place,) if own.group is None else own.group for place, own in enumerate(records)]
     kept, held = hold_out(examples, groups, config.holdout)
     if not kept:
         raise DataError(f"{config.train[0]}: holdout = {config.holdout} leaves nothing to train on")

@@ -118,9 +118,6 @@ async def test_there_and_back_again(store: Path) -> None:
         revisions = 'polytask_model_info{{backend="torch",device="cpu",dtype="float32",revision="{}"}}'
         assert await admin.service.metric(revisions.format("tiny/2")) == 1
         assert "tiny/1" not in (await admin.service.client.get("/metrics")).text
-        document = (await admin.service.client.get("/openapi.json")).text
-        assert '"model":"tiny/2"' in document
-        assert '"model":"tiny/1"' not in document
         assert await admin.change("rollback") == ("tiny/1", "tiny/2")
         assert await admin.answers() == first
         refused(await admin.post("rollback"), 409, "Conflict")
@@ -279,7 +276,6 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
         await admin.load("tiny/2", tolerances=ANYTHING)
         await admin.change("activate")
         await admin.service.predict("mood", *["cat"] * 100)
-        await admin.get("/openapi.json")
         if back:
             await admin.change("rollback")
         else:
@@ -297,7 +293,7 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
 
 
 async def test_tasks_come_and_go(store: Path) -> None:
-    """Paths, documentation and metrics have those of the active version, and metrics none that no version has."""
+    """Paths and metrics have those of the active version, and metrics none that no version has."""
     checkpoints.saved(store, tasks=OTHER_TASKS)
     async with administered(store) as admin:
         found = await admin.load("tiny/3")
@@ -307,7 +303,6 @@ async def test_tasks_come_and_go(store: Path) -> None:
         assert (await admin.answers("humour"))[0] == "tiny/3"
         refused(await admin.service.predict("mood", "cat"), 404, "Unknown task")
         assert (await admin.get("/v1/tasks"))["tasks"][0]["name"] == "humour"
-        assert '"mood' not in (await admin.service.client.get("/openapi.json")).text
         assert await admin.service.metric('polytask_requests_total{outcome="ok",task="humour"}') == 1
         await admin.change("unload")
         page = (await admin.service.client.get("/metrics")).text

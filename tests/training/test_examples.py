@@ -287,6 +287,14 @@ def test_records_of_a_group_stay_together(tmp_path: Path) -> None:
     assert len(data.validation) == 14
     with pytest.raises(DataError, match=r"train.jsonl:71: page: no text or number"):
         _holding_out(tmp_path, [*records, _numbered(1)[0]], 0.2, Kind.CLASSIFICATION, group_by="page")
+    plain = [{**record, "group": record["page"]} for record in records[:56]] + records[56:]
+    data = _holding_out(tmp_path, plain, 0.2, Kind.CLASSIFICATION)
+    pages = [
+        {number // 7 for text in _texts(own) if (number := int(text.split()[1])) < 56}
+        for own in (data.train, data.validation)
+    ]
+    assert pages[1]
+    assert not pages[0] & pages[1], "what has a group keeps it without the recipe's saying so"
     one = [{**record, "page": 1} for record in records]
     with pytest.raises(DataError, match=r"\Atrain.jsonl: holdout = 0.2 leaves nothing to train on\Z"):
         _holding_out(tmp_path, one, 0.2, Kind.CLASSIFICATION, group_by="page")
