@@ -189,7 +189,7 @@ def run_engine(settings: Settings, socket: Path, parent: Parent) -> None:
         worker.start()
         watching = asyncio.create_task(_watch(worker, reception, metrics, parent))
         await over.wait()
-        latest = time.monotonic() + settings.deadline_s + SHUTDOWN_S
+        latest = time.monotonic() + settings.drain_s + settings.deadline_s + SHUTDOWN_S
         while reception.num_clients and not worker.draining and time.monotonic() < latest:  # noqa: ASYNC110, three things
             await asyncio.sleep(_TICK_S)
         await asyncio.to_thread(worker.stop, SHUTDOWN_S)

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from model.tasks import Task
 from service.calls import PARAMETERS, answered, headers
 from service.errors import UnknownTask, UnknownVersion
+from service.leaving import require_staying
 from service.predictor import require_ready
 from service.responses import Told
 from service.served import Served, Versions
@@ -63,8 +64,9 @@ class Models:
         """Whether the process answers at all."""
         return {"live": True}
 
-    async def ready(self) -> dict[str, bool]:
-        """Raises NotReady or Draining where requests are not answered."""
+    async def ready(self, request: Request) -> dict[str, bool]:
+        """Raises NotReady or Draining where requests are not answered, or soon will not be."""
+        require_staying(request)
         require_ready(self._versions.active.desk)
         return {"ready": True}
 
@@ -72,6 +74,7 @@ class Models:
         """The same for one of them. Raises UnknownTask or UnknownVersion."""
         served = self._versions.active
         task = _task(served, request)
+        require_staying(request)
         require_ready(served.desk)
         return {"name": task.name, "ready": True}
 

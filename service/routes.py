@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 from service.calls import PARAMETERS, answered, headers
 from service.catalogue import TaskInfo, TaskList
 from service.errors import UnknownTask
+from service.leaving import require_staying
 from service.metrics import CONTENT_TYPE
 from service.predictor import require_ready
 from service.served import Versions
@@ -77,7 +78,8 @@ def operation_routes(versions: Versions, page: Callable[[], bytes]) -> APIRouter
 
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Whether requests are answered", responses={503: {}})
-    async def ready() -> dict[str, str]:
+    async def ready(request: Request) -> dict[str, str]:
+        require_staying(request)
         require_ready(versions.active.desk)
         return {"status": "ready"}
 

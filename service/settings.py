@@ -103,6 +103,14 @@ class Settings:
     deadline_s: float = field(
         default=10.0, metadata=_about("seconds after which a request gets 504", least=0.001, most=86_400)
     )
+    drain_s: float = field(
+        default=0.0,
+        metadata=_about(
+            "seconds after SIGTERM in which /readyz says 503 and requests are answered still, so that a proxy can turn away",
+            least=0,
+            most=600,
+        ),
+    )
     swap_tolerance: float = field(
         default=0.5,
         metadata=_about(

@@ -32,7 +32,7 @@ from service.slots import Slot, engine_slots, environment, frontend_slots
 logger = logging.getLogger(__name__)
 
 _PATIENCE_S = 15
-"""What the end of all processes may take beyond the longest deadline: then those that are left are killed."""
+"""What the end of all processes may take beyond `drain_s` and the longest deadline: then those that are left are killed."""
 
 _MAX_SOCKET_PATH = 100
 """Bytes; the kernel takes 107 on Linux and 103 on macOS."""
@@ -60,7 +60,7 @@ def serve(settings: Settings, engine: str = "service.engine") -> None:
                 listener,
                 folder,
                 [*engine_slots(settings, folder, engine), *frontend_slots(settings, folder, listener)],
-                settings.deadline_s + _PATIENCE_S,
+                settings.drain_s + settings.deadline_s + _PATIENCE_S,
             ).run()
         )
 

@@ -19,6 +19,7 @@ from service.allowances import Place
 from service.connections import BoundedConnection
 from service.gate import Gate
 from service.inference_protocol import Models, inference_routes
+from service.leaving import LeavingServer
 from service.metrics import RequestSeries
 from service.models import model_routes
 from service.observed import Observed, Traces
@@ -127,7 +128,7 @@ def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
 
 def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) -> uvicorn.Server:
     """A server that ends gracefully: it answers what it has accepted, until no request can be within its deadline."""
-    return uvicorn.Server(
+    return LeavingServer(
         uvicorn.Config(
             app,
             http=BoundedConnection,
@@ -138,5 +139,7 @@ def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) ->
             proxy_headers=False,  # nobody asks who the client is
             backlog=accept_at_once,
             timeout_graceful_shutdown=int(settings.deadline_s) + SHUTDOWN_S,
-        )
+        ),
+        app,
+        settings.drain_s,
     )

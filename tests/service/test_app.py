@@ -62,6 +62,17 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
         assert started.popen.wait(PATIENCE_S) == 0
 
 
+def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
+    """With POLYTASK_DRAIN_S it is not ready for so long, and answers what comes meanwhile, then ends in order."""
+    with process(store, POLYTASK_DRAIN_S="3") as started:
+        started.popen.send_signal(signal.SIGTERM)
+        until(lambda: started.client.get("/readyz").status_code == 503)
+        assert started.client.get("/v2/health/ready").status_code == 503
+        assert httpx.post(f"{started.client.base_url}/v1/tasks/mood/predict", content=body("cat")).status_code == 200
+        until(lambda: refused(started.client))
+        assert started.popen.wait(PATIENCE_S) == 0
+
+
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that would give other answers than the checkpoint's ends with an error instead of serving."""

@@ -287,6 +287,16 @@ def test_sigterm_answers_what_was_accepted_and_ends_every_process(
     assert not any(child.is_running() for child in children)
 
 
+def test_sigterm_is_seen_before_the_port_is_closed(tmp_path: Path) -> None:
+    """With POLYTASK_DRAIN_S all frontends are not ready for so long, and answer what comes meanwhile, as engines stay."""
+    with supervised(tmp_path, POLYTASK_FRONTENDS="2", POLYTASK_DRAIN_S="3") as service:
+        service.popen.send_signal(signal.SIGTERM)
+        until(lambda: not service.ready())
+        assert service.post("topics") == 200
+        until(lambda: refused(service.client))
+        assert service.popen.wait(PATIENCE_S) == 0
+
+
 def test_no_process_outlives_the_supervisor(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """Killed itself, it takes engines and frontends along; what they have accepted they answer before."""
     with supervised(tmp_path, POLYTASK_DEVICES="cpu,cpu", POLYTASK_FRONTENDS="1") as service:
