@@ -1,4 +1,4 @@
-"""`compose.yaml` as text: what must stay in step with the rest of the repository."""
+"""The Compose files as text: what must stay in step with the rest of the repository."""
 
 from __future__ import annotations
 
@@ -19,8 +19,27 @@ def test_every_setting_is_passed_on() -> None:
 
 
 def test_the_example_names_what_there_is() -> None:
-    """Each variable of .env.example is read by compose.yaml."""
-    compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    """Each variable of .env.example is read by a Compose file, but for the one that Compose itself reads."""
+    files = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("compose*.yaml")))
+    read = {"COMPOSE_FILE", *re.findall(r"(?:^      - |\$\{)([A-Z_]+)(?=$|:?-)", files, re.MULTILINE)}
     names = re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
     assert names
-    assert [name for name in names if f"- {name}\n" not in compose and f"${{{name}:-" not in compose] == []
+    assert set(names) <= read
+
+
+def test_replicas_have_time_to_leave() -> None:
+    """The proxy sees that one is leaving before it closes its port, and gives a request as long as the service may take."""
+    replicas = (ROOT / "compose.replicas.yaml").read_text(encoding="utf-8")
+    proxy = (ROOT / "docker" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
+    drain_s, grace_s = int(found(r"POLYTASK_DRAIN_S:-(\d+)", replicas)), int(found(r"period: (\d+)s", replicas))
+    check_ms, refusals = int(found(r"inter (\d+)ms", proxy)), int(found(r"fall (\d+)", proxy))
+    assert drain_s > 2 * refusals * check_ms / 1000
+    assert grace_s > drain_s + Settings().deadline_s + 15
+    assert int(found(r"timeout server (\d+)s", proxy)) > Settings().deadline_s
+
+
+def found(pattern: str, text: str) -> str:
+    """What the first match holds."""
+    match = re.search(pattern, text)
+    assert match is not None, pattern
+    return match[1]

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import concurrent.futures
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import httpx
 import pytest
 
 from polytask_client import ClassificationAnswer, Client, Retries
-from tests.docker.engine import Stack, build, docker, free_port, image_mb, until
+from tests.docker.engine import PYTHON_IMAGE, Stack, docker, image_mb, inspected, until
+from tests.operations.exported import names_on, recorded
 
 pytestmark = pytest.mark.docker
 
-IMAGE = "polytask:test"
-PYTHON_IMAGE = "python:3.11-slim-bookworm"
 MOST_MB = 1200
 """Over the image of Python, which takes about 130 MB as it is published."""
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(service_image: str) -> Iterator[Stack]:
     """The service, healthy, and Prometheus."""
-    build(IMAGE, "docker/service.Dockerfile")
-    stack = Stack(IMAGE, free_port(), free_port())
+    stack = Stack(service_image, "polytask-test", variables={"POLYTASK_PREDICTION_METRICS": "yes"})
     try:
         stack.compose("up", "--detach", "--no-build", "service", "prometheus")
         until("the service is healthy", stack.is_healthy)
@@ -62,24 +61,37 @@ def test_it_answers_through_its_port(stack: Stack) -> None:
     assert [answer.label for answer in prediction.of(ClassificationAnswer)] == ["card_arrival"]
 
 
-def test_prometheus_reads_it(stack: Stack) -> None:
-    """Prometheus has its rules loaded, its target is up, and the service's series are there."""
+def test_prometheus_has_data_of_every_series(stack: Stack) -> None:
+    """After a short load each series on the service's page is in Prometheus, and each that the rules record has a value."""
+    assert httpx.get(f"{stack.prometheus}/api/v1/status/config", timeout=5).is_success
 
-    def values(query: str) -> list[str]:
-        response = httpx.get(f"{stack.prometheus}/api/v1/query", params={"query": query}, timeout=5)
-        return [series["value"][1] for series in response.json()["data"]["result"]]
+    def missing(names: Iterable[str]) -> list[str]:
+        return [name for name in names if not stack.series(f'count({{__name__="{name}"}})')]
 
-    def scraped() -> bool:
-        try:
-            return values("polytask_ready") == ["1"]
-        except httpx.TransportError:
-            return False
+    with Client(stack.url) as client:
+        examples = {name: task.example["inputs"] for name, task in client.tasks().tasks.items()}
 
-    until("Prometheus has read /metrics", scraped)
-    assert "1" in values("up")
+        def ask() -> None:
+            for task, inputs in examples.items():
+                client.predict(task, inputs)
+
+        def all_recorded() -> bool:
+            ask()
+            return not missing(recorded())
+
+        until("Prometheus has recorded what its rules say", all_recorded)
+    assert stack.series("sum(polytask_ready)") == [1]
+    assert missing(names_on(httpx.get(f"{stack.url}/metrics", timeout=5).text)) == []
     groups = httpx.get(f"{stack.prometheus}/api/v1/rules", timeout=5).json()["data"]["groups"]
-    assert groups
-    assert all(rule["health"] != "err" for group in groups for rule in group["rules"])
+    assert [rule["name"] for group in groups for rule in group["rules"] if rule["health"] != "ok"] == []
+
+
+def test_promtool_finds_no_fault(stack: Stack) -> None:
+    """The page of the running service, the configuration and the rules are as this Prometheus wants them."""
+    page = httpx.get(f"{stack.url}/metrics", timeout=5).content
+    prometheus = ["docker", "exec", "-i", stack.container("prometheus"), "promtool", "check"]
+    subprocess.run([*prometheus, "metrics"], input=page, check=True)
+    subprocess.run([*prometheus, "config", "/etc/prometheus/prometheus.yml"], check=True)
 
 
 def test_killed_under_load_it_comes_back(stack: Stack) -> None:
@@ -100,8 +112,8 @@ def test_killed_under_load_it_comes_back(stack: Stack) -> None:
         clients = [pool.submit(ask) for _ in range(4)]
         try:
             assert all(answered.acquire(timeout=60) for _ in range(20))
-            stack.kill()
-            until("the service is started again", lambda: stack.inspected()["RestartCount"] == 1)
+            stack.kill(stack.container())
+            until("the service is started again", lambda: inspected(stack.container())["RestartCount"] == 1)
             until("the service is healthy again", stack.is_healthy)
             while answered.acquire(blocking=False):
                 pass
@@ -114,14 +126,4 @@ def test_killed_under_load_it_comes_back(stack: Stack) -> None:
 def test_sigterm_ends_it_in_order(stack: Stack) -> None:
     """`stop` is SIGTERM to the service itself, which ends with exit code 0 and not by SIGKILL."""
     stack.compose("stop", "service")
-    assert stack.inspected()["State"]["ExitCode"] == 0
-
-
-def test_the_training_image_trains_and_exports() -> None:
-    """The image for training builds, and has what training and exporting need."""
-    build("polytask-training:test", "docker/training.Dockerfile")
-    size = image_mb("polytask-training:test") - image_mb(PYTHON_IMAGE)
-    print(f"\npolytask-training:test: {size:.0f} MB over Python's")  # noqa: T201
-    assert "demo" in docker("run", "--rm", "--read-only", "polytask-training:test", "models", "verify")
-    needed = "import training.run, training.report, training.export, onnx, onnxscript, onnxruntime"
-    docker("run", "--rm", "--read-only", "--tmpfs=/tmp", "--entrypoint=python", "polytask-training:test", "-c", needed)
+    assert inspected(stack.container())["State"]["ExitCode"] == 0

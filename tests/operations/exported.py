@@ -23,8 +23,12 @@ def exported() -> frozenset[str]:
     metrics = Metrics(tiny.tasks(), predictions=True)
     metrics.serves("tiny/1", "torch", "float32", "cpu")
     metrics.watch_memory("cpu", lambda: {"reserved": 0})
-    families = text_string_to_metric_families(metrics.page().decode())
-    return frozenset(sample.name for family in families for sample in family.samples)
+    return names_on(metrics.page().decode())
+
+
+def names_on(page: str) -> frozenset[str]:
+    """Every sample name on a page."""
+    return frozenset(sample.name for family in text_string_to_metric_families(page) for sample in family.samples)
 
 
 @cache
