@@ -28,7 +28,9 @@ _REPLAYED_BYTES = 65_536
 @pytest.fixture(scope="module")
 def stack(service_image: str) -> Iterator[Stack]:
     """Two replicas, healthy and known to the proxy, and Prometheus."""
-    stack = Stack(service_image, "polytask-replicas", ("compose.yaml", "compose.replicas.yaml"))
+    files = ("compose.yaml", "compose.replicas.yaml")
+    # Starting replicas take the cores from those that answer.
+    stack = Stack(service_image, "polytask-replicas", files, {"POLYTASK_DEADLINE_S": "25"})
     try:
         stack.compose("up", "--detach", "--no-build", "service", "proxy", "prometheus")
         until("both replicas are healthy", lambda: stack.is_healthy() and len(stack.containers()) == 2)
