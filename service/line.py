@@ -100,10 +100,11 @@ class Line:
     def drained(self, rows: Sequence[Row[Work]]) -> None:
         """Notes that a batch which was taken is done, whatever became of it."""
         with self._changed:
-            self._busy -= 1
             now = time.monotonic()
-            # Batches that run side by side share the time that has passed: it is counted once.
-            self._queue.drained(rows, now - self._free_at)
+            # Batches that run side by side share the time that has passed: it is counted once. Streams that had nothing to
+            # do would have taken their part of it.
+            self._queue.drained(rows, (now - self._free_at) * self._busy / self._streams)
+            self._busy -= 1
             self._free_at = now
 
     def rest(self) -> list[Row[Work]]:

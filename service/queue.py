@@ -166,8 +166,8 @@ class Queue(Generic[Payload]):
         return [place.row for place in places]
 
     def drained(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
-        """Notes how long a batch kept the device busy, for the estimates that go with Full."""
-        self._drain.note(rows, seconds)
+        """Notes how long a batch kept the whole device busy, for the estimates that go with Full."""
+        self._drain.note(rows, seconds, self.limits)
 
     def waiting(self) -> dict[int, Waiting]:
         """What is in line, by task id; only tasks that have something there."""
@@ -235,7 +235,7 @@ class Queue(Generic[Payload]):
             self._require_room_in_lane(task_id, size, self._rate_of(task_id, weight), deadline, now)
 
     def _require_room_in_line(self, num_tokens: int) -> None:
-        rate = self._drain.rate()
+        rate = self._drain.rate(self.limits)
         excess = self._tokens + num_tokens - self.limits.max_waiting_tokens
         if excess > 0:
             raise Full(self._tokens, excess / rate if rate else 0.0)
@@ -264,7 +264,7 @@ class Queue(Generic[Payload]):
         `weight`: of all lanes that have rows in line, this one included.
         """
         share = self._policy(task_id).weight / weight
-        return (self._drain.rate() or 0.0) * max(self._drain.share(task_id), share)
+        return (self._drain.rate(self.limits) or 0.0) * max(self._drain.share(task_id), share)
 
 
 _DEFAULT = LanePolicy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -25,15 +25,34 @@ def row(length: int, *, task_id: int = 0, deadline: float = 1e9) -> Row[None]:
 
 def test_the_rate_is_that_of_the_last_batches() -> None:
     """By time rather than by batch, and by task; nothing is known before the first."""
-    drain = Drain()
-    assert (drain.rate(), drain.share(0)) == (None, 0)
+    drain, limits = Drain(), replace(LIMITS, forward_tokens=0)
+    assert (drain.rate(limits), drain.share(0)) == (None, 0)
     for _ in range(200):
-        drain.note([row(1000)], 10)
+        drain.note([row(1000)], 10, limits)
     for _ in range(200):
-        drain.note([row(90), row(10, task_id=1)], 1)
-        drain.note([row(300)], 1)
-    assert drain.rate() == pytest.approx(200, rel=0.05)
+        drain.note([row(90), row(10, task_id=1)], 1, limits)
+        drain.note([row(300)], 1, limits)
+    assert drain.rate(limits) == pytest.approx(200, rel=0.05)
     assert drain.share(1) == pytest.approx(10 / 400, rel=0.1)
+
+
+@pytest.mark.parametrize(("length", "together"), [(4, 1), (4, 20), (30, 1), (30, 32), (1000, 1)])
+def test_the_rate_is_that_of_full_batches_however_small_the_last_were(length: int, together: int) -> None:
+    """What a device can do does not depend on how little it was asked lately, but on how long rows are."""
+    drain = Drain()
+    for _ in range(50):
+        drain.note([row(length)] * together, (LIMITS.forward_tokens + together * length) / TOKENS_PER_S, LIMITS)
+    full = min(LIMITS.max_rows * length, LIMITS.token_budget)
+    assert drain.rate(LIMITS) == pytest.approx(TOKENS_PER_S * full / (LIMITS.forward_tokens + full), rel=0.01)
+
+
+def test_many_rows_are_let_in_after_single_ones() -> None:
+    """A device that was asked for a word now and then is not too slow for two hundred long rows."""
+    queue: Queue[None] = Queue(LIMITS)
+    for _ in range(50):
+        queue.admit([row(4)], 0)
+        queue.drained(queue.take(0).rows, (LIMITS.forward_tokens + 4) / TOKENS_PER_S)
+    queue.admit([row(100, deadline=10) for _ in range(200)], 0)
 
 
 @dataclass

@@ -17,6 +17,8 @@ from service.queue import Closed, Full, Limits, Queue, QuotaFull, Row, TooLate, 
 from service.turns import LOOK_AHEAD
 
 LIMITS = Limits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
+PLAIN = replace(LIMITS, forward_tokens=0)
+"""Where forwards cost nothing by themselves, so that a rate is tokens over seconds."""
 POLICIES = {
     1: LanePolicy(weight=4, max_waiting_tokens=150),
     2: LanePolicy(max_rows=2),
@@ -307,7 +309,7 @@ def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> No
 
 def test_full_tells_when_there_will_be_room() -> None:
     """The estimate is what has to leave the line, at the rate of the last batches."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: Queue[str] = Queue(PLAIN)
     queue.admit([row(50) for _ in range(8)], now=0)
     with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
         queue.admit([row(30)], now=0)
@@ -320,7 +322,7 @@ def test_full_tells_when_there_will_be_room() -> None:
 
 def test_a_row_that_would_expire_in_line_is_refused() -> None:
     """A request is not accepted when what is before it takes longer than its deadline allows."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: Queue[str] = Queue(PLAIN)
     queue.drained([row(100)], seconds=2)
     queue.admit([row(50) for _ in range(4)], now=10)
     with pytest.raises(TooLate, match="200 tokens are waiting before its last row") as refused:
@@ -358,7 +360,7 @@ def test_tasks_that_come_together_count_as_neighbours() -> None:
 
 def test_what_there_is_no_room_for_is_known_beforehand() -> None:
     """What is refused before it is there is refused as the row itself would be, behind what comes before it."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: Queue[str] = Queue(PLAIN)
     queue.drained([row(100)], seconds=2)
     queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
     queue.admit([row(50) for _ in range(7)], now=0)
