@@ -24,7 +24,7 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
     return read_recipe(RECIPES / f"{request.param}.toml")[0]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("mt-")])
 def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> None:
     """Whatever a method changes, it has the suite's backbone, examples, seed, batch size and precision.
 
@@ -36,6 +36,16 @@ def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> N
     assert unweighted[0] == unweighted[1]
     assert found.seed == recipe.seed
     assert found.length == recipe.length
+
+
+def test_both_forms_of_mt_uncertainty_differ_in_nothing_else(recipe: Recipe) -> None:
+    """They are the default with another sampler, for as many examples, which are fewer than the default's."""
+    exact, amortised = (METHODS[name].recipe(recipe) for name in ("mt-exact", "mt-amortised"))
+    assert (exact.sampler.amortised, amortised.sampler.amortised) == (False, True)
+    assert changed(exact, sampler={"amortised": True}) == amortised
+    assert exact.length.examples < recipe.length.examples
+    as_default = {"sampler": recipe.sampler, "length": recipe.length}
+    assert exact.model_copy(update=as_default) == recipe
 
 
 @pytest.mark.parametrize("name", ["single", "lora", "shared"])
