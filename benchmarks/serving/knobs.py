@@ -66,8 +66,7 @@ def main(
     requests = [system.request(group) for group in groups(rows, texts)]
     lines: list[Line] = []
     for changed in ({}, *(one for knob in knobs.split(",") for one in KNOBS[knob])):
-        rate = share * lines[0].peak if lines else 0.0
-        lines.append(_measure(requests, {"model": model, **changed}, changed, rate, share, seconds))
+        lines.append(_measure(requests, model, changed, lines[0].peak if lines else None, share, seconds))
         print(lines[-1], file=sys.stderr)
     results.append("knobs", ({**asdict(line), "share": share, "texts_per_request": texts} for line in lines))
     headings = ["changed", "a lone client, p50 ms", "peak, texts/s", "rows a batch"]
@@ -77,24 +76,23 @@ def main(
 
 def _measure(
     requests: list[Request],
-    settings: Mapping[str, str],
+    model: str,
     changed: Mapping[str, str],
-    rate: float,
+    peak: float | None,
     share: float,
     seconds: float,
 ) -> Line:
+    """The service with this changed. `peak`: that of the first, if this is not it."""
     port = free_port()
-    variables = {f"POLYTASK_{name.upper()}": value for name, value in settings.items()}
+    variables = {f"POLYTASK_{name.upper()}": value for name, value in {"model": model, **changed}.items()}
     command = [sys.executable, "-m", "polytask", "serve", "--port", str(port)]
     with running(command, variables, port, lambda port: ask(port, requests[0]).status == 200) as server:
         alone = asyncio.run(closed_loop(port, requests, 1, seconds / 2, _WARM_UP_S))
         before = batches(server.scrape())
         full = asyncio.run(closed_loop(port, requests, _CLIENTS, seconds, _WARM_UP_S))
         after = batches(server.scrape())
-        per_request = requests[0].texts
-        paced = asyncio.run(
-            open_loop(port, requests, (rate or share * full.texts_per_s) / per_request, seconds, _WARM_UP_S)
-        )
+        rate = share * (full.texts_per_s if peak is None else peak) / requests[0].texts
+        paced = asyncio.run(open_loop(port, requests, rate, seconds, _WARM_UP_S))
         return Line(
             " ".join(f"{name}={value}" for name, value in changed.items()) or "nothing",
             alone.latency_ms(0.5),

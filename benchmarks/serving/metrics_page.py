@@ -33,11 +33,11 @@ def main(
     spawn, lines = multiprocessing.get_context("spawn"), []
     for num_tasks in map(int, tasks.split(",")):
         for num_processes in map(int, processes.split(",")):
-            with tempfile.TemporaryDirectory() as folder, spawn.Pool(num_processes, maxtasksperchild=1) as pool:
+            # Each has a process of its own, one after the other. Their files stay, and the last page is of all of them.
+            with tempfile.TemporaryDirectory() as folder, spawn.Pool(1, maxtasksperchild=1) as pool:
                 names = [f"process-{number}" for number in range(num_processes)] if num_processes > 1 else [""]
-                # All of them stay until the page of the last has been measured: each task is a process's only one.
-                lines.append([pool.apply(_measure, (folder, name, num_tasks)) for name in names][-1])
-            lines[-1] = {"tasks": num_tasks, "processes": num_processes, **lines[-1]}
+                measured = [pool.apply(_measure, (folder, name, num_tasks)) for name in names]
+            lines.append({"tasks": num_tasks, "processes": num_processes, **measured[-1]})
     results.append("metrics_page", lines)
     headings = ["tasks", "processes", "samples", "KB", "first page, ms", "page, ms", "library's writing alone, ms"]
     results.show("the page", headings, [[f"{value:.4g}" for value in line.values()] for line in lines])

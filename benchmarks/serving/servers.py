@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 from urllib.request import urlopen
 
 import psutil
@@ -82,14 +83,19 @@ def means(counted: dict[str, float]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], environment: Mapping[str, str], port: int, answers: Callable[[int], bool]
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    port: int,
+    answers: Callable[[int], bool],
+    written: TextIO | None = None,
 ) -> Iterator[Server]:
     """The server that `command` starts on `port`, once `answers(port)` is true. It inherits this process's cores.
 
-    Raises Unavailable where it ends before that, or takes too long.
+    `written`: a file for what it prints, if that is of interest. Raises Unavailable where it ends before that, or takes too long.
     """
     _allow_many_connections()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as own:
+        log = own if written is None else written
         started = subprocess.Popen(
             command, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
