@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -30,6 +31,17 @@ pytestmark = pytest.mark.anyio
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 STAGES = ["tokenize", "queue", "forward", "postprocess"]
+
+
+@pytest.fixture(autouse=True)
+def over(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Exporters give up after a second, and are over when their test is: they draw from `random`, which tests after them seed."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    before = set(threading.enumerate())
+    yield
+    for left in set(threading.enumerate()) - before:
+        left.join(PATIENCE_S)
+        assert not left.is_alive(), left
 
 
 @pytest.fixture
