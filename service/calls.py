@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from fastapi import Request
 
+from service.connections import ENDING, Ending
 from service.course import COURSE, Course
 from service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput
 from service.predictor import Call, Prediction, Translate, as_it_is
@@ -45,7 +49,7 @@ async def answered(
             Call(
                 task=request.path_params.get("task"),
                 read_body=lambda: read_body(request, max_body_bytes),
-                gone=lambda: _gone(request),
+                watch=lambda gone: _watch(request, gone),
                 deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
                 translate=translate,
                 course=course,
@@ -85,6 +89,17 @@ async def read_body(request: Request, limit: int) -> bytes:
             raise BodyTooLarge(limit)
         more = message.get("more_body", False)
     return body
+
+
+def _watch(request: Request, gone: Callable[[], None]) -> Callable[[], object]:
+    """Calls `gone` when the client has closed the connection, until what is returned is called."""
+    ending: Ending | None = request.scope.get(ENDING)
+    if ending is not None:
+        return ending.watch(gone)
+    # Another server than ours can only be asked, and a task for each request has its price.
+    task = asyncio.create_task(_gone(request))
+    task.add_done_callback(lambda done: None if done.cancelled() else gone())
+    return task.cancel
 
 
 async def _gone(request: Request) -> None:

@@ -7,12 +7,14 @@ that nobody reads any more, never ends would stay for ever. A body that is read 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.errors import problem
+from service.joined_writes import JoinedWrites
 from service.openapi import PROBLEM
 from service.problems import render
 from service.request_ids import request_id
@@ -20,8 +22,32 @@ from service.request_ids import request_id
 MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers. What a head has more than this is not waited for."""
 
+ENDING = "polytask.ending"
+"""What the scope (ASGI) of a request has the Ending of its connection as."""
+
 HEAD_S = 10.0
 """Seconds for a head to come, and for the rest of a body after its response."""
+
+
+class Ending:
+    """The end of a connection, which those who work for its client may watch for. A task that asks for it costs much more."""
+
+    def __init__(self) -> None:
+        self._over = False
+        self._watching: dict[object, Callable[[], None]] = {}
+
+    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
+        """Calls `gone` at the end, or at once if that has been, until what is returned is called."""
+        if self._over:
+            gone()
+        self._watching[key := object()] = gone
+        return lambda: self._watching.pop(key, None)
+
+    def come(self) -> None:
+        """The connection has ended."""
+        self._over = True
+        for gone in list(self._watching.values()):
+            gone()
 
 
 class BoundedConnection(HttpToolsProtocol):
@@ -35,20 +61,23 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_message = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._ending = Ending()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client has connected."""
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
         self._timer = self.loop.call_later(self.head_s, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         super().connection_lost(exc)
+        self._ending.come()
         self._stop_waiting()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope[ENDING] = self._ending  # type: ignore[literal-required]
         self._in_head = self._in_message = True
         self._head_bytes = 0
 

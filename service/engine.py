@@ -11,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from service.catalogue import revision
 from service.child import Parent, engine_socket, run_child
 from service.choice import load_runner
 from service.errors import DeadlineExceeded, InternalError, ServiceError, StartupError
+from service.mailbox import Mailbox
 from service.metrics import DISCONNECT, Metrics
 from service.predictor import drop_reason, refusal
 from service.queue import Closed, Full, Row
@@ -55,14 +55,12 @@ class _Outcome(NamedTuple):
 
 
 class Reception:
-    """Takes rows in for a worker and sends their results back, on one event loop; only `put` is for other threads."""
+    """Takes rows in for a worker and sends their results back, on one event loop."""
 
     def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
         self._worker = worker
-        self._loop = loop
+        self._outcomes = Mailbox(loop, self._send)
         self._clients: dict[Client, dict[int, list[Row[Work]]]] = {}
-        self._outcomes: deque[_Outcome] = deque()
-        self._waking = False
         self._ready = False
 
     @property
@@ -81,13 +79,6 @@ class Reception:
             for client in self._clients:
                 client.send([Status(ready)])
 
-    def put(self, outcome: _Outcome) -> None:
-        """Sends the outcome of a request. Those that come while the loop is busy wake it once and go out together."""
-        self._outcomes.append(outcome)
-        if not self._waking:
-            self._waking = True
-            self._loop.call_soon_threadsafe(self._send)
-
     def _come(self, client: Client) -> None:
         self._clients[client] = {}
         client.send([Status(self._ready)])
@@ -95,7 +86,7 @@ class Reception:
     def _received(self, client: Client, message: ToEngine) -> None:
         match message:
             case Submit(number, deadline, encoded):
-                ticket = _Ticket(client, number, len(encoded), self.put)
+                ticket = _Ticket(client, number, len(encoded), self._outcomes.put)
                 rows = []
                 for place, row in enumerate(encoded):
                     encoding = row.encoding()
@@ -115,12 +106,10 @@ class Reception:
             # In time: its outcome reaches this thread only after this call.
             self._clients[client][number] = rows
 
-    def _send(self) -> None:
-        # First: an outcome that comes from here on wakes the loop again.
-        self._waking = False
+    def _send(self, outcomes: list[_Outcome]) -> None:
+        """Outcomes that have come together go out together."""
         replies: dict[Client, list[Answered | Failed]] = {}
-        while self._outcomes:
-            client, number, result = self._outcomes.popleft()
+        for client, number, result in outcomes:
             rows = self._clients.get(client, {}).pop(number, None)
             if rows is None:
                 continue  # cancelled, or not the first of its rows to fail

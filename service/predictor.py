@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from model.answers import Logits
 from model.encoding import InputEncoder
@@ -32,10 +32,11 @@ from service.errors import (
 )
 from service.expectation import Expectation
 from service.jobs import Job, Jobs
+from service.mailbox import Mailbox
 from service.metrics import DEADLINE, DISCONNECT, UNKNOWN_TASK, RequestSeries
 from service.queue import Closed, Full, QuotaFull, Row
 from service.settings import Settings
-from service.tickets import Results, Ticket, Work
+from service.tickets import End, Results, Ticket, Work, mailbox_of_tickets
 
 _Result = TypeVar("_Result")
 
@@ -118,7 +119,8 @@ def as_it_is(body: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request as it arrives. `gone` returns when the client has closed the connection.
+    """One request as it arrives. `watch` calls what it is given when the client has closed the connection, until what
+    it returns is called.
 
     `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says
     so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the
@@ -127,7 +129,7 @@ class Call:
 
     task: str | None
     read_body: Callable[[], Awaitable[bytes]]
-    gone: Callable[[], Coroutine[Any, Any, None]]
+    watch: Callable[[Callable[[], None]], Callable[[], object]]
     deadline_s: Callable[[], float | None] = lambda: None
     translate: Translate = as_it_is
     course: Course = field(default_factory=Course)
@@ -159,6 +161,7 @@ class Predictor:
         self._settings = settings
         self._expected = Expectation()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
+        self._ends: Mailbox[End] | None = None
 
     def close(self) -> None:
         """Ends the predictor's threads, when nobody waits for an answer any more."""
@@ -206,7 +209,7 @@ class Predictor:
         course.tasks = job.tasks
         course.num_inputs, course.num_rows, course.num_tokens = job.num_inputs, len(job.rows), job.num_tokens
         course.stages["tokenize"] = started, tokenized
-        results = await self._run(job, deadline, call.gone)
+        results = await self._run(job, deadline, call)
         woken = time.monotonic()
         course.stages["queue"] = tokenized, results.started
         course.stages["forward"] = results.started, results.ended
@@ -233,21 +236,22 @@ class Predictor:
         self._expected.learn(len(body), job.num_tokens // len(job.shares))
         return job
 
-    async def _run(self, job: Job, deadline: float, gone: Callable[[], Coroutine[Any, Any, None]]) -> Results:
+    async def _run(self, job: Job, deadline: float, call: Call) -> Results:
         """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
         if not job.rows:
             now = time.monotonic()
             return Results([], now, now)
         loop = asyncio.get_running_loop()
-        ticket = Ticket(len(job.rows), loop)
+        if self._ends is None or self._ends.loop is not loop:
+            self._ends = mailbox_of_tickets(loop)
+        ticket = Ticket(len(job.rows), self._ends)
         rows = [
             Row(task_id, len(encoding), deadline, Work(encoding, ticket, place))
             for place, (task_id, encoding) in enumerate(job.rows)
         ]
         self._submit(rows)
         timer = loop.call_later(deadline - time.monotonic(), ticket.expire)
-        watch = loop.create_task(gone())
-        watch.add_done_callback(lambda done: None if done.cancelled() else ticket.fail(ClientGone("nobody waits")))
+        unwatch = call.watch(lambda: ticket.fail(ClientGone("nobody waits")))
         try:
             return await ticket.future
         except BaseException as error:
@@ -255,7 +259,7 @@ class Predictor:
             raise
         finally:
             timer.cancel()
-            watch.cancel()
+            unwatch()
 
     def _submit(self, rows: Sequence[Row[Work]]) -> None:
         if rows[0].deadline <= time.monotonic():

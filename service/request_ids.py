@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 from collections.abc import Iterable
 
 HEADER = b"x-request-id"
+
+_DRAWN = random.Random()  # noqa: S311
+"""Not the system's, as during its call other threads would take the interpreter. An id is no secret."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:/=+@-]{1,128}")
 """What is taken over as an id: nothing that could end a line of a log or begin a header."""
@@ -19,7 +22,7 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         if name == HEADER and _ID.fullmatch(value):
             return value
-    return os.urandom(8).hex().encode()
+    return b"%016x" % _DRAWN.getrandbits(64)
 
 
 def trace_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

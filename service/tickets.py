@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import NamedTuple, Protocol
 
 from model.answers import Logits
 from model.encoding import Encoding
 from service.errors import DeadlineExceeded, InternalError, ServiceError
+from service.mailbox import Mailbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,14 @@ class Receiver(Protocol):
 
 
 class Ticket:
-    """Collects the results of a request's rows. The future is done when the last row is, or at the first failure."""
+    """Collects the results of a request's rows. The future is done when the last row is, or at the first failure.
 
-    def __init__(self, num_rows: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.future: asyncio.Future[Results] = loop.create_future()
-        self._loop = loop
+    `ends`: the `mailbox_of_tickets` of the loop that waits.
+    """
+
+    def __init__(self, num_rows: int, ends: Mailbox[End]) -> None:
+        self.future: asyncio.Future[Results] = ends.loop.create_future()
+        self._ends = ends
         self._logits: list[Logits | None] = [None] * num_rows
         self._missing = num_rows
         self._lock = threading.Lock()
@@ -54,28 +56,38 @@ class Ticket:
             done = not self._missing
         if done:
             results = Results([logits for logits in self._logits if logits is not None], started, ended)
-            self._on_loop(self._succeed, results)
+            self._ends.put(End(self, results))
 
     def expire(self) -> None:
         """The deadline has passed. From any thread."""
-        self._on_loop(self._fail, DeadlineExceeded("the deadline passed before all of the request was answered"))
+        self.fail(DeadlineExceeded("the deadline passed before all of the request was answered"))
 
     def fail(self, error: Exception) -> None:
         """A row has failed, or the request is no longer wanted. From any thread."""
-        self._on_loop(self._fail, error if isinstance(error, ServiceError) else InternalError(error, textless=True))
+        known = error if isinstance(error, ServiceError) else InternalError(error, textless=True)
+        self._ends.put(End(self, known))
 
-    def _succeed(self, results: Results) -> None:
-        if not self.future.done():
-            self.future.set_result(results)
 
-    def _fail(self, error: ServiceError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+class End(NamedTuple):
+    """How a ticket ends."""
 
-    def _on_loop(self, callback: Callable[[Any], None], value: object) -> None:
-        # The loop is closed only when nobody waits for an answer any more.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(callback, value)
+    ticket: Ticket
+    outcome: Results | ServiceError
+
+
+def mailbox_of_tickets(loop: asyncio.AbstractEventLoop) -> Mailbox[End]:
+    """Where the tickets of those who wait on this loop end: their futures are done there."""
+    return Mailbox(loop, _end)
+
+
+def _end(ends: list[End]) -> None:
+    for ticket, outcome in ends:
+        if ticket.future.done():
+            continue
+        if isinstance(outcome, Results):
+            ticket.future.set_result(outcome)
+        else:
+            ticket.future.set_exception(outcome)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,9 @@ python -m benchmarks.serving.idle_runner       with POLYTASK_ variables, as `pol
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from unittest.mock import patch
 
@@ -42,7 +43,13 @@ class IdleRunner:
         return partial(self.run, batch)
 
 
-if __name__ == "__main__":
-    # Its golden answers are wrong, of course.
+@contextlib.contextmanager
+def idle() -> Iterator[None]:
+    """Within this block what would run torch runs nothing. Its golden answers are wrong, of course."""
     with patch("service.choice.TorchRunner", IdleRunner), patch("service.warmup.check_goldens"):
+        yield
+
+
+if __name__ == "__main__":
+    with idle():
         serve(Settings.from_environment({**os.environ, "POLYTASK_RUNNER": "torch"}))

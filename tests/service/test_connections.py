@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -12,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from service.connections import BoundedConnection
+from service.connections import ENDING, BoundedConnection, Ending
 from tests.service.processes import PATIENCE_S
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
@@ -154,3 +155,64 @@ def test_a_connection_between_requests_is_kept() -> None:
             client.sendall(GET + b"\r\n")
             assert is_answered(client)
             threading.Event().wait(0.4)
+
+
+def test_head_and_body_of_a_response_come_at_once() -> None:
+    """One read of a client gets both."""
+    with connected() as client:
+        for _ in range(3):
+            client.sendall(GET + b"\r\n")
+            assert client.recv(10_000).endswith(b"\r\n\r\nok")
+
+
+def test_a_head_without_a_body_is_not_held_back() -> None:
+    """A response to HEAD comes, though nothing is written after its head."""
+    with connected() as client:
+        client.sendall(GET.replace(b"GET", b"HEAD") + b"\r\n")
+        assert client.recv(10_000).endswith(b"\r\n\r\n")
+
+
+def test_what_is_ready_of_a_stream_is_not_held_back() -> None:
+    """A head, or a part of a body, comes though the next part is still to be made."""
+    made = threading.Event()
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        for part in (b"a", b"b", b"cd"):
+            await asyncio.to_thread(made.wait)
+            made.clear()
+            await send({"type": "http.response.body", "body": part, "more_body": part != b"cd"})
+
+    with connected(answer) as client:
+        client.sendall(GET + b"\r\n")
+        assert client.recv(10_000).endswith(b"\r\n\r\n")
+        for part in (b"a", b"b", b"cd"):
+            made.set()
+            assert client.recv(10_000) == part
+
+
+def test_those_who_watch_hear_of_the_end_of_a_connection_once() -> None:
+    """At once where it has ended before; not at all where they have stopped to watch."""
+    heard: list[str] = []
+    ending = Ending()
+    ending.watch(lambda: heard.append("first"))
+    ending.watch(lambda: heard.append("not"))()
+    ending.come()
+    ending.watch(lambda: heard.append("late"))
+    assert heard == ["first", "late"]
+
+
+def test_an_application_can_watch_for_the_end_of_its_connection() -> None:
+    """It comes when the client hangs up while its request is being answered."""
+    begun, ended = threading.Event(), threading.Event()
+
+    async def answer(scope: Scope, _: Receive, __: Send) -> None:
+        scope[ENDING].watch(ended.set)
+        begun.set()
+        await asyncio.to_thread(ended.wait, PATIENCE_S)
+
+    with connected(answer) as client:
+        client.sendall(GET + b"\r\n")
+        assert begun.wait(PATIENCE_S)
+        client.close()
+        assert ended.wait(PATIENCE_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 from model.encoding import Encoding, Input, InputEncoder
 from model.tasks import Task
+from service.connections import Ending
 from service.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -119,9 +120,9 @@ def predictor(desk: Desk, encoder: GatedEncoder) -> Iterator[Predictor]:
     predictor.close()
 
 
-async def never() -> None:
+def stays(_: Callable[[], None]) -> Callable[[], None]:
     """A client that stays."""
-    await asyncio.Event().wait()
+    return lambda: None
 
 
 def call(task: str, content: bytes, deadline_s: float | None = None) -> Call:
@@ -130,7 +131,7 @@ def call(task: str, content: bytes, deadline_s: float | None = None) -> Call:
     async def read_body() -> bytes:
         return content
 
-    return Call(task, read_body, never, lambda: deadline_s)
+    return Call(task, read_body, stays, lambda: deadline_s)
 
 
 async def test_a_request_becomes_rows_and_rows_become_answers(desk: Desk, predictor: Predictor) -> None:
@@ -183,11 +184,11 @@ async def test_a_body_that_does_not_come_is_not_waited_for(desk: Desk, predictor
     """The deadline holds while the client is still sending, or has stopped to."""
 
     async def read_body() -> bytes:
-        await never()
+        await asyncio.Event().wait()
         return b""
 
     with pytest.raises(BodyTooSlow):
-        await predictor.predict(Call("mood", read_body, never, lambda: 0.01))
+        await predictor.predict(Call("mood", read_body, stays, lambda: 0.01))
     assert not desk.rows
 
 
@@ -277,17 +278,14 @@ async def test_several_tasks_teach_what_one_of_them_has(
 
 async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Predictor) -> None:
     """When the client hangs up its rows are cancelled."""
-    gone = asyncio.Event()
+    ending = Ending()
 
     async def read_body() -> bytes:
         return body("cat")
 
-    async def wait() -> None:
-        await gone.wait()
-
-    task = asyncio.create_task(predictor.predict(Call("mood", read_body, wait)))
+    task = asyncio.create_task(predictor.predict(Call("mood", read_body, ending.watch)))
     await until(lambda: bool(desk.rows))
-    gone.set()
+    ending.come()
     with pytest.raises(ClientGone):
         await task
     assert desk.cancelled == desk.rows
@@ -329,11 +327,11 @@ async def test_what_cannot_be_answered_is_refused_before_its_body_is_read(desk: 
         raise BodyTooLarge(0)
 
     with pytest.raises(UnknownTask):
-        await predictor.predict(Call("nothing", read_body, never))
+        await predictor.predict(Call("nothing", read_body, stays))
     desk.ready = False
     with pytest.raises(NotReady):
-        await predictor.predict(Call("mood", read_body, never))
+        await predictor.predict(Call("mood", read_body, stays))
     assert desk.asked_to_recover == 1
     desk.draining = True
     with pytest.raises(Draining):
-        await predictor.predict(Call("mood", read_body, never))
+        await predictor.predict(Call("mood", read_body, stays))

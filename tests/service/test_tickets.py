@@ -13,7 +13,7 @@ import pytest
 
 from model.answers import Logits
 from service.errors import ClientGone, DeadlineExceeded, InternalError
-from service.tickets import Ticket
+from service.tickets import Ticket, mailbox_of_tickets
 
 pytestmark = pytest.mark.anyio
 
@@ -30,9 +30,14 @@ def in_thread(*calls: Callable[[], None]) -> None:
     thread.join()
 
 
+def _ticket(num_rows: int) -> Ticket:
+    """A ticket of the running loop."""
+    return Ticket(num_rows, mailbox_of_tickets(asyncio.get_running_loop()))
+
+
 async def test_the_results_come_in_the_order_of_the_rows() -> None:
     """Whatever order rows finish in, the future gets all results in the request's order, and the last batch's times."""
-    ticket = Ticket(2, asyncio.get_running_loop())
+    ticket = _ticket(2)
     in_thread(lambda: ticket.answer(1, logits(1.0), 1.0, 2.0))
     await asyncio.sleep(0)
     assert not ticket.future.done()
@@ -42,8 +47,8 @@ async def test_the_results_come_in_the_order_of_the_rows() -> None:
     assert (results.started, results.ended) == (3.0, 4.0)
 
 
-async def test_a_request_is_woken_once_not_once_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many rows a request has, the event loop hears of them once."""
+async def test_a_loop_is_woken_once_not_once_a_row_or_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows requests have that end together, the event loop is woken once."""
     loop = asyncio.get_running_loop()
     woken = 0
     call_soon = loop.call_soon_threadsafe
@@ -54,15 +59,16 @@ async def test_a_request_is_woken_once_not_once_a_row(monkeypatch: pytest.Monkey
         return call_soon(*arguments)
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-    ticket = Ticket(50, loop)
-    in_thread(*(partial(ticket.answer, place, logits(0), 0, 0) for place in range(50)))
-    await ticket.future
+    ends = mailbox_of_tickets(loop)
+    tickets = [Ticket(50, ends) for _ in range(3)]
+    in_thread(*(partial(ticket.answer, place, logits(0), 0, 0) for ticket in tickets for place in range(50)))
+    await asyncio.gather(*(ticket.future for ticket in tickets))
     assert woken == 1
 
 
 async def test_the_first_end_counts() -> None:
     """After a failure neither a second failure nor results change anything."""
-    ticket = Ticket(1, asyncio.get_running_loop())
+    ticket = _ticket(1)
     in_thread(ticket.expire, lambda: ticket.fail(RuntimeError()), lambda: ticket.answer(0, logits(0), 0, 0))
     with pytest.raises(DeadlineExceeded):
         await ticket.future
@@ -70,13 +76,13 @@ async def test_the_first_end_counts() -> None:
 
 async def test_a_failure_of_the_device_is_an_internal_error() -> None:
     """What is not meant for clients is wrapped; what is goes through."""
-    ticket = Ticket(1, asyncio.get_running_loop())
+    ticket = _ticket(1)
     cause = RuntimeError("out of luck")
     ticket.fail(cause)
     with pytest.raises(InternalError) as raised:
         await ticket.future
     assert raised.value.__cause__ is cause
-    gone = Ticket(1, asyncio.get_running_loop())
+    gone = _ticket(1)
     gone.fail(ClientGone("gone"))
     with pytest.raises(ClientGone):
         await gone.future
@@ -85,7 +91,7 @@ async def test_a_failure_of_the_device_is_an_internal_error() -> None:
 def test_a_loop_that_is_closed_is_no_failure_of_the_worker() -> None:
     """The worker may finish a row when the server has already gone."""
     loop = asyncio.new_event_loop()
-    ticket = Ticket(1, loop)
+    ticket = Ticket(1, mailbox_of_tickets(loop))
     loop.close()
     ticket.answer(0, logits(0), 0, 0)
     ticket.fail(RuntimeError())

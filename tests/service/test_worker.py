@@ -17,7 +17,7 @@ from service.errors import DeadlineExceeded, InternalError
 from service.metrics import Metrics
 from service.queue import Closed, Limits, Queue, Row
 from service.runners import DeviceLost, Forward, Run, Runner
-from service.tickets import Results, Ticket, Work
+from service.tickets import Results, Ticket, Work, mailbox_of_tickets
 from service.worker import Worker
 from tests import tiny
 from tests.service.doubles import FailingRunner, GatedRunner
@@ -40,7 +40,7 @@ class Bench:
 
     def submit(self, *tokens: int, deadline_s: float = 60) -> asyncio.Future[Results]:
         """Submits a request with a row for each token; the rows are of task 0 and three tokens long."""
-        ticket = Ticket(len(tokens), asyncio.get_running_loop())
+        ticket = Ticket(len(tokens), mailbox_of_tickets(asyncio.get_running_loop()))
         rows = [
             Row(0, 3, time.monotonic() + deadline_s, Work(Encoding((2, token, 3), (0, 0, 0)), ticket, place))
             for place, token in enumerate(tokens)
@@ -99,7 +99,7 @@ async def test_expired_and_cancelled_rows_are_dropped_with_the_next_batch_starte
         first = bench.submit(*[7] * 16)
         await until(lambda: len(runner.batches) == 2)
         late, last = bench.submit(POISON, deadline_s=0), bench.submit(8)
-        ticket = Ticket(1, asyncio.get_running_loop())
+        ticket = Ticket(1, mailbox_of_tickets(asyncio.get_running_loop()))
         unwanted = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
         bench.worker.submit([unwanted])
         bench.worker.cancel([unwanted])
@@ -294,7 +294,7 @@ async def test_a_cancelled_row_is_not_run() -> None:
         runner.shut()
         first = bench.submit(7)
         await until(lambda: len(runner.batches) == 1)
-        ticket = Ticket(1, asyncio.get_running_loop())
+        ticket = Ticket(1, mailbox_of_tickets(asyncio.get_running_loop()))
         row = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
         bench.worker.submit([row])
         for _ in range(2):
