@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import SupportsFloat
 
 import numpy as np
@@ -191,8 +192,9 @@ def _multilabel(task: Task, logits: Logits, options: AnswerOptions) -> Multilabe
 
 def _by_label(task: Task, scores: Logits, top_k: int | None = None) -> dict[str, float]:
     """The score of each label, likeliest first, or of the `top_k` likeliest; equal ones in the task's order."""
-    order = np.argsort(-scores, kind="stable")[:top_k]
-    return {task.labels[i]: _rounded(scores[i]) for i in order}
+    # As lists: a number of an array's own costs more than all else here.
+    order, values = np.argsort(-scores, kind="stable")[:top_k].tolist(), scores.tolist()
+    return {task.labels[i]: _rounded(values[i]) for i in order}
 
 
 def _rounded(value: SupportsFloat) -> float:
@@ -223,12 +225,12 @@ def _choice(item: Input, logits: Logits, options: AnswerOptions) -> MultipleChoi
 def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> TaggingAnswer:
     own = logits[list(encoding.places)] if encoding.places else np.zeros((0, len(task.labels)), np.float32)
     scores = softmax(own) if len(own) else own
-    tags = [task.labels[i] for i in scores.argmax(axis=-1)]
-    confidence = (own if options.raw_scores else scores).max(axis=-1)
+    tags = [task.labels[i] for i in scores.argmax(axis=-1).tolist()]
+    confidence = (own if options.raw_scores else scores).max(axis=-1).tolist()
     entities = []
     for label, first, stop in word_runs(tags, bio=task.bio):
         start, end = encoding.offsets[first][0], encoding.offsets[stop - 1][1]
-        entities.append(Entity(item.text[start:end], label, start, end, _rounded(confidence[first:stop].mean())))
+        entities.append(Entity(item.text[start:end], label, start, end, _rounded(fmean(confidence[first:stop]))))
     return TaggingAnswer(tuple(entities))
 
 

@@ -302,6 +302,9 @@ def _texts(item: Input) -> tuple[str, ...]:
 
 def _without_blanks(text: str, start: int, end: int) -> tuple[int, int] | None:
     """The range without the blanks at its ends, which some vocabularies make part of a word; None if nothing is left."""
+    # Nearly always, and for every token of a long text.
+    if start < end and not (text[start].isspace() or text[end - 1].isspace()):
+        return start, end
     part = text[start:end]
     stripped = part.lstrip()
     return (end - len(stripped), start + len(part.rstrip())) if stripped else None
