@@ -10,11 +10,8 @@ that of a large matrix product, measured in the same run. On CUDA the batches ar
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Callable
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +19,11 @@ import torch
 import typer
 
 from benchmarks.serving import results
+from benchmarks.serving.alone import Alone
 from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, conditioned, encoder_flops, lengths, synthetic_tasks
 from benchmarks.serving.timing import in_turns, matmul_flops, ratio, run_all
 from benchmarks.serving.workload import read_rows
-from model.batch import collate
-from model.encoding import InputEncoder
 from model.network import Network
-from service.choice import load_runner
 from service.cores import available_cores
 from service.runners import pick_device
 from service.settings import Settings
@@ -157,36 +152,15 @@ def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float)
     """Real texts of a version's tasks, tokenised before the clock starts, sorted by length."""
     backend = bench.engine.partition("-")[0]
     settings = Settings(model=model, runner=backend, device=bench.device.type, threads=bench.threads)
-    checkpoint, runner = load_runner(settings)
-    encoder = InputEncoder(checkpoint.tokenizer)
-    ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
-    found = read_rows(model, data, num_tasks)
-    encoded = [(ids[row.task.name], row.task, encoder.encode(row.task, [row.item])[0][0]) for row in found]
-    encoded.sort(key=lambda row: len(row[2]))
-    lines = []
-    for size in _BATCH_ROWS[bench.device.type]:
-        parts = [encoded[start : start + size] for start in range(0, len(encoded), size)]
-        batches = [
-            collate(
-                [row for *_, row in part], [own for own, *_ in part], token_level=any(t.token_level for _, t, _ in part)
-            )
-            for part in parts
-        ]
-        random.Random(0).shuffle(batches)
-        done, started, source = 0, time.perf_counter(), cycle(batches)
-        while (elapsed := time.perf_counter() - started) < seconds:
-            # Enough for each stream that what the last one takes alone in the end is little.
-            some = list(islice(source, _BATCHES * runner.streams**2))
-            run_all(runner, some)
-            done += sum(len(batch.lengths) for batch in some)
-        lines.append(
-            {
-                "engine": f"{runner.backend}-{runner.precision}",
-                "load": f"{size} rows by length",
-                "texts_per_s": done / elapsed,
-            }
-        )
-    return lines
+    alone = Alone(settings, read_rows(model, data, num_tasks))
+    return [
+        {
+            "engine": alone.engine,
+            "load": f"{size} rows by length",
+            "texts_per_s": alone.texts_per_s(size, seconds),
+        }
+        for size in _BATCH_ROWS[bench.device.type]
+    ]
 
 
 _SECTIONS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {

@@ -1,0 +1,55 @@
+"""The model alone on real texts that are tokens already, sorted by length: what no server can reach."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
+
+from benchmarks.serving.timing import run_all
+from benchmarks.serving.workload import Row
+from model.batch import Batch, collate
+from model.encoding import Encoding, InputEncoder
+from model.tasks import Task
+from service.choice import load_runner
+from service.settings import Settings
+
+_BATCHES = 8
+
+
+class Alone:
+    """A version of the store in the engine that the settings choose, with these rows."""
+
+    def __init__(self, settings: Settings, rows: Sequence[Row]) -> None:
+        checkpoint, self._runner = load_runner(settings)
+        encoder = InputEncoder(checkpoint.tokenizer)
+        ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
+        encoded: list[tuple[int, Task, Encoding]] = [
+            (ids[row.task.name], row.task, encoder.encode(row.task, [row.item])[0][0]) for row in rows
+        ]
+        self._rows = sorted(encoded, key=lambda row: len(row[2]))
+        self._sources: dict[int, Iterator[Batch]] = {}
+
+    @property
+    def engine(self) -> str:
+        """What runs it, such as onnxruntime-int8."""
+        return f"{self._runner.backend}-{self._runner.precision}"
+
+    def texts_per_s(self, size: int, seconds: float) -> float:
+        """Rows a second in batches of `size`. It goes on where the last call with this size has stopped."""
+        if size not in self._sources:
+            batches = [self._batch(start, size) for start in range(0, len(self._rows), size)]
+            random.Random(0).shuffle(batches)
+            self._sources[size] = cycle(batches)
+        done, started = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < seconds:
+            # Enough for each stream that what the last one takes alone in the end is little.
+            some = list(islice(self._sources[size], _BATCHES * self._runner.streams**2))
+            run_all(self._runner, some)
+            done += sum(len(batch.lengths) for batch in some)
+        return done / elapsed
+
+    def _batch(self, start: int, size: int) -> Batch:
+        task_ids, tasks, rows = zip(*self._rows[start : start + size], strict=True)
+        return collate(rows, task_ids, token_level=any(task.token_level for task in tasks))
