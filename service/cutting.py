@@ -115,7 +115,8 @@ class Front:
         seed = least if self._least_is_next else first
         if seed.row.deadline <= now:
             return Cut(expired=[seed])
-        self._least_is_next = seed is not least
+        # One that is both leaves the next batch to whoever comes to an idle lane.
+        self._least_is_next = seed is first
         return self._around(seed, limits, line_tokens - seed.row.num_tokens, now)
 
     @staticmethod

@@ -290,6 +290,18 @@ def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
     raise AssertionError("the second row is still in line")
 
 
+@given(st.integers(1, 30), lengths, lengths)
+def test_beside_one_busy_lane_a_row_of_an_idle_one_is_in_the_next_batch(before: int, own: int, bulk: int) -> None:
+    """However many batches the busy lane alone has had, and whatever lengths they have."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue.admit([row(bulk) for _ in range(4 * before + 100)], now=0)
+    for _ in range(before):
+        queue.take(now=0)
+    fresh = row(own, task_id=1)
+    queue.admit([fresh], now=0)
+    assert fresh in queue.take(now=0).rows
+
+
 def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> None:
     """A task whose rows were cancelled or have expired is an idle one."""
     queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
