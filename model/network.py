@@ -54,6 +54,8 @@ class Network(nn.Module):
         is_token_BL = positions < batch.lengths[:, None]
         rows = tables.rows(batch.task_ids)
         states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, rows)
+        # An encoder in bfloat16 has pooling and heads in float32 behind it: a count of 257 tokens has no bfloat16.
+        states = states.to(self.heads.sentence.weight.dtype)
         pooled = self._pool(states, is_token_BL, batch.segment_ids, rows.pooling)
         return cast(Outputs, self.heads(pooled, states, batch.token_level))
 

@@ -15,6 +15,7 @@ from model.encoding import InputEncoder
 from model_store.load import Checkpoint
 from model_store.manifest import Manifest
 from model_store.versions import resolve
+from service.buckets import MOST_ROWS
 from service.catalogue import catalogue, example_input, revision
 from service.choice import load_runner
 from service.errors import StartupError
@@ -193,7 +194,7 @@ def batch_limits(settings: Settings, device: str) -> Limits:
 
     A forward by itself costs as much as a few dozen tokens on a CPU, and as much as some thousands on a GPU.
     """
-    max_rows, token_budget, forward_tokens = (256, 32_768, 2048) if device == "cuda" else (32, 1024, 32)
+    max_rows, token_budget, forward_tokens = (MOST_ROWS, 32_768, 2048) if device == "cuda" else (32, 1024, 32)
     return Limits(
         max_rows=settings.max_rows or max_rows,
         token_budget=settings.token_budget or token_budget,

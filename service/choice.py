@@ -14,7 +14,9 @@ from model.network import Network
 from model_store.exports import Candidate, exported_file, read_exports
 from model_store.load import Checkpoint, load
 from model_store.versions import resolve
+from service.buckets import MOST_ROWS, MOST_TOKENS, Buckets, aligned
 from service.cores import available_cores
+from service.cuda_runner import CudaRunner
 from service.errors import StartupError
 from service.runners import Runner, TorchRunner, pick_device
 from service.settings import Settings
@@ -38,7 +40,9 @@ def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
     if found is None or candidate is None:
         if settings.runner not in {"auto", "torch"}:
             raise StartupError(_nothing_for(settings, device.type))
-        return checkpoint, open_runner("torch", "float32", None, checkpoint.network, threads, device.type)
+        buckets = graph_buckets(settings, checkpoint.network) if device.type == "cuda" else None
+        runner = open_runner("torch", "float32", None, checkpoint.network, threads, device.type, buckets=buckets)
+        return checkpoint, runner
     logger.info("runs as it was exported for %s in %s", candidate.backend, candidate.precision)
     file = None if candidate.file is None else exported_file(*found, candidate.file)
     streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
@@ -82,10 +86,12 @@ def open_runner(
     threads: int,
     device: str = "cpu",
     streams: int = 1,
+    buckets: Buckets | None = None,
 ) -> Runner:
     """A runner of that engine: of an exported `file`, or for torch of the network.
 
-    `streams`: how many batches share the threads, where the engine can do that. Raises StartupError.
+    `streams`: how many batches share the threads, where the engine can do that. `buckets`: for which torch records
+    forwards on CUDA. Raises StartupError.
     """
     require(backend)
     if backend == "torch":
@@ -93,7 +99,11 @@ def open_runner(
         # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on
         # the CPU is as fast without it.
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        return TorchRunner(network, torch.device(device))
+        if device == "cpu":
+            return TorchRunner(network)
+        # cuDNN's attention takes up to half a second for a plan of every new shape.
+        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
+        return CudaRunner(network, torch.device(device), buckets)
     assert file is not None, f"{backend} runs a file"
     if backend == "onnxruntime":
         from service.onnx_runner import CPU, CUDA, OnnxRunner  # noqa: PLC0415, not installed everywhere
@@ -102,6 +112,15 @@ def open_runner(
     from service.openvino_runner import OpenVinoRunner  # noqa: PLC0415, not installed everywhere
 
     return OpenVinoRunner(file, precision, threads)
+
+
+def graph_buckets(settings: Settings, network: Network) -> Buckets | None:
+    """The shapes whose forwards are recorded; None where the settings say so."""
+    if settings.cuda_graphs == "off":
+        return None
+    longest = aligned(max(task.max_length for task in network.tasks), network.config.max_length)
+    most_tokens = min(MOST_TOKENS, settings.token_budget or MOST_TOKENS)
+    return Buckets.up_to(longest, settings.max_rows or MOST_ROWS, most_tokens)
 
 
 def is_installed(backend: str) -> bool:

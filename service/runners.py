@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -60,60 +59,27 @@ Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 
 
 class TorchRunner:
-    """The network as it is: float32 on the CPU, bfloat16 autocast on CUDA."""
+    """The network as it is, on the CPU in float32."""
 
     backend = "torch"
+    device = "cpu"
+    precision = "float32"
     streams = 1
+    overlaps = False
 
-    def __init__(self, network: Network, device: torch.device) -> None:
-        """Moves the network to `device` and evaluates its task tables, once."""
-        self.device = device.type
-        self.precision = "bfloat16" if device.type == "cuda" else "float32"
-        self.overlaps = device.type == "cuda"
-        self._device = device
-        self._network = network.eval().to(device)
+    def __init__(self, network: Network) -> None:
+        """Evaluates its task tables, once."""
+        self._network = network.eval()
         with torch.inference_mode():
             self._tables = self._network.condition()
 
     def run(self, batch: Batch) -> Outputs:
-        return self._launch(batch)()
+        with torch.inference_mode():
+            outputs: Outputs = self._network(batch, self._tables)
+        return outputs
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
-        return self._launch(batch) if self.overlaps else partial(self.run, batch)
-
-    def _launch(self, batch: Batch) -> Callable[[], Outputs]:
-        with (
-            self._failures_named(batch),
-            torch.inference_mode(),
-            torch.autocast("cuda", torch.bfloat16, enabled=self.device == "cuda"),
-        ):
-            outputs: Outputs = self._network(batch.to(self._device), self._tables)
-            if not self.overlaps:
-                on_cpu = outputs.to_cpu()
-                return lambda: on_cpu
-            # Queued behind the kernels, into pinned memory. Waiting for an event rather than in the copy: the copy
-            # would wait for what is started in the meantime as well.
-            token = None if outputs.token is None else outputs.token.float().to("cpu", non_blocking=True)
-            copied = Outputs(outputs.sentence.float().to("cpu", non_blocking=True), token)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record()
-
-        def wait() -> Outputs:
-            with self._failures_named(batch):
-                event.synchronize()
-            return copied
-
-        return wait
-
-    @contextlib.contextmanager
-    def _failures_named(self, batch: Batch) -> Iterator[None]:
-        try:
-            yield
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise MemoryError(f"a batch of {list(batch.input_ids.shape)} tokens does not fit") from error
-        except torch.AcceleratorError as error:
-            raise DeviceLost(f"{self.device} failed for good: {error}") from error
+        return partial(self.run, batch)
 
 
 class Forward:

@@ -77,6 +77,13 @@ class Settings:
             most=256,
         ),
     )
+    cuda_graphs: str = field(
+        default="auto",
+        metadata=_about(
+            "on CUDA, whether forwards of small batches are recorded at the start and replayed: auto where that is faster",
+            choices=("auto", "off"),
+        ),
+    )
     max_rows: int = field(
         default=0, metadata=_about("rows in a batch; 0 for what suits the device", least=0, most=4096)
     )

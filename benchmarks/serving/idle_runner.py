@@ -29,7 +29,7 @@ class IdleRunner:
     overlaps = False
     streams = 1
 
-    def __init__(self, network: Network, _: torch.device) -> None:
+    def __init__(self, network: Network) -> None:
         self._widths = len(network.heads.sentence.bias), len(network.heads.token.bias)
 
     def run(self, batch: Batch) -> Outputs:

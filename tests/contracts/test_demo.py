@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from model.encoding import InputEncoder
 from model.tasks import Kind
@@ -60,5 +59,5 @@ def test_it_repeats_its_golden_answers(demo: Checkpoint) -> None:
     """The golden examples, some for each task, get the answers that are stored with them."""
     tasks, encoder = demo.manifest.tasks, InputEncoder(demo.tokenizer)
     assert {golden.task for golden in demo.manifest.goldens} == {task.name for task in tasks}
-    forward = Forward(TorchRunner(demo.network, torch.device("cpu")), tasks, encoder.pad_id)
+    forward = Forward(TorchRunner(demo.network), tasks, encoder.pad_id)
     check_goldens(forward, tasks, encoder, demo.manifest.goldens, TOLERANCES["float32"])

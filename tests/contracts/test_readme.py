@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 import pytest
-import torch
 
 from model_store import DEFAULT_STORE
 from model_store.load import load
@@ -68,7 +67,7 @@ async def test_the_examples_give_what_is_shown() -> None:
     """Every curl line, sent as it stands to the embedded checkpoint, gets the answer that the README prints below it."""
     assert len(EXAMPLES) == 13
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
-    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network, torch.device("cpu")))
+    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,

@@ -143,7 +143,7 @@ def test_golden_answers_are_repeated(trained: Trained, new_process: tuple[Answer
 async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:
     """Serves the version and asks for everything at once, each input in a request of its own."""
     checkpoint = load(version)
-    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network, torch.device("cpu")))
+    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

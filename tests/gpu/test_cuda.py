@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import torch
 
 from model.answers import Logits
 from model.encoding import Encoding, InputEncoder
 from model_store import DEFAULT_STORE
 from model_store.load import load
 from model_store.versions import resolve
-from service.runners import Forward, TorchRunner
+from service.buckets import Buckets
+from service.choice import open_runner
+from service.cores import available_cores
+from service.runners import Forward
 from service.warmup import TOLERANCES, check_goldens
 
 pytestmark = pytest.mark.gpu
@@ -35,10 +37,11 @@ def demo_rows() -> tuple[list[int], list[Encoding]]:
     return [task_id for task_id, _ in rows], [row for _, row in rows]
 
 
-def forward_on(device: str) -> Forward:
-    """The embedded checkpoint on a device."""
+def forward_on(device: str, *, graphs: bool = True) -> Forward:
+    """The embedded checkpoint on a device; on CUDA with graphs, as it is served, or without."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
-    runner = TorchRunner(checkpoint.network, torch.device(device))
+    buckets = Buckets.up_to(checkpoint.network.config.max_length) if graphs else None
+    runner = open_runner("torch", "", None, checkpoint.network, available_cores(), device, buckets=buckets)
     return Forward(runner, checkpoint.manifest.tasks, InputEncoder(checkpoint.tokenizer).pad_id)
 
 

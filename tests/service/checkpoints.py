@@ -57,7 +57,7 @@ def saved(store: Path, seed: int = 0, tasks: Sequence[Task] = tiny.tasks(), spoi
 def goldens(seed: int = 0, tasks: Sequence[Task] = tiny.tasks()) -> tuple[Golden, ...]:
     """The answers of a tiny network, run directly, to one input of each task."""
     encoder = InputEncoder(tiny.tokenizer())
-    forward = Forward(TorchRunner(tiny.network(seed, tasks), torch.device("cpu")), tasks, encoder.pad_id)
+    forward = Forward(TorchRunner(tiny.network(seed, tasks)), tasks, encoder.pad_id)
     found = []
     for task_id, task in enumerate(tasks):
         item = _INPUTS[task.kind]

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from model.batch import Batch
 from model.heads import Outputs
 from service.runners import Runner, TorchRunner
@@ -18,7 +16,7 @@ _PATIENCE_S = 30
 
 def real_runner() -> TorchRunner:
     """The tiny network on the CPU."""
-    return TorchRunner(tiny.network(), torch.device("cpu"))
+    return TorchRunner(tiny.network())
 
 
 class _Double:

@@ -7,8 +7,6 @@ import time
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
-
 from model.batch import Batch
 from model.heads import Outputs
 from model.network import Network
@@ -18,8 +16,8 @@ from tests import tiny
 
 
 class _Gated(TorchRunner):
-    def __init__(self, network: Network, device: torch.device) -> None:
-        super().__init__(tiny.network(seed=1) if "WRONG" in os.environ else network, device)
+    def __init__(self, network: Network) -> None:
+        super().__init__(tiny.network(seed=1) if "WRONG" in os.environ else network)
         self._gate = Path(os.environ["GATE"])
 
     def run(self, batch: Batch) -> Outputs:

@@ -10,8 +10,6 @@ import sys
 import threading
 from unittest.mock import patch
 
-import torch
-
 from model.network import Network
 from service.app import serve
 from service.runners import TorchRunner
@@ -19,9 +17,9 @@ from service.settings import Settings
 from tests.service.doubles import GatedRunner
 
 
-def gated(network: Network, device: torch.device) -> GatedRunner:
+def gated(network: Network) -> GatedRunner:
     """The runner that the service gets in place of the real one, which it holds back."""
-    runner = GatedRunner(TorchRunner(network, device))
+    runner = GatedRunner(TorchRunner(network))
     if "SHUT" in os.environ:
         runner.shut()
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import torch
 
 from model_store.errors import StoreError
 from service.app import assemble, batch_limits, calibration_target, serve
@@ -76,7 +75,7 @@ def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that would give other answers than the checkpoint's ends with an error instead of serving."""
-    monkeypatch.setattr("service.choice.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1), torch.device("cpu")))
+    monkeypatch.setattr("service.choice.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1)))
     with pytest.raises(StartupError, match="does not give the golden answer of task 'mood'"):
         serve(Settings(store=store, model="tiny", port=0, threads=1))
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from model.encoding import InputEncoder
 from model.tasks import Kind, Task
@@ -57,7 +56,7 @@ def test_how_far_an_answer_has_moved(
 def found(seed: int, tasks: tuple[Task, ...], tolerance: float = 0.5) -> dict[str, Any]:
     """The shifts of a network beside the tiny one, of the tasks that both have."""
     encoder = InputEncoder(tiny.tokenizer())
-    forward = Forward(TorchRunner(tiny.network(seed, tasks), torch.device("cpu")), tasks, encoder.pad_id)
+    forward = Forward(TorchRunner(tiny.network(seed, tasks)), tasks, encoder.pad_id)
     names = {task.name for task in tiny.tasks()}
     tolerances = {task.name: tolerance for task in tasks if task.name in names}
     return shifts(forward, tasks, encoder, checkpoints.in_memory().manifest, tolerances)

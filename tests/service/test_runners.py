@@ -11,7 +11,7 @@ from model.encoding import Encoding, InputEncoder
 from model.network import Network
 from model.tasks import Task
 from service.errors import StartupError
-from service.runners import DeviceLost, Forward, Runner, TorchRunner, pick_device
+from service.runners import Forward, Runner, TorchRunner, pick_device
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -20,7 +20,7 @@ BATCH = collate([Encoding((2, 7, 3), (0, 0, 0)), Encoding((2, 3), (0, 0))], [0, 
 
 def test_the_runner_gives_what_the_network_gives() -> None:
     """On the CPU the outputs are the network's own, in float32, without gradients."""
-    runner: Runner = TorchRunner(tiny.network(), CPU)
+    runner: Runner = TorchRunner(tiny.network())
     network = tiny.network()
     expected = network(BATCH, network.condition())
     found = runner.run(BATCH)
@@ -43,38 +43,16 @@ def test_the_hypernetwork_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> 
         return condition(network)
 
     monkeypatch.setattr(Network, "condition", counted)
-    runner = TorchRunner(tiny.network(), CPU)
+    runner = TorchRunner(tiny.network())
     for _ in range(3):
         runner.run(BATCH)
     assert calls == 1
 
 
-@pytest.mark.parametrize(
-    ("raised", "expected"),
-    [
-        (torch.OutOfMemoryError("no"), MemoryError),
-        (torch.AcceleratorError("no", 700), DeviceLost),
-        (ValueError(), ValueError),
-    ],
-)
-def test_failures_have_names_that_do_not_depend_on_the_engine(
-    raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Too little memory and a lost device are told apart from other failures."""
-    runner = TorchRunner(tiny.network(), CPU)
-
-    def fail(*_: object) -> None:
-        raise raised
-
-    monkeypatch.setattr(Network, "forward", fail)
-    with pytest.raises(expected):
-        runner.run(BATCH)
-
-
 def test_each_row_gets_its_own_logits(tiny_tasks: tuple[Task, ...], tiny_network: Network) -> None:
     """A row's logits are its task's columns of the outputs, and for a token-level task as many rows as it has tokens."""
     encoder = InputEncoder(tiny.tokenizer())
-    forward = Forward(TorchRunner(tiny_network, CPU), tiny_tasks, encoder.pad_id)
+    forward = Forward(TorchRunner(tiny_network), tiny_tasks, encoder.pad_id)
     task_ids: list[int] = []
     encodings: list[Encoding] = []
     for task_id, task in enumerate(tiny_tasks):

@@ -25,6 +25,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_RUNNER": "auto",
         "POLYTASK_THREADS": 0,
         "POLYTASK_STREAMS": 0,
+        "POLYTASK_CUDA_GRAPHS": "auto",
         "POLYTASK_MAX_ROWS": 0,
         "POLYTASK_TOKEN_BUDGET": 0,
         "POLYTASK_BATCH_MS": 0.0,
