@@ -101,8 +101,6 @@ def open_runner(
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
         if device == "cpu":
             return TorchRunner(network)
-        # cuDNN's attention takes up to half a second for a plan of every new shape.
-        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
         return CudaRunner(network, torch.device(device), buckets)
     assert file is not None, f"{backend} runs a file"
     if backend == "onnxruntime":

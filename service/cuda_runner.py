@@ -39,6 +39,8 @@ class CudaRunner:
         recorder: Recorder | None = None,
     ) -> None:
         """Moves the network to `device`, and records its forwards in `buckets`. `kind`: what its encoder computes in."""
+        # cuDNN's attention takes up to half a second for a plan of every new shape.
+        torch.backends.cuda.enable_cudnn_sdp(enabled=False)
         self.device = device.type
         self.precision = str(kind).removeprefix("torch.")
         self._device = device

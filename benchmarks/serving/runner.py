@@ -4,7 +4,8 @@
 
 Networks of random weights; `texts` has a version of the store and its real texts. What is compared runs in turns, round
 after round, and a ratio is the median of the rounds' own ratios. The speeds of batches have beside them the share of
-that of a large matrix product, measured in the same run. On CUDA the batches are larger; else it is all the same.
+that of a large matrix product, measured in the same run. On CUDA the batches are larger, and `graphs` compares the network
+as it comes with replays and with torch.compile (which needs a compiler and Triton, and is left out where it fails).
 """
 
 from __future__ import annotations
@@ -24,19 +25,24 @@ from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, conditioned, enc
 from benchmarks.serving.timing import in_turns, matmul_flops, ratio, run_all
 from benchmarks.serving.workload import read_rows
 from model.network import Network
+from service.buckets import Buckets
 from service.cores import available_cores
-from service.runners import pick_device
+from service.cuda_runner import CudaRunner
+from service.runners import Runner, pick_device
 from service.settings import Settings
 
 _LENGTHS, _TASKS = (16, 32, 64, 128, 256), (1, 8, 24, 100, 1000)
 _BATCH_ROWS = {"cpu": (1, 4, 8, 16, 32), "cuda": (1, 8, 32, 128, 256)}
+_GRAPH_ROWS, _GRAPH_LENGTHS = (1, 8, 32, 128), (32, 128)
 _USUAL_ROWS = {"cpu": 8, "cuda": 128}
 _BATCHES = 8
 
 
 def main(
     data: Annotated[Path | None, typer.Option(help="The data folder; only `texts` needs it.")] = None,
-    only: Annotated[str, typer.Option(help="Of conditioning,tasks,padding,lengths,texts; default: what can be.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Of conditioning,tasks,padding,lengths,graphs,texts; default: what can be.")
+    ] = "",
     engines: Annotated[
         str, typer.Option(help=f"Of {','.join(ENGINES)}, with commas; `texts` alone: auto too.")
     ] = "torch",
@@ -50,16 +56,18 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Of `texts` only the best size, as JSON.")] = False,
 ) -> None:
     """Measures, prints tables and adds a line for each row of them to results/runner.jsonl."""
-    wanted = only.split(",") if only else [*_SECTIONS, *(["texts"] if data else [])]
-    sections = dict(_SECTIONS)
+    sections, chosen = dict(_SECTIONS), pick_device(device)
+    if chosen.type != "cuda":
+        del sections["graphs"]
+    wanted = only.split(",") if only else [*sections, *(["texts"] if data else [])]
     if data is not None:
         sections["texts"] = partial(_texts, data=data, model=model, num_tasks=tasks, seconds=seconds)
     if missing := set(wanted) - sections.keys():
-        raise typer.BadParameter(f"no section {', '.join(missing)} (texts needs --data)")
+        raise typer.BadParameter(f"no section {', '.join(missing)} (texts needs --data, graphs CUDA)")
     if unknown := set(engines.split(",")) - {*ENGINES, *(["auto"] if wanted == ["texts"] else [])}:
         raise typer.BadParameter(f"no engine {', '.join(unknown)}")
     for engine in engines.split(","):
-        bench = Bench(engine, threads or available_cores(), pick_device(device), conditioned(SIZES[size]), rounds)
+        bench = Bench(engine, threads or available_cores(), chosen, conditioned(SIZES[size]), rounds)
         for name in wanted:
             lines = sections[name](bench)
             if as_json:
@@ -148,6 +156,38 @@ def _lengths(bench: Bench) -> list[dict[str, Any]]:
     return lines
 
 
+def _graphs(bench: Bench) -> list[dict[str, Any]]:
+    """Milliseconds of a batch by each way of running it, from the smallest batches to large ones; shares by the fastest."""
+    buckets = Buckets(_GRAPH_ROWS, _GRAPH_LENGTHS, max(_GRAPH_ROWS) * max(_GRAPH_LENGTHS))
+    # A shape of the grid each, and the smallest batches that they are compared with.
+    torch._dynamo.config.recompile_limit = 4 * len(buckets.all)  # noqa: SLF001, its documented place
+    runners: dict[str, Runner] = {}
+    for name, compiled, own in (
+        ("eager", False, None),
+        ("graphs", False, buckets),
+        ("compiled", True, None),
+        ("compiled_graphs", True, buckets),
+    ):
+        network = Network(bench.config, synthetic_tasks(8)).eval()
+        if compiled:
+            network.encoder.compile(dynamic=False)
+        try:
+            runners[name] = CudaRunner(network, bench.device, own)
+            runners[name].run(bench.batches([8], 1)[0])
+        except Exception as error:  # noqa: BLE001, of the compiler, Triton or the driver
+            runners.pop(name, None)
+            print(f"{name}: left out, {error}")
+    lines, ceiling = [], matmul_flops(bench.device)
+    for num_rows, length in sorted(buckets.all):
+        batches = bench.batches([length] * num_rows * _BATCHES, num_rows)
+        seconds = in_turns({name: partial(run_all, runner, batches) for name, runner in runners.items()}, bench.rounds)
+        took = {name: min(own) / _BATCHES for name, own in seconds.items()}
+        share = encoder_flops(bench.config, num_rows, length) / min(took.values()) / ceiling
+        by_name = {f"{name}_ms": 1000 * own for name, own in took.items()}
+        lines.append({"rows": num_rows, "length": length, **by_name, "percent_of_matmul": 100 * share})
+    return lines
+
+
 def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float) -> list[dict[str, Any]]:
     """Real texts of a version's tasks, tokenised before the clock starts, sorted by length."""
     backend = bench.engine.partition("-")[0]
@@ -168,6 +208,7 @@ _SECTIONS: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
     "tasks": _many_tasks,
     "padding": _padding,
     "lengths": _lengths,
+    "graphs": _graphs,
 }
 
 

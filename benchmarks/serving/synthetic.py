@@ -16,6 +16,7 @@ from model.config import NetworkConfig
 from model.encoding import Encoding
 from model.network import Network
 from model.tasks import Kind, Task
+from service.buckets import Buckets
 from service.choice import open_runner
 from service.exported import feed
 from service.runners import Runner
@@ -59,7 +60,8 @@ class Bench:
         network = Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)).eval()
         backend, _, precision = self.engine.partition("-")
         if backend == "torch":
-            return open_runner(backend, "", None, network, self.threads, self.device.type)
+            buckets = Buckets.up_to(_LONGEST)  # of CUDA alone
+            return open_runner(backend, "", None, network, self.threads, self.device.type, buckets=buckets)
         graph = onnx_graph(network)
         if precision == "int8":
             feeds = [feed(batch) for batch in self.batches(lengths(_CALIBRATION_ROWS), 1, num_tasks)]

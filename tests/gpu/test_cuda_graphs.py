@@ -1,0 +1,178 @@
+"""CUDA graphs and copies that nobody waits for, as only a device shows them. Run by `make gpu`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from model.batch import Batch
+from model.heads import Outputs
+from service.buckets import Buckets
+from service.cuda_graphs import CudaRecorder
+from service.cuda_runner import CudaRunner
+from tests import exported, tiny
+
+pytestmark = pytest.mark.gpu
+
+BOUND = 0.05
+"""Logits of the tiny network in bfloat16, by other kernels for another shape; they lie within about ±5."""
+
+MOST_BYTES = 2**31
+"""What the graphs of a small network may take: most of it is the driver's, some megabytes each."""
+
+LEFT_BYTES = 2**28
+"""What is left of the device's memory for a batch that does not fit."""
+
+LOST = """
+import os
+import torch
+from dataclasses import replace
+from service.cuda_runner import CudaRunner
+from service.runners import DeviceLost
+from tests import exported, tiny
+
+runner = CudaRunner(tiny.network(), torch.device("cuda"))
+batch = exported.batch([5])
+try:
+    runner.run(replace(batch, input_ids=batch.input_ids + 10**6))
+except DeviceLost:
+    os._exit(7)
+"""
+
+
+def cuda(*, graphs: bool) -> CudaRunner:
+    """The tiny network, with graphs of all shapes of up to 16 rows that are worth it, or without."""
+    buckets = Buckets.up_to(tiny.config().max_length, 16) if graphs else None
+    return CudaRunner(tiny.network(), torch.device("cuda"), buckets)
+
+
+def assert_near(found: Outputs, expected: Outputs, batch: Batch) -> None:
+    """All logits of the batch's rows and real tokens are within the bound."""
+    torch.testing.assert_close(found.sentence, expected.sentence, atol=BOUND, rtol=0)
+    assert (found.token is None) == (expected.token is None)
+    if found.token is not None and expected.token is not None:
+        for row, length in enumerate(batch.lengths.tolist()):
+            torch.testing.assert_close(found.token[row, :length], expected.token[row, :length], atol=BOUND, rtol=0)
+
+
+@contextmanager
+def nobody_waits() -> Iterator[None]:
+    """Whatever makes the host wait for the device is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def batches() -> list[Batch]:
+    """Small and large ones in turn, with and without token-level rows."""
+    lengths = ([5], [64] * 16, [9, 3], [17] * 7, [2], [33, 64, 12], [64] * 15, [8] * 16)
+    return [replace(exported.batch(one, seed=seed), token_level=bool(seed % 2)) for seed, one in enumerate(lengths)]
+
+
+def test_replays_give_what_the_network_gives() -> None:
+    """Batches that are all started before the first is asked for have the logits that they have one by one, without graphs."""
+    runner, plain = cuda(graphs=True), cuda(graphs=False)
+    started = [runner.start(batch) for batch in batches()]
+    for batch, outputs in zip(batches(), started, strict=True):
+        assert_near(outputs(), plain.run(batch), batch)
+
+
+def test_single_rows_are_replayed() -> None:
+    """Where launches are all that takes time, a replay is faster on every device."""
+    graphs = cuda(graphs=True)._graphs
+    assert graphs is not None
+    assert graphs.bucket(1, 16) is not None
+
+
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")  # it does not find everything
+@pytest.mark.parametrize("graphs", [True, False])
+def test_a_start_waits_for_nothing(*, graphs: bool) -> None:
+    """Neither copies nor kernels of a batch make the host wait, replayed or not."""
+    runner = cuda(graphs=graphs)
+    for batch in batches():
+        runner.run(batch)
+    with nobody_waits():
+        started = [runner.start(batch) for batch in batches()]
+    for outputs in started:
+        outputs()
+
+
+def test_graphs_take_little_memory() -> None:
+    """All graphs of a runner share the memory of what is in between: together they take less than the stated bytes."""
+    cuda(graphs=True)  # what torch and its libraries take once
+    torch.cuda.synchronize()
+    before, _ = torch.cuda.mem_get_info()
+    runner = cuda(graphs=True)
+    torch.cuda.synchronize()
+    after, _ = torch.cuda.mem_get_info()
+    assert before - after < MOST_BYTES
+    assert runner._graphs is not None
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about the recording that failed
+def test_what_cannot_be_recorded_leaves_the_device_as_it_was() -> None:
+    """A forward that asks the device for a value is refused; the stream is the one before, and another one is recorded."""
+    recorder, values = CudaRecorder(torch.device("cuda")), torch.ones(4, device="cuda")
+
+    def asks() -> Outputs:
+        return Outputs(values * float(values.sum()), None)
+
+    def asks_nothing() -> Outputs:
+        return Outputs(values * 2, None)
+
+    before = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        recorder.record(asks)
+    assert torch.cuda.current_stream() == before
+    assert asks().sentence.tolist() == [4] * 4
+    replay = CudaRecorder(torch.device("cuda")).record(asks_nothing)
+    values.fill_(3)
+    assert replay().sentence.tolist() == [6] * 4
+
+
+def test_a_version_is_recorded_beside_one_that_answers() -> None:
+    """Batches of another thread neither fail the recording nor are they disturbed by it."""
+    first, plain, batch = cuda(graphs=True), cuda(graphs=False), exported.batch([9, 3])
+    expected, over, found = plain.run(batch), threading.Event(), list[Outputs]()
+
+    def answer() -> None:
+        while not over.is_set():
+            found.append(first.run(batch))
+
+    answering = threading.Thread(target=answer)
+    answering.start()
+    try:
+        second = cuda(graphs=True)
+    finally:
+        over.set()
+        answering.join()
+    for outputs in (*found, second.run(batch)):
+        assert_near(outputs, expected, batch)
+    assert second._graphs is not None
+    assert second._graphs.bucket(1, 16) is not None
+
+
+def test_a_batch_that_does_not_fit_is_a_memory_error() -> None:
+    """With graphs as without; the next batch gets what it got before."""
+    runner, batch = cuda(graphs=True), exported.batch([9, 3])
+    before = runner.run(batch)
+    taken = torch.empty(torch.cuda.mem_get_info()[0] - LEFT_BYTES, dtype=torch.uint8, device="cuda")
+    with pytest.raises(MemoryError):
+        runner.run(exported.batch([64] * 2**16))
+    del taken
+    assert_near(runner.run(batch), before, batch)
+
+
+def test_a_device_that_is_lost_says_so() -> None:
+    """A kernel that stops on a token that there is not takes the whole process' device with it: `DeviceLost`."""
+    ended = subprocess.run([sys.executable, "-c", LOST], capture_output=True, check=False)
+    assert ended.returncode == 7, ended.stderr.decode()
