@@ -12,6 +12,7 @@ Shapes: B rows, L tokens, D hidden size, T tasks, E size of a task vector, W wid
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -76,10 +77,17 @@ class FiLM(TaskProjection):
         return super().forward(task_TE).view(task_TE.shape[0], 2, -1)
 
 
+def scaled(states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """States * scale + shift; in bfloat16 without gradients in one pass, which rounds once instead of twice."""
+    if states.dtype == torch.bfloat16 and not torch.is_grad_enabled():
+        return torch.addcmul(shift, states, scale)
+    return states * scale + shift
+
+
 def modulate(states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
     """(1 + scale) * states + shift, the scale and shift of a row spread over its tokens."""
     scale, shift = film_B2D[:, :1], film_B2D[:, 1:]
-    return states_BLD * (1 + scale) + shift
+    return scaled(states_BLD, 1 + scale, shift)
 
 
 class AlignmentMatrix(Conditional):
@@ -95,6 +103,21 @@ class AlignmentMatrix(Conditional):
     def forward(self, states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
         scale, shift = film_B2D[:, :1], film_B2D[:, 1:]
         return (states_BLD @ self.matrix) * (1 + scale) + states_BLD.sum(-1, keepdim=True) * shift
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where positions lie in attention blocks. `column`: [L] in their own; `same`: [L, L] whether two share one."""
+
+    column: Tensor
+    same: Tensor
+
+    @classmethod
+    def of(cls, length: int, width: int, device: torch.device) -> Blocks:
+        """Of the first `length` positions in blocks of `width`."""
+        position = torch.arange(length, device=device)
+        block = position // width
+        return cls(position % width, block[:, None] == block[None, :])
 
 
 class ConditionalAttentionBias(Conditional):
@@ -115,14 +138,12 @@ class ConditionalAttentionBias(Conditional):
         film = cast(Tensor, self.film(task_TE))
         return film.repeat(1, 1, -(-max_length // width))[:, :, :max_length]
 
-    def forward(self, film_B2M: Tensor, length: int) -> Tensor:
+    def forward(self, film_B2M: Tensor, blocks: Blocks) -> Tensor:
         """The bias of each row: [B, L, L]."""
-        width = self.matrix.shape[1]
-        position = torch.arange(length, device=self.matrix.device)
-        same_block_LL = position[:, None] // width == position[None, :] // width
-        matrix_LL = self.matrix[:length, position % width]
+        length = blocks.column.shape[0]
+        matrix_LL = self.matrix[:length, blocks.column]
         scale_B1L, shift_B1L = film_B2M[:, :1, :length], film_B2M[:, 1:, :length]
-        return ((1 + scale_B1L) * matrix_LL + shift_B1L) * same_block_LL
+        return scaled(matrix_LL, 1 + scale_B1L, shift_B1L) * blocks.same
 
 
 class ConditionalLayerNorm(nn.Module):
@@ -164,7 +185,7 @@ class ConditionalLayerNorm(nn.Module):
         if affine_B2D is None:
             return functional.layer_norm(states_BLD, self.weight.shape, self.weight, self.bias, self.eps)
         normed = functional.layer_norm(states_BLD, self.weight.shape, eps=self.eps)
-        return normed * affine_B2D[:, :1] + affine_B2D[:, 1:]
+        return scaled(normed, affine_B2D[:, :1], affine_B2D[:, 1:])
 
 
 class ConditionalBottleneck(Conditional):

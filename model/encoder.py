@@ -16,6 +16,7 @@ from torch.nn import functional
 from model.attention import attend
 from model.conditioning import (
     AlignmentMatrix,
+    Blocks,
     ConditionalAttentionBias,
     ConditionalBottleneck,
     ConditionalLayerNorm,
@@ -98,9 +99,12 @@ class EncoderLayer(nn.Module):
             bottleneck_norm=None if bottleneck_norm is None else bottleneck_norm.table(task_TE),
         )
 
-    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, rows: LayerTables) -> Tensor:
-        """`mask_BHLL` is added to the attention scores: -inf at padding. Its axes before the last may be 1."""
-        attended = self.dropout(self._attend(states_BLD, mask_BHLL, rows.attention_bias))
+    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, rows: LayerTables, blocks: Blocks | None = None) -> Tensor:
+        """`mask_BHLL` is added to the attention scores: -inf at padding. Its axes before the last may be 1.
+
+        `blocks`: those of the conditional attention, where the layer has one.
+        """
+        attended = self.dropout(self._attend(states_BLD, mask_BHLL, rows.attention_bias, blocks))
         attended = self.attention_norm(states_BLD + attended, rows.attention_norm)
         inner = functional.gelu(self.expand(attended))
         states = self.output_norm(attended + self.dropout(self.contract(inner)), rows.output_norm)
@@ -111,14 +115,14 @@ class EncoderLayer(nn.Module):
             return cast(Tensor, states + narrowed)
         return cast(Tensor, self.bottleneck.norm(narrowed + attended, rows.bottleneck_norm))
 
-    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor, film_B2M: Tensor | None) -> Tensor:
+    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor, film_B2M: Tensor | None, blocks: Blocks | None) -> Tensor:
         def heads(projected_BLD: Tensor) -> Tensor:
             return projected_BLD.view(*projected_BLD.shape[:2], self.num_heads, -1).transpose(1, 2)
 
         query = heads(self.query(states_BLD))
         mask = mask_BHLL
         if self.attention_bias is not None:
-            mask = mask + self.attention_bias(film_B2M, states_BLD.shape[1])[:, None]
+            mask = mask + self.attention_bias(film_B2M, blocks)[:, None]
         dropout = self.attention_dropout if self.training else 0.0
         attended_BHLd = attend(query, heads(self.key(states_BLD)), heads(self.value(states_BLD)), mask, dropout)
         return cast(Tensor, self.attention_output(attended_BHLd.transpose(1, 2).flatten(2)))
@@ -140,6 +144,7 @@ class Encoder(nn.Module):
             if config.conditional_alignment and config.alignment_form is AlignmentForm.MATRIX
             else None
         )
+        self.block_width = config.attention_block_width if config.conditional_attention else None
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_layers))
 
     def tables(self, raw_TE: Tensor, transformed_TE: Tensor) -> Tables:
@@ -159,9 +164,10 @@ class Encoder(nn.Module):
         mask = padding[:, None, None].expand(-1, -1, padding.shape[1], -1)
         if self.embeddings.distance is not None:
             mask = mask + self.embeddings.distance(mask.shape[-1])
+        blocks = None if self.block_width is None else Blocks.of(mask.shape[-1], self.block_width, mask.device)
         ladder = None
         for layer, constants in zip(self.layers, rows.layers, strict=True):
-            states = layer(states, mask, constants)
+            states = layer(states, mask, constants, blocks)
             bottleneck = cast(EncoderLayer, layer).bottleneck
             if bottleneck is not None and bottleneck.form is BottleneckForm.LADDER:
                 ladder = bottleneck(states if ladder is None else states + ladder, constants.bottleneck)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from model.conditioning import (
     AlignmentMatrix,
+    Blocks,
     Conditional,
     ConditionalAttentionBias,
     ConditionalBottleneck,
@@ -19,6 +20,7 @@ from model.conditioning import (
     TaskEmbedding,
     TaskProjection,
     modulate,
+    scaled,
 )
 from model.config import BottleneckForm, LayerNormForm
 from model.heads import pool_mean
@@ -46,6 +48,11 @@ def _block_diagonal(module: ConditionalAttentionBias, task: Tensor) -> Tensor:
     max_length, width = module.matrix.shape
     chunks = torch.split((1 + scale) * module.matrix + shift, width)
     return cast(Tensor, torch.block_diag(*chunks))[:, :max_length]  # type: ignore[no-untyped-call]
+
+
+def _blocks(module: ConditionalAttentionBias, length: int) -> Blocks:
+    """The module's blocks of so many positions."""
+    return Blocks.of(length, module.matrix.shape[1], torch.device("cpu"))
 
 
 def _attention_bias(size: int, max_length: int) -> ConditionalAttentionBias:
@@ -123,7 +130,7 @@ def test_alignment_matrix_is_modulated_for_each_task() -> None:
 def test_attention_bias_is_zero_at_the_start() -> None:
     """A new attention bias adds exactly nothing to the scores."""
     bias = ConditionalAttentionBias(8, 12, 4)
-    assert not bias(bias.table(torch.randn(TASKS, 8)), 12).any()
+    assert not bias(bias.table(torch.randn(TASKS, 8)), _blocks(bias, 12)).any()
 
 
 def test_layer_norm_is_the_backbones_at_the_start() -> None:
@@ -164,7 +171,7 @@ def test_attention_bias_is_block_diagonal(size: int, max_length: int) -> None:
     """The bias equals the block-diagonal sum of the row chunks of (1 + g) R + b, cut to the longest row."""
     module = _randomised(_attention_bias(size, max_length))
     tasks = torch.randn(TASKS, size) * 0.05
-    bias = module(module.table(tasks), max_length)
+    bias = module(module.table(tasks), _blocks(module, max_length))
     assert bias.shape == (TASKS, max_length, max_length)
     for task, of_task in zip(tasks, bias, strict=True):
         torch.testing.assert_close(of_task, _block_diagonal(module, task), atol=1e-5, rtol=1e-5)
@@ -176,7 +183,7 @@ def test_attention_bias_is_zero_between_blocks(size: int, max_length: int) -> No
     module = _randomised(_attention_bias(size, max_length))
     block = torch.arange(max_length) // module.matrix.shape[1]
     same = block[:, None] == block
-    bias = module(module.table(torch.randn(TASKS, size)), max_length)
+    bias = module(module.table(torch.randn(TASKS, size)), _blocks(module, max_length))
     assert not bias[:, ~same].any()
     assert bias[:, same].all()
 
@@ -192,7 +199,8 @@ def test_short_texts_use_the_first_rows_and_columns(length: int) -> None:
     """The bias of a short batch is the corner of the full one, to the bit."""
     module = _randomised(_attention_bias(768, 128))
     table = module.table(torch.randn(TASKS, 768))
-    assert torch.equal(module(table, length), module(table, 128)[:, :length, :length])
+    shorter, whole = (module(table, _blocks(module, number)) for number in (length, 128))
+    assert torch.equal(shorter, whole[:, :length, :length])
 
 
 def _normed(output: Tensor, affine: Tensor) -> Tensor:
@@ -305,3 +313,16 @@ def test_only_what_comes_on_top_of_the_backbone_is_conditional() -> None:
     kinds = (TaskEmbedding, TaskProjection, AlignmentMatrix, ConditionalAttentionBias, ConditionalBottleneck)
     for kind in (*kinds, ConditionalPooling):
         assert issubclass(kind, Conditional)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_scaling_rounds_once_where_nobody_learns(kind: torch.dtype) -> None:
+    """States times scale plus shift: in bfloat16 without gradients rounded once, in float32 the same to the bit either way."""
+    states, scale, shift = (torch.randn(3, 5, 8).to(kind), *torch.randn(2, 3, 1, 8).to(kind))
+    with torch.no_grad():
+        found = scaled(states, scale, shift)
+    exact = states.double() * scale.double() + shift.double()
+    learning = scaled(states.requires_grad_(), scale, shift).detach()
+    assert found.dtype == learning.dtype == kind
+    assert (found - exact).abs().mean() <= (learning - exact).abs().mean()
+    assert torch.equal(found, exact.to(kind) if kind == torch.bfloat16 else learning)

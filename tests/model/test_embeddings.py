@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
+from model.conditioning import Blocks
 from model.config import NetworkConfig
 from model.embeddings import DistanceBias, Embeddings, _bucket
 from model.encoder import EncoderLayer
@@ -90,10 +91,11 @@ def test_distance_and_task_add_up(mpnet_like: Network) -> None:
     film = mpnet_like.condition().layers[0].attention_bias
     assert film is not None
     states = torch.randn(1, 20, mpnet_like.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    of_task, of_distance = layer.attention_bias(film[:1], 20), distance(20)[0]
+    blocks = Blocks.of(20, mpnet_like.config.attention_block_width, states.device)
+    of_task, of_distance = layer.attention_bias(film[:1], blocks), distance(20)[0]
     assert of_task.abs().max() > 0.1
     expected = _literal_attention(layer, states[0], of_distance + of_task)
-    attended = layer._attend(states, distance(20), film[:1])[0]
+    attended = layer._attend(states, distance(20), film[:1], blocks)[0]
     torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from model.batch import Batch
-from model.conditioning import ConditionalBottleneck
+from model.conditioning import Blocks, ConditionalBottleneck
 from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
 from model.encoder import EncoderLayer, LayerTables, Tables
 from model.tasks import Task
@@ -218,7 +218,8 @@ def test_padding_changes_nothing(
 def _attention_bias_gradients(layer: EncoderLayer, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of the FiLM's scale half, of its shift half and of R, for nonzero task vectors."""
     task_vectors, states = torch.randn(2, size), torch.randn(2, 10, size)
-    outputs = layer(states, torch.zeros(2, 1, 1, 10), layer.tables(task_vectors))
+    blocks = Blocks.of(10, 16, states.device)
+    outputs = layer(states, torch.zeros(2, 1, 1, 10), layer.tables(task_vectors), blocks)
     (outputs * torch.randn(outputs.shape)).sum().backward()
     assert layer.attention_bias is not None
     film = layer.attention_bias.film.projection.weight.grad
