@@ -6,7 +6,7 @@ Shapes: B rows, L tokens, D hidden size, H heads, T tasks, E size of a task vect
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -60,6 +60,33 @@ class Tables:
     def rows(self, task_ids_B: Tensor) -> Tables:
         """The constants of each row of a batch: one gather per table."""
         return self.map(lambda table: table[task_ids_B])
+
+
+class JoinedTables:
+    """Task tables side by side in one matrix, [T, ...]: the constants of a batch's rows are one gather, not one a table.
+
+    The pooling table stays by itself: it may be of another type.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._pooling = tables.pooling
+        parts: list[Tensor] = []
+
+        def shaped(table: Tensor) -> Tensor:
+            parts.append(table.flatten(1))
+            return table
+
+        self._shapes = replace(tables, pooling=None).map(shaped)
+        self._sizes = [part.shape[1] for part in parts]
+        self._joined = torch.cat(parts, dim=1) if parts else None
+
+    def rows(self, task_ids_B: Tensor) -> Tables:
+        """As `Tables.rows`, as views."""
+        pooling = None if self._pooling is None else self._pooling[task_ids_B]
+        if self._joined is None:
+            return replace(self._shapes, pooling=pooling)
+        parts = iter(torch.split(self._joined[task_ids_B], self._sizes, dim=1))
+        return replace(self._shapes.map(lambda table: next(parts).view(-1, *table.shape[1:])), pooling=pooling)
 
 
 class EncoderLayer(nn.Module):

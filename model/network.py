@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.batch import Batch
 from model.conditioning import Conditional, ConditionalAttentionBias, ConditionalPooling, TaskEmbedding
 from model.config import NetworkConfig, ParameterCounts, Pooling
-from model.encoder import Encoder, Tables
+from model.encoder import Encoder, JoinedTables, Tables
 from model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
 from model.tasks import Task, check_tasks
 
@@ -48,7 +48,7 @@ class Network(nn.Module):
             return tables
         return replace(tables, pooling=self.conditional_pooling.table(transformed_TE))
 
-    def forward(self, batch: Batch, tables: Tables) -> Outputs:
+    def forward(self, batch: Batch, tables: Tables | JoinedTables) -> Outputs:
         """The logits of every head for every row."""
         positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
         is_token_BL = positions < batch.lengths[:, None]

@@ -134,7 +134,10 @@ class Graphs:
 
 
 class CudaRecorder:
-    """Records on a CUDA device. All graphs of a recorder share the memory of what they compute."""
+    """Records on a CUDA device. All graphs of a recorder share the memory of what they compute.
+
+    The stream that they are recorded on never runs anything: they are replayed on that of whoever asks.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -144,16 +147,12 @@ class CudaRecorder:
     def record(self, run: Callable[[], Outputs]) -> Replay:
         graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
-            self._stream.wait_stream(before)
-            with torch.cuda.stream(self._stream):
-                run()  # what libraries allocate at their first use on a stream must not become part of the graph
-            # Of this thread alone: another version may be running batches in another one.
+            # Of this thread alone: batches of another version may be under way in another one.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 outputs = run()
         finally:
             # A recording that fails leaves its stream in place.
             torch.cuda.set_stream(before)
-        before.wait_stream(self._stream)
 
         def replay() -> Outputs:
             graph.replay()

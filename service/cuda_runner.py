@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.encoder import Tables
+from model.encoder import JoinedTables, Tables
 from model.heads import Outputs
 from model.network import Network
 from service.buckets import Buckets, aligned
@@ -47,7 +47,7 @@ class CudaRunner:
         self._network = network
         self._longest = network.config.max_length
         self._token_level = any(task.token_level for task in network.tasks)
-        self._tables = lowered(network, device, kind)
+        self._tables = JoinedTables(lowered(network, device, kind))
         # One stream serves one version, but golden answers may be asked for from another thread.
         self._lock = threading.Lock()
         self._graphs = None if buckets is None else self._recorded(buckets, recorder or CudaRecorder(device))

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertModel
 from model.batch import Batch
 from model.conditioning import Blocks, ConditionalBottleneck
 from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
-from model.encoder import EncoderLayer, LayerTables, Tables
+from model.encoder import EncoderLayer, JoinedTables, LayerTables, Tables
 from model.tasks import Task
 from tests.model import literal
 from tests.model.networks import (
@@ -320,3 +320,16 @@ def test_training_without_dropout_is_the_forward_of_serving(
     network, batch = build(config, tiny_tasks), random_batch(config, LENGTHS, range(5))
     states = encode(network, batch)
     assert largest_difference(encode(network.train(), batch), states, batch.lengths) < 1e-6
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_joined_tables_have_the_same_rows(form: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
+    """In each form, and where nothing is conditional, the network gives the same to the bit."""
+    for switches in (FORMS[form], FORMS[form] | OFF):
+        network = randomise_conditioning(build(replace(tiny_config, **switches), tiny_tasks), std=0.15)
+        batch = random_batch(tiny_config, LENGTHS, (0, 3, 3, 6, 1))
+        with torch.no_grad():
+            tables = network.condition()
+            expected, found = network(batch, tables), network(batch, JoinedTables(tables))
+        assert torch.equal(found.sentence, expected.sentence)
+        assert torch.equal(found.token, expected.token)

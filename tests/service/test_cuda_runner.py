@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.config import AlignmentForm, BottleneckForm, LayerNormForm, Pooling
-from model.encoder import Tables
+from model.encoder import JoinedTables, Tables
 from model.encoding import InputEncoder
 from model.heads import Outputs
 from model.network import Network
@@ -154,7 +154,7 @@ class _OnDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 def test_a_forward_never_asks_the_device(layout: str) -> None:
     """On tensors without values, where a question for one fails, it runs to its end, and makes none on the CPU."""
     network = network_of(layout)
-    tables = lowered(network, torch.device("meta"), torch.bfloat16)
+    tables = JoinedTables(lowered(network, torch.device("meta"), torch.bfloat16))
     batch = exported.batch([11, 5, 30]).to(torch.device("meta"))
     with torch.no_grad(), _OnDevice():  # type: ignore[no-untyped-call]
         outputs = network(batch, tables)
