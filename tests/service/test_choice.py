@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from model.network import Network
 from model_store.exports import Candidate, Exports, save_exports
 from model_store.manifest import MANIFEST
 from model_store.versions import resolve
+from service.buckets import Buckets
 from service.choice import choose, load_runner, open_runner
 from service.errors import StartupError
 from service.runners import Forward, TorchRunner
@@ -126,3 +129,32 @@ def test_logits_of_rows_come_from_any_engine(tmp_path: Path) -> None:
     for found in others:
         for one, other in zip(expected, found, strict=True):
             torch.testing.assert_close(torch.from_numpy(other), torch.from_numpy(one), atol=1e-4, rtol=0)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_on_cuda_small_batches_are_recorded(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the rows and tokens that a batch may have and the longest row of a task; none where the settings say off."""
+    asked: list[Buckets | None] = []
+
+    def opened(network: Network, device: torch.device, buckets: Buckets | None) -> TorchRunner:
+        assert device.type == "cuda"
+        asked.append(buckets)
+        return TorchRunner(network)
+
+    monkeypatch.setattr("service.choice.pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("service.choice.CudaRunner", opened)
+    some: dict[str, Any] = {"store": store, "model": "tiny", "threads": 1}
+    for settings in (
+        Settings(**some),
+        Settings(**some, max_rows=5, token_budget=100),
+        Settings(**some, cuda_graphs="off"),
+    ):
+        load_runner(settings)
+    default, bounded, none = asked
+    assert default is not None
+    assert default.of(100, 64) == (128, 64)
+    assert default.of(1, 65) is None
+    assert bounded is not None
+    assert max(bucket.num_tokens for bucket in bounded.all) <= 100
+    assert max(bucket.num_rows for bucket in bounded.all) == 5
+    assert none is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,10 +29,11 @@ from model_store.versions import resolve
 from service.buckets import Buckets
 from service.cuda_runner import CudaRunner, lowered
 from service.runners import DeviceLost, Forward, Runner, TorchRunner
-from service.warmup import TOLERANCES, check_goldens
+from service.warmup import TOLERANCES, agree, check_goldens
 from tests import exported, tiny
 from tests.model.networks import build, randomise_conditioning
 from tests.service.recording import CpuRecorder
+from tests.service.serving import serving
 
 CPU = torch.device("cpu")
 BF16_BOUND = 0.03
@@ -251,3 +253,21 @@ def test_failures_have_names_that_do_not_depend_on_the_engine(
     monkeypatch.setattr(Network, "forward", fail)
     with pytest.raises(expected):
         runner.start(exported.batch([5]))
+
+
+def test_a_service_answers_with_replays() -> None:
+    """Requests of all tasks at once, calibrated and overlapping, get the answers of the runner of the CPU."""
+
+    async def answers(runner: Runner) -> list[Any]:
+        async with serving(runner, token_budget=0, batch_ms=2) as service:
+            calls = [service.predict("mood", *texts) for texts in (["cat"], ["the cat sat", "bad"])]
+            calls += [service.predict("entities", "The cat sat in Paris.") for _ in range(20)]
+            responses = await asyncio.gather(*calls)
+        return [response.raise_for_status().json()["answers"] for response in responses]
+
+    recorder = CpuRecorder()
+    found = asyncio.run(answers(float32(BUCKETS, recorder)))
+    assert recorder.replays > 0
+    for mine, theirs in zip(found, asyncio.run(answers(TorchRunner(tiny.network()))), strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert agree(one, other, 1e-4)
