@@ -11,6 +11,7 @@ as it comes with replays and with torch.compile (which needs a compiler and Trit
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,9 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Of `texts` only the best size, as JSON.")] = False,
 ) -> None:
     """Measures, prints tables and adds a line for each row of them to results/runner.jsonl."""
+    # What a runner says when it is made: which graphs it keeps, and what they take.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("service").setLevel(logging.INFO)
     sections, chosen = dict(_SECTIONS), pick_device(device)
     if chosen.type != "cuda":
         del sections["graphs"]
