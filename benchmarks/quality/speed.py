@@ -85,6 +85,10 @@ def main(
             ("CA-MTL, task-uncertainty", changed(recipe, sampler={"name": "task-uncertainty"})),
             ("CA-MTL, MT-Uncertainty, exact", changed(recipe, sampler=uncertain | {"amortised": False})),
             ("CA-MTL, MT-Uncertainty, amortised", changed(recipe, sampler=uncertain | {"amortised": True})),
+            (
+                "CA-MTL, MT-Uncertainty, amortised, half as fresh",
+                changed(recipe, sampler=uncertain | {"amortised": True, "refresh": 0.25}),
+            ),
             ("hard sharing, nothing frozen", plain(recipe)),
         )
     }
