@@ -6,7 +6,8 @@ the batch. With the FiLM weights at zero, as they start, every module of our own
 Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. The paper scales by gamma, the released
 code and we by 1 + g; the two differ by an offset that is learned, so there is no switch for it.
 
-Shapes: B rows, L tokens, D hidden size, T tasks, E size of a task vector, W width of an attention block, M longest row.
+Shapes: B rows, L tokens, D hidden size, T tasks, E size of a task vector, W width of an attention block, M longest row,
+N layers with an attention bias, K blocks of the longest row.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class TaskProjection(Conditional):
 
 
 class FiLM(TaskProjection):
-    """Task vectors [T, E] to a scale and a shift of `size` values each: [T, 2, size]. Zero at the start.
+    """Task vectors [T, E] to 1 + scale and a shift of `size` values each: [T, 2, size]. 1 and 0 at the start.
 
     Source of the name: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
     """
@@ -74,7 +75,8 @@ class FiLM(TaskProjection):
         super().__init__(task_size, 2 * size, rank)
 
     def forward(self, task_TE: Tensor) -> Tensor:
-        return super().forward(task_TE).view(task_TE.shape[0], 2, -1)
+        scale, shift = super().forward(task_TE).chunk(2, dim=-1)
+        return torch.stack([1 + scale, shift], dim=1)
 
 
 def scaled(states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -85,9 +87,8 @@ def scaled(states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def modulate(states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
-    """(1 + scale) * states + shift, the scale and shift of a row spread over its tokens."""
-    scale, shift = film_B2D[:, :1], film_B2D[:, 1:]
-    return scaled(states_BLD, 1 + scale, shift)
+    """(1 + scale) * states + shift, those of a row spread over its tokens."""
+    return states_BLD * film_B2D[:, :1] + film_B2D[:, 1:]
 
 
 class AlignmentMatrix(Conditional):
@@ -101,8 +102,7 @@ class AlignmentMatrix(Conditional):
         self.matrix = nn.Parameter(torch.eye(size))
 
     def forward(self, states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
-        scale, shift = film_B2D[:, :1], film_B2D[:, 1:]
-        return (states_BLD @ self.matrix) * (1 + scale) + states_BLD.sum(-1, keepdim=True) * shift
+        return (states_BLD @ self.matrix) * film_B2D[:, :1] + states_BLD.sum(-1, keepdim=True) * film_B2D[:, 1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ class ConditionalAttentionBias(Conditional):
     """A block-diagonal bias on the attention scores, shared by the heads: A = (1 + scale) * R + shift per block.
 
     R is [M, W] and starts at zero. A row of the bias is cut into blocks of W tokens; outside its own block it is 0.
-    Only the first L rows and columns are used, so texts need not be padded to M.
+    What is added to the scores `attention_masks` makes, of all layers together.
     """
 
     def __init__(self, task_size: int, max_length: int, width: int, film_rank: int = 0) -> None:
@@ -133,17 +133,35 @@ class ConditionalAttentionBias(Conditional):
         self.film = FiLM(task_size, width, film_rank)
 
     def table(self, task_TE: Tensor) -> Tensor:
-        """Scale and shift of every key position: [T, 2, M]."""
+        """1 + scale and shift of every key position: [T, 2, M]."""
         max_length, width = self.matrix.shape
         film = cast(Tensor, self.film(task_TE))
         return film.repeat(1, 1, -(-max_length // width))[:, :, :max_length]
 
-    def forward(self, film_B2M: Tensor, blocks: Blocks) -> Tensor:
-        """The bias of each row: [B, L, L]."""
-        length = blocks.column.shape[0]
-        matrix_LL = self.matrix[:length, blocks.column]
-        scale_B1L, shift_B1L = film_B2M[:, :1, :length], film_B2M[:, 1:, :length]
-        return scaled(matrix_LL, 1 + scale_B1L, shift_B1L) * blocks.same
+    def blocks(self) -> Tensor:
+        """R as blocks on a diagonal, 0 outside of them: [M, M]."""
+        max_length, width = self.matrix.shape
+        return cast(Tensor, torch.block_diag(*self.matrix.split(width)))[:, :max_length]  # type: ignore[no-untyped-call]
+
+
+def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor, width: int) -> list[Tensor]:
+    """The biases of N layers with the padding added, for blocks of `width`: [B, 1, L, L] each, queries before keys.
+
+    `padding_BL`: -inf for keys at padding, else 0. Only the first L rows and columns of a bias are used, so texts need
+    not be padded to M.
+    """
+    max_length, length = matrices_NMM.shape[1], padding_BL.shape[1]
+    # Of the longest row, whatever the length: in an exported graph these are constants.
+    block_M = torch.arange(max_length, device=padding_BL.device) // width
+    blocks_K1 = torch.arange(-(-max_length // width), device=padding_BL.device)[:, None]
+    in_block_KL = (block_M == blocks_K1)[:, :length].to(padding_BL.dtype)
+    scale_BN1L, shift_BN1L = films_BN2M[:, :, :1, :length], films_BN2M[:, :, 1:, :length]
+    # All queries of a block are shifted alike: added up for each block first, and only then for each query.
+    shift_BNKL = shift_BN1L * in_block_KL + padding_BL[:, None, None]
+    layers = zip(
+        matrices_NMM[:, :length, :length].split(1), scale_BN1L.split(1, 1), shift_BNKL.split(1, 1), strict=True
+    )
+    return [scale * matrix + shift.index_select(2, block_M[:length]) for matrix, scale, shift in layers]
 
 
 class ConditionalLayerNorm(nn.Module):
@@ -172,7 +190,7 @@ class ConditionalLayerNorm(nn.Module):
         if self.film is None:
             return None
         scale, shift = cast(Tensor, self.film(task_TE)).unbind(1)
-        weight = self.weight * (1 + scale)
+        weight = self.weight * scale
         match self.form:
             case LayerNormForm.BOTH:
                 return torch.stack([weight, self.bias + shift], dim=1)
@@ -184,8 +202,7 @@ class ConditionalLayerNorm(nn.Module):
     def forward(self, states_BLD: Tensor, affine_B2D: Tensor | None) -> Tensor:
         if affine_B2D is None:
             return functional.layer_norm(states_BLD, self.weight.shape, self.weight, self.bias, self.eps)
-        normed = functional.layer_norm(states_BLD, self.weight.shape, eps=self.eps)
-        return scaled(normed, affine_B2D[:, :1], affine_B2D[:, 1:])
+        return modulate(functional.layer_norm(states_BLD, self.weight.shape, eps=self.eps), affine_B2D)
 
 
 class ConditionalBottleneck(Conditional):
@@ -217,7 +234,7 @@ class ConditionalBottleneck(Conditional):
         nn.init.zeros_(self.up.bias)
 
     def table(self, task_TE: Tensor) -> Tensor:
-        """Scale and shift of the bottleneck's input: [T, 2, D]."""
+        """1 + scale and shift of the bottleneck's input: [T, 2, D]."""
         return cast(Tensor, self.film(task_TE if self.transform is None else self.transform(task_TE)))
 
     def forward(self, states_BLD: Tensor, film_B2D: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """A BERT-family encoder whose layers take conditioning.
 
-Shapes: B rows, L tokens, D hidden size, H heads, T tasks, E size of a task vector, M longest row.
+Shapes: B rows, L tokens, D hidden size, H heads, T tasks, E size of a task vector, M longest row,
+N layers with an attention bias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -21,6 +22,7 @@ from model.conditioning import (
     ConditionalBottleneck,
     ConditionalLayerNorm,
     FiLM,
+    attention_masks,
     modulate,
 )
 from model.config import AlignmentForm, BottleneckForm, NetworkConfig
@@ -32,7 +34,6 @@ from model.embeddings import Embeddings
 class LayerTables:
     """Conditioning of one layer, first axis the task (or, once gathered, the row); None where switched off."""
 
-    attention_bias: Tensor | None
     attention_norm: Tensor | None
     bottleneck: Tensor | None
     output_norm: Tensor | None
@@ -40,22 +41,30 @@ class LayerTables:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LayerTables:
         """The same tables with `function` applied to each tensor."""
-        tables = (self.attention_bias, self.attention_norm, self.bottleneck, self.output_norm, self.bottleneck_norm)
+        tables = (self.attention_norm, self.bottleneck, self.output_norm, self.bottleneck_norm)
         return LayerTables(*(None if table is None else function(table) for table in tables))
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Everything that depends on the task alone: `alignment` [T, 2, D] or None, an entry per layer, `pooling` [T, D] or None."""
+    """Everything that depends on the task alone, None where switched off.
+
+    `alignment`: [T, 2, D]. `attention`: [T, N, 2, M], of the N layers with an attention bias. `layers`: an entry each.
+    `pooling`: [T, D]. `matrices`: R of the N layers as blocks on a diagonal, [N, M, M], for all tasks alike.
+    """
 
     alignment: Tensor | None
+    attention: Tensor | None
     layers: tuple[LayerTables, ...]
     pooling: Tensor | None = None
+    matrices: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tables:
-        """The same tables with `function` applied to each tensor."""
-        alignment, pooling = (None if table is None else function(table) for table in (self.alignment, self.pooling))
-        return Tables(alignment, tuple(layer.map(function) for layer in self.layers), pooling)
+        """The same tables with `function` applied to each tensor that has tasks."""
+        alignment, attention, pooling = (
+            None if table is None else function(table) for table in (self.alignment, self.attention, self.pooling)
+        )
+        return Tables(alignment, attention, tuple(layer.map(function) for layer in self.layers), pooling, self.matrices)
 
     def rows(self, task_ids_B: Tensor) -> Tables:
         """The constants of each row of a batch: one gather per table."""
@@ -119,19 +128,15 @@ class EncoderLayer(nn.Module):
         """This layer's conditioning for all tasks."""
         bottleneck_norm = None if self.bottleneck is None else self.bottleneck.norm
         return LayerTables(
-            attention_bias=None if self.attention_bias is None else self.attention_bias.table(task_TE),
             attention_norm=self.attention_norm.table(task_TE),
             bottleneck=None if self.bottleneck is None else self.bottleneck.table(task_TE),
             output_norm=self.output_norm.table(task_TE),
             bottleneck_norm=None if bottleneck_norm is None else bottleneck_norm.table(task_TE),
         )
 
-    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, rows: LayerTables, blocks: Blocks | None = None) -> Tensor:
-        """`mask_BHLL` is added to the attention scores: -inf at padding. Its axes before the last may be 1.
-
-        `blocks`: those of the conditional attention, where the layer has one.
-        """
-        attended = self.dropout(self._attend(states_BLD, mask_BHLL, rows.attention_bias, blocks))
+    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, rows: LayerTables) -> Tensor:
+        """`mask_BHLL` is added to the attention scores: -inf at padding, else the bias. Its axes before the last may be 1."""
+        attended = self.dropout(self._attend(states_BLD, mask_BHLL))
         attended = self.attention_norm(states_BLD + attended, rows.attention_norm)
         inner = functional.gelu(self.expand(attended))
         states = self.output_norm(attended + self.dropout(self.contract(inner)), rows.output_norm)
@@ -142,16 +147,13 @@ class EncoderLayer(nn.Module):
             return cast(Tensor, states + narrowed)
         return cast(Tensor, self.bottleneck.norm(narrowed + attended, rows.bottleneck_norm))
 
-    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor, film_B2M: Tensor | None, blocks: Blocks | None) -> Tensor:
+    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor) -> Tensor:
         def heads(projected_BLD: Tensor) -> Tensor:
             return projected_BLD.view(*projected_BLD.shape[:2], self.num_heads, -1).transpose(1, 2)
 
         query = heads(self.query(states_BLD))
-        mask = mask_BHLL
-        if self.attention_bias is not None:
-            mask = mask + self.attention_bias(film_B2M, blocks)[:, None]
         dropout = self.attention_dropout if self.training else 0.0
-        attended_BHLd = attend(query, heads(self.key(states_BLD)), heads(self.value(states_BLD)), mask, dropout)
+        attended_BHLd = attend(query, heads(self.key(states_BLD)), heads(self.value(states_BLD)), mask_BHLL, dropout)
         return cast(Tensor, self.attention_output(attended_BHLd.transpose(1, 2).flatten(2)))
 
 
@@ -171,14 +173,20 @@ class Encoder(nn.Module):
             if config.conditional_alignment and config.alignment_form is AlignmentForm.MATRIX
             else None
         )
-        self.block_width = config.attention_block_width if config.conditional_attention else None
+        self.attention_block_width = config.attention_block_width
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_layers))
 
     def tables(self, raw_TE: Tensor, transformed_TE: Tensor) -> Tables:
         """The task tables: the alignment reads the raw task vectors, the layers the transformed ones."""
         alignment = None if self.alignment is None else self.alignment(raw_TE)
+        biases = [bias for layer in self.layers if (bias := cast(EncoderLayer, layer).attention_bias) is not None]
         layers = (cast(EncoderLayer, layer).tables(transformed_TE) for layer in self.layers)
-        return Tables(alignment, tuple(layers))
+        return Tables(
+            alignment,
+            attention=torch.stack([bias.table(transformed_TE) for bias in biases], dim=1) if biases else None,
+            layers=tuple(layers),
+            matrices=torch.stack([bias.blocks() for bias in biases]) if biases else None,
+        )
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor, is_token_BL: Tensor, rows: Tables) -> Tensor:
         """Token states [B, L, D]. `rows` holds the gathered constants of each row."""
@@ -187,18 +195,25 @@ class Encoder(nn.Module):
             align = modulate if self.alignment_matrix is None else self.alignment_matrix
             states = align(states, rows.alignment)
         padding = torch.zeros_like(is_token_BL, dtype=states.dtype).masked_fill(~is_token_BL, float("-inf"))
-        # Over all queries by name: ONNX Runtime's attention does not broadcast it by itself.
-        mask = padding[:, None, None].expand(-1, -1, padding.shape[1], -1)
-        if self.embeddings.distance is not None:
-            mask = mask + self.embeddings.distance(mask.shape[-1])
-        blocks = None if self.block_width is None else Blocks.of(mask.shape[-1], self.block_width, mask.device)
+        masks = self._masks(padding, rows)
         ladder = None
-        for layer, constants in zip(self.layers, rows.layers, strict=True):
-            states = layer(states, mask, constants, blocks)
+        for layer, mask, constants in zip(self.layers, masks, rows.layers, strict=True):
+            states = layer(states, mask, constants)
             bottleneck = cast(EncoderLayer, layer).bottleneck
             if bottleneck is not None and bottleneck.form is BottleneckForm.LADDER:
                 ladder = bottleneck(states if ladder is None else states + ladder, constants.bottleneck)
         return cast(Tensor, states if ladder is None else ladder)
+
+    def _masks(self, padding_BL: Tensor, rows: Tables) -> list[Tensor]:
+        """What each layer adds to its attention scores: [B, 1 or H, L, L]."""
+        length, distance = padding_BL.shape[1], self.embeddings.distance
+        # Over all queries by name: ONNX Runtime's attention does not broadcast it by itself.
+        unbiased = padding_BL[:, None, None].expand(-1, -1, length, -1)
+        biased: Iterator[Tensor] = iter(())
+        if rows.attention is not None and rows.matrices is not None:
+            biased = iter(attention_masks(rows.matrices, rows.attention, padding_BL, self.attention_block_width))
+        own = (unbiased if cast(EncoderLayer, layer).attention_bias is None else next(biased) for layer in self.layers)
+        return [mask if distance is None else mask + distance(length) for mask in own]
 
 
 def _layer_norm(config: NetworkConfig, conditional: bool) -> ConditionalLayerNorm:

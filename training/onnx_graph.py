@@ -6,16 +6,19 @@ Inputs: `input_ids`, `segment_ids` [B, L], `lengths`, `task_ids` [B], all int64.
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from model.batch import Batch
+from model.encoder import Encoder, Tables
 from model.network import Network
 
 INPUTS = ("input_ids", "segment_ids", "lengths", "task_ids")
@@ -89,9 +92,9 @@ class _Tensors(nn.Module):
 
     def __init__(self, network: Network) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network = copy.deepcopy(network).eval()
         with torch.no_grad():
-            self.tables = network.condition()
+            self.tables = _aligned(self.network.encoder, network.condition())
         widths = (len(network.heads.sentence.bias), len(network.heads.token.bias))
         self.output_names = [name for name, width in zip(OUTPUTS, widths, strict=True) if width]
 
@@ -101,6 +104,21 @@ class _Tensors(nn.Module):
         batch = Batch(input_ids_BL, segment_ids_BL, lengths_B, task_ids_B, token_level="token" in self.output_names)
         outputs = self.network(batch, self.tables)
         return tuple(getattr(outputs, name) for name in self.output_names)
+
+
+def _aligned(encoder: Encoder, tables: Tables) -> Tables:
+    """Tables whose alignment scales and shifts for the embeddings' layer norm too, which is left without weights.
+
+    The tables as they are, and the layer norm too, where something is between the two.
+    """
+    norm = encoder.embeddings.norm
+    if tables.alignment is None or encoder.alignment_matrix is not None or encoder.embeddings.project is not None:
+        return tables
+    scale, shift = tables.alignment.unbind(1)
+    folded = torch.stack([scale * norm.weight, scale * norm.bias + shift], dim=1)
+    nn.init.ones_(norm.weight)
+    nn.init.zeros_(norm.bias)
+    return replace(tables, alignment=folded)
 
 
 @contextmanager

@@ -21,6 +21,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from training.balancing import divide
+from training.cpu_forms import use_cpu_forms
+
 Values = NDArray[np.float32]
 Feed = Mapping[str, NDArray[np.int64]]
 """The inputs of the graph by name: a batch, without padding."""
@@ -74,19 +77,32 @@ def quantise(model: onnx.ModelProto, feeds: Sequence[Feed], *, fused: bool, spar
     quantised = copy.deepcopy(model)
     products = _products(quantised.graph)
     samples = _sample(model, sorted({product.activation for product in products}), feeds)
-    readers = {name: [product for product in products if product.activation == name] for name in samples}
-    scales = {
-        name: _choose(sample, np.concatenate([product.weights for product in readers[name]], axis=1))
-        for name, sample in samples.items()
-    }
+    scales = _scales_of(products, samples)
+    divisors = {name: own.divisors for name, own in scales.items() if own.divisors is not None}
+    if balanced := divide(quantised.graph, divisors):
+        samples = {name: one / divisors[name] if name in balanced else one for name, one in samples.items()}
+        products = _products(quantised.graph)
+        scales = _scales_of(products, samples)
     chosen = sorted(scales, key=lambda name: scales[name].error)[: len(scales) - spared]
     replaced: dict[str, list[onnx.NodeProto]] = {}
     for name in chosen:
-        replaced |= _Rewriter(quantised.graph, name, scales[name], fused=fused).rewrite(readers[name])
+        replaced |= _Rewriter(quantised.graph, name, scales[name], fused=fused).rewrite(_readers(products, name))
     _replace(quantised.graph, [product for product in products if product.output in replaced], replaced)
     if fused:
+        use_cpu_forms(quantised.graph)
         quantised.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return quantised
+
+
+def _scales_of(products: Sequence[_Product], samples: Mapping[str, Values]) -> dict[str, _Scales]:
+    return {
+        name: _choose(sample, np.concatenate([product.weights for product in _readers(products, name)], axis=1))
+        for name, sample in samples.items()
+    }
+
+
+def _readers(products: Sequence[_Product], name: str) -> list[_Product]:
+    return [product for product in products if product.activation == name]
 
 
 def _products(graph: onnx.GraphProto) -> list[_Product]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from torch import nn
 
 from model.batch import Batch, collate
 from model.config import NetworkConfig
@@ -58,6 +59,10 @@ class Bench:
     def runner(self, num_tasks: int = 8, *, conditional: bool = True) -> Runner:
         """A runner with a network of random weights; plain: without any conditional module."""
         network = Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)).eval()
+        for name, parameter in network.named_parameters():
+            if name.endswith("norm.weight"):
+                # As in a trained network: one without weights may be had for less.
+                nn.init.normal_(parameter, mean=1, std=0.1)
         backend, _, precision = self.engine.partition("-")
         if backend == "torch":
             buckets = Buckets.up_to(_LONGEST)  # of CUDA alone

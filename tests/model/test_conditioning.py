@@ -19,6 +19,7 @@ from model.conditioning import (
     FiLM,
     TaskEmbedding,
     TaskProjection,
+    attention_masks,
     modulate,
     scaled,
 )
@@ -59,23 +60,32 @@ def _attention_bias(size: int, max_length: int) -> ConditionalAttentionBias:
     return ConditionalAttentionBias(size, max_length, width=-(-max_length // (size // max_length)))
 
 
+def _bias(module: ConditionalAttentionBias, tasks: Tensor, length: int) -> Tensor:
+    """What rows of `length` tokens, one of each task, have added to their scores: [T, L, L]."""
+    matrices, films, padding = module.blocks()[None], module.table(tasks)[:, None], torch.zeros(len(tasks), length)
+    (masks,) = attention_masks(matrices, films, padding, module.matrix.shape[1])
+    return masks[:, 0]
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_film_is_zero_at_the_start(rank: int) -> None:
-    """A new FiLM says scale 0 and shift 0 for every task, whatever its rank."""
-    assert torch.equal(FiLM(8, 5, rank)(torch.randn(TASKS, 8)), torch.zeros(TASKS, 2, 5))
+def test_film_is_the_identity_at_the_start(rank: int) -> None:
+    """A new FiLM says factor 1 and shift 0 for every task, whatever its rank."""
+    identity = torch.stack([torch.ones(TASKS, 5), torch.zeros(TASKS, 5)], dim=1)
+    assert torch.equal(FiLM(8, 5, rank)(torch.randn(TASKS, 8)), identity)
 
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_film_gives_the_scale_first(rank: int) -> None:
-    """The first half of the projection is the scale, the second the shift."""
+    """The first half of the projection is the scale, to which 1 is added, the second the shift."""
     film, tasks = _randomised(FiLM(8, 5, rank)), torch.randn(TASKS, 8)
     for task, both in zip(tasks, film(tasks), strict=True):
-        torch.testing.assert_close(both, torch.stack(literal.film(film, task)))
+        scale, shift = literal.film(film, task)
+        torch.testing.assert_close(both, torch.stack([1 + scale, shift]))
 
 
 def test_low_rank_is_cheaper() -> None:
@@ -83,7 +93,7 @@ def test_low_rank_is_cheaper() -> None:
     film = _randomised(FiLM(64, 32, rank=2))
     assert sum(parameter.numel() for parameter in film.parameters()) == 2 * (64 + 2 * 32) + 2 * 32
     said = film(torch.randn(10, 64)).flatten(1)
-    assert torch.linalg.matrix_rank(said - film.projection.bias, atol=1e-3) == 2
+    assert torch.linalg.matrix_rank(said - film(torch.zeros(1, 64)).flatten(1), atol=1e-3) == 2
 
 
 def test_low_rank_learns_at_once() -> None:
@@ -97,12 +107,12 @@ def test_low_rank_learns_at_once() -> None:
 
 
 def test_modulation_spreads_over_the_tokens() -> None:
-    """Every token of a row gets (1 + scale) * state + shift of that row."""
+    """Every token of a row gets factor * state + shift of that row."""
     states, film = torch.randn(2, 4, 5), torch.randn(2, 2, 5)
     modulated = modulate(states, film)
     for row in range(2):
         for token in range(4):
-            expected = (1 + film[row, 0]) * states[row, token] + film[row, 1]
+            expected = film[row, 0] * states[row, token] + film[row, 1]
             torch.testing.assert_close(modulated[row, token], expected)
 
 
@@ -123,14 +133,14 @@ def test_alignment_matrix_is_modulated_for_each_task() -> None:
     module, states, film = _randomised(AlignmentMatrix(6)), torch.randn(TASKS, 4, 6), torch.randn(TASKS, 2, 6)
     aligned = module(states, film)
     for row in range(TASKS):
-        matrix = (1 + film[row, 0]) * module.matrix + film[row, 1]
+        matrix = film[row, 0] * module.matrix + film[row, 1]
         torch.testing.assert_close(aligned[row], states[row] @ matrix, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_bias_is_zero_at_the_start() -> None:
     """A new attention bias adds exactly nothing to the scores."""
     bias = ConditionalAttentionBias(8, 12, 4)
-    assert not bias(bias.table(torch.randn(TASKS, 8)), _blocks(bias, 12)).any()
+    assert not _bias(bias, torch.randn(TASKS, 8), 12).any()
 
 
 def test_layer_norm_is_the_backbones_at_the_start() -> None:
@@ -171,7 +181,7 @@ def test_attention_bias_is_block_diagonal(size: int, max_length: int) -> None:
     """The bias equals the block-diagonal sum of the row chunks of (1 + g) R + b, cut to the longest row."""
     module = _randomised(_attention_bias(size, max_length))
     tasks = torch.randn(TASKS, size) * 0.05
-    bias = module(module.table(tasks), _blocks(module, max_length))
+    bias = _bias(module, tasks, max_length)
     assert bias.shape == (TASKS, max_length, max_length)
     for task, of_task in zip(tasks, bias, strict=True):
         torch.testing.assert_close(of_task, _block_diagonal(module, task), atol=1e-5, rtol=1e-5)
@@ -183,7 +193,7 @@ def test_attention_bias_is_zero_between_blocks(size: int, max_length: int) -> No
     module = _randomised(_attention_bias(size, max_length))
     block = torch.arange(max_length) // module.matrix.shape[1]
     same = block[:, None] == block
-    bias = module(module.table(torch.randn(TASKS, size)), _blocks(module, max_length))
+    bias = _bias(module, torch.randn(TASKS, size), max_length)
     assert not bias[:, ~same].any()
     assert bias[:, same].all()
 
@@ -198,9 +208,8 @@ def test_literal_attention_bias_is_the_same_construction() -> None:
 def test_short_texts_use_the_first_rows_and_columns(length: int) -> None:
     """The bias of a short batch is the corner of the full one, to the bit."""
     module = _randomised(_attention_bias(768, 128))
-    table = module.table(torch.randn(TASKS, 768))
-    shorter, whole = (module(table, _blocks(module, number)) for number in (length, 128))
-    assert torch.equal(shorter, whole[:, :length, :length])
+    tasks = torch.randn(TASKS, 768)
+    assert torch.equal(_bias(module, tasks, length), _bias(module, tasks, 128)[:, :length, :length])
 
 
 def _normed(output: Tensor, affine: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from model.embeddings import DistanceBias, Embeddings, _bucket
 from model.encoder import EncoderLayer
 from model.network import Network, freeze_backbone
 from model.tasks import Task
+from tests.model import literal
 from tests.model.networks import (
     build,
     encode,
@@ -88,15 +89,15 @@ def test_distance_and_task_add_up(mpnet_like: Network) -> None:
     assert isinstance(layer, EncoderLayer)
     assert layer.attention_bias is not None
     assert distance is not None
-    film = mpnet_like.condition().layers[0].attention_bias
-    assert film is not None
+    tables = mpnet_like.condition()
+    rows, padding = tables.rows(torch.zeros(1, dtype=torch.long)), torch.zeros(1, 20)
     states = torch.randn(1, 20, mpnet_like.config.hidden_size, generator=torch.Generator().manual_seed(0))
-    blocks = Blocks.of(20, mpnet_like.config.attention_block_width, states.device)
-    of_task, of_distance = layer.attention_bias(film[:1], blocks), distance(20)[0]
+    of_distance = distance(20)[0]
+    mask = mpnet_like.encoder._masks(padding, rows)[0]
+    of_task = literal.attention_bias(layer.attention_bias, mpnet_like.task_embedding()[1][0])[:20, :20]
     assert of_task.abs().max() > 0.1
     expected = _literal_attention(layer, states[0], of_distance + of_task)
-    attended = layer._attend(states, distance(20), film[:1], blocks)[0]
-    torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer._attend(states, mask)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_and_batch_mates_do_not_matter_with_distances(mpnet_like: Network) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BertConfig, BertModel
 
 from model.batch import Batch
-from model.conditioning import Blocks, ConditionalBottleneck
+from model.conditioning import ConditionalBottleneck, attention_masks
 from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
 from model.encoder import EncoderLayer, JoinedTables, LayerTables, Tables
 from model.tasks import Task
@@ -217,13 +217,14 @@ def test_padding_changes_nothing(
 
 def _attention_bias_gradients(layer: EncoderLayer, size: int) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of the FiLM's scale half, of its shift half and of R, for nonzero task vectors."""
-    task_vectors, states = torch.randn(2, size), torch.randn(2, 10, size)
-    blocks = Blocks.of(10, 16, states.device)
-    outputs = layer(states, torch.zeros(2, 1, 1, 10), layer.tables(task_vectors), blocks)
+    task_vectors, states, bias = torch.randn(2, size), torch.randn(2, 10, size), layer.attention_bias
+    assert bias is not None
+    films, padding = bias.table(task_vectors)[:, None], torch.zeros(2, 10)
+    (mask,) = attention_masks(bias.blocks()[None], films, padding, bias.matrix.shape[1])
+    outputs = layer(states, mask, layer.tables(task_vectors))
     (outputs * torch.randn(outputs.shape)).sum().backward()
-    assert layer.attention_bias is not None
-    film = layer.attention_bias.film.projection.weight.grad
-    matrix = layer.attention_bias.matrix.grad
+    film = bias.film.projection.weight.grad
+    matrix = bias.matrix.grad
     assert film is not None
     assert matrix is not None
     scale, shift = film.chunk(2)
@@ -256,13 +257,14 @@ def test_conditioning_is_only_where_it_is_switched_on(tiny_config: NetworkConfig
     tables = build(replace(tiny_config, **changes), tiny_tasks).condition()
     assert tables.alignment is None
     assert tables.layers[0].bottleneck is not None
-    assert tables.layers[1].attention_bias is not None
-    assert tables.layers[0] == LayerTables(None, None, tables.layers[0].bottleneck, None, None)
-    assert tables.layers[1] == LayerTables(tables.layers[1].attention_bias, None, None, None, None)
+    assert tables.attention is not None
+    assert tables.matrices is not None
+    assert len(tables.matrices) == tables.attention.shape[1] == 1
+    assert tables.layers == (LayerTables(None, tables.layers[0].bottleneck, None), LayerTables(None, None, None))
     assert tables.pooling is None
 
 
-@pytest.mark.parametrize(("form", "count"), [("ours", 9), ("ours, cheap", 10), ("released base", 7)])
+@pytest.mark.parametrize(("form", "count"), [("ours", 8), ("ours, cheap", 9), ("released base", 6)])
 def test_tables_start_with_the_task(
     form: str, count: int, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
 ) -> None:
@@ -285,19 +287,13 @@ def test_tables_start_with_the_task(
 def test_mapping_reaches_every_table_once() -> None:
     """`map` keeps the structure, skips what is switched off and puts each result in its own place."""
     one, two, three = (torch.full((2, 2, 1), float(value)) for value in (1, 2, 3))
-    tables = Tables(None, (LayerTables(one, None, two, None), LayerTables(None, three, None, None)))
+    tables = Tables(None, one, (LayerTables(None, two, None), LayerTables(three, None, None)))
     mapped = tables.map(lambda table: table * 10)
     assert mapped.alignment is None
     first, second = mapped.layers
-    assert first.attention_bias is not None
-    assert first.bottleneck is not None
-    assert second.attention_norm is not None
-    assert [float(table[0, 0, 0]) for table in (first.attention_bias, first.bottleneck, second.attention_norm)] == [
-        10,
-        20,
-        30,
-    ]
-    assert first.attention_norm is first.output_norm is second.attention_bias is second.bottleneck is None
+    found = (mapped.attention, first.bottleneck, second.attention_norm)
+    assert [None if table is None else float(table.flatten()[0]) for table in found] == [10, 20, 30]
+    assert first.attention_norm is first.output_norm is second.bottleneck is second.output_norm is None
 
 
 @pytest.mark.parametrize("rates", [{"dropout": 0.5}, {"attention_dropout": 0.5}])

@@ -138,14 +138,21 @@ def test_tables_may_be_computed_once(tiny_network: Network) -> None:
             assert torch.equal(folded.token, unfolded.token)
 
 
+def _film(film: FiLM, task: Tensor) -> Tensor:
+    """What a FiLM's table holds of a task."""
+    scale, shift = literal.film(film, task)
+    return torch.stack([1 + scale, shift])
+
+
 def test_tables_equal_the_equations_of_each_task(tiny_network: Network) -> None:
     """Every table holds, for each task, what its equation gives for that task's vector alone."""
     tables, encoder = tiny_network.condition(), tiny_network.encoder
     for task_id, raw in enumerate(tiny_network.task_embedding.weight):
         task = literal.linear(tiny_network.task_embedding.transform, raw)
         assert encoder.alignment is not None
-        pairs = [(tables.alignment, torch.stack(literal.film(encoder.alignment, raw)))]
-        for layer, constants in zip(encoder.layers, tables.layers, strict=True):
+        pairs = [(tables.alignment, _film(encoder.alignment, raw))]
+        assert tables.attention is not None
+        for layer, constants, attention in zip(encoder.layers, tables.layers, tables.attention.unbind(1), strict=True):
             assert isinstance(layer, EncoderLayer)
             assert layer.attention_bias is not None
             assert layer.bottleneck is not None
@@ -156,9 +163,8 @@ def test_tables_equal_the_equations_of_each_task(tiny_network: Network) -> None:
                 assert norm.film is not None
                 scale, shift = literal.film(norm.film, task)
                 pairs.append((table, torch.stack([(1 + scale) * norm.weight, norm.bias + shift])))
-            pairs.append((constants.bottleneck, torch.stack(literal.film(layer.bottleneck.film, task))))
-            repeated = torch.stack(literal.film(layer.attention_bias.film, task)).repeat(1, 4)
-            pairs.append((constants.attention_bias, repeated))
+            pairs.append((constants.bottleneck, _film(layer.bottleneck.film, task)))
+            pairs.append((attention, _film(layer.attention_bias.film, task).repeat(1, 4)))
         for table, expected in pairs:
             assert table is not None
             torch.testing.assert_close(table[task_id], expected, atol=1e-6, rtol=1e-6)

@@ -1,0 +1,66 @@
+"""Features divided down where an ONNX graph makes them, and their products' weights multiplied: no pass over them is needed.
+
+What attention gives is linear in the weights of its values, and what a task scales and shifts in the task's table. So the
+numbers that come out stay what they were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+_Place = tuple[onnx.NodeProto, int]
+"""A node and which of its inputs."""
+
+
+def divide(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) -> set[str]:
+    """Divides the features of activations by `divisors` [I], by the activation's name, and says of which it could.
+
+    It can where an activation comes from attention or from a task's table, and nothing but products reads it.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    done = set()
+    for name, by in divisors.items():
+        readers = [node for node in graph.node if name in node.input]
+        if any(node.op_type != "MatMul" or node.input[1] not in constants for node in readers):
+            continue
+        if makers := _makers(graph, name, constants):
+            changes = [(place, 1 / by) for place in makers] + [((node, 1), by[:, None]) for node in readers]
+            for (node, place), factors in changes:
+                old = node.input[place]
+                # A tensor of its own: what happens to be equal shares one.
+                node.input[place] = f"{old}.{node.output[0]}.balanced"
+                values = numpy_helper.to_array(constants[old]) * factors
+                graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.input[place]))
+            done.add(name)
+    return done
+
+
+def _makers(graph: onnx.GraphProto, name: str, constants: Mapping[str, onnx.TensorProto]) -> list[_Place]:
+    """The constants whose last axis is the features of an activation and that it is linear in together; none: no such."""
+    makers = {output: node for node in graph.node for output in node.output}
+    num_readers = Counter(name for node in graph.node for name in node.input)
+    made = makers[name]
+    if made.op_type == "Attention":
+        # The values are a product with weights and a bias.
+        bias = makers[made.input[2]]
+        weights = makers.get(bias.input[0])
+        chain = [made.input[2], bias.input[0]]
+        places = [(weights, 1), (bias, 1)] if weights is not None and weights.op_type == "MatMul" else []
+    else:
+        # A table's gathered rows, cut into what is multiplied and what is added.
+        product = makers.get(made.input[0])
+        if made.op_type != "Add" or product is None or product.op_type != "Mul":
+            return []
+        cuts = [makers.get(one.input[1]) for one in (product, made)]
+        gathers = [makers.get(cut.input[0]) for cut in cuts if cut is not None and cut.op_type == "Slice"]
+        same = len(gathers) == 2 and gathers[0] is gathers[1] and gathers[0] is not None
+        places = [(gathers[0], 0)] if same and num_readers[gathers[0].output[0]] == 2 else []
+        chain = [made.input[0], product.input[1], made.input[1]]
+    alone = all(num_readers[one] == 1 for one in chain)
+    return places if alone and all(node.input[place] in constants for node, place in places) else []
