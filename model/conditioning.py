@@ -13,7 +13,6 @@ N layers with an attention bias, K blocks of the longest row.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -88,7 +87,7 @@ def scaled(states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 def modulate(states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
     """(1 + scale) * states + shift, those of a row spread over its tokens."""
-    return states_BLD * film_B2D[:, :1] + film_B2D[:, 1:]
+    return scaled(states_BLD, film_B2D[:, :1], film_B2D[:, 1:])
 
 
 class AlignmentMatrix(Conditional):
@@ -103,21 +102,6 @@ class AlignmentMatrix(Conditional):
 
     def forward(self, states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
         return (states_BLD @ self.matrix) * film_B2D[:, :1] + states_BLD.sum(-1, keepdim=True) * film_B2D[:, 1:]
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """Where positions lie in attention blocks. `column`: [L] in their own; `same`: [L, L] whether two share one."""
-
-    column: Tensor
-    same: Tensor
-
-    @classmethod
-    def of(cls, length: int, width: int, device: torch.device) -> Blocks:
-        """Of the first `length` positions in blocks of `width`."""
-        position = torch.arange(length, device=device)
-        block = position // width
-        return cls(position % width, block[:, None] == block[None, :])
 
 
 class ConditionalAttentionBias(Conditional):
@@ -141,7 +125,7 @@ class ConditionalAttentionBias(Conditional):
     def blocks(self) -> Tensor:
         """R as blocks on a diagonal, 0 outside of them: [M, M]."""
         max_length, width = self.matrix.shape
-        return cast(Tensor, torch.block_diag(*self.matrix.split(width)))[:, :max_length]  # type: ignore[no-untyped-call]
+        return cast(Tensor, torch.block_diag(*torch.split(self.matrix, width)))[:, :max_length]  # type: ignore[no-untyped-call]
 
 
 def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor, width: int) -> list[Tensor]:
@@ -159,9 +143,12 @@ def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor
     # All queries of a block are shifted alike: added up for each block first, and only then for each query.
     shift_BNKL = shift_BN1L * in_block_KL + padding_BL[:, None, None]
     layers = zip(
-        matrices_NMM[:, :length, :length].split(1), scale_BN1L.split(1, 1), shift_BNKL.split(1, 1), strict=True
+        torch.split(matrices_NMM[:, :length, :length], 1),
+        torch.split(scale_BN1L, 1, dim=1),
+        torch.split(shift_BNKL, 1, dim=1),
+        strict=True,
     )
-    return [scale * matrix + shift.index_select(2, block_M[:length]) for matrix, scale, shift in layers]
+    return [scaled(matrix, scale, shift.index_select(2, block_M[:length])) for matrix, scale, shift in layers]
 
 
 class ConditionalLayerNorm(nn.Module):

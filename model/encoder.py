@@ -7,7 +7,7 @@ N layers with an attention bias.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -17,7 +17,6 @@ from torch.nn import functional
 from model.attention import attend
 from model.conditioning import (
     AlignmentMatrix,
-    Blocks,
     ConditionalAttentionBias,
     ConditionalBottleneck,
     ConditionalLayerNorm,

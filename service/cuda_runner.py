@@ -130,7 +130,8 @@ def lowered(network: Network, device: torch.device, kind: torch.dtype) -> Tables
     with torch.no_grad():
         tables = network.condition()
     network.encoder.to(kind)
-    return replace(tables.map(lambda table: table.to(kind)), pooling=tables.pooling)
+    matrices = None if tables.matrices is None else tables.matrices.to(kind)
+    return replace(tables.map(lambda table: table.to(kind)), pooling=tables.pooling, matrices=matrices)
 
 
 @contextlib.contextmanager

@@ -42,25 +42,27 @@ def divide(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) 
 
 
 def _makers(graph: onnx.GraphProto, name: str, constants: Mapping[str, onnx.TensorProto]) -> list[_Place]:
-    """The constants whose last axis is the features of an activation and that it is linear in together; none: no such."""
+    """The constants that an activation is linear in together, its features their last axis; none where there are no such."""
     makers = {output: node for node in graph.node for output in node.output}
     num_readers = Counter(name for node in graph.node for name in node.input)
     made = makers[name]
+    places: list[_Place] = []
+    between: list[str] = []
     if made.op_type == "Attention":
-        # The values are a product with weights and a bias.
+        # Its values: a product with weights, and a bias.
         bias = makers[made.input[2]]
-        weights = makers.get(bias.input[0])
-        chain = [made.input[2], bias.input[0]]
-        places = [(weights, 1), (bias, 1)] if weights is not None and weights.op_type == "MatMul" else []
-    else:
-        # A table's gathered rows, cut into what is multiplied and what is added.
+        product = makers.get(bias.input[0])
+        if product is not None and product.op_type == "MatMul":
+            places, between = [(product, 1), (bias, 1)], [made.input[2], bias.input[0]]
+    elif made.op_type == "Add":
+        # A table's gathered row: what something is multiplied by, and what is added.
         product = makers.get(made.input[0])
-        if made.op_type != "Add" or product is None or product.op_type != "Mul":
-            return []
-        cuts = [makers.get(one.input[1]) for one in (product, made)]
-        gathers = [makers.get(cut.input[0]) for cut in cuts if cut is not None and cut.op_type == "Slice"]
-        same = len(gathers) == 2 and gathers[0] is gathers[1] and gathers[0] is not None
-        places = [(gathers[0], 0)] if same and num_readers[gathers[0].output[0]] == 2 else []
-        chain = [made.input[0], product.input[1], made.input[1]]
-    alone = all(num_readers[one] == 1 for one in chain)
+        cuts = [
+            makers.get(one.input[1]) for one in (product, made) if one is not None and one.op_type in {"Mul", "Add"}
+        ]
+        gathered = {cut.input[0] for cut in cuts if cut is not None and cut.op_type == "Slice"}
+        gather = makers.get(gathered.pop()) if len(gathered) == 1 and None not in cuts else None
+        if product is not None and gather is not None and num_readers[gather.output[0]] == len(cuts) == 2:
+            places, between = [(gather, 0)], [made.input[0], product.input[1], made.input[1]]
+    alone = all(num_readers[one] == 1 for one in between)
     return places if alone and all(node.input[place] in constants for node, place in places) else []

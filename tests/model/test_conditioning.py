@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from model.conditioning import (
     AlignmentMatrix,
-    Blocks,
     Conditional,
     ConditionalAttentionBias,
     ConditionalBottleneck,
@@ -49,11 +48,6 @@ def _block_diagonal(module: ConditionalAttentionBias, task: Tensor) -> Tensor:
     max_length, width = module.matrix.shape
     chunks = torch.split((1 + scale) * module.matrix + shift, width)
     return cast(Tensor, torch.block_diag(*chunks))[:, :max_length]  # type: ignore[no-untyped-call]
-
-
-def _blocks(module: ConditionalAttentionBias, length: int) -> Blocks:
-    """The module's blocks of so many positions."""
-    return Blocks.of(length, module.matrix.shape[1], torch.device("cpu"))
 
 
 def _attention_bias(size: int, max_length: int) -> ConditionalAttentionBias:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from model.conditioning import Blocks
 from model.config import NetworkConfig
 from model.embeddings import DistanceBias, Embeddings, _bucket
 from model.encoder import EncoderLayer

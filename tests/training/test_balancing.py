@@ -1,0 +1,63 @@
+"""Tests of training/balancing.py: features are divided where they are made, and nothing that comes out changes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from service.exported import feed
+from tests import exported
+from training.balancing import divide
+
+
+def outputs(model: onnx.ModelProto) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """What the graph gives for rows of several tasks."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, dict(feed(exported.batch([11, 5, 30, 8, 8, 17, 25])))))
+
+
+def activations(graph: onnx.GraphProto) -> dict[str, int]:
+    """Every activation that products with weights read, and its number of features."""
+    sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    return {node.input[0]: sizes[node.input[1]] for node in graph.node if node.op_type == "MatMul"}
+
+
+@pytest.fixture(scope="module")
+def divided() -> tuple[onnx.ModelProto, set[str]]:
+    """The tiny network with every activation divided that can be, by other numbers for every feature; and which."""
+    model, random = copy.deepcopy(exported.graph()), np.random.default_rng(0)
+    divisors = {name: random.uniform(1, 4, size).astype(np.float32) for name, size in activations(model.graph).items()}
+    return model, divide(model.graph, divisors)
+
+
+def test_outputs_stay_what_they_were(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """Dividing the features and multiplying the weights that read them cancel out."""
+    for before, after in zip(outputs(exported.graph()), outputs(divided[0]), strict=True):
+        assert np.abs(before).max() > 0.01
+        np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_what_attention_and_tables_give_can_be_divided(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """That is the attention of every layer and what a task modulates before a bottleneck."""
+    graph = exported.graph().graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    readers = [name for node in graph.node for name in node.input]
+    expected = {name for name in activations(graph) if makers[name] == "Attention"}
+    expected |= {name for name in activations(graph) if makers[name] == "Add" and readers.count(name) == 1}
+    assert len(expected) > graph_count(graph, "Attention")
+    assert divided[1] == expected
+
+
+def graph_count(graph: onnx.GraphProto, kind: str) -> int:
+    """How many nodes of a kind there are."""
+    return sum(node.op_type == kind for node in graph.node)
+
+
+def test_what_a_residual_reads_is_left_alone(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """What goes into the expansion is also added to what comes of it, undivided."""
+    expansions = {node.input[0] for node in exported.graph().graph.node if "expand" in "".join(node.input)}
+    assert not divided[1] & expansions
