@@ -11,12 +11,14 @@ import torch
 from model.answers import answer
 from model.encoding import InputEncoder
 from model.tasks import Task
+from model_store.exports import Candidate, Exports, save_exports
 from model_store.load import Checkpoint
-from model_store.manifest import Golden, Manifest
+from model_store.manifest import MANIFEST, Golden, Manifest
 from model_store.save import Contents, save
 from model_store.versions import promote
 from service.runners import Forward, TorchRunner
 from tests import tiny
+from tests.model_store import stores
 
 METRICS = {task.name: {"accuracy": 0.75} for task in tiny.tasks()}
 BASELINES = {task.name: {"accuracy": 0.25} for task in tiny.tasks()}
@@ -52,6 +54,14 @@ def saved(store: Path, seed: int = 0, tasks: Sequence[Task] = tiny.tasks(), spoi
         card="# tiny\n",
     )
     promote(store, "tiny", int(save(store, "tiny", contents).name))
+
+
+def export(version: Path, file: Path, answers: Sequence[Golden] = ()) -> None:
+    """Makes `file` the 8-bit export of a version. `answers`: the golden ones of that engine's own."""
+    chosen = Candidate("onnxruntime", "int8", "int8.onnx", "onnxruntime 1", {}, {}, None, tuple(answers))
+    name, files = f"{version.parent.name}/{version.name}", {"int8.onnx": stores.sha256(file)}
+    exports = Exports(name, stores.sha256(version / MANIFEST), files, (chosen,), "", 1, 0, "")
+    save_exports(version, exports, {"int8.onnx": file})
 
 
 def goldens(seed: int = 0, tasks: Sequence[Task] = tiny.tasks()) -> tuple[Golden, ...]:

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from model.network import Network
-from model_store.exports import Candidate, Exports, save_exports
-from model_store.manifest import MANIFEST
+from model_store.exports import Candidate
 from model_store.versions import resolve
 from service.buckets import Buckets
 from service.choice import choose, load_runner, open_runner
@@ -19,7 +18,6 @@ from service.errors import StartupError
 from service.runners import Forward, TorchRunner
 from service.settings import Settings
 from tests import exported, tiny
-from tests.model_store import stores
 from tests.service import checkpoints
 
 
@@ -99,13 +97,8 @@ def test_without_exports_it_is_torch(store: Path) -> None:
 @pytest.mark.usefixtures("untouched")
 def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     """The default is opened with its own golden answers, gives nearly the network's logits, and torch on demand."""
-    version = resolve(store, "tiny")
-    file = exported.write(tmp_path, exported.eight_bits(fused=True))
     golden = checkpoints.goldens()[:1]
-    chosen = Candidate("onnxruntime", "int8", "int8.onnx", "onnxruntime 1", {}, {}, None, golden)
-    files = {"int8.onnx": stores.sha256(file)}
-    exports = Exports("tiny/1", stores.sha256(version / MANIFEST), files, (chosen,), "", 1, 0, "")
-    save_exports(version, exports, {"int8.onnx": file})
+    checkpoints.export(resolve(store, "tiny"), exported.write(tmp_path, exported.eight_bits(fused=True)), golden)
     checkpoint, runner = load_runner(Settings(store=store, model="tiny", device="cpu", threads=1))
     assert (runner.backend, runner.precision) == ("onnxruntime", "int8")
     assert checkpoint.manifest.goldens == golden

@@ -18,7 +18,7 @@ import pytest
 from service.choice import load_runner
 from service.runners import Runner
 from service.settings import Settings
-from tests import tiny
+from tests import exported, tiny
 from tests.service import checkpoints
 from tests.service.doubles import GatedRunner, real_runner
 from tests.service.serving import Service, hold, serving, until
@@ -127,6 +127,27 @@ async def test_there_and_back_again(store: Path) -> None:
         assert await admin.answers() == second
         for result, times in {"loaded": 1, "activated": 2, "rolled_back": 1, "refused": 0, "failed": 0}.items():
             assert await admin.service.metric(f'polytask_reloads_total{{result="{result}"}}') == times
+
+
+async def test_a_version_runs_as_it_was_exported(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another engine may take over from the active version's, with answers as near as 8 bits are, and give back."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    checkpoints.saved(store)
+    checkpoints.export(store / "tiny" / "3", exported.write(tmp_path, exported.eight_bits(fused=True)))
+    async with administered(store) as admin:
+        first, found = await admin.answers(), await admin.load("tiny/3")
+        assert found["state"] == "loaded"
+        assert max(shift["moved"] for shift in found["shifts"].values()) > 0
+        assert await admin.change("activate") == ("tiny/3", "tiny/1")
+        active, standby = (await admin.get("/v1/models"))["models"]
+        assert (active["backend"], active["precision"]) == ("onnxruntime", "int8")
+        assert (standby["backend"], standby["precision"]) == ("torch", "float32")
+        revision, (answer,) = await admin.answers()
+        assert revision == "tiny/3"
+        assert answer["scores"] == pytest.approx(first[1][0]["scores"], abs=0.1)
+        assert answer["scores"] != first[1][0]["scores"]
+        assert await admin.change("rollback") == ("tiny/1", "tiny/3")
+        assert await admin.answers() == first
 
 
 async def test_a_version_whose_answers_have_moved_is_refused(store: Path) -> None:
