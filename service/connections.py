@@ -90,6 +90,10 @@ class BoundedConnection(HttpToolsProtocol):
         """All of it is there."""
         self._in_message = False
         super().on_message_complete()
+        # uvicorn stops to read at a large part of a body, until somebody asks for the next one: after the last part
+        # nobody does, and the end of the connection would not be seen. A request that is sent ahead may wait.
+        if not self.pipeline:
+            self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Bytes have come."""

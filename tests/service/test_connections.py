@@ -202,17 +202,28 @@ def test_those_who_watch_hear_of_the_end_of_a_connection_once() -> None:
     assert heard == ["first", "late"]
 
 
-def test_an_application_can_watch_for_the_end_of_its_connection() -> None:
-    """It comes when the client hangs up while its request is being answered."""
+@pytest.mark.parametrize("num_bytes", [0, 1000, 100_000, 400_000])
+def test_an_application_can_watch_for_the_end_of_its_connection(num_bytes: int) -> None:
+    """It comes when the client hangs up while its request is being answered, however large the body was."""
     begun, ended = threading.Event(), threading.Event()
 
-    async def answer(scope: Scope, _: Receive, __: Send) -> None:
+    async def answer(scope: Scope, receive: Receive, _: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
         scope[ENDING].watch(ended.set)
         begun.set()
         await asyncio.to_thread(ended.wait, PATIENCE_S)
 
     with connected(answer) as client:
-        client.sendall(GET + b"\r\n")
+        client.sendall(GET + b"Content-Length: %d\r\n\r\n" % num_bytes + b" " * num_bytes)
         assert begun.wait(PATIENCE_S)
         client.close()
         assert ended.wait(PATIENCE_S)
+
+
+def test_a_request_that_is_sent_ahead_waits_for_the_one_before() -> None:
+    """After a large body, too: both are answered, in turn."""
+    body = b"Content-Length: 400000\r\n\r\n" + b" " * 400_000
+    with connected(answer_read) as client:
+        client.sendall((GET + body) * 2 + GET + b"Connection: close\r\n\r\n")
+        assert to_its_end(client).count(b"HTTP/1.1 200") == 3
