@@ -15,7 +15,7 @@ With F = the tokens that the front has room for, l = the longest row, w(i) = the
 - Every second batch takes the first row of the lane in the front that was served least. So a row that comes to an idle
   lane, which had no more than the others lately, is in one of the next two batches that are taken, and the k-th such
   row of a lane that stays behind them in one of the next 2 k; each lane that came so before it is two batches more.
-  Beside one busy lane alone it is in the next batch.
+  Where the last batch was taken beside no other lane in the front, it is in the next one.
 """
 
 from __future__ import annotations

@@ -302,6 +302,21 @@ def test_beside_one_busy_lane_a_row_of_an_idle_one_is_in_the_next_batch(before: 
     assert fresh in queue.take(now=0).rows
 
 
+def test_a_row_behind_one_of_its_own_lane_is_in_one_of_the_next_two_batches() -> None:
+    """The batch after that one's is the busy lane's: every second one takes the row that waits longest."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue.admit([row(5) for _ in range(100)], now=0)
+    queue.take(now=0)
+    batches = []
+    for _ in range(6):
+        queue.admit([own := row(20, task_id=1)], now=0)
+        waited = 1
+        while own not in queue.take(now=0).rows:
+            waited += 1
+        batches.append(waited)
+    assert batches == [1, 2, 2, 2, 2, 2]
+
+
 def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> None:
     """A task whose rows were cancelled or have expired is an idle one."""
     queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
