@@ -10,6 +10,7 @@ would go to its bucket. What cannot be recorded is run without a graph: that is 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -150,6 +151,9 @@ class CudaRecorder:
             # Of this thread alone: batches of another version may be under way in another one.
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 outputs = run()
+        except Exception:
+            self._end_allocating()
+            raise
         finally:
             # A recording that fails leaves its stream in place.
             torch.cuda.set_stream(before)
@@ -172,6 +176,18 @@ class CudaRecorder:
 
     def free_bytes(self) -> int:
         return torch.cuda.mem_get_info(self._device)[0]
+
+    def _end_allocating(self) -> None:
+        """Tells torch's allocator that a recording which has failed is over.
+
+        CUDAGraph says so only after one that CUDA has ended well. Until then no memory is given back: `empty_cache`
+        raises, at the next batch that does not fit as at the next recording.
+        """
+        index = torch.cuda.current_device() if self._device.index is None else self._device.index
+        # Where it has been told before there is nothing to release either: the graph does that. There is no public way.
+        with contextlib.suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(index, self._pool)  # noqa: SLF001
+            torch._C._cuda_releasePool(index, self._pool)  # noqa: SLF001
 
 
 def _agree(found: Outputs, expected: Outputs) -> bool:

