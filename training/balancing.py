@@ -57,11 +57,11 @@ def _makers(graph: onnx.GraphProto, name: str, constants: Mapping[str, onnx.Tens
     elif made.op_type == "Add":
         # A table's gathered row: what something is multiplied by, and what is added.
         product = makers.get(made.input[0])
-        cuts = [makers.get(one.input[1]) for one in (product, made) if one is not None]
-        gathered = {cut.input[0] for cut in cuts if cut is not None and cut.op_type == "Slice"}
-        gather = makers.get(gathered.pop()) if len(gathered) == 1 and None not in cuts else None
-        is_scaled = product is not None and product.op_type == "Mul"
-        if is_scaled and gather is not None and num_readers[gather.output[0]] == len(cuts) == 2:
-            places, between = [(gather, 0)], [made.input[0], product.input[1], made.input[1]]
+        if product is not None and product.op_type == "Mul":
+            cuts = [makers.get(one.input[1]) for one in (product, made)]
+            gathered = {cut.input[0] for cut in cuts if cut is not None and cut.op_type == "Slice"}
+            gather = makers.get(gathered.pop()) if len(gathered) == 1 and None not in cuts else None
+            if gather is not None and num_readers[gather.output[0]] == len(cuts):
+                places, between = [(gather, 0)], [made.input[0], product.input[1], made.input[1]]
     alone = all(num_readers[one] == 1 for one in between)
     return places if alone and all(node.input[place] in constants for node, place in places) else []

@@ -6,8 +6,10 @@ import copy
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 import pytest
+from onnx import numpy_helper
 
 from service.exported import feed
 from tests import exported
@@ -50,6 +52,25 @@ def test_what_attention_and_tables_give_can_be_divided(divided: tuple[onnx.Model
     expected |= {name for name in activations(graph) if makers[name] == "Add" and readers.count(name) == 1}
     assert len(expected) > graph_count(graph, "Attention")
     assert divided[1] == expected
+
+
+def test_what_is_added_twice_is_left_alone() -> None:
+    """A sum with both rows of a table is no multiple of them: what they are added to would stay as it was."""
+    table, weights = np.ones((2, 2, 3), np.float32), np.ones((3, 4), np.float32)
+    text = """
+        sums (float[B, L, 3] x, int64[B, 1] ids, int64[1] zero, int64[1] one, int64[1] two) => (float[B, L, 4] y) {
+            rows = GatherND (table, ids)
+            scale = Slice (rows, zero, one, one)
+            shift = Slice (rows, one, two, one)
+            first = Add (x, scale)
+            both = Add (first, shift)
+            y = MatMul (both, weights)
+        }"""
+    graph = onnx.parser.parse_graph(text)
+    graph.initializer.extend([numpy_helper.from_array(table, "table"), numpy_helper.from_array(weights, "weights")])
+    assert divide(graph, {"both": np.full(3, 2, np.float32)}) == set()
+    graph.node[3].op_type = "Mul"
+    assert divide(graph, {"both": np.full(3, 2, np.float32)}) == {"both"}
 
 
 def graph_count(graph: onnx.GraphProto, kind: str) -> int:
