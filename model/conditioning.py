@@ -13,6 +13,7 @@ N layers with an attention bias, K blocks of the longest row.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -128,8 +129,10 @@ class ConditionalAttentionBias(Conditional):
         return cast(Tensor, torch.block_diag(*torch.split(self.matrix, width)))[:, :max_length]  # type: ignore[no-untyped-call]
 
 
-def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor, width: int) -> list[Tensor]:
+def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor, width: int) -> Iterator[Tensor]:
     """The biases of N layers with the padding added, for blocks of `width`: [B, 1, L, L] each, queries before keys.
+
+    One after the other, as they are asked for: without gradients only that of one layer takes memory.
 
     `padding_BL`: -inf for keys at padding, else 0. Only the first L rows and columns of a bias are used, so texts need
     not be padded to M.
@@ -148,7 +151,8 @@ def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor
         torch.split(shift_BNKL, 1, dim=1),
         strict=True,
     )
-    return [scaled(matrix, scale, shift.index_select(2, block_M[:length])) for matrix, scale, shift in layers]
+    for matrix, scale, shift in layers:
+        yield scaled(matrix, scale, shift.index_select(2, block_M[:length]))
 
 
 class ConditionalLayerNorm(nn.Module):

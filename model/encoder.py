@@ -203,16 +203,17 @@ class Encoder(nn.Module):
                 ladder = bottleneck(states if ladder is None else states + ladder, constants.bottleneck)
         return cast(Tensor, states if ladder is None else ladder)
 
-    def _masks(self, padding_BL: Tensor, rows: Tables) -> list[Tensor]:
-        """What each layer adds to its attention scores: [B, 1 or H, L, L]."""
+    def _masks(self, padding_BL: Tensor, rows: Tables) -> Iterator[Tensor]:
+        """What each layer adds to its attention scores, as it is asked for: [B, 1 or H, L, L]."""
         length, distance = padding_BL.shape[1], self.embeddings.distance
         # Over all queries by name: ONNX Runtime's attention does not broadcast it by itself.
         unbiased = padding_BL[:, None, None].expand(-1, -1, length, -1)
         biased: Iterator[Tensor] = iter(())
         if rows.attention is not None and rows.matrices is not None:
-            biased = iter(attention_masks(rows.matrices, rows.attention, padding_BL, self.attention_block_width))
-        own = (unbiased if cast(EncoderLayer, layer).attention_bias is None else next(biased) for layer in self.layers)
-        return [mask if distance is None else mask + distance(length) for mask in own]
+            biased = attention_masks(rows.matrices, rows.attention, padding_BL, self.attention_block_width)
+        for layer in self.layers:
+            mask = unbiased if cast(EncoderLayer, layer).attention_bias is None else next(biased)
+            yield mask if distance is None else mask + distance(length)
 
 
 def _layer_norm(config: NetworkConfig, conditional: bool) -> ConditionalLayerNorm:
