@@ -19,7 +19,7 @@ class JoinedWrites:
         self._held = b""
 
     def write(self, data: bytes) -> None:
-        """Writes with the data that follows at once, or before anything else happens on the loop that comes later."""
+        """Writes when more data follows, or in the loop's next step."""
         if self._held:
             data, self._held = self._held + data, b""
             self._transport.write(data)

@@ -17,7 +17,7 @@ def use_cpu_forms(graph: onnx.GraphProto) -> None:
 
 
 def _normalise_by_token(graph: onnx.GraphProto) -> None:
-    """Layer norms without weights, which a table of tasks scales and shifts, as instance norms: two thirds of the time."""
+    """Layer norms without weights, which a table of tasks scales and shifts, as instance norms, which take less time."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
 
     def is_filled(name: str, value: float) -> bool:

@@ -94,7 +94,7 @@ class _Tensors(nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).eval()
         with torch.no_grad():
-            self.tables = _aligned(self.network.encoder, network.condition())
+            self.tables = _with_norm_in_alignment(self.network.encoder, network.condition())
         widths = (len(network.heads.sentence.bias), len(network.heads.token.bias))
         self.output_names = [name for name, width in zip(OUTPUTS, widths, strict=True) if width]
 
@@ -106,7 +106,7 @@ class _Tensors(nn.Module):
         return tuple(getattr(outputs, name) for name in self.output_names)
 
 
-def _aligned(encoder: Encoder, tables: Tables) -> Tables:
+def _with_norm_in_alignment(encoder: Encoder, tables: Tables) -> Tables:
     """Tables whose alignment scales and shifts for the embeddings' layer norm too, which is left without weights.
 
     The tables as they are, and the layer norm too, where something is between the two.

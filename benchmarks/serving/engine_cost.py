@@ -27,6 +27,7 @@ import psutil
 import typer
 
 from benchmarks.serving import results
+from benchmarks.serving.servers import processor_s
 from benchmarks.serving.synthetic import lengths
 from service.child import METRICS, engine_socket
 from service.wire import Answered, Connection, EncodedRow, Failed, Status, Submit, ToFrontend
@@ -59,9 +60,9 @@ def main(
         for size in map(int, rows.split(",")):
             number = max(1, waiting // size // frontends)
             list(pool.map(_send, [(socket, size, number, 1.0)] * frontends))
-            before, started = _used_s(engine), time.perf_counter()
+            before, started = processor_s(engine), time.perf_counter()
             sent = list(pool.map(_send, [(socket, size, number, seconds)] * frontends))
-            spent_s, elapsed = _used_s(engine) - before, time.perf_counter() - started
+            spent_s, elapsed = processor_s(engine) - before, time.perf_counter() - started
             answered = sum(one.rows for one in sent)
             assert not any(one.refused for one in sent), "the line was full: ask for less to wait"
             line = {"rows_per_request": size, "frontends": frontends, "rows_per_s": answered / elapsed}
@@ -146,11 +147,6 @@ async def _closed_loop(socket: Path, size: int, number: int, seconds: float) -> 
     await over.wait()
     connection.close()
     return Sent(done, refused, time.process_time() - cpu_s)
-
-
-def _used_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

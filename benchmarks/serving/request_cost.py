@@ -12,12 +12,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 
 from benchmarks.serving import results
 from benchmarks.serving.load import ask, closed_loop
-from benchmarks.serving.servers import free_port, running
+from benchmarks.serving.servers import free_port, processor_s, running
 from benchmarks.serving.systems import find
 from benchmarks.serving.workload import groups, read_rows
 
@@ -40,20 +39,15 @@ def main(
         for size in map(int, texts.split(",")):
             requests = [system.request(group) for group in groups(rows, size)]
             asyncio.run(closed_loop(port, requests, clients, _WARM_UP_S, 0))
-            before = _used_s(server.process)
+            before = processor_s(server.process)
             outcome = asyncio.run(closed_loop(port, requests, clients, seconds, 0))
             answered = outcome.statuses[200]
-            spent_ms = 1000 * (_used_s(server.process) - before) / answered
+            spent_ms = 1000 * (processor_s(server.process) - before) / answered
             line = {"texts_per_request": size, "requests_per_s": answered / seconds, "service_ms": spent_ms}
             lines.append({**line, "client_ms": outcome.client_ms})
     results.append("request_cost", lines)
     headings = ["texts a request", "requests/s", "service, ms a request", "client, ms a request"]
     results.show("without the forward", headings, [[f"{value:.3g}" for value in line.values()] for line in lines])
-
-
-def _used_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 if __name__ == "__main__":

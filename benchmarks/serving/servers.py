@@ -121,6 +121,12 @@ def polytask(model: str = "demo", *flags: str) -> Iterator[Server]:
         yield server
 
 
+def processor_s(process: psutil.Process) -> float:
+    """The processor time that a process has used, in seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def free_port() -> int:
     """A port of this machine that nobody listens on."""
     with socket.socket() as free:
