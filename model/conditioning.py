@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.config import BottleneckForm, LayerNormForm
+from polytask.model.config import BottleneckForm, LayerNormForm
 
 _EMBEDDING_STD = 0.1
 

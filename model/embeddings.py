@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.config import NetworkConfig
-from model.dropout import Dropout
+from polytask.model.config import NetworkConfig
+from polytask.model.dropout import Dropout
 
 _FAR = 128
 """Tokens apart from which on all distances share the last bucket, as in T5 and MPNet."""

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.attention import attend
-from model.conditioning import (
+from polytask.model.attention import attend
+from polytask.model.conditioning import (
     AlignmentMatrix,
     ConditionalAttentionBias,
     ConditionalBottleneck,
@@ -24,9 +24,9 @@ from model.conditioning import (
     attention_masks,
     modulate,
 )
-from model.config import AlignmentForm, BottleneckForm, NetworkConfig
-from model.dropout import Dropout
-from model.embeddings import Embeddings
+from polytask.model.config import AlignmentForm, BottleneckForm, NetworkConfig
+from polytask.model.dropout import Dropout
+from polytask.model.embeddings import Embeddings
 
 
 @dataclass(frozen=True, slots=True)

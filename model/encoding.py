@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import tokenizers
 
-from model.frame import ensure_frame, frame_of, special_id
-from model.tasks import CANDIDATE_KINDS, Kind, Task
-from model.truncation import Stretch, Truncation, cut_one, cut_two
+from polytask.model.special_tokens import ensure_frame, frame_of, special_id
+from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
+from polytask.model.truncation import Stretch, Truncation, cut_one, cut_two
 
 # Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other sign is a
 # word of its own.

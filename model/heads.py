@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.dropout import Dropout
-from model.tasks import Task
+from polytask.model.dropout import Dropout
+from polytask.model.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

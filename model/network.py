@@ -13,12 +13,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.batch import Batch
-from model.conditioning import Conditional, ConditionalAttentionBias, ConditionalPooling, TaskEmbedding
-from model.config import NetworkConfig, ParameterCounts, Pooling
-from model.encoder import Encoder, JoinedTables, Tables
-from model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
-from model.tasks import Task, check_tasks
+from polytask.model.batch import Batch
+from polytask.model.conditioning import Conditional, ConditionalAttentionBias, ConditionalPooling, TaskEmbedding
+from polytask.model.config import NetworkConfig, ParameterCounts, Pooling
+from polytask.model.encoder import Encoder, JoinedTables, Tables
+from polytask.model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
+from polytask.model.tasks import Task, check_tasks
 
 
 class Network(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.config import NetworkConfig
+from polytask.model.config import NetworkConfig
 
 _SIZES = {
     "vocab_size": "vocab_size",

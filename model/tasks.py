@@ -7,6 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+
+def answer_labels(task: Task) -> tuple[str, ...]:
+    """The labels that answers may have: of BIO tags, `person` for both `B-person` and `I-person`."""
+    if task.kind is not Kind.TAGGING or not task.bio:
+        return task.labels
+    return tuple(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
+
+
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """What may name a task or a checkpoint: it stands in paths and URLs."""
 
@@ -24,8 +32,14 @@ class Kind(StrEnum):
 
 
 LABELLED_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
+
+
 CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
+
+
 _TOKEN_LEVEL = frozenset({Kind.TAGGING, Kind.SPAN})
+
+
 _ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 
 

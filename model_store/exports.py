@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model_store.decoding import DecodingError, decode
-from model_store.disk import flush, locked, replace_text, sha256_of, writing
-from model_store.errors import ExportInvalid, FileCorrupt
-from model_store.manifest import MANIFEST, Golden
+from polytask.model_store.decoding import DecodingError, decode
+from polytask.model_store.durable_files import flush, locked, replace_text, sha256_of, writing
+from polytask.model_store.errors import ExportInvalid, FileCorrupt
+from polytask.model_store.manifest import MANIFEST, Golden
 
 EXPORTS = "exports"
 EXPORT_MANIFEST = "exports.json"

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.network import Network
-from model_store.bases import load_base
-from model_store.errors import RESTORE, FileCorrupt, TensorMismatch
-from model_store.manifest import FROM_BASE, WEIGHTS, Manifest, read_card, read_manifest
-from model_store.tokenizer import check_hash, load_tokenizer
+from polytask.model.network import Network
+from polytask.model_store.backbones import load_base
+from polytask.model_store.errors import RESTORE, FileCorrupt, TensorMismatch
+from polytask.model_store.manifest import FROM_BASE, WEIGHTS, Manifest, read_card, read_manifest
+from polytask.model_store.tokenizer import check_hash, load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)

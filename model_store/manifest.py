@@ -12,11 +12,11 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from model.config import NetworkConfig, ParameterCounts
-from model.encoding import Input
-from model.tasks import Task, check_tasks
-from model_store.decoding import DecodingError, decode
-from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
+from polytask.model.config import NetworkConfig, ParameterCounts
+from polytask.model.encoding import Input
+from polytask.model.tasks import Task, check_tasks
+from polytask.model_store.decoding import DecodingError, decode
+from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
 
 FORMAT = 2
 MANIFEST = "manifest.json"

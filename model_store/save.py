@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.network import Network, parameter_counts
-from model_store.bases import load_base
-from model_store.disk import flush, is_locked, locked, sha256_of, writing
-from model_store.errors import PointerCorrupt
-from model_store.manifest import (
+from polytask.model.network import Network, parameter_counts
+from polytask.model_store.backbones import load_base
+from polytask.model_store.durable_files import flush, is_locked, locked, sha256_of, writing
+from polytask.model_store.errors import PointerCorrupt
+from polytask.model_store.manifest import (
     CARD,
     FROM_BASE,
     MANIFEST,
@@ -34,7 +34,7 @@ from model_store.manifest import (
     manifest_hash,
     to_json,
 )
-from model_store.versions import check_name, promotions, versions
+from polytask.model_store.versions import check_name, promotions, versions
 
 _TEMPORARY = ".saving-"
 

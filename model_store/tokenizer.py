@@ -6,9 +6,9 @@ from pathlib import Path
 
 import tokenizers
 
-from model_store.disk import sha256_of
-from model_store.errors import RESTORE, FileCorrupt
-from model_store.manifest import TOKENIZER, Manifest
+from polytask.model_store.durable_files import sha256_of
+from polytask.model_store.errors import RESTORE, FileCorrupt
+from polytask.model_store.manifest import TOKENIZER, Manifest
 
 
 def load_tokenizer(folder: Path, manifest: Manifest) -> tokenizers.Tokenizer:

@@ -10,9 +10,9 @@ import json
 import re
 from pathlib import Path
 
-from model.tasks import NAME
-from model_store.disk import locked, replace_text, writing
-from model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
+from polytask.model.tasks import NAME
+from polytask.model_store.durable_files import locked, replace_text, writing
+from polytask.model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
 
 POINTER = "current.json"
 

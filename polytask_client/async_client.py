@@ -12,10 +12,10 @@ import httpx
 
 from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksPrediction
 from polytask_client.batches import Stream, async_batches
+from polytask_client.call_protocol import Send, Steps
 from polytask_client.calls import Calls
 from polytask_client.connection import DEFAULT_URL, connection_options, meaning, out_of_time, timeouts
 from polytask_client.errors import PolytaskError
-from polytask_client.exchange import Send, Steps
 from polytask_client.messages import Input, Reply
 from polytask_client.progress import async_shown
 from polytask_client.retries import Retries

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from polytask_client.answers import Answer, Failed
+from polytask_client.call_protocol import Steps
 from polytask_client.calls import Calls
 from polytask_client.errors import InvalidInput, ModelChanged, TooLarge
-from polytask_client.exchange import Steps
 from polytask_client.messages import Input, refuse_single
 
 

@@ -14,8 +14,8 @@ from polytask_client.answers import (
     read_task_list,
     read_tasks_prediction,
 )
+from polytask_client.call_protocol import Steps, exchange
 from polytask_client.errors import PolytaskError
-from polytask_client.exchange import Steps, exchange
 from polytask_client.messages import Input, Reply, Request, json_object, predict_request, predict_tasks_request
 from polytask_client.retries import Retries
 

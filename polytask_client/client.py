@@ -14,10 +14,10 @@ import httpx
 
 from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksPrediction
 from polytask_client.batches import Stream, batches
+from polytask_client.call_protocol import Send, Steps, Wait
 from polytask_client.calls import Calls
 from polytask_client.connection import DEFAULT_URL, connection_options, meaning, out_of_time, timeouts
 from polytask_client.errors import PolytaskError
-from polytask_client.exchange import Send, Steps, Wait
 from polytask_client.messages import Input, Reply
 from polytask_client.progress import shown
 from polytask_client.retries import Retries

@@ -10,10 +10,10 @@ import pytest
 import tokenizers
 import torch
 
-from model.config import NetworkConfig
-from model.network import Network
-from model.tasks import Task
-from tests import tiny
+from polytask.model.config import NetworkConfig
+from polytask.model.network import Network
+from polytask.model.tasks import Task
+from tests.support import tiny
 
 # How long an example takes says nothing on a machine that does other things as well; the same examples every time.
 hypothesis.settings.register_profile("polytask", deadline=None, derandomize=True)

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import polytask
-from model.network import parameter_counts
-from model_store.save import save
-from model_store.versions import current
-from service.keys import Keys, parse_keys
-from tests import tiny
-from tests.model_store import stores
+from polytask import cli
+from polytask.model.network import parameter_counts
+from polytask.model_store.save import save
+from polytask.model_store.versions import current
+from polytask.service.config.api_keys import Keys, parse_keys
+from tests.model_store.support import stores
+from tests.support import tiny
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -25,7 +25,7 @@ def store(tmp_path: Path) -> Path:
     """A store with two versions of `demo`, the first of them current."""
     for _ in range(2):
         save(tmp_path, "demo", stores.contents(tiny.network()))
-    polytask.promote_version("demo/1", tmp_path)
+    cli.promote_version("demo/1", tmp_path)
     return tmp_path
 
 
@@ -38,7 +38,7 @@ def run(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
         monkeypatch.setattr(sys, "argv", ["polytask", "models", *arguments])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            polytask.main()
+            cli.main()
         captured = capsys.readouterr()
         return int(stopped.value.code or 0), captured.out, captured.err
 
@@ -142,8 +142,8 @@ def test_text_of_a_manifest_is_not_markup(run: Run, store: Path) -> None:
 def test_help_needs_no_torch() -> None:
     """Showing the help imports neither torch nor any of the parts."""
     code = (
-        "import sys, polytask; sys.argv = ['polytask', '--help']\n"
-        "try: polytask.main()\n"
+        "import sys; from polytask import cli; sys.argv = ['polytask', '--help']\n"
+        "try: cli.main()\n"
         "except SystemExit: print(sorted({'torch', 'safetensors', 'tokenizers'} & set(sys.modules)))"
     )
     root = Path(__file__).parents[1]
@@ -159,7 +159,7 @@ def test_export_says_what_it_wrote(
     """`polytask export` prints a line for each way of running the version, and where the files are."""
     monkeypatch.setattr(sys, "argv", ["polytask", "export", "demo/2", "--store", str(store), "--threads", "1"])
     with pytest.raises(SystemExit) as stopped:
-        polytask.main()
+        cli.main()
     out = " ".join(capsys.readouterr().out.split())
     assert not stopped.value.code
     assert "onnxruntime-float32" in out
@@ -170,7 +170,7 @@ def test_a_key_is_made_with_its_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     """The line goes to stdout, so that `>> FILE` takes it alone; the key goes to stderr."""
     monkeypatch.setattr(sys, "argv", ["polytask", "key", "ops", "--admin"])
     with pytest.raises(SystemExit) as stopped:
-        polytask.main()
+        cli.main()
     captured = capsys.readouterr()
     assert not stopped.value.code
     (key,) = parse_keys(captured.out)
@@ -183,6 +183,6 @@ def test_a_key_needs_a_name_that_fits(monkeypatch: pytest.MonkeyPatch, capsys: p
     """What a name may have is said."""
     monkeypatch.setattr(sys, "argv", ["polytask", "key", "a b"])
     with pytest.raises(SystemExit) as stopped:
-        polytask.main()
+        cli.main()
     assert stopped.value.code == 2
     assert "a name has 1 to 64 letters, digits, _ and -" in capsys.readouterr().err

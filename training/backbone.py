@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.config import NetworkConfig
-from model.encoding import InputEncoder
-from model.network import Network, backbone_parameters, draw_at_random, freeze_backbone
-from model.pretrained import config_from_published, fold_positions, rename_published
-from model.tasks import Task
-from model_store.bases import BASE_WEIGHTS, PICKLED_WEIGHTS, SHARDS, locate_backbone
-from training.config import Recipe, RecipeError
-from training.layout import Start
+from polytask.model.config import NetworkConfig
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import Network, backbone_parameters, draw_at_random, freeze_backbone
+from polytask.model.pretrained import config_from_published, fold_positions, rename_published
+from polytask.model.tasks import Task
+from polytask.model_store.backbones import BASE_WEIGHTS, PICKLED_WEIGHTS, SHARDS, locate_backbone
+from polytask.training.recipes.architecture import Start
+from polytask.training.recipes.schema import Recipe, RecipeError
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,27 +11,27 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from model.encoding import InputEncoder
-from model.network import Network, parameter_counts
-from model_store import DEFAULT_STORE
-from model_store.load import load
-from model_store.save import check_writable
-from training.backbone import build_network, load_backbone
-from training.baselines import score_baseline
-from training.config import Recipe, read_recipe
-from training.distributed import joined_group
-from training.evaluate import evaluate_tasks
-from training.examples import EncodedExample, TaskData, balanced, encode_examples, load_task
-from training.folder import RunFolder
-from training.metrics import Scores
-from training.problems import DataError, read_all
-from training.publish import Run, provenance
-from training.published import changed_files, validation_data
-from training.report import write_report
-from training.stages import Prepared, follow, lead
-from training.statistics import data_statistics
-from training.stopping import Stopped
-from training.tables import scores_table
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import Network, parameter_counts
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.load import load
+from polytask.model_store.save import check_writable
+from polytask.training.backbone import build_network, load_backbone
+from polytask.training.data.examples import EncodedExample, TaskData, balanced, encode_examples, load_task
+from polytask.training.data.issues import DataError, read_all
+from polytask.training.data.statistics import data_statistics
+from polytask.training.data.version_data import changed_files, validation_data
+from polytask.training.evaluation.baselines import score_baseline
+from polytask.training.evaluation.evaluate import evaluate_tasks
+from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.score_table import scores_table
+from polytask.training.loop.distributed import joined_group
+from polytask.training.loop.interrupts import Stopped
+from polytask.training.publishing.publish import Run, provenance
+from polytask.training.recipes.schema import Recipe, read_recipe
+from polytask.training.report.write_report import write_report
+from polytask.training.runs.run_folder import RunFolder
+from polytask.training.stages import Prepared, follow, lead
 
 
 def run_recipe(

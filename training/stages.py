@@ -12,23 +12,23 @@ from typing import Any
 
 from rich.console import Console
 
-from model.encoding import InputEncoder
-from model.network import Network, parameter_counts
-from model_store.disk import replace_text, sha256_of
-from training.backbone import Backbone, weights_file
-from training.diagnostics import diagnose
-from training.display import Display
-from training.distributed import Group
-from training.evaluate import answer_tasks, score_tasks
-from training.examples import EncodedExample
-from training.folder import RunFolder
-from training.history import History
-from training.journal import Journal
-from training.loop import Training, train
-from training.publish import Run, publish
-from training.resume import Snapshot, latest, read_snapshot
-from training.tables import scores_table
-from training.tensorboard import Board
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import Network, parameter_counts
+from polytask.model_store.durable_files import replace_text, sha256_of
+from polytask.training.backbone import Backbone, weights_file
+from polytask.training.data.examples import EncodedExample
+from polytask.training.evaluation.diagnostics import diagnose
+from polytask.training.evaluation.evaluate import answer_tasks, score_tasks
+from polytask.training.evaluation.score_table import scores_table
+from polytask.training.loop.distributed import Group
+from polytask.training.loop.trainer import Training, train
+from polytask.training.publishing.publish import Run, publish
+from polytask.training.runs.checkpoints import Snapshot, latest, read_snapshot
+from polytask.training.runs.console_display import Display
+from polytask.training.runs.event_log import History
+from polytask.training.runs.run_folder import RunFolder
+from polytask.training.runs.run_logger import Journal
+from polytask.training.runs.tensorboard_writer import Board
 
 
 @dataclass(frozen=True, slots=True)

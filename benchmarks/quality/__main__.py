@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks.quality.methods import METHODS, Method, only
 from benchmarks.quality.table import render
 from benchmarks.quality.trial import Outcome, run_trial
-from training.config import Recipe, read_recipe
+from polytask.training.recipes.schema import Recipe, read_recipe
 
 _RESULTS = Path(__file__).parent / "results"
 _RECIPES = Path(__file__).parents[2] / "training" / "recipes"

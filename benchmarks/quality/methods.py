@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.config import Recipe
+from polytask.training.recipes.schema import Recipe
 
 _SHARED_RATE = 1e-4
 _LORA_RATE = 1e-3

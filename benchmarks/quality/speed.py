@@ -29,12 +29,12 @@ from transformers import (
 from transformers.utils import logging
 
 from benchmarks.quality.methods import changed, plain
-from model.encoding import InputEncoder
-from training.backbone import Backbone, build_network, load_backbone
-from training.config import Recipe, read_recipe
-from training.examples import EncodedExample, TaskData
-from training.loop import Training
-from training.run import encode_tasks, load_data
+from polytask.model.encoding import InputEncoder
+from polytask.training.backbone import Backbone, build_network, load_backbone
+from polytask.training.data.examples import EncodedExample, TaskData
+from polytask.training.loop.trainer import Training
+from polytask.training.recipes.schema import Recipe, read_recipe
+from polytask.training.run import encode_tasks, load_data
 
 _RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "glue8.toml"
 

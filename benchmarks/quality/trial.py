@@ -17,16 +17,16 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.quality.methods import Method, changed
-from model.encoding import InputEncoder
-from model.network import Network, parameter_counts
-from training.backbone import Backbone, build_network, load_backbone
-from training.config import Recipe
-from training.evaluate import evaluate_tasks
-from training.examples import TaskData
-from training.loop import Training
-from training.publish import calibrate, commit
-from training.resume import latest, read_snapshot, write_next
-from training.run import encode_tasks, load_data
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import Network, parameter_counts
+from polytask.training.backbone import Backbone, build_network, load_backbone
+from polytask.training.data.examples import TaskData
+from polytask.training.evaluation.evaluate import evaluate_tasks
+from polytask.training.loop.trainer import Training
+from polytask.training.publishing.publish import calibrate, commit
+from polytask.training.recipes.schema import Recipe
+from polytask.training.run import encode_tasks, load_data
+from polytask.training.runs.checkpoints import latest, read_snapshot, write_next
 
 _RUNS = Path(__file__).parents[2] / "runs" / "quality"
 _CHECKPOINT_S = 120

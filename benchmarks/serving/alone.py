@@ -9,11 +9,11 @@ from itertools import cycle, islice
 
 from benchmarks.serving.timing import run_all
 from benchmarks.serving.workload import Row
-from model.batch import Batch, collate
-from model.encoding import Encoding, InputEncoder
-from model.tasks import Task
-from service.choice import load_runner
-from service.settings import Settings
+from polytask.model.batch import Batch, collate
+from polytask.model.encoding import Encoding, InputEncoder
+from polytask.model.tasks import Task
+from polytask.service.backends.selection import load_runner
+from polytask.service.config.settings import Settings
 
 _BATCHES = 8
 

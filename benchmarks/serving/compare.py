@@ -32,9 +32,9 @@ from benchmarks.serving.load import Outcome, Request, ask, closed_loop, open_loo
 from benchmarks.serving.servers import Server, batches, free_port, means, running
 from benchmarks.serving.systems import ALL, System, find
 from benchmarks.serving.workload import Row, groups, read_rows, tasks_of
-from model.encoding import Input
-from model.tasks import Task
-from service.cores import available_cores
+from polytask.model.encoding import Input
+from polytask.model.tasks import Task
+from polytask.service.config.cpu_cores import available_cores
 
 _ROOT = Path(__file__).parents[2]
 _EVERY = ",".join(system.name for system in ALL)

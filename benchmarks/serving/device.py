@@ -27,16 +27,16 @@ from benchmarks.serving.synthetic import SIZES, Bench, conditioned, lengths, syn
 from benchmarks.serving.systems import find
 from benchmarks.serving.timing import in_turns, run_all
 from benchmarks.serving.workload import Row, groups
-from model.encoding import Input
-from model.network import Network
-from model.tasks import Task
-from model_store import DEFAULT_STORE
-from model_store.manifest import read_manifest
-from model_store.save import Contents, save
-from model_store.tokenizer import load_tokenizer
-from model_store.versions import promote, resolve
-from service.cores import available_cores
-from service.runners import pick_device
+from polytask.model.encoding import Input
+from polytask.model.network import Network
+from polytask.model.tasks import Task
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.manifest import read_manifest
+from polytask.model_store.save import Contents, save
+from polytask.model_store.tokenizer import load_tokenizer
+from polytask.model_store.versions import promote, resolve
+from polytask.service.backends.device import pick_device
+from polytask.service.config.cpu_cores import available_cores
 
 _NAME = "random"
 _TEXTS = 4096

@@ -29,8 +29,8 @@ import typer
 from benchmarks.serving import results
 from benchmarks.serving.servers import processor_s
 from benchmarks.serving.synthetic import lengths
-from service.child import METRICS, engine_socket
-from service.wire import Answered, Connection, EncodedRow, Failed, Status, Submit, ToFrontend
+from polytask.service.processes.child_process import METRICS, engine_socket
+from polytask.service.processes.ipc import Answered, Connection, EncodedRow, Failed, Status, Submit, ToFrontend
 
 _DEADLINE_S = 60.0
 _DISTINCT = 997

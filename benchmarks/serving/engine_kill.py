@@ -70,7 +70,7 @@ def main(
 async def _kill(server: Server) -> float:
     """Kills the engine in the midst of the load, and gives the seconds until the service says that it is ready."""
     await asyncio.sleep(_SETTLING_S)
-    (engine,) = (child for child in server.process.children() if "service.engine" in child.cmdline())
+    (engine,) = (child for child in server.process.children() if "polytask.service.processes.engine" in child.cmdline())
     engine.kill()
     killed = time.perf_counter()
     await asyncio.to_thread(psutil.wait_procs, [engine], timeout=5)

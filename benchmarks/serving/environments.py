@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.tasks import Task
-from model_store.bases import locate_backbone
+from polytask.model.tasks import Task
+from polytask.model_store.backbones import locate_backbone
 
 RIVALS = Path(__file__).parent / "rivals"
 DEFAULT_FOLDER = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "polytask-benchmarks"

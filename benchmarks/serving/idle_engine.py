@@ -1,11 +1,11 @@
-"""An engine process with a runner that takes no time: `python -m benchmarks.serving.idle_engine FOLDER NUMBER`, as `service.engine`."""
+"""An engine process with a runner that takes no time: `python -m benchmarks.serving.idle_engine FOLDER NUMBER`, as `polytask.service.processes.engine`."""
 
 from __future__ import annotations
 
 import os
 
 from benchmarks.serving.idle_runner import idle
-from service.engine import main
+from polytask.service.processes.engine import main
 
 if __name__ == "__main__":
     os.environ["POLYTASK_RUNNER"] = "torch"

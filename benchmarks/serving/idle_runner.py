@@ -13,11 +13,11 @@ from unittest.mock import patch
 
 import torch
 
-from model.batch import Batch
-from model.heads import Outputs
-from model.network import Network
-from service.app import serve
-from service.settings import Settings
+from polytask.model.batch import Batch
+from polytask.model.heads import Outputs
+from polytask.model.network import Network
+from polytask.service.config.settings import Settings
+from polytask.service.single_process import serve
 
 
 class IdleRunner:
@@ -46,7 +46,10 @@ class IdleRunner:
 @contextlib.contextmanager
 def idle() -> Iterator[None]:
     """Within this block what would run torch runs nothing. Its golden answers are wrong, of course."""
-    with patch("service.choice.TorchRunner", IdleRunner), patch("service.warmup.check_goldens"):
+    with (
+        patch("polytask.service.backends.selection.TorchRunner", IdleRunner),
+        patch("polytask.service.engine.warmup.check_goldens"),
+    ):
         yield
 
 

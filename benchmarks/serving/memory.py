@@ -16,11 +16,11 @@ import time
 import psutil
 import torch
 
-from model.batch import collate
-from model.encoding import Encoding
-from model_store import DEFAULT_STORE
-from model_store.load import load
-from model_store.versions import resolve
+from polytask.model.batch import collate
+from polytask.model.encoding import Encoding
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.load import load
+from polytask.model_store.versions import resolve
 
 _TOKENS = 1024
 

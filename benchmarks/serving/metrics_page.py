@@ -19,8 +19,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving import results
-from model.tasks import Kind, Task
-from service.metrics import Metrics, join_processes
+from polytask.model.tasks import Kind, Task
+from polytask.service.observability.metrics import Metrics, join_processes
 
 _PAGES = 9
 

@@ -25,12 +25,13 @@ from benchmarks.serving.alone import Alone
 from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, conditioned, encoder_flops, lengths, synthetic_tasks
 from benchmarks.serving.timing import in_turns, matmul_flops, ratio, run_all
 from benchmarks.serving.workload import read_rows
-from model.network import Network
-from service.buckets import Buckets
-from service.cores import available_cores
-from service.cuda_runner import CudaRunner
-from service.runners import Runner, pick_device
-from service.settings import Settings
+from polytask.model.network import Network
+from polytask.service.backends.contract import Runner
+from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.device import pick_device
+from polytask.service.backends.shape_buckets import Buckets
+from polytask.service.config.cpu_cores import available_cores
+from polytask.service.config.settings import Settings
 
 _LENGTHS, _TASKS = (16, 32, 64, 128, 256), (1, 8, 24, 100, 1000)
 _BATCH_ROWS = {"cpu": (1, 4, 8, 16, 32), "cuda": (1, 8, 32, 128, 256)}

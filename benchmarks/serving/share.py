@@ -23,7 +23,7 @@ from benchmarks.serving.load import closed_loop
 from benchmarks.serving.servers import batches, means, polytask
 from benchmarks.serving.systems import find
 from benchmarks.serving.workload import groups, read_rows
-from service.settings import Settings
+from polytask.service.config.settings import Settings
 
 _SIZES = (4, 8, 16)
 _WARM_UP_S = 1.0

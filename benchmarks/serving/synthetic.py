@@ -12,17 +12,17 @@ import onnx
 import torch
 from torch import nn
 
-from model.batch import Batch, collate
-from model.config import NetworkConfig
-from model.encoding import Encoding
-from model.network import Network
-from model.tasks import Kind, Task
-from service.buckets import Buckets
-from service.choice import open_runner
-from service.exported import feed
-from service.runners import Runner
-from training.onnx_graph import onnx_graph
-from training.quantisation import quantise
+from polytask.model.batch import Batch, collate
+from polytask.model.config import NetworkConfig
+from polytask.model.encoding import Encoding
+from polytask.model.network import Network
+from polytask.model.tasks import Kind, Task
+from polytask.service.backends.contract import Runner
+from polytask.service.backends.exported import feed
+from polytask.service.backends.selection import open_runner
+from polytask.service.backends.shape_buckets import Buckets
+from polytask.training.export.onnx_graph import onnx_graph
+from polytask.training.export.quantisation import quantise
 
 ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bfloat16", "openvino-int8")
 """Where no precision is named it is float32, or for torch what the device computes in."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.serving.load import Request
 from benchmarks.serving.workload import Row
-from service.schemas import from_input
+from polytask.service.api.schemas import from_input
 
 ENGINES = ("torch", "onnx", "int8")
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from model.batch import Batch
-from service.runners import Runner
+from polytask.model.batch import Batch
+from polytask.service.backends.contract import Runner
 
 _MATMUL = 8192
 _IN_A_ROW = 3

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from model.answers import (
+from polytask.model.answers import (
     Answer,
     ClassificationAnswer,
     MultilabelAnswer,
@@ -30,14 +30,14 @@ from model.answers import (
     SpanAnswer,
     TaggingAnswer,
 )
-from model.tasks import Kind
-from model_store import DEFAULT_STORE
-from model_store.manifest import read_manifest
-from model_store.versions import resolve
-from service.schemas import from_input
-from training.examples import Example, TaskData
-from training.metrics import Scores, score_task
-from training.published import validation_data
+from polytask.model.tasks import Kind
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.manifest import read_manifest
+from polytask.model_store.versions import resolve
+from polytask.service.api.schemas import from_input
+from polytask.training.data.examples import Example, TaskData
+from polytask.training.data.version_data import validation_data
+from polytask.training.evaluation.metrics import Scores, score_task
 
 _TOLERANCE = 0.002
 _INPUTS = 32

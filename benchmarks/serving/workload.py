@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from model.encoding import Input
-from model.tasks import Kind, Task
-from model_store import DEFAULT_STORE
-from model_store.versions import resolve
-from training.published import validation_data
+from polytask.model.encoding import Input
+from polytask.model.tasks import Kind, Task
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.versions import resolve
+from polytask.training.data.version_data import validation_data
 
 _PER_TASK = 320
 

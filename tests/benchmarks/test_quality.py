@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import training
 from benchmarks.quality.methods import METHODS, changed, only
 from benchmarks.quality.table import render
-from model.config import Pooling
-from training.config import Recipe, SamplerName, read_recipe
+from polytask import training
+from polytask.model.config import Pooling
+from polytask.training.recipes.schema import Recipe, SamplerName, read_recipe
 
 RECIPES = Path(training.__file__).parent / "recipes"
 

@@ -13,26 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.serving.load import (
-    LOST,
-    Outcome,
-    Request,
-    Sample,
-    arrivals,
-    closed_loop,
-    open_loop,
-    parse,
-    percentile,
-)
+from benchmarks.serving.load import LOST, Outcome, Request, Sample, arrivals, closed_loop, open_loop, parse, percentile
 from benchmarks.serving.overload import Promise
 from benchmarks.serving.servers import free_port, means
 from benchmarks.serving.synthetic import SIZES, conditioned, encoder_flops, lengths, plain
 from benchmarks.serving.systems import ALL, find
 from benchmarks.serving.timing import in_turns, ratio
 from benchmarks.serving.workload import Row, groups
-from model.encoding import Input
-from model.tasks import Task
-from tests import tiny
+from polytask.model.encoding import Input
+from polytask.model.tasks import Task
+from tests.support import tiny
 
 BODY = b'{"texts": ["a"]}'
 REQUEST = Request.post("mood", 1, "/mood", BODY)

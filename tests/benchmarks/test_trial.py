@@ -11,9 +11,9 @@ from rich.console import Console
 from benchmarks.quality import trial
 from benchmarks.quality.methods import METHODS, changed
 from benchmarks.quality.trial import Outcome, run_trial
-from model.tasks import Kind
-from tests.training import toy
-from training.resume import Snapshot, write_next
+from polytask.model.tasks import Kind
+from polytask.training.runs.checkpoints import Snapshot, write_next
+from tests.training.support import toy
 
 _ENOUGH = 3
 """Checkpoints after which it is stopped."""

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from service.keys import new_key
-from tests.client.clients import Take, blocking, on_asyncio
-from tests.service import checkpoints
-from tests.service.processes import polytask_serve
+from polytask.service.config.api_keys import new_key
+from tests.client.support.clients import Take, blocking, on_asyncio
+from tests.service.support import checkpoints
+from tests.service.support.processes import polytask_serve
 
 
 @pytest.fixture(params=[blocking, on_asyncio])

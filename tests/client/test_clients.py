@@ -36,8 +36,19 @@ from polytask_client import (
     UnknownTask,
     Unreachable,
 )
-from tests.client.clients import Take
-from tests.client.scripted import Asked, Handler, Step, breaks, hangs, numbers, problem, says, scripted, trickles
+from tests.client.support.clients import Take
+from tests.client.support.scripted import (
+    Asked,
+    Handler,
+    Step,
+    breaks,
+    hangs,
+    numbers,
+    problem,
+    says,
+    scripted,
+    trickles,
+)
 
 SOON = Retries(first_s=0.001, longest_s=0.001)
 PATIENT_S = 60.0

@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import polytask
+from polytask import cli
 from polytask_client import Client, Retries
 from polytask_client.job import Job, Outcome, run
-from tests.client.scripted import Server, hangs, numbers, problem, says, scripted
-from tests.service.processes import until
+from tests.client.support.scripted import Server, hangs, numbers, problem, says, scripted
+from tests.service.support.processes import until
 
 Command = Callable[..., tuple[int, str, str]]
 JOB = Job("number", "numbers/1", None, batch_size=2, concurrency=2)
@@ -44,7 +44,7 @@ def command(server: Server, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest
     def predict(*arguments: str, url: str = server.url) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["polytask", "predict", *arguments, "--url", url])
         with pytest.raises(SystemExit) as stopped:
-            polytask.main()
+            cli.main()
         captured = capfdbinary.readouterr()
         return int(stopped.value.code or 0), captured.out.decode(), captured.err.decode()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from polytask.service.api.schemas import from_input
 from polytask_client import (
     ClassificationAnswer,
     Failed,
@@ -21,10 +22,9 @@ from polytask_client import (
     Unauthorized,
     UnknownTask,
 )
-from service.schemas import from_input
-from tests import tiny
-from tests.client.clients import Take
-from tests.service import checkpoints
+from tests.client.support.clients import Take
+from tests.service.support import checkpoints
+from tests.support import tiny
 
 KINDS = {
     "mood": ClassificationAnswer,

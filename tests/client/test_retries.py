@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polytask_client import BadResponse, OutOfTime, Problem, Retries, Unreachable
+from polytask_client.call_protocol import Send, Wait, exchange
 from polytask_client.errors import service_error
-from polytask_client.exchange import Send, Wait, exchange
 from polytask_client.messages import Reply, Request, refusal
 
 shares = st.floats(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.client.scripted import breaks, numbers, problem, says, scripted
+from tests.client.support.scripted import breaks, numbers, problem, says, scripted
 
 
 def test_steps_are_taken_in_order_and_the_last_for_ever() -> None:

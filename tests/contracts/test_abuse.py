@@ -11,9 +11,9 @@ import pytest
 from benchmarks.serving.abuse import post, unanswered
 from benchmarks.serving.fuzz import flat, generated_calls, hostile_bodies
 from benchmarks.serving.servers import Server
-from tests.service import checkpoints
-from tests.service.gated_service import Process, process
-from tests.service.processes import until
+from tests.service.support import checkpoints
+from tests.service.support.gated_service import Process, process
+from tests.service.support.processes import until
 
 CALLS, BODIES, REQUESTS, ABORTED = 300, 150, 600, 100
 GROWTH_MB = 15

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from model.encoding import InputEncoder
-from model.tasks import Kind
-from model_store import DEFAULT_STORE
-from model_store.load import Checkpoint, load
-from model_store.versions import resolve
-from service.runners import Forward, TorchRunner
-from service.warmup import TOLERANCES, check_goldens
+from polytask.model.encoding import InputEncoder
+from polytask.model.tasks import Kind
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.load import Checkpoint, load
+from polytask.model_store.versions import resolve
+from polytask.service.backends.forward import Forward
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.engine.warmup import TOLERANCES, check_goldens
 
 MAX_BYTES = 25_000_000
 PROMISED = {

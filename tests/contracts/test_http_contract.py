@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from service.app import assemble
-from service.settings import Settings
-from tests.service import checkpoints
-from tests.service.doubles import real_runner
-from tests.service.test_gate import KEYS
+from polytask.service.config.settings import Settings
+from polytask.service.single_process import assemble
+from tests.service.support import checkpoints
+from tests.service.support.doubles import real_runner
+from tests.service.web.middleware.test_authentication import KEYS
 
 _PREDICT = dict.fromkeys(("404", "413", "422", "429", "500", "503", "504"), "Problem")
 _REFUSED = dict.fromkeys(("400", "404", "413", "429", "500", "503", "504"), "ErrorMessage")

@@ -16,12 +16,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from model_store.load import verify
-from model_store.versions import versions
-from tests.training import toy
-from tests.training.processes import CONTEXT
-from training import run
-from training.run import run_recipe
+from polytask.model_store.load import verify
+from polytask.model_store.versions import versions
+from polytask.training import run
+from polytask.training.run import run_recipe
+from tests.training.support import toy
+from tests.training.support.processes import CONTEXT
 
 
 def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None) -> None:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.batch import collate
-from model.encoding import Encoding
-from model.network import Network
-from tests import tiny
-from tests.model.networks import minilm, randomise_conditioning, run
+from polytask.model.batch import collate
+from polytask.model.encoding import Encoding
+from polytask.model.network import Network
+from tests.model.support.networks import minilm, randomise_conditioning, run
+from tests.support import tiny
 
 # On logits in float32; what remains is the order of summation, which changes with the shape of a batch.
 TOLERANCE = 1e-4

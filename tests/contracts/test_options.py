@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.encoding import InputEncoder
-from service.schemas import from_input
-from tests import tiny
-from tests.service.doubles import GatedRunner
-from tests.service.serving import Service, hold, serving, until
+from polytask.model.encoding import InputEncoder
+from polytask.service.api.schemas import from_input
+from tests.service.support.doubles import GatedRunner
+from tests.service.support.serving import Service, hold, serving, until
+from tests.support import tiny
 
 pytestmark = pytest.mark.anyio
 

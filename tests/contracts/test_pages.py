@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from service.settings import CLIENT, Settings, variable
-from training.config import Recipe
-from training.examples import load_task
+from polytask.service.config.settings import CLIENT, Settings, variable
+from polytask.training.data.examples import load_task
+from polytask.training.recipes.schema import Recipe
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

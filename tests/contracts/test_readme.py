@@ -15,15 +15,15 @@ from typing import Any
 import httpx
 import pytest
 
-from model_store import DEFAULT_STORE
-from model_store.load import load
-from model_store.versions import resolve
-from service.app import assemble
-from service.runners import TorchRunner
-from service.settings import Settings
-from tests.service.processes import polytask_serve
-from tests.service.serving import until
-from training.config import Recipe
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.load import load
+from polytask.model_store.versions import resolve
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.config.settings import Settings
+from polytask.service.single_process import assemble
+from polytask.training.recipes.schema import Recipe
+from tests.service.support.processes import polytask_serve
+from tests.service.support.serving import until
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

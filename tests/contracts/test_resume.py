@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-import polytask
-from model_store.load import verify
-from tests.training import toy
-from tests.training.processes import CONTEXT
-from training import run
-from training.history import Event, read_history
-from training.journal import Journal, Step
+from polytask import cli
+from polytask.model_store.load import verify
+from polytask.training import run
+from polytask.training.runs.event_log import Event, read_history
+from polytask.training.runs.run_logger import Journal, Step
+from tests.training.support import toy
+from tests.training.support.processes import CONTEXT
 
 _EXAMPLES = 160
 
@@ -75,7 +75,7 @@ def _disturbed(folder: Path, name: str, number: signal.Signals, update: int) -> 
     sys.argv = ["polytask", "train", str(folder / "toy.toml"), *where]
     with (folder / f"{name}.log").open("w", buffering=1, encoding="utf-8") as shown:
         sys.stdout = sys.stderr = shown
-        polytask.main()
+        cli.main()
 
 
 def _stop(folder: Path, name: str, number: signal.Signals, update: int) -> int | None:

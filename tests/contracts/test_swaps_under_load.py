@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests import tiny
-from tests.service import checkpoints
-from tests.service.processes import PATIENCE_S, polytask_serve
-from tests.service.test_gate import KEYS, bearer
+from tests.service.support import checkpoints
+from tests.service.support.processes import PATIENCE_S, polytask_serve
+from tests.service.web.middleware.test_authentication import KEYS, bearer
+from tests.support import tiny
 
 pytestmark = pytest.mark.anyio
 

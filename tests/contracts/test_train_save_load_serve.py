@@ -16,24 +16,24 @@ import pytest
 import torch
 from rich.console import Console
 
-from model.answers import Answer
-from model.encoding import Input, InputEncoder
-from model.network import Network
-from model.tasks import Kind
-from model_store.load import load, verify
-from model_store.manifest import Manifest
-from service.app import assemble
-from service.runners import TorchRunner
-from service.schemas import from_input
-from service.settings import Settings
-from tests.service.serving import until
-from tests.training import toy
-from tests.training.answers import answer_alone, assert_same_answers, assert_same_fields
-from training import run, stages
-from training.evaluate import answer_inputs
-from training.examples import TaskData
-from training.metrics import score_answers
-from training.publish import Run, publish
+from polytask.model.answers import Answer
+from polytask.model.encoding import Input, InputEncoder
+from polytask.model.network import Network
+from polytask.model.tasks import Kind
+from polytask.model_store.load import load, verify
+from polytask.model_store.manifest import Manifest
+from polytask.service.api.schemas import from_input
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.config.settings import Settings
+from polytask.service.single_process import assemble
+from polytask.training import run, stages
+from polytask.training.data.examples import TaskData
+from polytask.training.evaluation.evaluate import answer_inputs
+from polytask.training.evaluation.metrics import score_answers
+from polytask.training.publishing.publish import Run, publish
+from tests.service.support.serving import until
+from tests.training.support import toy
+from tests.training.support.answers import answer_alone, assert_same_answers, assert_same_fields
 
 # 480 examples in batches of 16 rows make about 60 steps.
 _RECIPE = {"length": {"examples": 480, "batch_rows": 16, "batch_tokens": 512}}

@@ -12,9 +12,9 @@ import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
-from tests import tiny
-from tests.service import checkpoints
-from tests.service.processes import polytask_serve
+from tests.service.support import checkpoints
+from tests.service.support.processes import polytask_serve
+from tests.support import tiny
 
 FIELDS = {
     "mood": ("text",),

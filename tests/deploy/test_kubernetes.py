@@ -12,17 +12,15 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
-from model_store import DEFAULT_STORE
-from model_store.versions import parse_reference, resolve
-from service.gate import Gate
-from service.metrics import Metrics
-from service.routes import operation_routes
-from service.served import Versions
-from service.settings import Settings, variable
-from service.supervisor import _PATIENCE_S
-from service.web import SHUTDOWN_S
-from tests import tiny
-from tests.deploy.rendered import (
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.versions import parse_reference, resolve
+from polytask.service.config.settings import SHUTDOWN_S, Settings, variable
+from polytask.service.observability.metrics import Metrics
+from polytask.service.processes.supervisor import _PATIENCE_S
+from polytask.service.versions.served import Versions
+from polytask.service.web.middleware.authentication import Gate
+from polytask.service.web.routes.tasks import operation_routes
+from tests.deploy.support.rendered import (
     EXAMPLE,
     KUBERNETES,
     RENDERED,
@@ -38,7 +36,8 @@ from tests.deploy.rendered import (
     spec,
 )
 from tests.docker.test_compose import OF_THE_IMAGE
-from tests.operations.exported import RULES, exported
+from tests.operations.support.exported import RULES, exported
+from tests.support import tiny
 
 _DOCKERFILE = (ROOT / "docker" / "service.Dockerfile").read_text(encoding="utf-8")
 _GRAFANA = ROOT / "docker" / "grafana"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.docker.engine import build
+from tests.docker.support.engine import build
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
-from service.settings import Settings, variable
-from tests.docker.engine import ROOT
+from polytask.service.config.settings import Settings, variable
+from tests.docker.support.engine import ROOT
 
 OF_THE_IMAGE = {"POLYTASK_HOST", "POLYTASK_PORT", "POLYTASK_STORE"}
 

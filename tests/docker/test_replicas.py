@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from benchmarks.serving.load import Request, closed_loop
-from tests.docker.engine import ROOT, Stack, inspected, until
+from tests.docker.support.engine import ROOT, Stack, inspected, until
 
 pytestmark = pytest.mark.docker
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from polytask_client import ClassificationAnswer, Client, Retries
-from tests.docker.engine import PYTHON_IMAGE, Stack, docker, image_mb, inspected, until
-from tests.operations.exported import names_on, recorded
+from tests.docker.support.engine import PYTHON_IMAGE, Stack, docker, image_mb, inspected, until
+from tests.operations.support.exported import names_on, recorded
 
 pytestmark = pytest.mark.docker
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polytask_client import ClassificationAnswer, Client
-from tests.docker.engine import PYTHON_IMAGE, Stack, docker, image_mb, until
+from tests.docker.support.engine import PYTHON_IMAGE, Stack, docker, image_mb, until
 
 pytestmark = pytest.mark.docker
 

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from model.answers import Logits
-from model.encoding import Encoding, InputEncoder
-from model_store import DEFAULT_STORE
-from model_store.load import load
-from model_store.versions import resolve
-from service.buckets import Buckets
-from service.choice import open_runner
-from service.cores import available_cores
-from service.runners import Forward
-from service.warmup import TOLERANCES, check_goldens
+from polytask.model.answers import Logits
+from polytask.model.encoding import Encoding, InputEncoder
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.load import load
+from polytask.model_store.versions import resolve
+from polytask.service.backends.forward import Forward
+from polytask.service.backends.selection import open_runner
+from polytask.service.backends.shape_buckets import Buckets
+from polytask.service.config.cpu_cores import available_cores
+from polytask.service.engine.warmup import TOLERANCES, check_goldens
 
 pytestmark = pytest.mark.gpu
 

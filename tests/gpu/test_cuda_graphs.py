@@ -12,12 +12,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.batch import Batch
-from model.heads import Outputs
-from service.buckets import Buckets
-from service.cuda_graphs import CudaRecorder
-from service.cuda_runner import CudaRunner
-from tests import exported, tiny
+from polytask.model.batch import Batch
+from polytask.model.heads import Outputs
+from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.cuda_graphs import CudaRecorder
+from polytask.service.backends.shape_buckets import Buckets
+from tests.support import exported, tiny
 
 pytestmark = pytest.mark.gpu
 
@@ -34,8 +34,8 @@ LOST = """
 import os
 import torch
 from dataclasses import replace
-from service.cuda_runner import CudaRunner
-from service.runners import DeviceLost
+from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.contract import DeviceLost
 from tests import exported, tiny
 
 runner = CudaRunner(tiny.network(), torch.device("cuda"))

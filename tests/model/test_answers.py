@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
-from model.answers import (
+from polytask.model.answers import (
     Answer,
     AnswerOptions,
     ClassificationAnswer,
@@ -29,8 +29,8 @@ from model.answers import (
     softmax,
     word_runs,
 )
-from model.encoding import Encoding, Input
-from model.tasks import Kind, Task
+from polytask.model.encoding import Encoding, Input
+from polytask.model.tasks import Kind, Task
 
 LOGIT = st.floats(-10, 10, width=32)
 LABELS = ("O", "B-x", "I-x", "B-y", "I-y")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.attention import attend
+from polytask.model.attention import attend
 
 
 def _inputs(rows: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.batch import collate
-from model.encoding import Encoding
+from polytask.model.batch import collate
+from polytask.model.encoding import Encoding
 
 _ROW = st.lists(st.tuples(st.integers(0, 999), st.integers(0, 1)), min_size=1, max_size=12).map(
     lambda tokens: Encoding(tuple(token for token, _ in tokens), tuple(segment for _, segment in tokens))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.conditioning import (
+from polytask.model.conditioning import (
     AlignmentMatrix,
     Conditional,
     ConditionalAttentionBias,
@@ -22,9 +22,9 @@ from model.conditioning import (
     modulate,
     scaled,
 )
-from model.config import BottleneckForm, LayerNormForm
-from model.heads import pool_mean
-from tests.model import literal
+from polytask.model.config import BottleneckForm, LayerNormForm
+from polytask.model.heads import pool_mean
+from tests.model.support import literal
 
 # Hidden size and longest row, with the hidden size / longest row blocks of the published model.
 GEOMETRIES = [(768, 128), (1024, 128), (768, 256)]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import NetworkConfig, Pooling
+from polytask.model.config import NetworkConfig, Pooling
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 100,

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
-from model.config import NetworkConfig
-from model.embeddings import DistanceBias, Embeddings, _bucket
-from model.encoder import EncoderLayer
-from model.network import Network, freeze_backbone
-from model.tasks import Task
-from tests.model import literal
-from tests.model.networks import (
+from polytask.model.config import NetworkConfig
+from polytask.model.embeddings import DistanceBias, Embeddings, _bucket
+from polytask.model.encoder import EncoderLayer
+from polytask.model.network import Network, freeze_backbone
+from polytask.model.tasks import Task
+from tests.model.support import literal
+from tests.model.support.networks import (
     build,
     encode,
     largest_difference,

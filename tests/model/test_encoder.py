@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from model.batch import Batch
-from model.conditioning import ConditionalBottleneck, attention_masks
-from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
-from model.encoder import EncoderLayer, JoinedTables, LayerTables, Tables
-from model.tasks import Task
-from tests.model import literal
-from tests.model.networks import (
+from polytask.model.batch import Batch
+from polytask.model.conditioning import ConditionalBottleneck, attention_masks
+from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
+from polytask.model.encoder import EncoderLayer, JoinedTables, LayerTables, Tables
+from polytask.model.tasks import Task
+from tests.model.support import literal
+from tests.model.support.networks import (
     MINILM,
     build,
     encode,

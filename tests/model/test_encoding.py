@@ -14,11 +14,11 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.encoding import Encoding, Input, InputEncoder, Pieces, split_words
-from model.tasks import Kind, Task
-from model.truncation import Truncation, truncate_pair
-from tests import backbones
-from tests.model.networks import MINILM
+from polytask.model.encoding import Encoding, Input, InputEncoder, Pieces, split_words
+from polytask.model.tasks import Kind, Task
+from polytask.model.truncation import Truncation, truncate_pair
+from tests.model.support.networks import MINILM
+from tests.support import backbones
 
 TOKENIZER = tokenizers.Tokenizer.from_file(str(MINILM / "tokenizer.json"))
 ENCODER = InputEncoder(TOKENIZER)

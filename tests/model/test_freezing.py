@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.conditioning import Conditional
-from model.config import BottleneckForm, NetworkConfig, ParameterCounts, Pooling
-from model.network import Network, backbone_parameters, freeze_backbone, parameter_counts
-from tests.model.networks import build, classifiers, random_batch
+from polytask.model.conditioning import Conditional
+from polytask.model.config import BottleneckForm, NetworkConfig, ParameterCounts, Pooling
+from polytask.model.network import Network, backbone_parameters, freeze_backbone, parameter_counts
+from tests.model.support.networks import build, classifiers, random_batch
 
 
 def _backbone_size(config: NetworkConfig, num_layers: int) -> int:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
-from model.tasks import Kind, Task
+from polytask.model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
+from polytask.model.tasks import Kind, Task
 
 
 def _task(place: int, kind: Kind, num_labels: int) -> Task:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.batch import Batch
-from model.conditioning import ConditionalAttentionBias, FiLM, TaskEmbedding
-from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
-from model.encoder import EncoderLayer
-from model.network import Network, draw_at_random
-from model.tasks import Kind, Task
-from tests.model import literal
-from tests.model.networks import build, classifiers, encode, one_row, random_batch, randomise_conditioning, run
+from polytask.model.batch import Batch
+from polytask.model.conditioning import ConditionalAttentionBias, FiLM, TaskEmbedding
+from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
+from polytask.model.encoder import EncoderLayer
+from polytask.model.network import Network, draw_at_random
+from polytask.model.tasks import Kind, Task
+from tests.model.support import literal
+from tests.model.support.networks import build, classifiers, encode, one_row, random_batch, randomise_conditioning, run
 
 LENGTHS = (7, 40, 1, 23, 40, 12, 5)
 

@@ -11,14 +11,14 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModel, BertConfig, BertForMaskedLM, BertModel
 
-from model.batch import Batch, collate
-from model.config import NetworkConfig, Pooling
-from model.encoding import Input, InputEncoder
-from model.network import Network
-from model.pretrained import config_from_published, fold_positions, rename_published
-from model.tasks import Kind, Task
-from tests import backbones
-from tests.model.networks import MINILM, encode, largest_difference
+from polytask.model.batch import Batch, collate
+from polytask.model.config import NetworkConfig, Pooling
+from polytask.model.encoding import Input, InputEncoder
+from polytask.model.network import Network
+from polytask.model.pretrained import config_from_published, fold_positions, rename_published
+from polytask.model.tasks import Kind, Task
+from tests.model.support.networks import MINILM, encode, largest_difference
+from tests.support import backbones
 
 _TASK = Task("task", Kind.CLASSIFICATION, 64, labels=("a", "b"))
 _Pairs = list[tuple[str, str | None]]

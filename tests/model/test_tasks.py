@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model.tasks import Kind, Task, check_tasks
+from polytask.model.tasks import Kind, Task, check_tasks
 
 _FIELDS: dict[Kind, dict[str, Any]] = {
     Kind.CLASSIFICATION: {"labels": ("a", "b", "c")},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.truncation import Stretch, Truncation, cut_one, cut_two, truncate_pair, windows
+from polytask.model.truncation import Stretch, Truncation, cut_one, cut_two, truncate_pair, windows
 
 LENGTHS = st.integers(0, 700)
 ROOMS = st.integers(4, 64)

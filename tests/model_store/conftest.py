@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_store.manifest import Base
-from model_store.save import save
-from tests import tiny
-from tests.model_store import stores
+from polytask.model_store.manifest import Base
+from polytask.model_store.save import save
+from tests.model_store.support import stores
+from tests.support import tiny
 
 
 @pytest.fixture

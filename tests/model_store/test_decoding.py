@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_store.decoding import DecodingError, decode
+from polytask.model_store.decoding import DecodingError, decode
 
 
 class Colour(StrEnum):

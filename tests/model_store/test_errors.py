@@ -6,8 +6,8 @@ import copy
 import inspect
 from pathlib import Path
 
-from model_store import errors
-from model_store.errors import FileCorrupt, StoreError
+from polytask.model_store import errors
+from polytask.model_store.errors import FileCorrupt, StoreError
 
 
 def test_message_says_which_path_what_is_wrong_and_what_to_do() -> None:

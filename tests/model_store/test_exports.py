@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from model.encoding import Input
-from model_store.errors import ExportInvalid, FileCorrupt, StoreUnwritable
-from model_store.exports import (
+from polytask.model.encoding import Input
+from polytask.model_store.errors import ExportInvalid, FileCorrupt, StoreUnwritable
+from polytask.model_store.exports import (
     EXPORT_MANIFEST,
     Candidate,
     Exports,
@@ -20,11 +20,11 @@ from model_store.exports import (
     read_exports,
     save_exports,
 )
-from model_store.load import verify
-from model_store.manifest import MANIFEST, Golden
-from model_store.save import save
-from tests import tiny
-from tests.model_store import stores
+from polytask.model_store.load import verify
+from polytask.model_store.manifest import MANIFEST, Golden
+from polytask.model_store.save import save
+from tests.model_store.support import stores
+from tests.support import tiny
 
 
 @pytest.fixture

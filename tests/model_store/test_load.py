@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.config import Pooling
-from model.network import Network
-from model_store.errors import (
+from polytask.model.config import Pooling
+from polytask.model.network import Network
+from polytask.model_store.errors import (
     BaseMismatch,
     BaseMissing,
     FileCorrupt,
@@ -30,11 +30,11 @@ from model_store.errors import (
     StoreError,
     TensorMismatch,
 )
-from model_store.load import load, verify
-from model_store.manifest import FORMAT, Base, Manifest, read_manifest
-from model_store.save import save
-from tests import tiny
-from tests.model_store import stores
+from polytask.model_store.load import load, verify
+from polytask.model_store.manifest import FORMAT, Base, Manifest, read_manifest
+from polytask.model_store.save import save
+from tests.model_store.support import stores
+from tests.support import tiny
 
 _HEAD = "heads.sentence.weight"
 
@@ -84,7 +84,7 @@ def test_a_new_process_gives_the_same_logits_to_the_bit(version: Path, delta: Pa
     copies = [shutil.copytree(folder, tmp_path / "copies" / folder.parent.name) for folder in (version, delta)]
     shutil.rmtree(tmp_path / "store")
     code = (
-        "import sys; from pathlib import Path; from model_store.load import load; from tests.model_store import stores\n"
+        "import sys; from pathlib import Path; from polytask.model_store.load import load; from tests.model_store.support import stores\n"
         # The order of sums depends on the number of threads.
         f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"
         "for version in sys.argv[1:]:\n"

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
-from model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts
-from model.encoding import Input
-from model_store import DEFAULT_STORE
-from model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
-from model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
-from tests import tiny
-from tests.model_store import stores
+from polytask.model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
+from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts
+from polytask.model.encoding import Input
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
+from polytask.model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
+from tests.model_store.support import stores
+from tests.support import tiny
 
 EMBEDDED = DEFAULT_STORE / "demo" / "1"
 _PATH = Path("store/demo/1/manifest.json")

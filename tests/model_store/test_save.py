@@ -19,18 +19,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import model_store.save
-from model.network import freeze_backbone, parameter_counts
-from model.pretrained import rename_published
-from model_store import disk
-from model_store.disk import locked
-from model_store.errors import BaseMismatch, ManifestInvalid, NameInvalid, StoreUnwritable
-from model_store.load import verify
-from model_store.manifest import Base, Golden, read_manifest
-from model_store.save import Contents, check_writable, save
-from model_store.versions import POINTER, promote, versions
-from tests import tiny
-from tests.model_store import stores
+from polytask.model.network import freeze_backbone, parameter_counts
+from polytask.model.pretrained import rename_published
+from polytask.model_store import durable_files
+from polytask.model_store import save as save_module
+from polytask.model_store.durable_files import locked
+from polytask.model_store.errors import BaseMismatch, ManifestInvalid, NameInvalid, StoreUnwritable
+from polytask.model_store.load import verify
+from polytask.model_store.manifest import Base, Golden, read_manifest
+from polytask.model_store.save import Contents, check_writable, save
+from polytask.model_store.versions import POINTER, promote, versions
+from tests.model_store.support import stores
+from tests.support import tiny
 
 
 def test_a_version_holds_what_was_given(version: Path) -> None:
@@ -131,13 +131,13 @@ def _fail_at(step: int, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _STEPS: list[tuple[Any, str, Callable[..., Any]]] = [
-    (model_store.save, "save_file", _fail),
-    (model_store.save, "sha256_of", _fail),
-    (model_store.save, "to_json", _fail),
+    (save_module, "save_file", _fail),
+    (save_module, "sha256_of", _fail),
+    (save_module, "to_json", _fail),
     (Path, "chmod", _fail),
     (Path, "rename", _fail),
     # Weights, tokenizer, card, manifest, its hash, the folder.
-    *((model_store.save, "flush", _fail_at(step, disk.flush)) for step in range(1, 7)),
+    *((save_module, "flush", _fail_at(step, durable_files.flush)) for step in range(1, 7)),
 ]
 
 
@@ -199,7 +199,7 @@ def test_a_manifest_that_cannot_be_read_back_saves_nothing(store: Path) -> None:
 
 def test_a_killed_save_leaves_no_version(store: Path, version: Path) -> None:
     """Killed before any wait for the disk or the rename, a save leaves what was there; the next one sweeps up."""
-    script = Path(__file__).with_name("interrupted_saves.py")
+    script = Path(__file__).parent / "support" / "interrupted_saves.py"
     root = Path(__file__).parents[2]
     finished = subprocess.run(
         [sys.executable, "-W", "ignore", script, store],

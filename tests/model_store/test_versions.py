@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_store import DEFAULT_STORE
-from model_store.errors import (
-    NameInvalid,
-    NothingToRollBack,
-    PointerCorrupt,
-    StoreMissing,
-    VersionNotFound,
-)
-from model_store.versions import POINTER, current, names, parse_reference, promote, resolve, rollback, versions
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
+from polytask.model_store.versions import POINTER, current, names, parse_reference, promote, resolve, rollback, versions
 
 _BAD_NAMES = ["", ".", "..", "../demo", "/demo", "demo\n", "Demo", "-demo", "x" * 64, "dëmo", "a b", "a\0"]
 

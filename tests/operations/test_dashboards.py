@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.operations.exported import ROOT, exported, queried, recorded, rules
+from tests.operations.support.exported import ROOT, exported, queried, recorded, rules
 
 _FOLDER = ROOT / "docker" / "grafana"
 _DASHBOARDS = sorted((_FOLDER / "dashboards").glob("*.json"))

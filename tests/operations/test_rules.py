@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
-from tests import tiny
-from tests.operations.exported import ROOT, RULES, alerts, exported, queried, recorded, rules
+from polytask.service.observability.metrics import Metrics
+from tests.operations.support.exported import ROOT, RULES, alerts, exported, queried, recorded, rules
+from tests.support import tiny
 
 _PROMTOOL = shutil.which("promtool")
 _TESTS = Path(__file__).with_name("rules.test.yml")

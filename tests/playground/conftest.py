@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.playground.browsing import CHROMIUM, chromium, opened
-from tests.service import checkpoints
-from tests.service.gated_service import Process, process
+from tests.playground.support.browsing import CHROMIUM, chromium, opened
+from tests.service.support import checkpoints
+from tests.service.support.gated_service import Process, process
 
 
 @pytest.fixture(scope="package")

@@ -13,8 +13,8 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from tests.playground.browsing import ask, choose, chromium, opened
-from tests.service.processes import PATIENCE_S, address, until
+from tests.playground.support.browsing import ask, choose, chromium, opened
+from tests.service.support.processes import PATIENCE_S, address, until
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "screenshots"
@@ -47,7 +47,7 @@ def main() -> None:
 @contextlib.contextmanager
 def demo() -> Iterator[str]:
     """Serves the embedded checkpoint; gives its address."""
-    command = [sys.executable, "-c", "import polytask; polytask.main()", "serve", "--port", "0"]
+    command = [sys.executable, "-c", "from polytask.cli import main; main()", "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE, text=True) as popen:
         try:
             url = address(popen)

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Page, Route, expect
 
-from tests import tiny
-from tests.service.gated_service import Process
-from tests.service.processes import PATIENCE_S, until
+from tests.service.support.gated_service import Process
+from tests.service.support.processes import PATIENCE_S, until
+from tests.support import tiny
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufeff"), max_size=8)
 QUOTES = st.text('a",;\n\r\t ', max_size=6)

@@ -12,11 +12,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests import tiny
-from tests.playground.browsing import ask, card, choose, opened, settle
-from tests.service.gated_service import Process, process
-from tests.service.processes import PATIENCE_S, until
-from tests.service.serving import body
+from tests.playground.support.browsing import ask, card, choose, opened, settle
+from tests.service.support.gated_service import Process, process
+from tests.service.support.processes import PATIENCE_S, until
+from tests.service.support.serving import body
+from tests.support import tiny
 
 TASKS = [task.name for task in tiny.tasks()]
 PAGES = ("try", "batch", "model")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
-from model.tasks import Kind
-from tests import tiny
-from tests.playground.browsing import ask, card, choose, opened
-from tests.service.gated_service import Process
+from polytask.model.tasks import Kind
+from tests.playground.support.browsing import ask, card, choose, opened
+from tests.service.support.gated_service import Process
+from tests.support import tiny
 
 TASKS = {task.name: task for task in tiny.tasks()}
 STAGES = ("tokenize", "queue", "forward", "postprocess")

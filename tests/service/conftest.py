@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from model_store.load import Checkpoint
-from tests.service import checkpoints
+from polytask.model_store.load import Checkpoint
+from tests.service.support import checkpoints
 
 
 @pytest.fixture

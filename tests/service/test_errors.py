@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service import errors
-from service.errors import FieldError, InternalError, InvalidInput, QueueFull, ServiceError, UnknownTask
+from polytask.service import errors
+from polytask.service.errors import FieldError, InternalError, InvalidInput, QueueFull, ServiceError, UnknownTask
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from model.encoding import InputEncoder
-from model.network import Network
-from tests.training import toy
-from training.backbone import Backbone, build_network, load_backbone
-from training.config import Recipe
-from training.examples import EncodedExample, TaskData, encode_examples
-from training.run import load_data
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import Network
+from polytask.training.backbone import Backbone, build_network, load_backbone
+from polytask.training.data.examples import EncodedExample, TaskData, encode_examples
+from polytask.training.recipes.schema import Recipe
+from polytask.training.run import load_data
+from tests.training.support import toy
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,24 +14,24 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-import training
-from model.batch import Batch
-from model.encoding import Input, InputEncoder
-from model.network import Network
-from model.tasks import Kind, Task
-from model_store.errors import BaseMissing
-from model_store.load import load
-from model_store.manifest import Base
-from model_store.save import save
-from tests import backbones, tiny
-from tests.model.networks import encode, random_batch, randomise_conditioning
-from tests.model_store import stores
-from tests.training import toy
-from tests.training.answers import assert_same_answers
-from training.backbone import Backbone, build_network, load_backbone
-from training.config import RecipeError, read_recipe
-from training.evaluate import answer_inputs
-from training.run import run_recipe
+from polytask import training
+from polytask.model.batch import Batch
+from polytask.model.encoding import Input, InputEncoder
+from polytask.model.network import Network
+from polytask.model.tasks import Kind, Task
+from polytask.model_store.errors import BaseMissing
+from polytask.model_store.load import load
+from polytask.model_store.manifest import Base
+from polytask.model_store.save import save
+from polytask.training.backbone import Backbone, build_network, load_backbone
+from polytask.training.evaluation.evaluate import answer_inputs
+from polytask.training.recipes.schema import RecipeError, read_recipe
+from polytask.training.run import run_recipe
+from tests.model.support.networks import encode, random_batch, randomise_conditioning
+from tests.model_store.support import stores
+from tests.support import backbones, tiny
+from tests.training.support import toy
+from tests.training.support.answers import assert_same_answers
 
 TASKS = (Task("a", Kind.CLASSIFICATION, 32, labels=("x", "y")), Task("b", Kind.SPAN, 48, pair=True))
 

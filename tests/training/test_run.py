@@ -15,28 +15,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model.tasks import Kind
-from model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
-from model_store.load import verify
-from tests.training import toy
+from polytask.model.tasks import Kind
+from polytask.model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
+from polytask.model_store.load import verify
+from polytask.training import run, stages
+from polytask.training.data.issues import DataError
+from polytask.training.evaluation.score_table import scores_table
+from polytask.training.loop.trainer import Training, train
+from polytask.training.publishing.publish import publish
+from polytask.training.recipes.schema import RecipeError
+from polytask.training.report.write_report import write_report
+from polytask.training.run import choose_device, device_name, evaluate_version, load_data, parameters_line, run_recipe
+from polytask.training.runs.checkpoints import RunError
+from polytask.training.runs.event_log import read_history
 from tests.training.conftest import Workshop
-from training import run, stages
-from training.config import RecipeError
-from training.history import read_history
-from training.loop import Training, train
-from training.problems import DataError
-from training.publish import publish
-from training.report import write_report
-from training.resume import RunError
-from training.run import (
-    choose_device,
-    device_name,
-    evaluate_version,
-    load_data,
-    parameters_line,
-    run_recipe,
-)
-from training.tables import scores_table
+from tests.training.support import toy
 
 
 class Room:

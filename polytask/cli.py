@@ -1,0 +1,380 @@
+"""The command line. Each command imports its part when it runs, so that `polytask --help` needs no torch."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.errors import StoreError
+from polytask.service.config.settings import Settings
+from polytask.service.errors import StartupError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from polytask.model.network import Network
+    from polytask.model.tasks import Task
+    from polytask.model_store.manifest import Manifest
+    from polytask.training.evaluation.evaluate import Run
+
+_PIPE_WIDTH = 160
+
+app = typer.Typer(
+    name="polytask",
+    help="Many NLP tasks from one conditional multi-task transformer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="List, inspect, check and promote the versions in a store.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+Store = Annotated[Path, typer.Option("--store", envvar="POLYTASK_STORE", help="The folder of the store.")]
+Reference = Annotated[str, typer.Argument(help="NAME (its current version) or NAME/VERSION.")]
+
+
+def main() -> None:
+    """Runs the command line. What is wrong with a store, settings, a recipe or data is said on stderr; exit code 2."""
+    try:
+        app()
+    except (StoreError, StartupError) as error:
+        _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    typer.secho(f"error: {error}", fg="red", err=True)
+    sys.exit(2)
+
+
+def _serve(**flags: str | None) -> None:
+    """Serve a checkpoint over HTTP until SIGTERM. Every flag is a POLYTASK_ variable as well."""
+    settings = Settings.from_environment(os.environ, flags)
+    try:
+        if settings.engines:
+            from polytask.service.processes import supervisor
+
+            supervisor.serve(settings)
+        else:
+            from polytask.service import single_process as one_process
+
+            one_process.serve(settings)
+    except (StoreError, StartupError) as error:
+        # In the form of the log, where it is the last line.
+        logging.getLogger(__name__).critical("%s", error)
+        sys.exit(2)
+
+
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives the command a flag for each setting, so that neither is listed twice."""
+    flags = [
+        inspect.Parameter(
+            setting.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                str | None,
+                typer.Option(
+                    help=f"{setting.metadata['help']} (default: {setting.default})", metavar=setting.name.upper()
+                ),
+            ],
+        )
+        for setting in fields(Settings)
+    ]
+    command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
+    command.__annotations__ = {flag.name: flag.annotation for flag in flags}
+    return command
+
+
+app.command("serve")(_with_flags(_serve))
+
+
+@app.command("key")
+def make_key(
+    name: Annotated[str, typer.Argument(help="What to call the key in files, logs and messages.")],
+    admin: Annotated[bool, typer.Option("--admin", help="It opens /admin as well.")] = False,
+) -> None:
+    """Make an API key: the key itself goes to stderr, once; its line for POLYTASK_API_KEYS_FILE to stdout."""
+    from polytask.service.config.api_keys import KeyLineError, new_key
+
+    try:
+        secret, line = new_key(name, admin=admin)
+    except KeyLineError as error:
+        raise typer.BadParameter(str(error), param_hint="NAME") from None
+    typer.echo(f"the key, which is kept nowhere: {secret}", err=True)
+    typer.echo(line)
+
+
+@app.command("predict")
+def predict(
+    task: Annotated[str, typer.Argument(help="The task to ask.")],
+    source: Annotated[Path, typer.Option("--input", help="JSON lines, an input each; - for stdin.")],
+    target: Annotated[Path, typer.Option("--output", help="The file of answers, a line for each input; - for stdout.")],
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000",
+    batch_size: Annotated[int, typer.Option(min=1, help="Inputs in a request.")] = 32,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
+    options: Annotated[str | None, typer.Option(help="The request's `options`, as a JSON object.")] = None,
+    deadline_s: Annotated[float, typer.Option(min=0.001, help="Seconds for a request with all its tries.")] = 300.0,
+) -> None:
+    """Answer a file of inputs with a running service. Run again, it goes on where it was stopped or killed.
+
+    A key comes from POLYTASK_API_KEY. Exit code 0: all lines have answers; 1: some have errors, told on stderr; 2: what was
+    asked for cannot be done; 3: the service gave no answer, and running it again goes on.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("httpx") is None:
+        _fail(StartupError("predicting needs httpx: pip install 'polytask[client]'"))
+    from polytask_client import Client, PolytaskError, Retries
+    from polytask_client.job import JobError, plan, read_options, run
+
+    try:
+        with Client(url, deadline_s=deadline_s, retries=Retries(max_tries=None)) as client:
+            job = plan(client, task, read_options(options), batch_size, concurrency)
+            outcome = run(client, job, source, target)
+    except PolytaskError as error:  # before OSError: one that is out of time is both
+        typer.secho(f"stopped: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
+        sys.exit(3)
+    except (JobError, ValueError, OSError) as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    typer.echo(f"{outcome.lines} lines, {outcome.failed} of them errors, in {target}", err=True)
+    sys.exit(1 if outcome.failed else 0)
+
+
+@app.command("train")
+def train(
+    recipe: Annotated[Path, typer.Argument(help="The TOML recipe of the run.")],
+    data: Annotated[Path, typer.Option(help="The folder that the recipe's files are relative to.")] = Path(),
+    store: Store = DEFAULT_STORE,
+    run: Annotated[
+        Path | None,
+        # torchrun takes --run for an option of its own.
+        typer.Option("--run-folder", "--run", help="The folder to keep the run in (default: runs/RECIPE'S NAME)."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+) -> None:
+    """Train what a recipe says and publish it as a new version.
+
+    SIGTERM and SIGINT stop it between two steps with a checkpoint, and --resume goes on exactly there. With
+    `torchrun --nproc_per_node N -m polytask train …` each batch is shared by N processes.
+    """
+    from polytask.training.data.issues import DataError
+    from polytask.training.loop.interrupts import Stopped
+    from polytask.training.loop.trainer import NonFiniteLossError
+    from polytask.training.recipes.schema import RecipeError
+    from polytask.training.run import run_recipe
+    from polytask.training.runs.checkpoints import RunError
+
+    try:
+        run_recipe(recipe, data, store, _console(), run, resume=resume)
+    except (RecipeError, DataError, RunError, NonFiniteLossError) as error:
+        _fail(error)
+    except Stopped as stopped:
+        if str(stopped):
+            typer.echo(stopped, err=True)
+        sys.exit(128 + stopped.number)
+
+
+@app.command("evaluate")
+def evaluate(
+    reference: Reference,
+    data: Annotated[Path, typer.Option(help="The data folder of the recipe that made the version.")] = Path(),
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Measure a version anew on its validation data."""
+    from polytask.model_store.versions import resolve
+    from polytask.training.data.issues import DataError
+    from polytask.training.run import evaluate_version
+
+    try:
+        evaluate_version(resolve(store, reference), data, _console())
+    except DataError as error:
+        _fail(error)
+
+
+@app.command("export")
+def export(
+    reference: Reference,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="The data folder of the recipe that made the version. Without it: float32 only, no losses."),
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of a forward; 0 for the cores it may use.")] = 0,
+) -> None:
+    """Write a version's network for faster engines on the CPU, and measure which one to serve it with."""
+    from polytask.model_store.versions import resolve
+    from polytask.service.backends.selection import is_installed, open_runner
+    from polytask.service.config.cpu_cores import available_cores
+
+    missing = [package for package in ("onnx", "onnxscript", "onnxruntime", "sklearn") if not is_installed(package)]
+    if missing:
+        _fail(StartupError(f"exporting needs {', '.join(missing)}: pip install 'polytask[export]'"))
+    from polytask.training.data.issues import DataError
+    from polytask.training.export.export import Engines, export_version
+
+    def run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run:
+        return open_runner(backend, precision, file, network, threads).run
+
+    engines = Engines(is_installed, run, threads or available_cores())
+    try:
+        _print(f"exported to {export_version(resolve(store, reference), data, engines, _console())}")
+    except DataError as error:
+        _fail(error)
+
+
+@app.command("report")
+def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.")]) -> None:
+    """Make report.html and report.md of a run anew, finished or not."""
+    from polytask.training.report.write_report import write_report
+    from polytask.training.runs.run_reader import RunFolderError
+
+    try:
+        _print(*write_report(folder))
+    except RunFolderError as error:
+        _fail(error)
+
+
+@models.command("list")
+def list_versions(store: Store = DEFAULT_STORE) -> None:
+    """Show all versions in the store."""
+    from rich.filesize import decimal
+
+    from polytask.model_store.manifest import read_manifest
+    from polytask.model_store.versions import current
+
+    table = _table("name", "version", "current", "tasks", "size", "created")
+    for name, version in _all_versions(store):
+        folder = store / name / str(version)
+        mark = "*" if version == current(store, name) else ""
+        size = decimal(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
+        try:
+            manifest = read_manifest(folder)
+        except StoreError as error:
+            table.add_row(name, str(version), mark, f"broken: {error.problem}", size, "")
+            continue
+        tasks = ", ".join(task.name for task in manifest.tasks)
+        table.add_row(name, str(version), mark, tasks, size, str(manifest.provenance.get("created", "")))
+    _print(table if table.row_count else f"{store} has no versions")
+
+
+@models.command("show")
+def show_version(reference: Reference, store: Store = DEFAULT_STORE) -> None:
+    """Show what a version is: its network, tasks, metrics and origin."""
+    from polytask.model_store.manifest import read_manifest
+    from polytask.model_store.versions import resolve
+
+    manifest = read_manifest(resolve(store, reference))
+    network = manifest.network
+    table = _table("task", "kind", "labels", "tokens", "metric", "validation", "baseline")
+    for task in manifest.tasks:
+        table.add_row(*_task_cells(manifest, task))
+    _print(
+        f"{manifest.name}/{manifest.version}",
+        f"network: {network.num_layers} layers of width {network.hidden_size}, {network.num_heads} heads, "
+        f"{network.vocab_size} word pieces, rows of up to {network.max_length} tokens",
+        f"base: {manifest.base.name} (sha256 {manifest.base.sha256})"
+        if manifest.base
+        else "base: none, self-contained",
+        *([] if manifest.parameters is None else [str(manifest.parameters)]),
+        table,
+        f"provenance: {json.dumps(manifest.provenance, indent=2, ensure_ascii=False)}",
+    )
+
+
+@models.command("promote")
+def promote_version(
+    reference: Annotated[str, typer.Argument(metavar="NAME/VERSION")], store: Store = DEFAULT_STORE
+) -> None:
+    """Make a version the current one of its name."""
+    from polytask.model_store.versions import parse_reference, promote
+
+    name, version = parse_reference(reference)
+    if version is None:
+        raise typer.BadParameter(f"say which version of {name}: {name}/VERSION", param_hint="NAME/VERSION")
+    promote(store, name, version)
+    _print(f"{name}: version {version} is current")
+
+
+@models.command("rollback")
+def roll_back(name: str, store: Store = DEFAULT_STORE) -> None:
+    """Make the version current again that was current before."""
+    from polytask.model_store.versions import rollback
+
+    _print(f"{name}: version {rollback(store, name)} is current")
+
+
+@models.command("verify")
+def verify_versions(reference: Annotated[str | None, typer.Argument()] = None, store: Store = DEFAULT_STORE) -> None:
+    """Check hashes, tensors and base of one version, or of all. Exit code 1 if one fails."""
+    from polytask.model_store.load import verify
+    from polytask.model_store.versions import resolve
+
+    folders = (
+        [store / name / str(version) for name, version in _all_versions(store)]
+        if reference is None
+        else [resolve(store, reference)]
+    )
+    failed = False
+    for folder in folders:
+        title = f"{folder.parent.name}/{folder.name}"
+        try:
+            verify(folder)
+            _print(f"ok      {title}")
+        except StoreError as error:
+            failed = True
+            _print(f"FAILED  {title}: {error}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _all_versions(store: Path) -> Iterator[tuple[str, int]]:
+    from polytask.model_store.versions import names, versions
+
+    return ((name, version) for name in names(store) for version in versions(store, name))
+
+
+def _task_cells(manifest: Manifest, task: Task) -> tuple[str, ...]:
+    metrics, baselines = manifest.metrics.get(task.name, {}), manifest.baselines.get(task.name, {})
+    return (
+        task.name,
+        task.kind.value,
+        str(len(task.labels) or ""),
+        str(task.max_length),
+        "\n".join(metrics),
+        "\n".join(f"{value:.4f}" for value in metrics.values()),
+        "\n".join(f"{baselines[metric]:.4f}" if metric in baselines else "" for metric in metrics),
+    )
+
+
+def _table(*headings: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _print(*parts: object) -> None:
+    # What a manifest holds is text, never markup; a line may be read by a program, so it is not folded.
+    _console().print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)

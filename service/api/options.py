@@ -1,0 +1,101 @@
+"""What a client may want otherwise than usual, and for which kinds of task that means something."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from polytask.model.answers import AS_USUAL, AnswerOptions
+from polytask.model.tasks import Kind, Task
+from polytask.model.truncation import Truncation
+from polytask.service.errors import FieldError, InvalidInput
+
+_FOR = {
+    "top_k": (Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.RANKING),
+    "raw_scores": tuple(kind for kind in Kind if kind is not Kind.REGRESSION),
+    "thresholds": (Kind.MULTILABEL,),
+}
+"""Options that are not for all kinds."""
+
+_MAX_REPORTED = 20
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Options(BaseModel):
+    """What may be wanted otherwise than usual; null is as if it were not there."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    top_k: int | None = Field(
+        default=None,
+        ge=1,
+        description="only the likeliest so many: of `scores` (classification, multilabel) or of the ranking",
+    )
+    raw_scores: bool | None = Field(
+        default=None,
+        description="logits instead of probabilities, in the same fields; of an entity the mean over its words, of a "
+        "span the sum of start and end. Not for regression, whose values are no probabilities",
+    )
+    truncation: Annotated[Truncation, Field(strict=False)] | None = Field(
+        default=None,
+        description="what becomes of texts that are too long: `longest_first` (the default, also called `right`) cuts "
+        "the end off the longer text until both fit; `left` cuts off its beginning; `error` refuses the input; "
+        "`window` reads the longer text in rows that overlap by a quarter, and makes one answer of them",
+    )
+    thresholds: dict[str, Probability] | None = Field(
+        default=None, description="multilabel: the probability from which a label is given, in place of the task's own"
+    )
+    return_tokens: bool | None = Field(
+        default=None, description="answers carry `read`: the tokens of each row with their characters in the input"
+    )
+
+
+def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[AnswerOptions]:
+    """What the options mean for each of the tasks that share a request. Raises InvalidInput for one that is for none."""
+    if options is None:
+        return [AS_USUAL] * len(tasks)
+    errors = [
+        FieldError(f"options.{name}", f"means nothing to {_and(tasks)}: it is for tasks of kind {', '.join(kinds)}")
+        for name, kinds in _FOR.items()
+        if getattr(options, name) and not any(task.kind in kinds for task in tasks)
+    ]
+    if errors:
+        raise InvalidInput(errors)
+    _require_known_labels(options.thresholds or {}, tasks)
+    return [
+        AnswerOptions(
+            top_k=options.top_k,
+            raw_scores=bool(options.raw_scores),
+            thresholds=_thresholds(task, options.thresholds) if options.thresholds else None,
+        )
+        for task in tasks
+    ]
+
+
+def _require_known_labels(thresholds: dict[str, float], tasks: Sequence[Task]) -> None:
+    known = [label for task in tasks if task.kind is Kind.MULTILABEL for label in task.labels]
+    unknown = [label for label in thresholds if label not in known]
+    if unknown:
+        # The first so many: looking for what is meant takes its time.
+        reported = unknown[:_MAX_REPORTED]
+        raise InvalidInput(
+            [FieldError(f"options.thresholds.{label[:80]}", _no_label(label, known)) for label in reported]
+        )
+
+
+def _no_label(label: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(label[:80], known, n=1)
+    return f"is no label; did you mean {close[0]!r}?" if close else f"is no label; labels: {', '.join(known)}"
+
+
+def _thresholds(task: Task, own: dict[str, float]) -> tuple[float, ...]:
+    stored = zip(task.labels, task.thresholds, strict=False)
+    return tuple(own.get(label, threshold) for label, threshold in stored)
+
+
+def _and(tasks: Sequence[Task]) -> str:
+    return " and ".join(f"{task.name!r} ({task.kind})" for task in tasks)

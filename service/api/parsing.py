@@ -1,0 +1,195 @@
+"""A request body to inputs. One pass if all is well; item by item only for those who want to know what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from polytask.model.encoding import Input
+from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
+from polytask.service.api.options import Options
+from polytask.service.api.schemas import (
+    AnyRequest,
+    LoadRequest,
+    OnError,
+    PredictRequest,
+    TaggingRequest,
+    TasksRequest,
+    TextRequest,
+    field_names,
+    request_models,
+    to_input,
+)
+from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs, UnknownTask
+
+_MAX_REPORTED = 20
+
+_MAX_EXPLAINED = 1000
+"""Errors of a body beyond which none is explained: pydantic explains all or none, a microsecond or two each."""
+
+_TAGS = ("<string>", "<object>", "<words>")
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What a body asks for. `items`: inputs, or where they are bad and errors are wanted `per_item` what is wrong."""
+
+    items: list[Input | ServiceError]
+    options: Options | None
+    per_item: bool
+
+
+def parse(task: Task, body: bytes, *, max_inputs: int, max_candidates: int) -> Parsed:
+    """What a body for `task` asks for. Raises InvalidInput, naming the field, or TooManyInputs."""
+    request_model, _ = request_models(task)
+    try:
+        request = request_model.model_validate_json(body)
+    except ValidationError as error:
+        request_of_any = _per_item(body)
+        if request_of_any is None:
+            raise InvalidInput(_field_errors(error, task)) from None
+        return _item_by_item(task, request_of_any, max_inputs, max_candidates)
+    _require_few(request.inputs, max_inputs)
+    items: list[Input | ServiceError] = [to_input(item) for item in request.inputs]
+    _look_for_many(task, items, max_candidates, per_item=request.errors is OnError.PER_ITEM)
+    return Parsed(items, request.options, request.errors is OnError.PER_ITEM)
+
+
+def parse_for_tasks(
+    tasks: Mapping[str, Task], body: bytes, *, max_inputs: int, max_candidates: int
+) -> tuple[list[str], Parsed]:
+    """Which of the tasks a body is for, and what it asks of them.
+
+    Raises UnknownTask, InvalidInput, naming the field, or TooManyInputs.
+    """
+    try:
+        request = TasksRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidInput(_field_errors(error, None)) from None
+    for place, name in enumerate(request.tasks):
+        if name not in tasks:
+            raise UnknownTask(name, list(tasks))
+        if name in request.tasks[:place]:
+            raise InvalidInput([FieldError(f"tasks[{place}]", f"{name!r} is there twice")])
+    strictest = _strictest([tasks[name] for name in request.tasks])
+    return request.tasks, _item_by_item(strictest, request, max_inputs, max_candidates)
+
+
+def parse_load(body: bytes) -> LoadRequest:
+    """What a body asks to load. Raises InvalidInput, naming the field."""
+    try:
+        return LoadRequest.model_validate_json(body)
+    except ValidationError as error:
+        whole = "a request has model, and may have tolerances"
+        messages = {"missing": f"is required: {whole}", "extra_forbidden": f"is not a field: {whole}"}
+        raise InvalidInput(
+            [
+                FieldError(".".join(map(str, detail["loc"])) or "body", messages.get(detail["type"], detail["msg"]))
+                for detail in error.errors(include_url=False, include_input=False)[:_MAX_REPORTED]
+            ]
+        ) from None
+
+
+def _strictest(tasks: list[Task]) -> Task:
+    """The task whose inputs the others take as well. Raises InvalidInput where there is none."""
+    by_request: dict[type[PredictRequest], Task] = {}
+    for task in tasks:
+        by_request.setdefault(request_models(task)[0], task)
+    # A tagging task takes what a task on one text does, and words besides.
+    if by_request.keys() == {TextRequest, TaggingRequest}:
+        del by_request[TaggingRequest]
+    if len(by_request) > 1:
+        reads = "; ".join(f"{task.name!r} reads {field_names(task)}" for task in by_request.values())
+        raise InvalidInput(
+            [FieldError("tasks", f"do not read the same inputs, so they need calls of their own: {reads}")]
+        )
+    return next(iter(by_request.values()))
+
+
+def _per_item(body: bytes) -> AnyRequest | None:
+    """The request, whatever its inputs are, if it wants to know what is wrong with each of them."""
+    try:
+        request = AnyRequest.model_validate_json(body)
+    except ValidationError:
+        return None
+    return request if request.errors is OnError.PER_ITEM else None
+
+
+def _item_by_item(task: Task, request: AnyRequest, max_inputs: int, max_candidates: int) -> Parsed:
+    _require_few(request.inputs, max_inputs)
+    item_model = _item_model(request_models(task)[0])
+    per_item = request.errors is OnError.PER_ITEM
+    items: list[Input | ServiceError] = []
+    errors: list[FieldError] = []
+    for place, value in enumerate(request.inputs):
+        try:
+            items.append(to_input(item_model.validate_python(value)))
+        except ValidationError as error:
+            wrong = _field_errors(error, task, ("inputs", place))
+            items.append(InvalidInput(wrong))
+            errors += wrong
+    if errors and not per_item:
+        raise InvalidInput(errors[:_MAX_REPORTED])
+    _look_for_many(task, items, max_candidates, per_item=per_item)
+    return Parsed(items, request.options, per_item)
+
+
+@cache
+def _item_model(request_model: type[PredictRequest]) -> TypeAdapter[Any]:
+    (items,) = request_model.model_fields["inputs"].annotation.__args__  # type: ignore[union-attr]
+    return TypeAdapter(items)
+
+
+def _require_few(inputs: list[Any], max_inputs: int) -> None:
+    if len(inputs) > max_inputs:
+        raise TooManyInputs("inputs", len(inputs), max_inputs, "inputs")
+
+
+def _look_for_many(task: Task, items: list[Input | ServiceError], max_candidates: int, *, per_item: bool) -> None:
+    """Refuses inputs of too many candidates, each in its place or the first of them by raising."""
+    if task.kind not in CANDIDATE_KINDS:
+        return
+    name = "choices" if task.kind is Kind.MULTIPLE_CHOICE else "candidates"
+    for place, item in enumerate(items):
+        if isinstance(item, Input) and len(item.candidates) > max_candidates:
+            refused = TooManyInputs(f"inputs[{place}].{name}", len(item.candidates), max_candidates, name)
+            if not per_item:
+                raise refused
+            items[place] = refused
+
+
+def _field_errors(error: ValidationError, task: Task | None, place: tuple[str | int, ...] = ()) -> list[FieldError]:
+    """Pydantic's errors about what is at `place`, in the client's words, the first so many."""
+    if error.error_count() > _MAX_EXPLAINED:
+        return [FieldError(_path(place), f"has {error.error_count()} errors; send less of it to see what is wrong")]
+    details = error.errors(include_url=False, include_input=False)[:_MAX_REPORTED]
+    return [_field_error(detail, task, (*place, *detail["loc"])) for detail in details]
+
+
+def _field_error(detail: ErrorDetails, task: Task | None, place: tuple[str | int, ...]) -> FieldError:
+    location = [part for part in place if part not in _TAGS]
+    if location[:1] == ["options"]:
+        whole, or_string = f"options are {', '.join(Options.model_fields)}", ""
+    elif task is None or len(location) <= 1:
+        fields = "inputs" if task else "tasks and inputs"
+        whole, or_string = f"a request has {fields}, and may have options and errors", ""
+    else:
+        whole = f"an input of {task.name!r} has {field_names(task)}"
+        or_string = "" if task.pair else "a string or "
+    least = detail.get("ctx", {}).get("min_length")
+    message = {
+        "too_short": f"must have at least {least} item{'' if least == 1 else 's'}",
+        "missing": f"is required: {whole}",
+        "extra_forbidden": f"is not a field: {whole}",
+        "model_type": f"must be {or_string}an object: {whole}",
+    }.get(detail["type"], detail["msg"])
+    return FieldError(_path(location), message)
+
+
+def _path(place: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".") or "body"

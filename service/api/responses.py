@@ -1,0 +1,109 @@
+"""What a client gets: answers with what was read for them, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import msgspec
+
+from polytask.model.answers import Answer
+from polytask.model.encoding import Encoding, Input, Token
+from polytask.model.tasks import Kind, Task
+from polytask.service.errors import ServiceError
+
+_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Answer)}
+_ENCODER = msgspec.json.Encoder()
+
+Told = dict[str, Any]
+"""An answer, or a problem in the place of one, as a client gets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a request has cost. `rows`: what the network ran, one for each input, task, candidate and window.
+
+    `tokens`: of those rows, those that the tokenizer puts around texts included.
+    """
+
+    inputs: int
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """A token that was read: `field` of the input, characters `start` to before `end` of it."""
+
+    token: str
+    field: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class PredictResponse:
+    """One answer per input, in order."""
+
+    task: str
+    model: str
+    answers: list[Told]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAnswers:
+    """One answer per input, in order."""
+
+    answers: list[Told]
+
+
+@dataclass(frozen=True, slots=True)
+class TasksResponse:
+    """The answers of several tasks, by task."""
+
+    model: str
+    results: dict[str, TaskAnswers]
+    usage: Usage
+
+
+def told(answer: Answer, rows: Sequence[Encoding]) -> Told:
+    """An answer with what was read for it."""
+    found: Told = {name: getattr(answer, name) for name in _FIELDS[type(answer)]}
+    found.update(counted(rows))
+    return found
+
+
+def counted(rows: Sequence[Encoding]) -> dict[str, int]:
+    """How many tokens were read, and how many were cut off, of all rows of an input."""
+    return {"tokens": sum(map(len, rows)), "dropped_tokens": sum(row.dropped_tokens for row in rows)}
+
+
+def told_error(error: ServiceError) -> Told:
+    """A problem in the place of an answer."""
+    problem = error.problem()
+    parts = {field.name: getattr(problem, field.name) for field in fields(problem)}
+    return {"error": {name: value for name, value in parts.items() if value is not None}}
+
+
+def told_tokens(task: Task, item: Input, tokens: Sequence[Token]) -> list[ReadToken]:
+    """The tokens of a row by the names of the input's fields."""
+    return [ReadToken(token.token, _field(task, item, token.text), token.start, token.end) for token in tokens]
+
+
+def rendered(response: PredictResponse | TasksResponse) -> bytes:
+    """A response as JSON."""
+    return _ENCODER.encode(response)
+
+
+def _field(task: Task, item: Input, text: int) -> str:
+    if task.kind is Kind.RANKING:
+        return f"candidates[{text - 1}]" if text else "query"
+    if task.kind is Kind.MULTIPLE_CHOICE:
+        return f"choices[{text - 1}]" if text else "text"
+    if task.kind is Kind.SPAN:
+        return "context" if text else "question"
+    if item.words is not None:
+        return "tokens"
+    return "text_pair" if text else "text"

@@ -1,0 +1,32 @@
+"""What an exported network takes and gives, whichever engine runs it: a batch by the names of inputs, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polytask.model.batch import Batch
+from polytask.model.heads import Outputs
+
+
+def feed(batch: Batch) -> dict[str, NDArray[np.int64]]:
+    """The inputs of an exported network, by name, without a copy."""
+    return {
+        "input_ids": batch.input_ids.numpy(),
+        "segment_ids": batch.segment_ids.numpy(),
+        "lengths": batch.lengths.numpy(),
+        "task_ids": batch.task_ids.numpy(),
+    }
+
+
+def outputs(found: Mapping[str, NDArray[np.float32]], batch: Batch) -> Outputs:
+    """The outputs of an exported network; without a task of that level it has no such output."""
+    token = found.get("token") if batch.token_level else None
+    sentence = found.get("sentence")
+    return Outputs(
+        torch.zeros(len(batch.lengths), 0) if sentence is None else torch.from_numpy(sentence),
+        None if token is None else torch.from_numpy(token),
+    )

@@ -1,0 +1,62 @@
+"""What runs a batch on a device. The contract is small, so that other engines fit behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from polytask.model.answers import Logits
+from polytask.model.batch import collate
+from polytask.model.encoding import Encoding
+from polytask.model.heads import Outputs, output_slices
+from polytask.model.tasks import Task
+from polytask.service.backends.contract import Runner
+
+Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
+"""Task ids and encodings of rows to the rows' own logits, as `Forward` runs them."""
+
+
+class Forward:
+    """Rows in, each row's own logits out: padded into a batch, run, and cut out of the outputs of all heads."""
+
+    def __init__(self, runner: Runner, tasks: Sequence[Task], pad_id: int) -> None:
+        self._runner = runner
+        self._token_level = [task.token_level for task in tasks]
+        self._slices = output_slices(tasks)
+        self._pad_id = pad_id
+
+    @property
+    def streams(self) -> int:
+        """As of the runner."""
+        return self._runner.streams
+
+    @property
+    def overlaps(self) -> bool:
+        """As of the runner."""
+        return self._runner.overlaps
+
+    def __call__(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:
+        """Per row, in order: [num_outputs] of its task, or [length, num_outputs] for a token-level task."""
+        return self.start(task_ids, encodings)()
+
+    def start(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> Callable[[], list[Logits]]:
+        """Begins the rows as a batch. What it returns waits for their logits."""
+        token_level = any(self._token_level[task_id] for task_id in task_ids)
+        batch = collate(encodings, task_ids, token_level=token_level, pad_id=self._pad_id)
+        return partial(self._cut_out, self._runner.start(batch), task_ids, encodings)
+
+    def _cut_out(
+        self, outputs_of: Callable[[], Outputs], task_ids: Sequence[int], encodings: Sequence[Encoding]
+    ) -> list[Logits]:
+        outputs = outputs_of()
+        sentence = outputs.sentence.numpy()
+        token = None if outputs.token is None else outputs.token.numpy()
+        logits: list[Logits] = []
+        for row, (task_id, encoding) in enumerate(zip(task_ids, encodings, strict=True)):
+            columns = self._slices[task_id]
+            if self._token_level[task_id]:
+                assert token is not None, "a token-level row was run without token logits"
+                logits.append(token[row, : len(encoding), columns])
+            else:
+                logits.append(sentence[row, columns])
+        return logits

@@ -1,0 +1,36 @@
+"""What runs a batch on a device. The contract is small, so that other engines fit behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from polytask.model.batch import Batch
+from polytask.model.heads import Outputs
+from polytask.model.network import Network
+
+
+class TorchRunner:
+    """The network as it is, on the CPU in float32."""
+
+    backend = "torch"
+    device = "cpu"
+    precision = "float32"
+    streams = 1
+    overlaps = False
+
+    def __init__(self, network: Network) -> None:
+        """Evaluates its task tables, once."""
+        self._network = network.eval()
+        with torch.inference_mode():
+            self._tables = self._network.condition()
+
+    def run(self, batch: Batch) -> Outputs:
+        with torch.inference_mode():
+            outputs: Outputs = self._network(batch, self._tables)
+        return outputs
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        return partial(self.run, batch)

@@ -1,0 +1,1 @@
+"""Several processes: a supervisor, HTTP frontends, one engine a device, and the messages between them."""

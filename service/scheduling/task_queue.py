@@ -1,0 +1,68 @@
+"""The rows of one task that wait: a lane, and the place of each row in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from polytask.service.config.task_policies import LanePolicy
+
+Payload = TypeVar("Payload")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row(Generic[Payload]):
+    """One row for the network. `deadline`: seconds on the clock that the callers of the queue share."""
+
+    task_id: int
+    num_tokens: int
+    deadline: float
+    payload: Payload
+
+
+Turn = tuple[float, float, int]
+"""When a row leaves its lane for the front, smallest first: its start tag, its lane's finish tag, its arrival."""
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A row in line. `clock`: the virtual time at which it came. `in_front`: whether it has left its lane for there.
+
+    `fresh`: whether no other row of its lane was there when it entered.
+    """
+
+    row: Row[Any]
+    lane: Lane
+    arrival: int
+    admitted_at: float
+    clock: float
+    in_front: bool = False
+    fresh: bool = False
+    gone: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One task's rows. `behind`: those not in the front yet; `front`: those in it, and some that were. `finish`: its
+    finish tag. `served`: what of it was run over its weight, in tokens, but that an idle time saves nothing up.
+
+    `next_turn`: of the first row behind the front, as last told to the other lanes. The counts are of all its rows,
+    and of those in the front.
+    """
+
+    policy: LanePolicy
+    behind: deque[Place] = field(default_factory=deque)
+    front: deque[Place] = field(default_factory=deque)
+    finish: float = 0.0
+    served: float = 0.0
+    next_turn: Turn | None = None
+    num_rows: int = 0
+    num_tokens: int = 0
+    num_in_front: int = 0
+
+    def head(self) -> Place | None:
+        """The first row behind the front."""
+        while self.behind and self.behind[0].gone:
+            self.behind.popleft()
+        return self.behind[0] if self.behind else None

@@ -1,0 +1,148 @@
+"""The service in one process: checkpoint, runner, worker and predictor put together behind a port."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
+
+from fastapi import FastAPI
+
+from polytask.model.encoding import InputEncoder
+from polytask.model_store.load import Checkpoint
+from polytask.model_store.manifest import Manifest
+from polytask.model_store.versions import resolve
+from polytask.service.api.task_info import catalogue, revision
+from polytask.service.backends.contract import Runner
+from polytask.service.backends.forward import Forward
+from polytask.service.backends.selection import load_runner
+from polytask.service.config.settings import SHUTDOWN_S, Settings
+from polytask.service.engine.build import build_worker
+from polytask.service.engine.worker import Worker
+from polytask.service.errors import StartupError
+from polytask.service.observability.logs import configure_logs
+from polytask.service.observability.metrics import Metrics
+from polytask.service.prediction.predictor import Predictor
+from polytask.service.versions.manager import Loaded, Swaps
+from polytask.service.versions.served import Engine
+from polytask.service.web.application import application
+from polytask.service.web.listener import listen
+from polytask.service.web.server import http_server, run_server
+
+
+def serve(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT, then answers what was accepted.
+
+    Raises StoreError where the checkpoint cannot be loaded, and StartupError where it cannot be served.
+    """
+    configure_logs("service", settings.log_format)
+    # First of all, because loading takes long and a taken port is a frequent mistake.
+    with listen(settings.host, settings.port) as listener:
+        _serve(settings, listener)
+
+
+def _serve(settings: Settings, listener: socket.socket) -> None:
+    failures: list[Exception] = []
+
+    def ended(failure: Exception | None) -> None:
+        failures.extend(filter(None, [failure]))
+        server.handle_exit(signal.SIGTERM, None)
+
+    app = _application(settings, ended)
+    server = http_server(app, settings)
+    # After a graceful end uvicorn raises the signal again; with its own handler in place the process exits with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
+    run_server(server, listener)
+    if failures:
+        raise StartupError(f"the service has ended: {failures[0]}") from failures[0]
+
+
+def _application(settings: Settings, ended: Callable[[Exception | None], None]) -> FastAPI:
+    # On its own, so that nothing here holds on to the first version when another one has taken its place.
+    checkpoint, runner = load_runner(settings)
+    return assemble(checkpoint, settings, runner, ended)[1]
+
+
+def assemble(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    runner: Runner,
+    ended: Callable[[Exception | None], None] = lambda _: None,
+) -> tuple[Worker, FastAPI]:
+    """The first worker and the application in one process. The application's lifespan starts and stops workers.
+
+    `ended` is called from the thread of the active version's worker when it ends, with why if it failed.
+    """
+    metrics = Metrics(checkpoint.manifest.tasks, predictions=settings.counts_predictions)
+
+    def over(revision: str) -> None:
+        # Whatever becomes of another version, this one goes on.
+        if revision == swaps.active.revision:
+            ended(swaps.active.worker.failure)
+
+    def open_version(reference: str, beside: Loaded) -> Loaded:
+        return loaded(*load_runner(replace(settings, model=reference)), settings, metrics, over, beside)
+
+    def resolved(reference: str) -> str:
+        folder = resolve(settings.store, reference)
+        return f"{folder.parent.name}/{folder.name}"
+
+    first = loaded(checkpoint, runner, settings, metrics, over)
+    first.serves()
+    swaps = Swaps(first, resolved, open_version, settings.swap_tolerance, SHUTDOWN_S)
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        swaps.active.worker.start()
+        yield
+        await swaps.close()
+
+    def page() -> bytes:
+        active = swaps.active
+        active.metrics.warmed(active.worker.warmup_s, active.worker.limits.token_budget)
+        active.metrics.line(*active.worker.waiting(), ready=active.worker.ready)
+        return active.metrics.page()
+
+    return first.worker, application(swaps, settings, metrics.requests, page, running(), swaps=swaps)
+
+
+def loaded(
+    checkpoint: Checkpoint,
+    runner: Runner,
+    settings: Settings,
+    metrics: Metrics,
+    ended: Callable[[str], None],
+    beside: Loaded | None = None,
+) -> Loaded:
+    """A version with all that answers for it, its worker not started. `beside`: the active version, if there is one.
+
+    `ended` is called with its name and version from the worker's thread when that ends.
+    """
+    manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
+    engine = Engine(runner.backend, runner.precision, runner.device)
+    own = metrics.of(manifest.tasks)
+    # What is measured beside a version that works is wrong. One of the same build takes as long.
+    limits = beside.worker.limits if beside is not None and _alike(beside, manifest, engine) else None
+    worker = build_worker(checkpoint, encoder, settings, runner, own, partial(ended, revision(manifest)), limits)
+    return Loaded(
+        manifest=manifest,
+        desk=worker,
+        predictor=Predictor(manifest.tasks, encoder, worker, metrics.requests, settings, revision(manifest)),
+        tasks=catalogue(manifest, settings),
+        card=checkpoint.card,
+        engine=engine,
+        worker=worker,
+        encoder=encoder,
+        metrics=own,
+        run=Forward(runner, manifest.tasks, encoder.pad_id),
+    )
+
+
+def _alike(beside: Loaded, manifest: Manifest, engine: Engine) -> bool:
+    """Whether batches of a version take as long as those of another."""
+    longest, other = (max(task.max_length for task in each.tasks) for each in (manifest, beside.manifest))
+    return (engine, manifest.network, longest) == (beside.engine, beside.manifest.network, other)

@@ -1,0 +1,1 @@
+"""Checkpoint versions in memory: which one answers, and how another takes its place."""

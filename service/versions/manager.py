@@ -1,0 +1,227 @@
+"""How one version takes the place of another: loaded beside it, compared with it, swapped, kept for the way back, unloaded.
+
+At most two versions are in memory. All is called on one event loop, except what loads, which has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from polytask.model.encoding import InputEncoder
+from polytask.model_store.errors import StoreError
+from polytask.service.backends.forward import Run
+from polytask.service.engine.warmup import GoldenMismatch
+from polytask.service.engine.worker import Worker
+from polytask.service.errors import Conflict, FieldError, InvalidInput, StartupError, UnknownModel
+from polytask.service.observability.metrics import Metrics
+from polytask.service.versions.answer_drift import shifts
+from polytask.service.versions.served import Load, LoadState, Served
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 0.01
+"""How often it is looked whether the last request of a version has its answer."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Loaded(Served):
+    """A version whose worker is in this process. `metrics`: as its worker writes them; `run`: its network."""
+
+    worker: Worker
+    encoder: InputEncoder
+    metrics: Metrics
+    run: Run
+
+    def serves(self) -> None:
+        """Notes in the metrics that this is what is served."""
+        assert self.engine is not None
+        self.metrics.serves(self.revision, self.engine.backend, self.engine.precision, self.engine.device)
+
+    def close(self, timeout_s: float) -> None:
+        """Answers what is in line, and ends its threads."""
+        if not self.worker.stop(timeout_s):
+            logger.error("a batch of %s is still running after %d s; it is abandoned", self.revision, timeout_s)
+        self.predictor.close()
+
+
+class Swaps:
+    """The versions in memory (`served.Versions`), and what changes them.
+
+    `resolve`: name and version of a reference; raises StoreError. `open_version`: such a version, its worker not started,
+    beside the active one; raises StoreError or StartupError. `tolerance`: of tasks for which a load says nothing else.
+    `close_s`: how long a batch may take when a worker is to end.
+    """
+
+    def __init__(
+        self,
+        first: Loaded,
+        resolve: Callable[[str], str],
+        open_version: Callable[[str, Loaded], Loaded],
+        tolerance: float,
+        close_s: float,
+    ) -> None:
+        self.active = first
+        self.standby: Loaded | None = None
+        self.load: Load | None = None
+        self._resolve = resolve
+        self._open = open_version
+        self._tolerance = tolerance
+        self._close_s = close_s
+        self._can_go_back = False
+        self._unloading = False
+        self._loader: threading.Thread | None = None
+
+    @property
+    def loading(self) -> str | None:
+        """The name and version of what is being loaded."""
+        return self.load.model if self.load is not None and self.load.state is LoadState.LOADING else None
+
+    def begin(self, reference: str, tolerances: Mapping[str, float]) -> None:
+        """Begins to load a version beside the active one; `load` says how far it is.
+
+        Raises UnknownModel, InvalidInput for tolerances of unknown tasks, or Conflict.
+        """
+        self._require_idle()
+        if self.standby is not None:
+            raise Conflict(
+                f"{self.standby.revision} is on standby, and no more than two are in memory: unload it first"
+            )
+        try:
+            revision = self._resolve(reference)
+        except StoreError as error:
+            raise UnknownModel(str(error)) from None
+        if revision == self.active.revision:
+            raise Conflict(f"{revision} is active already")
+        for task in tolerances:
+            if task not in self.active.tasks:
+                known = f"{self.active.revision} has {', '.join(self.active.tasks)}"
+                raise InvalidInput([FieldError(f"tolerances.{task[:80]}", f"is no task to compare: {known}")])
+        self.load = Load(revision, LoadState.LOADING)
+        loop = asyncio.get_running_loop()
+        self._loader = threading.Thread(
+            target=self._run, args=(revision, dict(tolerances), loop), name="load", daemon=True
+        )
+        self._loader.start()
+
+    def activate(self) -> None:
+        """From now on new requests go to the version on standby; the other one is on standby then. Raises Conflict."""
+        self._swap("there is no version on standby: load one")
+        self._can_go_back = True
+        self.active.metrics.reloads.labels("activated").inc()
+
+    def rollback(self) -> None:
+        """Takes the last `activate` back. Raises Conflict."""
+        if not self._can_go_back:
+            raise Conflict("no version on standby was active before: activate it, or load one")
+        self._swap("")
+        self._can_go_back = False
+        self.active.metrics.reloads.labels("rolled_back").inc()
+
+    async def unload(self) -> None:
+        """Forgets the version on standby, when it has answered what it has accepted. Raises Conflict."""
+        self._require_idle()
+        if self.standby is None:
+            raise Conflict("there is no version on standby")
+        standby, self.standby = self.standby, None
+        self._can_go_back, self._unloading = False, True
+        try:
+            # Deadlines see to it that this ends.
+            while standby.under_way:  # noqa: ASYNC110, counted without events as every request counts
+                await asyncio.sleep(_TICK_S)
+            await asyncio.to_thread(standby.close, self._close_s)
+            self.active.metrics.forget(standby.tasks.keys() - self.active.tasks.keys())
+            logger.info("unloaded %s", standby.revision)
+            del standby  # the last that holds on to it
+            await asyncio.to_thread(_trim)
+        finally:
+            self._unloading = False
+
+    async def close(self) -> None:
+        """Ends all versions; a load that is under way is abandoned."""
+        if self._loader is not None:
+            await asyncio.to_thread(self._loader.join, self._close_s)
+        for loaded in filter(None, (self.active, self.standby)):
+            await asyncio.to_thread(loaded.close, self._close_s)
+
+    def _require_idle(self) -> None:
+        if self.loading is not None:
+            raise Conflict(f"{self.loading} is being loaded")
+        if self._unloading:
+            raise Conflict("a version is being unloaded")
+
+    def _swap(self, otherwise: str) -> None:
+        if self.standby is None:
+            raise Conflict(otherwise)
+        if not self.standby.worker.ready:
+            raise Conflict(f"{self.standby.revision} is not ready: its last batch failed, or its device is gone")
+        self.active, self.standby = self.standby, self.active
+        self.active.moved()
+        self.standby.moved()
+        self.active.serves()
+        logger.info("%s answers from now on, %s is on standby", self.active.revision, self.standby.revision)
+
+    def _run(self, revision: str, tolerances: Mapping[str, float], loop: asyncio.AbstractEventLoop) -> None:
+        """Loads, in a thread of its own."""
+        try:
+            load, loaded = self._compared(revision, tolerances)
+        except GoldenMismatch as error:
+            load, loaded = Load(revision, LoadState.REFUSED, str(error)), None
+        except (StoreError, StartupError) as error:
+            load, loaded = Load(revision, LoadState.FAILED, str(error)), None
+        except Exception as error:
+            logger.exception("%s could not be loaded", revision)
+            load, loaded = Load(revision, LoadState.FAILED, f"{type(error).__name__}: {error}"), None
+        if loaded is None:
+            # Errors hold on to frames, and these to the version: it is not to stay until somebody looks for cycles.
+            gc.collect()
+            _trim()
+        # The loop is closed when the service has ended meanwhile.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._over, load, loaded)
+
+    def _compared(self, revision: str, tolerances: Mapping[str, float]) -> tuple[Load, Loaded | None]:
+        active = self.active
+        loaded = self._open(revision, active)
+        try:
+            loaded.worker.start()
+            loaded.worker.settle()
+            both = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
+            found = shifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, both)
+        except BaseException:
+            loaded.close(self._close_s)
+            raise
+        load = Load(
+            revision,
+            LoadState.LOADED,
+            shifts=found,
+            new_tasks=tuple(task for task in loaded.tasks if task not in active.tasks),
+            gone_tasks=tuple(task for task in active.tasks if task not in loaded.tasks),
+        )
+        far = [
+            f"{task} by {shift.moved:.3g}, over {shift.tolerance:g}" for task, shift in found.items() if shift.refused
+        ]
+        if not far:
+            return load, loaded
+        loaded.close(self._close_s)
+        detail = f"golden answers of {active.revision} have moved too far: {'; '.join(far)}"
+        return replace(load, state=LoadState.REFUSED, detail=detail), None
+
+    def _over(self, load: Load, loaded: Loaded | None) -> None:
+        self.load, self.standby, self._loader = load, loaded, None
+        self._can_go_back = False
+        self.active.metrics.reloads.labels(load.state.value).inc()
+        logger.info("%s is %s%s", load.model, load.state, f": {load.detail}" if load.detail else "")
+
+
+def _trim() -> None:
+    """Hands memory that is free back to the system: what a thread has allocated and another freed stays otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # glibc has it
+        trim(0)

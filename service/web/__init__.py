@@ -1,0 +1,1 @@
+"""HTTP: the application, its server, connections, error responses and the OpenAPI document."""

@@ -1,0 +1,1 @@
+"""ASGI middleware: request tracking, authentication and rate limits."""

@@ -1,0 +1,107 @@
+"""Who is let in: the check of keys and of what each may ask, in front of the paths and before a body is read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from polytask.service.config.api_keys import Key, Keys
+from polytask.service.errors import NotAllowed, ServiceError, Unauthorized
+from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
+from polytask.service.request_context import COURSE
+from polytask.service.versions.served import Versions
+from polytask.service.web.middleware.rate_limits import Allowance, Place, allowances
+
+_OPEN = frozenset(
+    {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
+)
+_OPEN_FOLDER = "/playground/"
+"""What needs no key: pages, which show nothing of the tasks, and what supervisors and Prometheus read."""
+
+_ADMIN = "/admin"
+"""This path and those below it need an admin key, whatever lies there. In a service without keys there are none."""
+
+
+class Gate:
+    """The application behind its keys. Without keys everything is open but /admin, which is not there.
+
+    Raises ServiceError or HTTPException for a request that is refused. Refusals are counted by the tasks of the active one of `versions`.
+    `place`: of this process among several that share the limits.
+    """
+
+    def __init__(
+        self, app: ASGIApp, keys: Sequence[Key], versions: Versions, series: RequestSeries, place: Place | None = None
+    ) -> None:
+        self._app = app
+        self._keys = Keys(keys) if keys else None
+        self._allowances = allowances(keys, place)
+        self._versions = versions
+        self._series = series
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request (ASGI)."""
+        allowance = self._admit(scope) if scope["type"] == "http" else None
+        if allowance is None:
+            await self._app(scope, receive, send)
+            return
+        entered = time.monotonic()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            allowance.leave(time.monotonic() - entered)
+
+    def _admit(self, scope: Scope) -> Allowance | None:
+        """Lets the request pass, or raises why not. Returns the allowance that it has entered, if its key has limits."""
+        path: str = scope["path"]
+        if self._keys is None:
+            if _is_admin(path):
+                raise HTTPException(404)
+            return None
+        if path in _OPEN or path.startswith(_OPEN_FOLDER):
+            return None
+        try:
+            key = self._keys.find(secret(scope["headers"]))
+            if key is None:
+                raise Unauthorized
+            scope[COURSE].key = key.name
+            if _is_admin(path):
+                require_admin(key)
+            allowance = self._allowances.get(key.name)
+            if allowance is not None:
+                allowance.enter(time.monotonic())
+        except ServiceError as error:
+            task = self._task(path)
+            self._series.failed(task, error, 0)
+            scope[COURSE].tasks = [task] if task != UNKNOWN_TASK else ()
+            raise
+        return allowance
+
+    def _task(self, path: str) -> str:
+        """The task that a path is about, as refusals are counted: /v1/tasks/TASK/…, /v2/models/TASK/…, /v1/models/TASK:…"""
+        parts = path.split("/", 4)
+        task = parts[3].partition(":")[0] if len(parts) > 3 else ""
+        return task if task in self._versions.active.tasks else UNKNOWN_TASK
+
+
+def require_admin(key: Key) -> None:
+    """Raises NotAllowed for a key that does not open /admin."""
+    if not key.admin:
+        raise NotAllowed
+
+
+def secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The key that a request came with, `Authorization` before `X-API-Key`; empty without one."""
+    found = b""
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            return value[7:].strip()
+        if name == b"x-api-key":
+            found = value
+    return found
+
+
+def _is_admin(path: str) -> bool:
+    return path.startswith(_ADMIN) and path[len(_ADMIN) :][:1] in {"", "/"}

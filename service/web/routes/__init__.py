@@ -1,0 +1,1 @@
+"""HTTP routes: tasks, versions, administration, the Open Inference Protocol and the playground."""

@@ -1,0 +1,92 @@
+"""What the service says about the versions in memory, and the paths that say it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+
+from polytask.service.errors import UnknownModel
+from polytask.service.versions.served import Served, Versions
+
+_MARKDOWN = "text/markdown; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One version. `since`: when it was loaded or last changed its state. `card`: the path of its text.
+
+    `backend`, `precision`, `device`: what runs it, where that is this process. `metrics`, `baselines`: by task, of the
+    model and of the trivial baseline, on validation. `provenance`: what it was made from.
+    """
+
+    model: str
+    name: str
+    version: int
+    state: Literal["active", "standby"]
+    since: str
+    backend: str | None
+    precision: str | None
+    device: str | None
+    tasks: list[str]
+    metrics: dict[str, dict[str, float]]
+    baselines: dict[str, dict[str, float]]
+    provenance: dict[str, Any]
+    card: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The versions in memory. `active` answers; `loading` is being loaded."""
+
+    active: str
+    loading: str | None
+    models: list[ModelInfo]
+
+
+def model_routes(versions: Versions) -> APIRouter:
+    """What there is to read about versions."""
+    router = APIRouter(prefix="/v1", tags=["models"])
+
+    @router.get("/models", summary="The versions in memory")
+    async def list_models() -> ModelList:
+        infos = [_info(versions.active, "active")]
+        if versions.standby is not None:
+            infos.append(_info(versions.standby, "standby"))
+        return ModelList(versions.active.revision, versions.loading, infos)
+
+    @router.get(
+        "/models/{name}/{version}/card",
+        summary="The card of a version in memory: what it is, what it was made from, how good it is",
+        response_class=Response,
+        responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}, 404: {}},
+    )
+    async def card(name: str, version: str) -> Response:
+        wanted, found = f"{name}/{version}", [served for served in (versions.active, versions.standby) if served]
+        for served in found:
+            if served.revision == wanted:
+                return Response(served.card, media_type=_MARKDOWN)
+        known = ", ".join(served.revision for served in found)
+        raise UnknownModel(f"{wanted[:80]!r} is not in memory; there is {known}")
+
+    return router
+
+
+def _info(served: Served, state: Literal["active", "standby"]) -> ModelInfo:
+    manifest, engine = served.manifest, served.engine
+    return ModelInfo(
+        model=served.revision,
+        name=manifest.name,
+        version=manifest.version,
+        state=state,
+        since=served.since.isoformat(timespec="seconds"),
+        backend=engine.backend if engine else None,
+        precision=engine.precision if engine else None,
+        device=engine.device if engine else None,
+        tasks=list(served.tasks),
+        metrics=manifest.metrics,
+        baselines=manifest.baselines,
+        provenance=manifest.provenance,
+        card=f"/v1/models/{served.revision}/card",
+    )

@@ -1,0 +1,118 @@
+"""Windows over a text, and what becomes of their logits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polytask.model.answers import AnswerOptions, Logits, SpanAnswer, TaggingAnswer, answer
+from polytask.model.encoding import Encoding, Input, InputEncoder
+from polytask.model.tasks import Kind, Task
+from polytask.model.truncation import Truncation
+from polytask.model.window_merging import merged
+from tests.support import tiny
+
+ENCODER = InputEncoder(tiny.tokenizer())
+TASKS = {task.name: task for task in tiny.tasks()}
+WORDS = st.lists(st.sampled_from(["cat", "paris", "xyz", "good,", "sat."]), min_size=1, max_size=120).map(" ".join)
+
+
+def logits_of(task: Task, rows: tuple[Encoding, ...], seed: int = 0) -> list[Logits]:
+    """Random logits for the rows."""
+    random = np.random.default_rng(seed)
+    return [
+        random.normal(size=(len(row), task.num_outputs) if task.token_level else task.num_outputs).astype(np.float32)
+        for row in rows
+    ]
+
+
+def windows(task: Task, item: Input) -> tuple[Encoding, ...]:
+    """The rows of an input that is read in windows."""
+    (rows,) = ENCODER.encode(task, [item], Truncation.WINDOW)
+    return rows
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_a_text_that_fits_is_answered_to_the_bit_as_without_windows(task: Task) -> None:
+    """Its rows are the same, and so are its answers."""
+    item = tiny.inputs()[task.name]
+    (usual,) = ENCODER.encode(task, [item])
+    assert windows(task, item) == usual
+    logits = logits_of(task, usual)
+    rows, own = merged(task, usual, logits)
+    assert rows == list(usual)
+    assert all(one is other for one, other in zip(own, logits, strict=True))
+
+
+@given(WORDS)
+def test_every_word_has_the_logits_of_the_window_that_shows_most_around_it(text: str) -> None:
+    """Each word of the text is there once, in order, as no row that holds it has more on its poorer side."""
+    task, item = TASKS["entities"], Input(text)
+    rows = windows(task, item)
+    logits = [np.full((len(row), 5), number, np.float32) for number, row in enumerate(rows)]
+    ((row,), (own,)) = merged(task, rows, logits)
+    (whole,) = ENCODER.encode(Task("all", Kind.TAGGING, 2000, labels=task.labels), [item])[0]
+    assert row.offsets == whole.offsets
+    for place, token in zip(row.places, whole.places, strict=True):
+        chosen = rows[int(own[place, 0])].parts[0]
+        around = [min(token - 1 - part.start, part.stop - token) for part in (row.parts[0] for row in rows)]
+        assert min(token - 1 - chosen.start, chosen.stop - token) == max(around)
+
+
+def test_sentences_have_the_mean_of_their_windows_and_each_candidate_its_own() -> None:
+    """Windows of one candidate are not mixed with those of another."""
+    item = Input("Which cat?", candidates=("paris " * 100, "cat", "good " * 60))
+    task = TASKS["relevance"]
+    rows = windows(task, item)
+    texts = [row.parts[1].text for row in rows]
+    assert texts == sorted(texts)
+    assert texts.count(2) == 1
+    logits = [np.array([place], np.float32) for place in range(len(rows))]
+    _, own = merged(task, rows, logits)
+    expected = [np.mean([place for place, text in enumerate(texts) if text == number]) for number in (1, 2, 3)]
+    assert [float(one[0]) for one in own] == expected
+
+
+def test_a_span_is_found_in_any_window_and_counted_in_the_clients_text() -> None:
+    """The best start and end of the whole context win, wherever they lie; the score is one softmax over it."""
+    task, item = TASKS["answer"], Input("Who?", "the cat sat. " * 60 + "paris" + " a bad cat." * 20)
+    rows = windows(task, item)
+    assert len(rows) > 3
+    logits = [np.zeros((len(row), 2), np.float32) for row in rows]
+    start = item.text_pair.index("paris") if item.text_pair else 0
+    for row, own in zip(rows, logits, strict=True):
+        for place, characters in zip(row.places, row.offsets, strict=True):
+            if characters == (start, start + 5):
+                own[place] = 20
+    found = answer(task, item, rows, logits)
+    assert isinstance(found, SpanAnswer)
+    assert (found.text, found.start, found.end) == ("paris", start, start + 5)
+    assert found.score == pytest.approx(1, abs=1e-4)
+
+
+def test_entities_across_the_edge_of_a_window_are_whole() -> None:
+    """Words of one entity may come from two windows."""
+    task, item = TASKS["entities"], Input("cat " * 80)
+    rows = windows(task, item)
+    begin, inside = task.labels.index("B-animal"), task.labels.index("I-animal")
+    logits = [np.zeros((len(row), 5), np.float32) for row in rows]
+    for row, own in zip(rows, logits, strict=True):
+        own[:, inside] = 9
+        if row.parts[0].start == 0:
+            own[1, begin] = 99
+    found = answer(task, item, rows, logits, AnswerOptions())
+    assert isinstance(found, TaggingAnswer)
+    assert [asdict(entity) | {"score": 0} for entity in found.entities] == [
+        {"text": item.text.strip(), "label": "animal", "start": 0, "end": 4 * 80 - 1, "score": 0}
+    ]
+
+
+def test_windows_without_words_are_no_error() -> None:
+    """A text whose tokens have no characters of their own has no answer at the level of tokens."""
+    row = Encoding((1, 2), (0, 0), parts=windows(TASKS["entities"], Input("cat"))[0].parts)
+    rows, _ = merged(TASKS["entities"], [row, row], [np.zeros((2, 5), np.float32)] * 2)
+    assert rows == [row]

@@ -1,0 +1,99 @@
+"""API keys: how a line becomes a key, and how a key is found."""
+
+from __future__ import annotations
+
+import hashlib
+from hmac import compare_digest
+
+import pytest
+
+from polytask.service.config import api_keys as keys
+from polytask.service.config.api_keys import Key, KeyLineError, Keys, new_key, parse_keys
+
+HASH = "0123456789abcdef" * 4
+OTHER = "fedcba9876543210" * 4
+
+
+def digest(secret: bytes) -> str:
+    """As a line has it."""
+    return hashlib.sha256(secret).hexdigest()
+
+
+def test_a_new_key_is_known_by_its_line() -> None:
+    """What `polytask key` prints as a line stands for the key that it prints beside it, and does not hold it."""
+    secret, line = new_key("web")
+    (key,) = parse_keys(line)
+    assert key == Key("web", digest(secret.encode()))
+    assert Keys([key]).find(secret.encode()) == key
+    assert secret not in line
+    assert new_key("web")[0] != secret
+
+
+def test_an_admin_key_says_so_in_its_line() -> None:
+    """The line is all that makes it one."""
+    _, line = new_key("ops", admin=True)
+    assert parse_keys(line)[0].admin
+
+
+def test_lines_have_limits_comments_and_blanks() -> None:
+    """A key a line; what it may ask stands beside it."""
+    text = f"""
+    # the shop
+    web = {{ sha256 = "{HASH}", requests_per_s = 2.5, burst = 10, concurrent = 4 }}  # its pages
+
+    ops-1 = {{ sha256 = "{OTHER}", admin = true, requests_per_s = 50 }}
+    """
+    assert parse_keys(text) == (
+        Key("web", HASH, requests_per_s=2.5, burst=10, concurrent=4),
+        Key("ops-1", OTHER, admin=True, requests_per_s=50),
+    )
+    assert parse_keys("") == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("web", "a key is one line such as NAME = "),
+        ("[web]", "a key is one line such as NAME = "),
+        ('web = "secret"', "a key is one line such as NAME = "),
+        ("web = {}", "a key is one line such as NAME = "),
+        ('"a b" = { sha256 = "HASH" }', "a name has 1 to 64 letters"),
+        ('web = { sha256 = "secret" }', "sha256 must be the 64 hexadecimal digits"),
+        ("web = { sha256 = 4 }", "sha256 must be a string"),
+        ('web = { sha256 = "HASH", burts = 4 }', "'burts' is none of sha256, admin, requests_per_s, burst, concurrent"),
+        ('web = { sha256 = "HASH", name = "a" }', "'name' is none of sha256"),
+        ('web = { sha256 = "HASH", admin = 1 }', "admin must be a boolean"),
+        ('web = { sha256 = "HASH", burst = 4 }', "burst means nothing without requests_per_s"),
+        ('web = { sha256 = "HASH", requests_per_s = -1 }', "requests_per_s must be at least 0"),
+        ('web = { sha256 = "HASH", requests_per_s = nan }', "requests_per_s must be at least 0"),
+        ('web = { sha256 = "HASH", concurrent = true }', "concurrent must be a whole number"),
+        ('first = { sha256 = "HASH" }', "another line has this name"),
+        ('web = { sha256 = "OTHER" }', "another line has this sha256"),
+    ],
+)
+def test_a_line_that_is_no_key_is_named_and_not_quoted(line: str, reason: str) -> None:
+    """The message has the number of the line and what is wrong with it, and nothing that could be a secret."""
+    text = f'first = {{ sha256 = "{OTHER}" }}\n\n{line.replace("HASH", HASH).replace("OTHER", OTHER)}'
+    with pytest.raises(KeyLineError, match=r"^line 3: ") as refused:
+        parse_keys(text)
+    assert reason in str(refused.value)
+    assert "secret" not in str(refused.value)
+    assert HASH not in str(refused.value)
+
+
+def test_every_stored_hash_is_compared_whatever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long the search takes tells neither whether a key is there nor where."""
+    compared: list[bytes] = []
+
+    def compare(stored: bytes, given: bytes) -> bool:
+        compared.append(stored)
+        return compare_digest(stored, given)
+
+    secrets = [f"secret {number}".encode() for number in range(5)]
+    known = Keys([Key(f"key{number}", digest(secret)) for number, secret in enumerate(secrets)])
+    monkeypatch.setattr(keys, "compare_digest", compare)
+    for secret in (*secrets, b"", b"another"):
+        compared.clear()
+        found = known.find(secret)
+        assert (found.name if found else None) == (f"key{secrets.index(secret)}" if secret in secrets else None)
+        assert compared == [hashlib.sha256(secret).digest() for secret in secrets]

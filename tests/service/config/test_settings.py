@@ -1,0 +1,185 @@
+"""The settings of a deployment: what there is, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import pytest
+
+from polytask.service.config.settings import Settings, SettingsError, variable
+from polytask.service.config.task_policies import LanePolicy
+
+
+def test_the_settings_are_these() -> None:
+    """The list of variables is an interface: a new one needs a reason, and a line here."""
+    defaults = {variable(setting.name): setting.default for setting in fields(Settings)}
+    assert isinstance(defaults.pop("POLYTASK_STORE"), Path)
+    assert defaults == {
+        "POLYTASK_MODEL": "demo",
+        "POLYTASK_HOST": "127.0.0.1",
+        "POLYTASK_PORT": 8000,
+        "POLYTASK_DEVICE": "auto",
+        "POLYTASK_DEVICES": "",
+        "POLYTASK_FRONTENDS": 0,
+        "POLYTASK_RUNNER": "auto",
+        "POLYTASK_THREADS": 0,
+        "POLYTASK_STREAMS": 0,
+        "POLYTASK_CUDA_GRAPHS": "auto",
+        "POLYTASK_MAX_ROWS": 0,
+        "POLYTASK_TOKEN_BUDGET": 0,
+        "POLYTASK_BATCH_MS": 0.0,
+        "POLYTASK_LANES": "{}",
+        "POLYTASK_MAX_WAITING_TOKENS": 65_536,
+        "POLYTASK_DEADLINE_S": 10.0,
+        "POLYTASK_DRAIN_S": 0.0,
+        "POLYTASK_SWAP_TOLERANCE": 0.5,
+        "POLYTASK_API_KEYS": "",
+        "POLYTASK_API_KEYS_FILE": "",
+        "POLYTASK_CORS_ORIGINS": "",
+        "POLYTASK_LOG_FORMAT": "auto",
+        "POLYTASK_LOG_REQUESTS": 0.0,
+        "POLYTASK_LOG_TEXTS": "no",
+        "POLYTASK_TRACES": "no",
+        "POLYTASK_PREDICTION_METRICS": "no",
+        "POLYTASK_MAX_INPUTS": 256,
+        "POLYTASK_MAX_CANDIDATES": 128,
+        "POLYTASK_MAX_BODY_BYTES": 524_288,
+    }
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """The command line takes its help from the fields."""
+    assert all(setting.metadata["help"] for setting in fields(Settings))
+
+
+def test_variables_become_settings() -> None:
+    """Each variable sets its field in the field's type; other variables of the environment do not matter."""
+    environ = {
+        "POLYTASK_STORE": "/models",
+        "POLYTASK_MODEL": "demo/3",
+        "POLYTASK_PORT": "80",
+        "POLYTASK_DEADLINE_S": "0.5",
+        "PATH": "/bin",
+        "polytask_port": "1",
+    }
+    assert Settings.from_environment(environ) == Settings(
+        store=Path("/models"), model="demo/3", port=80, deadline_s=0.5
+    )
+
+
+def test_a_flag_goes_before_its_variable() -> None:
+    """A flag that is given wins; one that is not leaves the variable."""
+    found = Settings.from_environment(
+        {"POLYTASK_PORT": "80", "POLYTASK_HOST": "::1"}, {"port": "81", "host": None, "max_rows": "4"}
+    )
+    assert (found.port, found.host, found.max_rows) == (81, "::1", 4)
+
+
+def test_what_clients_read_is_no_error() -> None:
+    """A shell in which a key is set for the client can start a service as well."""
+    assert Settings.from_environment({"POLYTASK_API_KEY": "secret"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("POLYTASK_MAX_ROWZ", "did you mean POLYTASK_MAX_ROWS?"),
+        ("POLYTASK_max_rows", "did you mean POLYTASK_MAX_ROWS?"),
+        ("POLYTASK_DEADLINE", "did you mean POLYTASK_DEADLINE_S?"),
+        ("POLYTASK_QQQQQQQQQQQQ", "there are POLYTASK_STORE, POLYTASK_MODEL"),
+    ],
+)
+def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> None:
+    """A misspelt name does not pass silently; the nearest name is suggested."""
+    with pytest.raises(SettingsError) as refused:
+        Settings.from_environment({name: "1"})
+    assert name in str(refused.value)
+    assert hint in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("PORT", "eighty", "must be a whole number, got 'eighty'"),
+        ("PORT", "", "must be a whole number"),
+        ("PORT", "80.5", "must be a whole number"),
+        ("PORT", "65536", "must be at least 0 and at most 65535, got 65536"),
+        ("PORT", "-1", "must be at least 0"),
+        ("DEVICE", "gpu", "must be one of auto, cpu, cuda; got 'gpu'"),
+        ("DEVICES", "0,gpu", "must be numbers of CUDA devices, or cpu, with commas between them; got '0,gpu'"),
+        ("DEVICES", "0,", "got '0,'"),
+        ("FRONTENDS", "-1", "must be at least 0"),
+        ("DEADLINE_S", "0", "must be at least 0.001"),
+        ("DEADLINE_S", "nan", "must be at least 0.001"),
+        ("DEADLINE_S", "inf", "at most 86400"),
+        ("DEADLINE_S", "soon", "must be a number"),
+        ("MAX_ROWS", "100000000", "at least 0 and at most 4096"),
+        ("TOKEN_BUDGET", "100000000", "at least 0 and at most 262144"),
+        ("BATCH_MS", "-1", "must be at least 0"),
+        ("LANES", "4", "must be an object by task"),
+        ("LANES", '{"intent": {"wait": 4}}', "task 'intent': 'wait' is none of weight"),
+        ("API_KEYS", "\n# none", "has no keys; unset it to serve without keys"),
+        ("API_KEYS", "\n\nweb = 4", "line 3: a key is one line such as NAME = "),
+        ("API_KEYS_FILE", "/no/such/file", "cannot be read: [Errno 2]"),
+        (
+            "CORS_ORIGINS",
+            "https://a.org,b.org",
+            "must be * or origins such as https://example.org, without a path; got 'b.org'",
+        ),
+        ("CORS_ORIGINS", "https://a.org/", "got 'https://a.org/'"),
+        ("LOG_FORMAT", "logfmt", "must be one of auto, json, text; got 'logfmt'"),
+        ("LOG_REQUESTS", "1.5", "must be at least 0 and at most 1, got 1.5"),
+        ("LOG_REQUESTS", "all", "must be a number, got 'all'"),
+        ("LOG_TEXTS", "true", "must be one of no, yes; got 'true'"),
+        ("TRACES", "http://localhost:4318", "must be one of no, yes; got 'http://localhost:4318'"),
+        ("MAX_INPUTS", "0", "must be at least 1"),
+        ("MAX_CANDIDATES", "1", "must be at least 2"),
+    ],
+)
+def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, problem: str) -> None:
+    """What a variable cannot be is said with the variable's name and the value."""
+    with pytest.raises(SettingsError, match=f"^POLYTASK_{name} ") as refused:
+        Settings.from_environment({f"POLYTASK_{name}": value})
+    assert problem in str(refused.value)
+
+
+def test_lanes_are_read_with_the_other_settings() -> None:
+    """The variable's JSON becomes policies by task."""
+    found = Settings.from_environment({"POLYTASK_LANES": '{"intent": {"weight": 4}}'})
+    assert found.policies == {"intent": LanePolicy(weight=4)}
+    assert Settings().policies == {}
+
+
+def test_settings_do_not_change() -> None:
+    """Nothing can change a limit while the service runs."""
+    with pytest.raises(FrozenInstanceError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "engines"),
+    [
+        (Settings(), ()),
+        (Settings(device="cuda"), ()),
+        (Settings(frontends=3), ("auto",)),
+        (Settings(device="cpu", frontends=1), ("cpu",)),
+        (Settings(devices="1"), ("1",)),
+        (Settings(devices="0,1,cpu", frontends=2), ("0", "1", "cpu")),
+    ],
+)
+def test_devices_and_frontends_decide_which_engines_there_are(settings: Settings, engines: tuple[str, ...]) -> None:
+    """One engine a device, one for frontends alone, and none where one process does everything."""
+    assert settings.engines == engines
+
+
+def test_one_device_and_several_cannot_both_be_asked_for() -> None:
+    """Which of the two would hold is not guessed."""
+    with pytest.raises(SettingsError, match="POLYTASK_DEVICE or POLYTASK_DEVICES, not both"):
+        Settings(device="cpu", devices="0")
+
+
+def test_settings_reach_another_process_as_they_are() -> None:
+    """Through variables and back nothing changes."""
+    settings = Settings(store=Path("/a b"), port=0, deadline_s=0.1 + 0.2, devices="0,1", frontends=4)
+    assert Settings.from_environment(settings.to_environment()) == settings

@@ -1,0 +1,146 @@
+"""The form of the log: lines of JSON or text, from every process of a deployment."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from polytask.service.observability.logs import JsonLines, TextLines
+from tests.service.support import checkpoints
+from tests.service.support.processes import PATIENCE_S, until
+from tests.service.support.serving import body
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
+    """A record as loggers make it."""
+    return logging.LogRecord("a.module", logging.WARNING, "file.py", 1, message, arguments, more.get("exc_info"))
+
+
+def test_a_message_is_an_object_with_its_time_level_and_process() -> None:
+    """The time is UTC, as everything that reads logs understands it."""
+    fields = json.loads(JsonLines("engine-0").format(record("%d rows", 4)))
+    assert datetime.now(UTC) - datetime.fromisoformat(fields.pop("time")) < timedelta(minutes=1)
+    assert fields == {"level": "warning", "process": "engine-0", "event": "4 rows", "logger": "a.module"}
+
+
+def test_an_exception_is_one_line() -> None:
+    """Its traceback is a field, with everything that Python would print."""
+    error = ValueError("two\nlines")
+    line = JsonLines("service").format(record("failed", exc_info=(ValueError, error, None)))
+    assert "\n" not in line
+    assert json.loads(line)["exception"] == "ValueError: two\nlines"
+
+
+def test_half_a_character_does_not_lose_a_line() -> None:
+    """What is not valid Unicode, as messages of errors can be, is written as an escape."""
+    assert json.loads(JsonLines("service").format(record("\ud800")))["event"] == "\ud800"
+
+
+def test_text_is_for_people() -> None:
+    """Time, level, process, module and message."""
+    assert TextLines("engine-0").format(record("%d rows", 4)).endswith(" WARNING engine-0 a.module: 4 rows")
+
+
+def logged(code: str, form: str) -> tuple[str, int]:
+    """What a program writes to standard error that has configured its log, and its exit code."""
+    configured = (
+        f"from polytask.service.observability.logs import configure_logs; configure_logs('test', {form!r})\n{code}"
+    )
+    done = subprocess.run([sys.executable, "-c", configured], capture_output=True, text=True, check=False)
+    return done.stderr, done.returncode
+
+
+@pytest.mark.parametrize("form", ["auto", "json"])
+def test_all_that_python_says_is_lines_of_json(form: str) -> None:
+    """Warnings, exceptions in threads and those that end the program; without a terminal, unless text is asked for."""
+    code = (
+        "import threading, warnings\n"
+        "warnings.warn('careful')\n"
+        "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()\n"
+        "[][0]"
+    )
+    said, exit_code = logged(code, form)
+    warned, thread, last = map(json.loads, said.splitlines())
+    assert exit_code == 1
+    assert "UserWarning: careful" in warned["event"]
+    assert thread["exception"].endswith("ZeroDivisionError: division by zero")
+    assert (last["level"], last["exception"].splitlines()[-1]) == ("critical", "IndexError: list index out of range")
+
+
+def test_text_can_be_asked_for() -> None:
+    """Where standard error is no terminal, too."""
+    said, _ = logged("import logging; logging.getLogger('a').info('hello')", "text")
+    assert said.endswith(" INFO test a: hello\n")
+
+
+def test_a_start_that_fails_says_so_in_a_line_of_the_log(tmp_path: Path) -> None:
+    """The last line is why, in the form of the others."""
+    command = [sys.executable, "-m", "polytask", "serve", "--store", str(tmp_path), "--port", "0"]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert last["level"] == "critical"
+    assert "no such checkpoint" in last["event"]
+
+
+def test_all_processes_of_a_deployment_log_alike(tmp_path: Path) -> None:
+    """Every line of supervisor, engine and frontend is JSON with their name; a request has one line, from its frontend."""
+    checkpoints.saved(tmp_path)
+    variables = {
+        "POLYTASK_STORE": str(tmp_path),
+        "POLYTASK_MODEL": "tiny",
+        "POLYTASK_PORT": "0",
+        "POLYTASK_THREADS": "1",
+        "POLYTASK_FRONTENDS": "1",
+        "POLYTASK_TOKEN_BUDGET": "1024",
+        "POLYTASK_LOG_REQUESTS": "1",
+    }
+    command, log = [sys.executable, "-m", "polytask", "serve"], tmp_path / "log"
+    with log.open("w") as stderr, subprocess.Popen(command, env=os.environ | variables, stderr=stderr) as popen:
+        try:
+            until(lambda: "http://" in log.read_text())
+            (url,) = re.findall(r'http://[^\s"]+', log.read_text())
+            with httpx.Client(base_url=url, timeout=PATIENCE_S) as client:
+                until(lambda: client.get("/readyz").status_code == 200)
+                headers = {"X-Request-Id": "mine", "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+                assert client.post("/v1/tasks/mood/predict", content=body("cat"), headers=headers).status_code == 200
+            popen.send_signal(signal.SIGTERM)
+            assert popen.wait(PATIENCE_S) == 0
+        finally:
+            popen.kill()
+    said = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["process"] for line in said} == {"supervisor", "engine-0", "frontend-0"}
+    (request,) = [line for line in said if line["event"] == "request"]
+    stages = request.pop("stages")
+    assert list(stages) == ["tokenize", "queue", "forward", "postprocess"]
+    assert 0 < sum(stages.values()) < request.pop("seconds")
+    del request["time"]
+    assert request == {
+        "level": "info",
+        "process": "frontend-0",
+        "event": "request",
+        "request_id": "mine",
+        "method": "POST",
+        "path": "/v1/tasks/{task}/predict",
+        "status": 200,
+        "outcome": "ok",
+        "task": "mood",
+        "inputs": 1,
+        "rows": 1,
+        "tokens": 3,
+        "revision": "tiny/1",
+        "trace_id": TRACE,
+    }

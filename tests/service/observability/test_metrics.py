@@ -1,0 +1,158 @@
+"""The metrics: every series from the start, and what each of them counts."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from polytask.model.encoding import Encoding
+from polytask.service.errors import QueueFull, ServiceError
+from polytask.service.observability.metrics import DEADLINE, UNKNOWN_TASK, Metrics
+from polytask.service.scheduling.queue import Waiting
+from tests.support import tiny
+
+TASKS = [task.name for task in tiny.tasks()]
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Every sample of the page, by name and labels."""
+    text = metrics.page().decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Metrics of the tiny tasks."""
+    return Metrics(tiny.tasks())
+
+
+def test_every_series_is_there_from_the_start(metrics: Metrics) -> None:
+    """A dashboard finds each metric, task, outcome and reason at zero before the first request."""
+    found = samples(metrics)
+    for task in (*TASKS, UNKNOWN_TASK):
+        for outcome in ("ok", "invalid", "rejected", "expired", "cancelled", "error"):
+            assert found["polytask_requests_total", (("outcome", outcome), ("task", task))] == 0
+        for stage in ("tokenize", "queue", "forward", "postprocess"):
+            assert found["polytask_stage_duration_seconds_count", (("stage", stage), ("task", task))] == 0
+        for reason in ("deadline", "disconnect"):
+            assert found["polytask_dropped_inputs_total", (("reason", reason), ("task", task))] == 0
+        assert found["polytask_request_duration_seconds_count", (("task", task),)] == 0
+    for task in TASKS:
+        assert found["polytask_queue_inputs", (("task", task),)] == 0
+    assert found["polytask_batch_tokens_total", (("kind", "padding"),)] == 0
+    assert found["polytask_golden_checks_total", (("result", "failed"),)] == 0
+    assert found["polytask_process_restarts_total", (("process", "engine"),)] == 0
+
+
+def test_the_names_are_these(metrics: Metrics) -> None:
+    """Dashboards and alerts are built on the names: a change is a breaking one."""
+    families = text_string_to_metric_families(metrics.page().decode())
+    assert {family.name for family in families if family.name.startswith("polytask_")} == {
+        "polytask_batch_failures",
+        "polytask_batch_inputs",
+        "polytask_batch_tasks",
+        "polytask_batch_token_budget",
+        "polytask_batch_tokens",
+        "polytask_build_info",
+        "polytask_device_memory_bytes",
+        "polytask_dropped_inputs",
+        "polytask_forward_duration_seconds",
+        "polytask_golden_checks",
+        "polytask_input_length_tokens",
+        "polytask_input_tokens",
+        "polytask_inputs",
+        "polytask_model_info",
+        "polytask_out_of_memory",
+        "polytask_process_restarts",
+        "polytask_queue_inputs",
+        "polytask_queue_oldest_seconds",
+        "polytask_queue_tokens",
+        "polytask_ready",
+        "polytask_reloads",
+        "polytask_rejections",
+        "polytask_request_duration_seconds",
+        "polytask_requests",
+        "polytask_requests_in_flight",
+        "polytask_stage_duration_seconds",
+        "polytask_task_info",
+        "polytask_truncated_inputs",
+        "polytask_truncated_tokens",
+        "polytask_warmup_duration_seconds",
+    }
+
+
+def test_every_error_has_a_series(metrics: Metrics) -> None:
+    """However a request is refused, there is a series for it: none can be added later."""
+    page = metrics.page().decode()
+
+    def kinds(error: type[ServiceError]) -> set[type[ServiceError]]:
+        return {error}.union(*map(kinds, error.__subclasses__()))
+
+    for error in kinds(ServiceError) - {ServiceError}:
+        if error.rejection is not None:
+            assert f'polytask_rejections_total{{reason="{error.rejection}",task="mood"}} 0.0' in page
+        assert f'polytask_requests_total{{outcome="{error.outcome}",task="mood"}} 0.0' in page
+
+
+def test_what_a_batch_counts(metrics: Metrics) -> None:
+    """Rows, distinct tasks, real tokens and padding."""
+    metrics.device.ran([0, 0, 3], [4, 10, 7], 0.2)
+    found = samples(metrics)
+    assert found["polytask_batch_inputs_sum", ()] == 3
+    assert found["polytask_batch_tasks_sum", ()] == 2
+    assert found["polytask_batch_tokens_total", (("kind", "real"),)] == 21
+    assert found["polytask_batch_tokens_total", (("kind", "padding"),)] == 9
+    assert found["polytask_forward_duration_seconds_sum", ()] == 0.2
+
+
+def test_what_a_request_counts(metrics: Metrics) -> None:
+    """Rows, tokens and truncation on the way in; outcome, time and stages on the way out."""
+    task = (("task", "mood"),)
+    metrics.requests.admitted("mood", [Encoding((2, 3), (0, 0)), Encoding((2, 5, 3), (0, 0, 0), dropped_tokens=4)])
+    metrics.requests.answered("mood", {"queue": 0.5}, 0.75)
+    metrics.requests.failed("mood", QueueFull("full"), 0.25)
+    found = samples(metrics)
+    assert found["polytask_inputs_total", task] == 2
+    assert found["polytask_input_tokens_total", task] == found["polytask_input_length_tokens_sum", task] == 5
+    assert found["polytask_truncated_inputs_total", task] == 1
+    assert found["polytask_truncated_tokens_total", task] == 4
+    assert found["polytask_requests_total", (("outcome", "ok"), *task)] == 1
+    assert found["polytask_requests_total", (("outcome", "rejected"), *task)] == 1
+    assert found["polytask_rejections_total", (("reason", "queue_full"), *task)] == 1
+    assert found["polytask_request_duration_seconds_sum", task] == 1.0
+    assert found["polytask_stage_duration_seconds_sum", (("stage", "queue"), *task)] == 0.5
+
+
+def test_what_the_page_adds(metrics: Metrics) -> None:
+    """The state of the line and the worker at the moment of the scrape, and what is served."""
+    metrics.serves("tiny/1", "torch", "float32", "cpu")
+    metrics.warmed(0.5, 1024)
+    metrics.device.failed(out_of_memory=True)
+    metrics.dropped(1, DEADLINE, 1)
+    metrics.device.golden_check(passed=False)
+    reserved = iter((5, 6, 7))
+    metrics.watch_memory("cuda:0", lambda: {"reserved": next(reserved)})
+    metrics.line({0: Waiting(1, 9)}, 2.5, ready=True)
+    metrics.line({1: Waiting(2, 30)}, 1.5, ready=False)
+    page = metrics.page().decode()
+    for line in (
+        'polytask_queue_inputs{task="topics"} 2.0',
+        'polytask_device_memory_bytes{device="cuda:0",state="reserved"} 7.0',
+        'polytask_golden_checks_total{result="failed"} 1.0',
+        'polytask_queue_tokens{task="topics"} 30.0',
+        'polytask_queue_tokens{task="mood"} 0.0',
+        "polytask_queue_oldest_seconds 1.5",
+        "polytask_ready 0.0",
+        "polytask_batch_token_budget 1024.0",
+        'polytask_model_info{backend="torch",device="cpu",dtype="float32",revision="tiny/1"} 1.0',
+        'polytask_task_info{kind="multilabel",num_labels="3",task="topics"} 1.0',
+        'polytask_task_info{kind="tagging",num_labels="2",task="entities"} 1.0',
+        "polytask_batch_failures_total 1.0",
+        "polytask_out_of_memory_total 1.0",
+        'polytask_dropped_inputs_total{reason="deadline",task="topics"} 1.0',
+    ):
+        assert line in page.splitlines()

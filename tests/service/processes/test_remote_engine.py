@@ -1,0 +1,313 @@
+"""Frontend and engine over a real socket, in one process: what passes between them, and what happens when one is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from polytask.model.encoding import InputEncoder
+from polytask.service.api.task_info import catalogue
+from polytask.service.backends.contract import Runner
+from polytask.service.config.settings import Settings
+from polytask.service.engine.build import build_worker
+from polytask.service.engine.worker import Worker
+from polytask.service.observability.metrics import Metrics
+from polytask.service.prediction.predictor import Predictor
+from polytask.service.processes.engine import Reception
+from polytask.service.processes.remote_engine import RemoteDesk
+from polytask.service.scheduling.queue import Full
+from polytask.service.versions.served import Only, Served
+from polytask.service.web.application import application
+from tests.service.support import checkpoints
+from tests.service.support.doubles import FailingRunner, GatedRunner, real_runner
+from tests.service.support.serving import RawCall, Service, body, hold, serving, until
+from tests.support import tiny
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Engine:
+    """A worker behind a socket. `metrics`: its own."""
+
+    worker: Worker
+    reception: Reception
+    metrics: Metrics
+    server: asyncio.Server
+    ends: list[Any]
+
+    def die(self) -> None:
+        """Cuts all connections and takes no new ones."""
+        self.server.close()
+        for end in self.ends:
+            end.close()
+
+    def sample(self, name: str) -> float:
+        """The value of a sample, by its name and labels as on the page."""
+        lines = self.metrics.page().decode().splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+@contextlib.asynccontextmanager
+async def engine(socket: Path, runner: Runner, **settings: Any) -> AsyncIterator[Engine]:
+    """An engine that is ready; its connections are cut in the end."""
+    loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
+    metrics = Metrics(checkpoint.manifest.tasks)
+    worker = build_worker(
+        checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), runner, metrics, lambda: None
+    )
+    reception = Reception(worker, loop)
+    ends: list[Any] = []
+
+    def connect() -> Any:
+        ends.append(reception.connect())
+        return ends[-1]
+
+    server = await loop.create_unix_server(connect, str(socket))
+    behind = Engine(worker, reception, metrics, server, ends)
+    worker.start()
+    try:
+        await until(lambda: worker.ready)
+        reception.tell(ready=True)
+        yield behind
+    finally:
+        behind.die()
+        assert await asyncio.to_thread(worker.stop, 30)
+
+
+@contextlib.asynccontextmanager
+async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterator[tuple[Service, RemoteDesk]]:
+    """A frontend in front of engines that are up; by the time of the first request it is connected to all of them."""
+    manifest = checkpoints.in_memory().manifest
+    encoder, chosen = InputEncoder(tiny.tokenizer()), Settings(**settings)
+    desk, metrics = RemoteDesk(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
+    predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, chosen, "tiny/1")
+    served = Served(
+        manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, chosen), card="# tiny\n"
+    )
+    app = application(Only(served), chosen, metrics.requests, metrics.page, desk.connected())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        await until(lambda: all(each.reception.num_clients for each in engines.values()) and desk.ready)
+        (worker, *_) = (each.worker for each in engines.values())
+        yield Service(app, worker, client), desk
+    predictor.close()
+
+
+@contextlib.asynccontextmanager
+async def both(tmp_path: Path, runner: Runner, **settings: Any) -> AsyncIterator[tuple[Service, Engine]]:
+    """A frontend in front of one engine."""
+    socket = tmp_path / "engine.sock"
+    async with (
+        engine(socket, runner, **settings) as behind,
+        frontend({socket: behind}, **settings) as (service, _),
+    ):
+        yield service, behind
+
+
+def examples() -> dict[str, Any]:
+    """The body of a request for each task."""
+    return {
+        "mood": ["The cat sat, good.", "bad"],
+        "topics": ["A cat in Paris"],
+        "closeness": [{"text": "The cat sat.", "text_pair": "A cat sits."}],
+        "relevance": [{"query": "Which cat?", "candidates": ["the bad cat", "paris", "a good cat sat"]}],
+        "choice": [{"text": "The cat", "choices": ["sat.", "is in Paris."]}],
+        "entities": ["The cat sat in Paris.", "a cat"],
+        "answer": [{"question": "Who sat?", "context": "In Paris the cat sat."}],
+    }
+
+
+async def test_the_answers_are_those_of_one_process(tmp_path: Path) -> None:
+    """For every kind of task the response is the same, to the byte."""
+    async with both(tmp_path, real_runner()) as (service, _), serving() as alone:
+        for task, inputs in examples().items():
+            found, expected = await service.predict(task, *inputs), await alone.predict(task, *inputs)
+            assert found.status_code == 200
+            assert found.content == expected.content
+
+
+async def test_several_tasks_in_one_call_share_their_way(tmp_path: Path) -> None:
+    """Their rows go to one engine as one request, and each is counted with its own task."""
+    content = {"tasks": ["mood", "entities"], "inputs": ["The cat sat in Paris.", "bad"]}
+    async with both(tmp_path, real_runner()) as (service, behind), serving() as alone:
+        found, expected = [await each.client.post("/v1/predict", json=content) for each in (service, alone)]
+        assert found.status_code == 200
+        assert found.content == expected.content
+        for task in content["tasks"]:
+            assert behind.sample(f'polytask_inputs_total{{task="{task}"}}') == 2
+
+
+async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
+    """429 with Retry-After, as from one process; the request is refused whole and not counted as in line."""
+    runner = GatedRunner()
+    async with both(tmp_path, runner, max_waiting_tokens=40) as (service, behind):
+        running = await hold(service, runner)
+        waiting = asyncio.create_task(service.predict("topics", "cat", "paris"))
+        await until(lambda: service.num_waiting() == 2)
+        refused = await service.predict("mood", *["good"] * 12)
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.json()["retry_after_s"] == int(refused.headers["Retry-After"])
+        assert service.num_waiting() == 2
+        assert behind.sample('polytask_inputs_total{task="mood"}') == 1
+        assert await service.metric('polytask_rejections_total{reason="queue_full",task="mood"}') == 1
+        runner.open()
+        assert [(await call).status_code for call in (running, waiting)] == [200, 200]
+
+
+async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: Path) -> None:
+    """A frontend that has as much in flight as an engine may have in line does not tokenise what comes on top."""
+    runner = GatedRunner()
+    socket, settings = tmp_path / "engine.sock", {"max_waiting_tokens": 40}
+    async with (
+        engine(socket, runner, **settings) as behind,
+        frontend({socket: behind}, **settings) as (service, desk),
+    ):
+        running = await hold(service, runner)
+        waiting = asyncio.create_task(service.predict("topics", *["cat"] * 8))
+        await until(lambda: service.num_waiting() == 8)
+        with pytest.raises(Full):
+            desk.require_room(0, num_tokens=40, before=0, deadline=99)
+        desk.require_room(0, num_tokens=1, before=0, deadline=99)
+        refused = await service.predict("mood", "good " * 60)
+        assert refused.status_code == 429
+        assert int(refused.headers["Retry-After"]) >= 1
+        runner.open()
+        assert [(await call).status_code for call in (running, waiting)] == [200, 200]
+
+
+async def test_rows_of_a_client_that_has_gone_are_not_run(tmp_path: Path) -> None:
+    """They leave the engine's line, and the engine counts them."""
+    runner = GatedRunner()
+    async with both(tmp_path, runner) as (service, behind):
+        running = await hold(service, runner)
+        call = RawCall(service, "topics", body("cat", "paris"))
+        dropped = asyncio.create_task(call.run())
+        await until(lambda: service.num_waiting() == 2)
+        call.hung_up.set()
+        await dropped
+        await until(lambda: service.num_waiting() == 0)
+        batches = len(runner.batches)
+        runner.open()
+        assert (await running).status_code == 200
+        assert (await service.predict("mood", "cat")).status_code == 200
+        assert len(runner.batches) == batches + 1
+        assert behind.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 2
+
+
+async def test_rows_that_are_late_are_not_run(tmp_path: Path) -> None:
+    """A passed deadline is 504, and its rows are dropped and counted once each."""
+    runner = GatedRunner()
+    async with both(tmp_path, runner) as (service, behind):
+        running = await hold(service, runner)
+        late = await service.predict("topics", "cat", "paris", headers={"Polytask-Deadline-Ms": "50"})
+        assert late.status_code == 504
+        await until(lambda: service.num_waiting() == 0)
+        batches = len(runner.batches)
+        runner.open()
+        assert (await running).status_code == 200
+        assert (await service.predict("mood", "cat")).status_code == 200
+        assert len(runner.batches) == batches + 1
+        assert behind.sample('polytask_dropped_inputs_total{reason="deadline",task="topics"}') == 2
+
+
+async def test_a_failure_in_the_engine_is_logged_in_front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The client gets an id, and the frontend's log has the engine's trace under it; the next request is answered."""
+    runner = FailingRunner(lambda _: False)
+    async with both(tmp_path, runner) as (service, _):
+        with caplog.at_level(logging.ERROR):
+            runner.fails = lambda batch: tiny.VOCABULARY.index("paris") in batch.input_ids
+            failed = await service.predict("mood", "paris")
+        assert failed.status_code == 500
+        assert failed.json()["request_id"] in caplog.text
+        assert "the device does not like this batch" in caplog.text
+        assert (await service.predict("mood", "cat")).status_code == 200
+
+
+async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_found(tmp_path: Path) -> None:
+    """Rows that wait get 503 with Retry-After, the service is not ready, and is again when an engine is back."""
+    runner, socket = GatedRunner(), tmp_path / "engine.sock"
+    async with contextlib.AsyncExitStack() as first:
+        behind = await first.enter_async_context(engine(socket, runner))
+        async with frontend({socket: behind}) as (service, desk):
+            calls = [await hold(service, runner), asyncio.create_task(service.predict("mood", "cat", "paris"))]
+            await until(lambda: service.num_waiting() == 2)
+            behind.die()
+            for call in calls:
+                response = await call
+                assert response.status_code == 503
+                assert response.headers["Retry-After"] == "1"
+                assert "died" in response.json()["detail"]
+            assert (await service.client.get("/readyz")).status_code == 503
+            assert (await service.predict("mood", "cat")).status_code == 503
+            runner.open()
+            await first.aclose()
+            async with engine(socket, real_runner()):
+                await until(lambda: desk.ready)
+                assert (await service.predict("mood", "cat")).status_code == 200
+
+
+async def test_a_frontend_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
+    """Rows that nobody waits for any more are dropped and counted; rows of other frontends are run."""
+    runner, socket = GatedRunner(), tmp_path / "engine.sock"
+    async with engine(socket, runner) as behind, frontend({socket: behind}) as (service, _):
+        running = await hold(service, runner)
+        async with contextlib.AsyncExitStack() as dying:
+            other, _ = await dying.enter_async_context(frontend({socket: behind}))
+            lost = asyncio.create_task(other.predict("topics", "cat", "paris", "good"))
+            kept = asyncio.create_task(service.predict("entities", "cat"))
+            await until(lambda: service.num_waiting() == 4)
+            behind.ends[-1].close()
+            await until(lambda: service.num_waiting() == 1)
+            assert behind.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 3
+            assert (await lost).status_code == 503
+            runner.open()
+            assert [(await call).status_code for call in (running, kept)] == [200, 200]
+
+
+async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Path) -> None:
+    """Short requests go elsewhere while a long one is in flight; an engine that is not ready gets nothing."""
+    runners = [GatedRunner(), GatedRunner()]
+    sockets = [tmp_path / f"{number}.sock" for number in range(2)]
+    async with (
+        engine(sockets[0], runners[0]) as left,
+        engine(sockets[1], runners[1]) as right,
+        frontend({sockets[0]: left, sockets[1]: right}) as (service, desk),
+    ):
+        await until(lambda: desk.num_ready == 2)
+        for runner in runners:
+            runner.shut()
+        long = [asyncio.create_task(service.predict("mood", "the cat sat good bad paris a b c d e f g h"))]
+        await until(lambda: admitted(left, right) == [0, 1] or admitted(left, right) == [1, 0])
+        busy = admitted(left, right).index(1)
+        short = []
+        for number in range(3):
+            short.append(asyncio.create_task(service.predict("mood", "cat")))
+            await until(lambda number=number: sum(admitted(left, right)) == number + 2)  # type: ignore[misc]
+        assert admitted(left, right)[busy] == 1
+        for runner in runners:
+            runner.open()
+        assert {(await call).status_code for call in long + short} == {200}
+        before = admitted(left, right)[0]
+        left.reception.tell(ready=False)
+        await until(lambda: desk.num_ready == 1)
+        for _ in range(4):
+            assert (await service.predict("mood", "cat")).status_code == 200
+        assert admitted(left, right)[0] == before
+
+
+def admitted(*engines: Engine) -> list[float]:
+    """How many rows of task `mood` each engine has taken."""
+    return [each.sample('polytask_inputs_total{task="mood"}') for each in engines]

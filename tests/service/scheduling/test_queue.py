@@ -1,0 +1,461 @@
+"""The queue: nothing lost, nothing twice, every bound kept, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from polytask.service.config.task_policies import LanePolicy
+from polytask.service.scheduling.fair_queueing import LOOK_AHEAD
+from polytask.service.scheduling.queue import Closed, Full, Limits, Queue, QuotaFull, Row, TooLate, Waiting
+
+LIMITS = Limits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
+PLAIN = replace(LIMITS, forward_tokens=0)
+"""Where forwards cost nothing by themselves, so that a rate is tokens over seconds."""
+POLICIES = {
+    1: LanePolicy(weight=4, max_waiting_tokens=150),
+    2: LanePolicy(max_rows=2),
+    3: LanePolicy(weight=0.5, mix=False),
+    4: LanePolicy(max_rows=3, mix=False),
+}
+UNBOUNDED = 10**9
+
+
+def row(length: int = 8, *, task_id: int = 0, deadline: float = math.inf) -> Row[str]:
+    """A row with nothing in it."""
+    return Row(task_id, length, deadline, "")
+
+
+def admit_alone(queue: Queue[str], rows: Sequence[Row[str]]) -> None:
+    """Admits each row as a request of its own."""
+    for single in rows:
+        queue.admit([single], now=0)
+
+
+@dataclass
+class Run:
+    """What became of the rows of a run."""
+
+    waiting: list[Row[str]] = field(default_factory=list)
+    ran: list[Row[str]] = field(default_factory=list)
+    expired: list[Row[str]] = field(default_factory=list)
+    cancelled: list[Row[str]] = field(default_factory=list)
+    refused: list[Row[str]] = field(default_factory=list)
+
+
+lengths = st.integers(1, 90)
+requests = st.lists(st.integers(0, 4), min_size=1, max_size=3).flatmap(
+    lambda task_ids: st.lists(
+        st.builds(
+            lambda length, task_id, deadline: row(length, task_id=task_id, deadline=float(deadline)),
+            lengths,
+            st.sampled_from(task_ids),
+            st.integers(0, 12),
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+operations = st.lists(
+    st.one_of(requests, st.just("take"), st.tuples(st.just("cancel"), st.integers(0, 40))), max_size=40
+)
+
+
+@given(operations)
+def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object]) -> None:
+    """Whatever is admitted, taken and cancelled in whatever order: each row ends once, and each batch is legal."""
+    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    run = Run()
+    for now, step in enumerate([*steps, *["take"] * 200]):
+        match step:
+            case list():
+                admit(queue, run, step, now)
+            case ("cancel", int(place)):
+                gone = run.waiting[place : place + 3]
+                assert queue.cancel(gone) == list(gone)
+                run.cancelled += gone
+                run.waiting = [waiting for waiting in run.waiting if waiting not in gone]
+            case _:
+                take(queue, run, now)
+        assert len(queue) == len(run.waiting)
+        assert {task: waiting.tokens for task, waiting in queue.waiting().items()} == tokens_by_task(run.waiting)
+    assert not run.waiting
+    everything = [*run.ran, *run.expired, *run.cancelled, *run.refused]
+    assert len(everything) == len(set(everything)) == sum(len(step) for step in steps if isinstance(step, list))
+
+
+def tokens_by_task(rows: Sequence[Row[str]]) -> dict[int, int]:
+    """Tokens of the rows of each task that has some."""
+    tokens: Counter[int] = Counter()
+    for each in rows:
+        tokens[each.task_id] += each.num_tokens
+    return dict(tokens)
+
+
+def admit(queue: Queue[str], run: Run, rows: list[Row[str]], now: float) -> None:
+    """Admits a request; it is refused exactly when the line or its task's quota has no room for it, and then whole."""
+    in_lane = tokens_by_task([*run.waiting, *rows])[rows[0].task_id]
+    quota = POLICIES.get(rows[0].task_id, LanePolicy()).max_waiting_tokens or UNBOUNDED
+    line_full = sum(tokens_by_task([*run.waiting, *rows]).values()) > LIMITS.max_waiting_tokens
+    try:
+        queue.admit(rows, now)
+    except QuotaFull:
+        assert in_lane > quota
+        assert not line_full
+        run.refused += rows
+    except Full:
+        assert line_full
+        run.refused += rows
+    else:
+        assert in_lane <= quota
+        assert not line_full
+        run.waiting += rows
+
+
+def take(queue: Queue[str], run: Run, now: float) -> None:
+    """Takes a batch and checks it against all that is promised about batches."""
+    rows, expired = queue.take(now)
+    assert all(row.deadline <= now for row in expired)
+    assert all(row.deadline > now for row in rows)
+    assert bool(rows) == any(row.deadline > now for row in run.waiting)
+    run.waiting = [row for row in run.waiting if row not in rows and row not in expired]
+    run.ran += rows
+    run.expired += expired
+    if rows:
+        padded = len(rows) * max(row.num_tokens for row in rows)
+        assert len(rows) == 1 or padded <= LIMITS.token_budget
+        assert len(rows) <= LIMITS.max_rows
+        assert padded - sum(row.num_tokens for row in rows) <= LIMITS.forward_tokens
+        tasks = Counter(row.task_id for row in rows)
+        for task_id, policy in POLICIES.items():
+            assert tasks[task_id] <= (policy.max_rows or LIMITS.max_rows)
+            assert policy.mix or tasks[task_id] in {0, len(rows)}
+
+
+generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+weights = st.sampled_from([0.25, 1.0, 2.0, 5.0])
+
+
+@given(
+    st.lists(weights, min_size=3, max_size=3),
+    st.lists(st.one_of(st.none(), st.tuples(st.integers(0, 2), st.lists(st.integers(3, 60), min_size=1, max_size=6)))),
+)
+def test_no_row_waits_for_more_batches_than_is_stated(
+    weights: list[float], steps: list[tuple[int, list[int]] | None]
+) -> None:
+    """Whatever comes later, a row is in batch 2 n + 1 at the latest, n being the rows that may go before it."""
+    shortest, longest = 3, 60
+    queue: Queue[str] = Queue(
+        replace(LIMITS, max_waiting_tokens=UNBOUNDED),
+        {task_id: LanePolicy(weight=weight) for task_id, weight in enumerate(weights)},
+    )
+    waiting: dict[Row[str], float] = {}
+    for step in [*steps, *[None] * sum(len(step[1]) for step in steps if step)]:
+        if step is not None:
+            task_id, rows = step[0], [row(length, task_id=step[0]) for length in step[1]]
+            for place, added in enumerate(rows):
+                tokens = sum(row.num_tokens for row in (*waiting, *rows[:place]) if row.task_id == task_id)
+                later = sum(
+                    1 + weight * (tokens + longest) / weights[task_id] / shortest
+                    for other, weight in enumerate(weights)
+                    if other != task_id
+                )
+                waiting[added] = 2 * (len(queue) + place + later) + 1
+            queue.admit(rows, now=0)
+            continue
+        for taken in queue.take(now=0).rows:
+            del waiting[taken]
+        waiting = {row: batches - 1 for row, batches in waiting.items()}
+        assert all(batches > 0 for batches in waiting.values())
+    assert not waiting
+
+
+@settings(max_examples=20)
+@given(generators, st.lists(weights, min_size=3, max_size=3), st.sampled_from([4, 9, 40]))
+def test_lanes_that_have_rows_waiting_get_tokens_by_their_weights(
+    generator: np.random.Generator, weights: list[float], most: int
+) -> None:
+    """Over any time in which two lanes are never short of rows, what left them over their weights differs little."""
+    queue: Queue[str] = Queue(
+        replace(LIMITS, max_waiting_tokens=UNBOUNDED),
+        {task_id: LanePolicy(weight=weight) for task_id, weight in enumerate(weights)},
+    )
+    front, longest = LOOK_AHEAD * LIMITS.token_budget, 40
+    served, ahead = Counter[int](), [0.0]
+    for _ in range(150):
+        # Two lanes have more than the front can hold of them; the third comes and goes.
+        for task_id, enough in (
+            (0, front + 3 * longest),
+            (1, front + 3 * longest),
+            (2, int(generator.choice([0, 200]))),
+        ):
+            while queue.waiting().get(task_id, Waiting(0, 0)).tokens < enough:
+                shortest = 1 if task_id else most
+                queue.admit([row(int(generator.integers(shortest, max(shortest, most) + 1)), task_id=task_id)], now=0)
+        for taken in queue.take(now=0).rows:
+            served[taken.task_id] += taken.num_tokens
+        ahead.append(served[0] / weights[0] - served[1] / weights[1])
+    assert max(ahead) - min(ahead) <= (front + 2 * longest) * (1 / weights[0] + 1 / weights[1])
+
+
+@settings(max_examples=40)
+@given(generators, st.integers(1, 90), st.integers(1, 150), st.booleans())
+def test_a_row_of_an_idle_lane_is_in_the_next_two_batches(
+    generator: np.random.Generator, length: int, batches: int, mix: bool
+) -> None:
+    """However long the line of a bulk task is, and whatever their lengths: with the batch that is running, three."""
+    policies = {1: LanePolicy(mix=mix)}
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED), policies)
+    for _ in range(batches):
+        queue.admit([row(int(generator.integers(1, 91))) for _ in range(12)], now=0)
+        queue.take(now=0)
+    quiet = row(length, task_id=1)
+    queue.admit([quiet], now=0)
+    assert quiet in [*queue.take(now=0).rows, *queue.take(now=0).rows]
+
+
+@settings(max_examples=40)
+@given(generators, st.lists(st.integers(1, 8), min_size=1, max_size=6), st.integers(1, 60))
+def test_rows_of_a_lane_that_is_behind_are_in_every_second_batch(
+    generator: np.random.Generator, lengths: list[int], batches: int
+) -> None:
+    """Rows of an interactive task that come at once do not wait for each other behind what a bulk task has in line."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    for _ in range(batches):
+        queue.admit([row(int(generator.integers(30, 60))) for _ in range(12)], now=0)
+        queue.take(now=0)
+    quiet = [row(length, task_id=1) for length in lengths]
+    admit_alone(queue, quiet)
+    for _ in quiet:
+        before = queue.waiting().get(1)
+        queue.take(now=0)
+        queue.take(now=0)
+        assert before is None or queue.waiting().get(1, Waiting(0, 0)).rows < before.rows
+        queue.admit([row(40) for _ in range(12)], now=0)
+    assert queue.waiting().keys() == {0}
+
+
+def test_a_row_longer_than_the_budget_runs_alone() -> None:
+    """The budget does not lock a long row out."""
+    queue: Queue[str] = Queue(LIMITS)
+    long, short = row(90), row(1)
+    queue.admit([long, short], now=0)
+    assert queue.take(now=0).rows == [long]
+    assert queue.take(now=0).rows == [short]
+
+
+def test_a_batch_mixes_tasks() -> None:
+    """Rows of different tasks share a batch."""
+    queue: Queue[str] = Queue(LIMITS)
+    rows = [row(task_id=task_id) for task_id in range(4)]
+    admit_alone(queue, rows)
+    assert set(queue.take(now=0).rows) == set(rows)
+
+
+def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
+    """Rows of quiet tasks are in the next batch of their length, however long the line of a busy task is."""
+    queue: Queue[str] = Queue(Limits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    queue.admit([row(8) for _ in range(500)], now=0)
+    queue.take(now=0)
+    quiet = [row(8, task_id=1), row(8, task_id=2)]
+    admit_alone(queue, quiet)
+    assert set(quiet) <= set(queue.take(now=0).rows)
+    assert len(queue) == 502 - 8
+
+
+def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
+    """A second row of a task does not go before the first row of another."""
+    queue: Queue[str] = Queue(Limits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    for task_id in range(6):
+        queue.admit([row(task_id=task_id), row(task_id=task_id)], now=0)
+    assert {queue.take(now=0).rows[0].task_id for _ in range(6)} == set(range(6))
+
+
+def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
+    """Rows of idle lanes go first in every second batch only, though there are always some."""
+    queue: Queue[str] = Queue(LIMITS)
+    second = row(60)
+    queue.admit([row(60), second], now=0)
+    for batch in range(20):
+        queue.admit([row(3, task_id=5 + batch % 7)], now=0)
+        if second in queue.take(now=0).rows:
+            return
+    raise AssertionError("the second row is still in line")
+
+
+@given(st.integers(1, 30), lengths, lengths)
+def test_beside_one_busy_lane_a_row_of_an_idle_one_is_in_the_next_batch(before: int, own: int, bulk: int) -> None:
+    """However many batches the busy lane alone has had, and whatever lengths they have."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue.admit([row(bulk) for _ in range(4 * before + 100)], now=0)
+    for _ in range(before):
+        queue.take(now=0)
+    fresh = row(own, task_id=1)
+    queue.admit([fresh], now=0)
+    assert fresh in queue.take(now=0).rows
+
+
+def test_a_row_behind_one_of_its_own_lane_is_in_one_of_the_next_two_batches() -> None:
+    """The batch after that one's is the busy lane's: every second one takes the row that waits longest."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue.admit([row(5) for _ in range(100)], now=0)
+    queue.take(now=0)
+    batches = []
+    for _ in range(6):
+        queue.admit([own := row(20, task_id=1)], now=0)
+        waited = 1
+        while own not in queue.take(now=0).rows:
+            waited += 1
+        batches.append(waited)
+    assert batches == [1, 2, 2, 2, 2, 2]
+
+
+def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> None:
+    """A task whose rows were cancelled or have expired is an idle one."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    given_up = [row(40, task_id=1, deadline=5 if place % 2 else math.inf) for place in range(30)]
+    queue.admit([row(40) for _ in range(1000)], now=0)
+    queue.admit(given_up, now=0)
+    for _ in range(20):
+        queue.take(now=0)
+    queue.cancel([row for row in given_up if row.deadline == math.inf])
+    for _ in range(20):
+        queue.take(now=6)
+    assert 1 not in queue.waiting()
+    again = row(40, task_id=1)
+    queue.admit([again], now=6)
+    assert again in [*queue.take(now=6).rows, *queue.take(now=6).rows]
+
+
+def test_full_tells_when_there_will_be_room() -> None:
+    """The estimate is what has to leave the line, at the rate of the last batches."""
+    queue: Queue[str] = Queue(PLAIN)
+    queue.admit([row(50) for _ in range(8)], now=0)
+    with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
+        queue.admit([row(30)], now=0)
+    assert unmeasured.value.wait_s == 0
+    queue.drained([row(100)], seconds=2)
+    with pytest.raises(Full) as measured:
+        queue.admit([row(30)], now=0)
+    assert measured.value.wait_s == pytest.approx(30 / 50)
+
+
+def test_a_row_that_would_expire_in_line_is_refused() -> None:
+    """A request is not accepted when what is before it takes longer than its deadline allows."""
+    queue: Queue[str] = Queue(PLAIN)
+    queue.drained([row(100)], seconds=2)
+    queue.admit([row(50) for _ in range(4)], now=10)
+    with pytest.raises(TooLate, match="200 tokens are waiting before its last row") as refused:
+        queue.admit([row(deadline=13)], now=10)
+    assert refused.value.wait_s == pytest.approx(2 * 200 / 50 - 3)
+    queue.admit([row(deadline=20)], now=10)
+    queue.admit([row(deadline=10.1, task_id=1)], now=10)
+
+
+def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
+    """Each row enters its own lane; where one lane has no room for its part, none takes anything."""
+    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue.admit([row(30), row(40, task_id=1), row(50, task_id=1), row(20, task_id=3)], now=0)
+    several = {0: Waiting(1, 30), 1: Waiting(2, 90), 3: Waiting(1, 20)}
+    assert queue.waiting() == several
+    with pytest.raises(QuotaFull):
+        queue.admit([row(5), row(61, task_id=1), row(5, task_id=2)], now=0)
+    with pytest.raises(Full, match="140 tokens are waiting"):
+        queue.admit([row(131), row(130, task_id=2)], now=0)
+    assert queue.waiting() == several
+    queue.admit([row(5), row(60, task_id=1), row(5, task_id=2)], now=0)
+    assert queue.waiting() == {0: Waiting(2, 35), 1: Waiting(3, 150), 2: Waiting(1, 5), 3: Waiting(1, 20)}
+
+
+def test_tasks_that_come_together_count_as_neighbours() -> None:
+    """What a lane can be sure of is its share among all lanes that will then have rows."""
+    alone: Queue[str] = Queue(LIMITS)
+    alone.drained([row(100, task_id=9)], seconds=1)
+    alone.admit([row(40, deadline=3), row(10, deadline=3)], now=0)
+    together: Queue[str] = Queue(LIMITS)
+    together.drained([row(100, task_id=9)], seconds=1)
+    with pytest.raises(TooLate):
+        together.admit([row(40, task_id=task_id, deadline=3) for task_id in (0, 1, 2, 3) for _ in range(2)], now=0)
+
+
+def test_what_there_is_no_room_for_is_known_beforehand() -> None:
+    """What is refused before it is there is refused as the row itself would be, behind what comes before it."""
+    queue: Queue[str] = Queue(PLAIN)
+    queue.drained([row(100)], seconds=2)
+    queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
+    queue.admit([row(50) for _ in range(7)], now=0)
+    queue.require_room(0, num_tokens=49, before=1, deadline=99, now=0)
+    with pytest.raises(TooLate):
+        queue.require_room(0, num_tokens=10, before=0, deadline=5, now=0)
+    for task_id, num_tokens, before in ((0, 89, 0), (1, 89, 0), (None, 89, 0), (0, 9, 80)):
+        with pytest.raises(Full) as early:
+            queue.require_room(task_id, num_tokens, before, deadline=99, now=0)
+        with pytest.raises(Full) as late:
+            queue.admit([row(89)], now=0)
+        assert early.value.wait_s == late.value.wait_s == pytest.approx((350 + 89 - 400) / 50)
+    queue.close()
+    with pytest.raises(Closed):
+        queue.require_room(0, num_tokens=1, before=0, deadline=99, now=0)
+
+
+def test_a_quota_is_known_beforehand_too() -> None:
+    """What comes before in other lanes does not count for it."""
+    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue.admit([row(50, task_id=1) for _ in range(2)], now=0)
+    queue.require_room(1, num_tokens=50, before=200, deadline=99, now=0)
+    with pytest.raises(QuotaFull):
+        queue.require_room(1, num_tokens=51, before=0, deadline=99, now=0)
+
+
+def test_a_closed_queue_gives_but_does_not_take() -> None:
+    """After closing, what is in line can still be run."""
+    queue: Queue[str] = Queue(LIMITS)
+    accepted = row()
+    queue.admit([accepted], now=0)
+    queue.close()
+    with pytest.raises(Closed):
+        queue.admit([row()], now=0)
+    assert queue.take(now=0).rows == [accepted]
+
+
+def test_it_says_what_is_waiting_and_for_how_long() -> None:
+    """Rows and tokens by task, and the age of the oldest row."""
+    queue: Queue[str] = Queue(LIMITS)
+    assert queue.oldest_s(now=9) == 0
+    queue.admit([row(5, task_id=2), row(7, task_id=2)], now=1)
+    queue.admit([row(3)], now=3)
+    assert queue.waiting() == {2: Waiting(2, 12), 0: Waiting(1, 3)}
+    assert queue.oldest_s(now=9) == 8
+
+
+def test_a_cancelled_row_makes_room_at_once() -> None:
+    """What a client no longer wants does not count against the others."""
+    queue: Queue[str] = Queue(LIMITS)
+    rows = [row(50) for _ in range(8)]
+    queue.admit(rows, now=0)
+    assert queue.cancel(rows[:4]) == rows[:4]
+    assert not queue.cancel(rows[:4])
+    queue.admit([row(50) for _ in range(4)], now=0)
+
+
+@given(st.lists(lengths, min_size=1, max_size=30), st.integers(1, 6))
+def test_takers_that_share_get_parts_of_a_size(waiting: list[int], shares: int) -> None:
+    """A batch is a part of what is in line, or one row; nothing is lost by it, and a full line is cut as ever."""
+    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    admit_alone(queue, [row(length) for length in waiting])
+    taken = 0
+    while queue:
+        tokens = sum(found.tokens for found in queue.waiting().values())
+        part = -(-tokens // shares) if shares > 1 else tokens * LIMITS.max_rows
+        rows = queue.take(0, shares).rows
+        padded = len(rows) * max(own.num_tokens for own in rows)
+        assert len(rows) == 1 or padded <= min(LIMITS.token_budget, part)
+        taken += len(rows)
+    assert taken == len(waiting)

@@ -1,0 +1,105 @@
+"""Runners that do what a test needs of them: wait, or fail. Both run the real one otherwise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from polytask.model.batch import Batch
+from polytask.model.heads import Outputs
+from polytask.service.backends.contract import Runner
+from polytask.service.backends.torch_cpu import TorchRunner
+from tests.support import tiny
+
+_PATIENCE_S = 30
+
+
+def real_runner() -> TorchRunner:
+    """The tiny network on the CPU."""
+    return TorchRunner(tiny.network())
+
+
+class _Double:
+    """Keeps the batches that it is asked to run, and runs them."""
+
+    backend = "double"
+    device = "cpu"
+    precision = "float32"
+
+    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
+        self.batches: list[Batch] = []
+        self.overlaps = overlaps
+        self.streams = streams
+        self._inner = inner or real_runner()
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        return partial(self.run, batch)
+
+    def run(self, batch: Batch) -> Outputs:
+        self.batches.append(batch)
+        return self._inner.run(batch)
+
+
+class GatedRunner(_Double):
+    """While the gate is shut, a batch that has arrived waits there. The gate is open at first.
+
+    With `overlaps` a batch arrives when it is started, as on a device that runs by itself.
+    """
+
+    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
+        super().__init__(inner, overlaps=overlaps, streams=streams)
+        self._gate = threading.Event()
+        self._gate.set()
+
+    def shut(self) -> None:
+        """Batches wait from now on."""
+        self._gate.clear()
+
+    def open(self) -> None:
+        """Lets all batches through."""
+        self._gate.set()
+
+    def start(self, batch: Batch) -> Callable[[], Outputs]:
+        if not self.overlaps:
+            return super().start(batch)
+        self.batches.append(batch)
+        outputs = self._inner.start(batch)
+
+        def after_the_gate() -> Outputs:
+            self._pass_gate()
+            return outputs()
+
+        return after_the_gate
+
+    def run(self, batch: Batch) -> Outputs:
+        outputs = super().run(batch)
+        self._pass_gate()
+        return outputs
+
+    def _pass_gate(self) -> None:
+        if not self._gate.wait(_PATIENCE_S):
+            raise AssertionError("the test forgot to open the gate")
+
+
+class FailingRunner(_Double):
+    """Raises `error` for every batch for which `fails` says so."""
+
+    def __init__(
+        self,
+        fails: Callable[[Batch], bool],
+        error: Exception | None = None,
+        inner: Runner | None = None,
+        *,
+        overlaps: bool = False,
+        streams: int = 1,
+    ) -> None:
+        super().__init__(inner, overlaps=overlaps, streams=streams)
+        self.fails = fails
+        self._error = error or RuntimeError("the device does not like this batch")
+
+    def run(self, batch: Batch) -> Outputs:
+        outputs = super().run(batch)
+        if self.fails(batch):
+            raise self._error
+        return outputs

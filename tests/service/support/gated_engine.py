@@ -1,0 +1,32 @@
+"""An engine process whose device waits while the file that GATE names is there, or answers wrong where WRONG is set."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from unittest.mock import patch
+
+from polytask.model.batch import Batch
+from polytask.model.heads import Outputs
+from polytask.model.network import Network
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.processes.engine import main
+from tests.support import tiny
+
+
+class _Gated(TorchRunner):
+    def __init__(self, network: Network) -> None:
+        super().__init__(tiny.network(seed=1) if "WRONG" in os.environ else network)
+        self._gate = Path(os.environ["GATE"])
+
+    def run(self, batch: Batch) -> Outputs:
+        outputs = super().run(batch)
+        while self._gate.exists():
+            time.sleep(0.005)
+        return outputs
+
+
+if __name__ == "__main__":
+    with patch("polytask.service.backends.selection.TorchRunner", _Gated):
+        main()

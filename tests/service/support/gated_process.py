@@ -1,0 +1,38 @@
+"""A service in a process of its own whose device waits on command: `shut` and `open`, a line each on stdin.
+
+Where SHUT is set it waits from the start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from unittest.mock import patch
+
+from polytask.model.network import Network
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.config.settings import Settings
+from polytask.service.single_process import serve
+from tests.service.support.doubles import GatedRunner
+
+
+def gated(network: Network) -> GatedRunner:
+    """The runner that the service gets in place of the real one, which it holds back."""
+    runner = GatedRunner(TorchRunner(network))
+    if "SHUT" in os.environ:
+        runner.shut()
+
+    def obey() -> None:
+        for line in sys.stdin:
+            {"shut": runner.shut, "open": runner.open}[line.strip()]()
+            sys.stdout.write(line)
+            sys.stdout.flush()
+
+    threading.Thread(target=obey, daemon=True).start()
+    return runner
+
+
+if __name__ == "__main__":
+    with patch("polytask.service.backends.selection.TorchRunner", gated):
+        serve(Settings.from_environment(os.environ))

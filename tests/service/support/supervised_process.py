@@ -1,0 +1,12 @@
+"""`polytask serve` with the engine module of the test's choice: its name is the argument, the settings are variables."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from polytask.service.config.settings import Settings
+from polytask.service.processes.supervisor import serve
+
+if __name__ == "__main__":
+    serve(Settings.from_environment(os.environ), engine=sys.argv[1])

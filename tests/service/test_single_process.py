@@ -1,0 +1,219 @@
+"""The service as a whole: in a process of its own, on sockets, from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from polytask.model_store.errors import StoreError
+from polytask.service.backends.contract import Runner
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.config.settings import Settings
+from polytask.service.engine.build import batch_limits, calibration_target
+from polytask.service.engine.warmup import Target
+from polytask.service.engine.worker import Worker
+from polytask.service.errors import StartupError
+from polytask.service.scheduling.queue import Limits
+from polytask.service.single_process import assemble, serve
+from polytask.service.web.listener import listen
+from polytask.service.web.server import http_server
+from tests.service.support import checkpoints
+from tests.service.support.doubles import GatedRunner, real_runner
+from tests.service.support.gated_service import process
+from tests.service.support.processes import PATIENCE_S, refused, until
+from tests.service.support.serving import body
+from tests.support import tiny
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A store with the tiny checkpoint."""
+    checkpoints.saved(tmp_path)
+    return tmp_path
+
+
+def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> None:
+    """Requests that run or wait when the signal comes get their answers; after it nothing new is accepted."""
+
+    def post(task: str) -> int:
+        url = f"{started.client.base_url}/v1/tasks/{task}/predict"
+        return httpx.post(url, content=body("cat"), timeout=PATIENCE_S).status_code
+
+    with process(store) as started, ThreadPoolExecutor(3) as pool:
+        started.tell("shut")
+        calls = [pool.submit(post, "mood")]
+        until(
+            lambda: started.sample("polytask_input_tokens_total") == 3 and started.sample("polytask_queue_inputs") == 0
+        )
+        calls += [pool.submit(post, task) for task in ("topics", "entities")]
+        until(lambda: started.sample("polytask_queue_inputs") == 2)
+        started.popen.send_signal(signal.SIGTERM)
+        until(lambda: refused(started.client))
+        started.tell("open")
+        assert [call.result() for call in calls] == [200] * 3
+        assert started.popen.wait(PATIENCE_S) == 0
+
+
+def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
+    """With POLYTASK_DRAIN_S it is not ready for so long, and answers what comes meanwhile, then ends in order."""
+    with process(store, POLYTASK_DRAIN_S="3") as started:
+        started.popen.send_signal(signal.SIGTERM)
+        until(lambda: started.client.get("/readyz").status_code == 503)
+        assert started.client.get("/v2/health/ready").status_code == 503
+        assert httpx.post(f"{started.client.base_url}/v1/tasks/mood/predict", content=body("cat")).status_code == 200
+        until(lambda: refused(started.client))
+        assert started.popen.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that would give other answers than the checkpoint's ends with an error instead of serving."""
+    monkeypatch.setattr("polytask.service.backends.selection.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1)))
+    with pytest.raises(StartupError, match="does not give the golden answer of task 'mood'"):
+        serve(Settings(store=store, model="tiny", port=0, threads=1))
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_port_that_is_taken_is_a_failed_start(tmp_path: Path) -> None:
+    """It is said before the checkpoint is looked for, with the variables to change."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(StartupError, match=r"in use.* set POLYTASK_HOST .* POLYTASK_PORT"),
+    ):
+        serve(Settings(store=tmp_path, port=taken.getsockname()[1]))
+
+
+@pytest.mark.parametrize("host", ["203.0.113.1", "a..b"])
+def test_an_address_of_another_machine_or_none_is_a_failed_start(host: str) -> None:
+    """The message names the host."""
+    with pytest.raises(StartupError, match=f"cannot listen on host '{host}'"):
+        listen(host, 0)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
+    """The command line gets the store's own message."""
+    with pytest.raises(StoreError, match="no such checkpoint"):
+        serve(Settings(store=store, model="other", port=0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "limits"),
+    [
+        (Settings(), "cpu", Limits(32, 1024, 32, 65_536)),
+        (Settings(), "cuda", Limits(256, 32_768, 2048, 65_536)),
+        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", Limits(3, 99, 32, 9)),
+        (Settings(token_budget=99), "cuda", Limits(256, 99, 2048, 65_536)),
+    ],
+)
+def test_batches_suit_the_device_unless_settings_say_otherwise(settings: Settings, device: str, limits: Limits) -> None:
+    """On a CPU little padding is worth a batch, on a GPU much."""
+    assert batch_limits(settings, device) == limits
+
+
+def test_the_token_budget_is_calibrated_unless_it_is_set() -> None:
+    """To the time that is asked for, or to one that suits the device."""
+    assert calibration_target(Settings(token_budget=99), "cpu") is None
+    assert calibration_target(Settings(batch_ms=5), "cpu") == Target(0.005, 262_144)
+    found = {device: calibration_target(Settings(), device) for device in ("cpu", "cuda")}
+    assert found == {"cpu": Target(0.05, 262_144), "cuda": Target(0.02, 262_144)}
+
+
+def test_a_policy_for_a_task_that_is_not_served_is_a_failed_start() -> None:
+    """The message names the variable and the nearest task."""
+    with pytest.raises(StartupError, match="POLYTASK_LANES: the checkpoint has no task 'mod'; did you mean 'mood'"):
+        assemble(checkpoints.in_memory(), Settings(lanes='{"mod": {"weight": 4}}'), real_runner())
+
+
+@dataclass
+class Listening:
+    """A service on a port of this machine, in threads of this process."""
+
+    worker: Worker
+    port: int
+
+    def num_waiting(self) -> int:
+        """Rows in line."""
+        return sum(waiting.rows for waiting in self.worker.waiting()[0].values())
+
+    def connect(self) -> socket.socket:
+        """A connection without a library in between."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+
+
+@contextlib.contextmanager
+def listening(runner: Runner, **settings: int) -> Iterator[Listening]:
+    """Serves the tiny checkpoint on a free port until the end of the block."""
+    chosen = Settings(**settings)  # type: ignore[arg-type]
+    worker, app = assemble(checkpoints.in_memory(), chosen, runner)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = http_server(app, chosen)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            until(lambda: worker.ready)
+            yield Listening(worker, listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def request(task: str, content: bytes, *headers: str) -> bytes:
+    """A request as it goes over the wire."""
+    lines = [f"POST /v1/tasks/{task}/predict HTTP/1.1", "Host: test", *headers, "", ""]
+    return "\r\n".join(lines).encode() + content
+
+
+def test_a_connection_that_is_cut_takes_its_rows_out_of_the_line() -> None:
+    """Over a socket as well: rows of a client that has gone are never forwarded."""
+    runner = GatedRunner()
+    content = body("cat", "paris")
+    posted = request("topics", content, f"Content-Length: {len(content)}")
+    with listening(runner) as started:
+        before = len(runner.batches)
+        runner.shut()
+        with started.connect() as running:
+            running.sendall(posted)
+            until(lambda: len(runner.batches) > before)
+            taken = len(runner.batches)
+            with started.connect() as dropped:
+                dropped.sendall(posted)
+                until(lambda: started.num_waiting() == 2)
+            until(lambda: started.num_waiting() == 0)
+            runner.open()
+            assert running.recv(100).startswith(b"HTTP/1.1 200")
+    assert len(runner.batches) == taken
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_endless_body_is_refused_while_it_is_still_coming(chunked: bool) -> None:
+    """The service does not wait for the end of a body that is too large, with or without a declared length."""
+    with listening(real_runner(), max_body_bytes=1000) as started, started.connect() as client:
+        if chunked:
+            client.sendall(request("mood", b"7d0\r\n" + b" " * 2000 + b"\r\n", "Transfer-Encoding: chunked"))
+        else:
+            client.sendall(request("mood", b" " * 2000, "Content-Length: 1000000000"))
+        refused_and_closed(client, b"HTTP/1.1 413")
+
+
+def refused_and_closed(client: socket.socket, status: bytes) -> None:
+    """The response has the status, and ends the connection."""
+    response = b"".join(iter(lambda: client.recv(1000), b"")).lower()
+    assert response.startswith(status.lower())
+    assert b"connection: close" in response
+
+
+def test_a_client_that_sends_no_body_is_not_waited_for_after_its_deadline() -> None:
+    """A silent client does not hold its connection."""
+    with listening(real_runner()) as started, started.connect() as client:
+        client.sendall(request("mood", b"{", "Content-Length: 100", "Polytask-Deadline-Ms: 20"))
+        refused_and_closed(client, b"HTTP/1.1 504")

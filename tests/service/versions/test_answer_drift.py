@@ -1,0 +1,86 @@
+"""How far answers have moved: what the number means for each kind, and which golden inputs it is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from polytask.model.encoding import InputEncoder
+from polytask.model.tasks import Kind, Task
+from polytask.service.backends.forward import Forward
+from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.versions.answer_drift import moved, shifts
+from tests.service.support import checkpoints
+from tests.support import tiny
+
+TASKS = {task.kind: task for task in tiny.tasks()}
+
+
+def entity(label: str, start: int, end: int) -> dict[str, Any]:
+    """An entity of an answer."""
+    return {"label": label, "start": start, "end": end, "score": 0.5, "text": "x" * (end - start)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after", "far"),
+    [
+        (Kind.CLASSIFICATION, {"scores": {"a": 0.9, "b": 0.1}}, {"scores": {"b": 0.4, "a": 0.6}}, 0.3),
+        (Kind.CLASSIFICATION, {"scores": {"a": 0.9, "b": 0.1}}, {"scores": {"c": 1.0}}, 1.0),
+        (Kind.MULTILABEL, {"scores": {"a": 0.9, "b": 0.1}}, {"scores": {"a": 0.8, "b": 0.5}}, 0.4),
+        (Kind.REGRESSION, {"value": 1.0}, {"value": 3.5}, 0.5),
+        (
+            Kind.RANKING,
+            {"ranking": ({"index": 1, "score": 0.9}, {"index": 0, "score": 0.2})},
+            {"ranking": ({"index": 0, "score": 0.5}, {"index": 1, "score": 0.4})},
+            0.5,
+        ),
+        (Kind.MULTIPLE_CHOICE, {"scores": (0.9, 0.1)}, {"scores": (0.6, 0.4)}, 0.3),
+        (Kind.TAGGING, {"entities": (entity("a", 0, 3), entity("b", 4, 6))}, {"entities": (entity("a", 0, 3),)}, 1 / 3),
+        (Kind.TAGGING, {"entities": (entity("a", 0, 3),)}, {"entities": (entity("b", 0, 3),)}, 1.0),
+        (Kind.TAGGING, {"entities": ()}, {"entities": ()}, 0.0),
+        (Kind.SPAN, {"start": 0, "end": 10}, {"start": 5, "end": 15}, 0.5),
+        (Kind.SPAN, {"start": 0, "end": 4}, {"start": 5, "end": 9}, 1.0),
+    ],
+)
+def test_how_far_an_answer_has_moved(
+    kind: Kind, before: Mapping[str, Any], after: Mapping[str, Any], far: float
+) -> None:
+    """The same in both directions, from nothing to 1."""
+    task = TASKS[kind]
+    assert moved(task, before, after) == moved(task, after, before) == pytest.approx(far)
+    assert moved(task, before, before) == moved(task, after, after) == 0
+
+
+def found(seed: int, tasks: tuple[Task, ...], tolerance: float = 0.5) -> dict[str, Any]:
+    """The shifts of a network beside the tiny one, of the tasks that both have."""
+    encoder = InputEncoder(tiny.tokenizer())
+    forward = Forward(TorchRunner(tiny.network(seed, tasks)), tasks, encoder.pad_id)
+    names = {task.name for task in tiny.tasks()}
+    tolerances = {task.name: tolerance for task in tasks if task.name in names}
+    return shifts(forward, tasks, encoder, checkpoints.in_memory().manifest, tolerances)
+
+
+def test_the_same_network_has_not_moved() -> None:
+    """Whatever the order of its tasks; nothing is refused even where nothing is tolerated but noise."""
+    same = found(0, tiny.tasks(), tolerance=1e-5)
+    assert same.keys() == TASKS_BY_NAME.keys()
+    assert all(shift.moved < 1e-5 and not shift.refused for shift in same.values())
+
+
+def test_another_network_has_moved() -> None:
+    """What is over the tolerance is refused, the rest is not."""
+    other = found(1, tuple(reversed(tiny.tasks())))
+    assert max(shift.moved for shift in other.values()) > 0.5
+    assert all(shift.refused == (shift.moved > 0.5) for shift in other.values())
+
+
+def test_a_task_of_another_kind_has_moved_all_the_way() -> None:
+    """Its answers cannot be compared."""
+    tasks = (replace(TASKS_BY_NAME["topics"], name="mood"), *tiny.tasks()[2:])
+    assert found(0, tasks)["mood"].moved == 1
+
+
+TASKS_BY_NAME = {task.name: task for task in tiny.tasks()}

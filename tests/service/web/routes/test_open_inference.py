@@ -1,0 +1,301 @@
+"""The Open Inference Protocol and KServe's v1: the same answers as by our own API, in tensors or as predictions."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.support.doubles import GatedRunner
+from tests.service.support.serving import Service, hold, serving
+from tests.service.web.middleware.test_authentication import KEYS
+from tests.support import tiny
+
+pytestmark = pytest.mark.anyio
+
+TASKS = {task.name: task for task in tiny.tasks()}
+
+Body = dict[str, Any]
+
+
+def tensor(name: str, *values: str, shape: list[int] | None = None) -> Body:
+    """An input of texts."""
+    return {"name": name, "datatype": "BYTES", "shape": shape or [len(values)], "data": list(values)}
+
+
+def example(task: str) -> list[Body]:
+    """The input tensors of the tiny network's example for a task."""
+    item = tiny.inputs()[task]
+    if task == "relevance":
+        return [tensor("query", item.text), tensor("candidates", *item.candidates)]
+    if task == "choice":
+        return [tensor("text", item.text), tensor("choices", *item.candidates)]
+    names = ("question", "context") if task == "answer" else ("text", "text_pair")
+    return [tensor(name, text) for name, text in zip(names, (item.text, item.text_pair), strict=True) if text]
+
+
+async def infer(service: Service, task: str, *inputs: Body, **more: Any) -> httpx.Response:
+    """Asks by JSON."""
+    return await service.client.post(f"/v2/models/{task}/infer", json={"inputs": inputs, **more})
+
+
+def outputs(response: httpx.Response) -> dict[str, Any]:
+    """The data of the outputs, by name, each of the size that its shape says."""
+    assert response.status_code == 200, response.text
+    found = {}
+    for output in response.json()["outputs"]:
+        size = 1
+        for dimension in output["shape"]:
+            size *= dimension
+        assert len(output["data"]) == size
+        found[output["name"]] = output["data"]
+    return found
+
+
+def message(response: httpx.Response, status: int) -> str:
+    """The error, checked to be one of the protocol."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    (found,) = response.json().items()
+    assert found[0] == "error"
+    return str(found[1])
+
+
+async def own(service: Service, task: str) -> Body:
+    """The answer of our own API to the example."""
+    body = (await service.client.get(f"/v1/tasks/{task}")).json()["example"]
+    answer: Body = (await service.client.post(f"/v1/tasks/{task}/predict", json=body)).json()["answers"][0]
+    return answer
+
+
+@pytest.mark.parametrize("task", TASKS)
+async def test_outputs_say_what_answers_say(task: str) -> None:
+    """For each kind the outputs are the fields of the answer, and exactly those that the task's metadata lists."""
+    async with serving() as service:
+        response = await infer(service, task, *example(task), id="mine")
+        answer = await own(service, task)
+        metadata = (await service.client.get(f"/v2/models/{task}")).json()
+    found = outputs(response)
+    assert response.headers["Polytask-Model"] == "tiny/1"
+    assert {name: response.json()[name] for name in ("id", "model_name", "model_version")} == {
+        "id": "mine",
+        "model_name": task,
+        "model_version": "1",
+    }
+    described = [(output["name"], output["datatype"]) for output in metadata["outputs"]]
+    assert described == [(output["name"], output["datatype"]) for output in response.json()["outputs"]]
+    for name in ("label", "score", "value", "choice", "text", "start", "end", "tokens", "dropped_tokens"):
+        if name in answer:
+            assert found[name] == [answer[name]]
+    if task in {"mood", "topics"}:
+        (columns,) = (output["parameters"]["labels"] for output in metadata["outputs"] if output["name"] == "scores")
+        assert dict(zip(columns, found["scores"], strict=True)) == answer["scores"]
+    if task in {"topics", "entities"}:
+        name = {"topics": "labels", "entities": "entities"}[task]
+        assert json.loads(found[name][0]) == answer[name]
+    if task == "choice":
+        assert found["scores"] == answer["scores"]
+    if task == "relevance":
+        assert found["ranking"] == [ranked["index"] for ranked in answer["ranking"]]
+        assert [found["scores"][place] for place in found["ranking"]] == [one["score"] for one in answer["ranking"]]
+
+
+async def test_rows_of_tensors_are_inputs() -> None:
+    """[N], and [N, 1] or nested, are N inputs; lists are the rows of [N, C]. Outputs have a row for each, in order."""
+    texts = ["a good cat", "bad", "paris"]
+    async with serving() as service:
+        flat = outputs(await infer(service, "mood", tensor("text", *texts)))
+        column = tensor("text", shape=[3, 1]) | {"data": [[text] for text in texts]}
+        nested = outputs(await infer(service, "mood", column))
+        alone = [outputs(await infer(service, "mood", tensor("text", text))) for text in texts]
+        choices = tensor("choices", "a", "b", "c", "d", shape=[2, 2])
+        both = await infer(service, "choice", tensor("text", "the cat", "a cat"), choices)
+    assert flat == nested
+    assert flat["label"] == [one["label"][0] for one in alone]
+    assert flat["scores"] == pytest.approx([score for one in alone for score in one["scores"]], abs=1e-4)
+    assert [output["shape"] for output in both.json()["outputs"]][:3] == [[2], [2], [2, 2]]
+
+
+async def test_only_what_is_wanted_is_sent() -> None:
+    """`outputs` names the tensors that come, in that order; parameters are options."""
+    async with serving() as service:
+        found = outputs(await infer(service, "mood", tensor("text", "cat"), outputs=[{"name": "score"}]))
+        raw = outputs(await infer(service, "mood", tensor("text", "cat"), parameters={"raw_scores": True}))
+    assert list(found) == ["score"]
+    assert sum(raw["scores"]) != pytest.approx(1, abs=0.01)
+
+
+def packed(*texts: bytes) -> bytes:
+    """Texts as the elements of a binary tensor."""
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
+
+
+async def binary(service: Service, head: Body, data: bytes, length: str | None = None) -> httpx.Response:
+    """Asks with tensors behind the JSON."""
+    start = json.dumps(head).encode()
+    headers = {"Inference-Header-Content-Length": length or str(len(start))}
+    return await service.client.post("/v2/models/mood/infer", content=start + data, headers=headers)
+
+
+def head(size: int, rows: int = 2, **more: Any) -> Body:
+    """The JSON in front of a binary tensor."""
+    parameters = {"binary_data_size": size}
+    return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [rows], "parameters": parameters}], **more}
+
+
+async def test_tensors_may_be_bytes_behind_the_json() -> None:
+    """In both directions, output by output, with the same values."""
+    data = packed("a good cät".encode(), b"bad")
+    wanted = [{"name": name, "parameters": {"binary_data": True}} for name in ("label", "tokens", "scores")]
+    wanted[0]["parameters"] = {"binary_data": False}
+    async with serving() as service:
+        plain = outputs(await infer(service, "mood", tensor("text", "a good cät", "bad")))
+        json_back = outputs(await binary(service, head(len(data)), data))
+        response = await binary(service, head(len(data), outputs=wanted), data)
+    assert json_back == plain
+    assert response.headers["content-type"] == "application/octet-stream"
+    length = int(response.headers["Inference-Header-Content-Length"])
+    label, tokens, scores = json.loads(response.content[:length])["outputs"]
+    assert label["data"] == plain["label"]
+    assert (tokens["parameters"], scores["parameters"]) == ({"binary_data_size": 8}, {"binary_data_size": 24})
+    found = struct.unpack("<2i6f", response.content[length:])
+    assert list(found[:2]) == plain["tokens"]
+    assert found[2:] == pytest.approx(plain["scores"], abs=1e-6)
+
+
+async def test_broken_bytes_are_refused() -> None:
+    """What does not add up is 400 and says what."""
+    data = packed(b"good", b"bad")
+    async with serving() as service:
+        cases = {
+            "at most": await binary(service, head(len(data)), data, "9999"),
+            "number of bytes": await binary(service, head(len(data)), data, "-1"),
+            "are left": await binary(service, head(len(data) + 1), data),
+            "belong to no input": await binary(service, head(len(data)), data + b"?"),
+            "cut off": await binary(service, head(len(data) - 1), data[:-1]),
+            "one or two sizes": await binary(service, head(len(data), rows=3), data),
+            "not UTF-8": await binary(service, head(6, rows=1), packed(b"\xff\xfe")),
+            "either data": await binary(
+                service, {"inputs": [tensor("text", "a") | head(5)["inputs"][0]]}, packed(b"a")
+            ),
+        }
+    for words, response in cases.items():
+        assert words in message(response, 400)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "more", "words"),
+    [
+        ([], {}, "inputs: must have at least 1 item"),
+        ([tensor("text", "")], {}, "inputs[0]"),
+        ([tensor("txt", "a")], {}, "inputs[0].text: is required"),
+        ([tensor("text", "a"), tensor("text", "b")], {}, "is there twice"),
+        ([tensor("text", "a"), tensor("text_pair", "b", "c")], {}, "a row for each input"),
+        ([tensor("text", "a") | {"datatype": "FP32"}], {}, "must be BYTES"),
+        ([tensor("text", "a") | {"data": [1.5]}], {}, "inputs[0].data[0]: Expected"),
+        ([tensor("text", "a") | {"shape": [-1]}], {}, "one or two sizes"),
+        ([tensor("text", "a") | {"shape": []}], {}, "one or two sizes"),
+        ([tensor("text", "a")], {"outputs": [{"name": "logits"}]}, "outputs: label, score, scores, tokens"),
+        (
+            [tensor("text", "a")],
+            {"outputs": [{"name": "label", "parameters": {"classification": 2}}]},
+            "classification",
+        ),
+        ([tensor("text", "a")], {"parameters": {"timeout": 5}}, "Polytask-Deadline-Ms"),
+        ([tensor("text", "a")], {"parameters": {"binary_data_output": 1}}, "must be true or false"),
+        ([tensor("text", "a")], {"ouputs": []}, "unknown field"),
+    ],
+)
+async def test_what_a_task_does_not_read_is_refused(inputs: list[Body], more: Body, words: str) -> None:
+    """As 400, with the message of our own API where it is about an input."""
+    async with serving() as service:
+        assert words in message(await infer(service, "mood", *inputs, **more), 400)
+
+
+async def test_refusals_have_the_statuses_of_our_own_api() -> None:
+    """Unknown tasks and versions are 404, too much 413, late 504, a bad deadline 400, each counted as ever."""
+    text = tensor("text", "cat")
+    runner = GatedRunner()
+    async with serving(runner, max_inputs=2, max_body_bytes=1000) as service:
+        unknown = await infer(service, "moood", text)
+        version = await infer(service, "mood/versions/2", text)
+        served = await infer(service, "mood/versions/1", text)
+        many = await infer(service, "mood", tensor("text", "a", "b", "c"))
+        large = await infer(service, "mood", tensor("text", "a" * 2000))
+        call = await hold(service, runner)
+        body = {"inputs": [text]}
+        late = await service.client.post("/v2/models/mood/infer", json=body, headers={"Polytask-Deadline-Ms": "20"})
+        bad = await service.client.post("/v2/models/mood/infer", json=body, headers={"Polytask-Deadline-Ms": "x"})
+        runner.open()
+        await call
+        expired = await service.metric('polytask_requests_total{outcome="expired",task="mood"}')
+    assert "did you mean 'mood'" in message(unknown, 404)
+    assert "version 1" in message(version, 404)
+    assert served.status_code == 200
+    assert "the limit is 2" in message(many, 413)
+    assert "1000 bytes" in message(large, 413)
+    assert "deadline" in message(late, 504)
+    assert "Polytask-Deadline-Ms" in message(bad, 400)
+    assert expired == 1
+
+
+async def test_what_the_server_says_about_itself() -> None:
+    """Health, metadata and readiness, also by version; a path that is not there is an error of the protocol."""
+    async with serving() as service:
+        for path in (
+            "/v2/health/live",
+            "/v2/health/ready",
+            "/v2/models/mood/ready",
+            "/v2/models/mood/versions/1/ready",
+        ):
+            assert (await service.client.get(path)).status_code == 200
+        assert (await service.client.get("/v2")).json()["extensions"] == ["binary_tensor_data"]
+        metadata = (await service.client.get("/v2/models/relevance")).json()
+        assert metadata == (await service.client.get("/v2/models/relevance/versions/1")).json()
+        for path in ("/v2/models/nothing", "/v2/models/mood/versions/2/ready", "/v2/other"):
+            message(await service.client.get(path), 404)
+    assert (metadata["name"], metadata["versions"]) == ("relevance", ["1"])
+    assert metadata["inputs"] == [
+        {"name": "query", "datatype": "BYTES", "shape": [-1]},
+        {"name": "candidates", "datatype": "BYTES", "shape": [-1, -1]},
+    ]
+
+
+async def test_not_ready_is_503() -> None:
+    """For the server and for each model, while the process is live."""
+    async with serving(warm=False) as service:
+        service.worker.stop(5)
+        assert (await service.client.get("/v2/health/live")).json() == {"live": True}
+        for path in ("/v2/health/ready", "/v2/models/mood/ready"):
+            message(await service.client.get(path), 503)
+
+
+async def test_keys_are_asked_for_as_everywhere() -> None:
+    """Health needs none; what is refused for want of one is counted for its task."""
+    async with serving(api_keys=KEYS) as service:
+        assert (await service.client.get("/v2/health/ready")).status_code == 200
+        assert "key" in message(await infer(service, "mood", tensor("text", "cat")), 401)
+        await service.client.post("/v1/models/mood:predict", json={"instances": ["cat"]})
+        refused = await service.metric('polytask_rejections_total{reason="auth",task="mood"}')
+    assert refused == 2
+
+
+@pytest.mark.parametrize("task", TASKS)
+async def test_instances_become_predictions(task: str) -> None:
+    """KServe's v1: the inputs and the answers of our own API by other names."""
+    async with serving() as service:
+        inputs = (await service.client.get(f"/v1/tasks/{task}")).json()["example"]["inputs"]
+        response = await service.client.post(f"/v1/models/{task}:predict", json={"instances": inputs})
+        assert response.json() == {"predictions": [await own(service, task)]}
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[1]", b'{"instances": []}', b'{"instances": ["a"], "more": 1}', b"[" * 9999]
+)
+async def test_what_is_no_list_of_instances_is_refused(body: bytes) -> None:
+    """As 400 with a message."""
+    async with serving() as service:
+        assert message(await service.client.post("/v1/models/mood:predict", content=body), 400)

@@ -1,0 +1,65 @@
+"""The files of the playground over HTTP."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.service.support.serving import serving
+
+pytestmark = pytest.mark.anyio
+
+FOLDER = Path(__file__).parents[4] / "service" / "web" / "playground"
+FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html")
+
+
+async def test_the_page_is_at_the_root_and_answers_head_as_well() -> None:
+    """HTML, under a policy that lets nothing in from elsewhere and nothing inline."""
+    async with serving() as service:
+        page, head = await service.client.get("/"), await service.client.head("/")
+    assert page.status_code == head.status_code == 200
+    assert page.text == (FOLDER / "index.html").read_text(encoding="utf-8")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_file_is_sent_once_and_then_only_confirmed(name: str) -> None:
+    """The browser keeps it and asks whether it is still the same: 304 without a body, until it is another."""
+    async with serving(warm=False) as service:
+        path = f"/playground/{name}"
+        first = await service.client.get(path)
+        tag = first.headers["etag"]
+        same = await service.client.get(path, headers={"If-None-Match": f'"other", W/{tag}'})
+        other = await service.client.get(path, headers={"If-None-Match": '"other"'})
+    assert first.content == other.content == (FOLDER / name).read_bytes()
+    assert (same.status_code, same.content, same.headers["etag"]) == (304, b"", tag)
+    assert first.headers["cache-control"] == "no-cache"
+    assert first.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("name", ["index.html", "other.js", "..%2fplayground.py", "%2e%2e/playground.py"])
+async def test_what_is_no_file_of_it_is_not_found(name: str) -> None:
+    """Nothing of the package is reached but the playground's own files, and the page has one address."""
+    async with serving(warm=False) as service:
+        response = await service.client.get(f"/playground/{name}")
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_the_files_name_each_other_only() -> None:
+    """Every script, style and picture that a file refers to is there, and none is of another host."""
+    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+    wanted = set(re.findall(r'(?:src|href)="playground/([^"]+)"', page))
+    for script in FOLDER.glob("*.js"):
+        text = script.read_text(encoding="utf-8")
+        wanted |= set(re.findall(r'from "\./([^"]+)"', text))
+        assert not re.findall(r'"https?://(?!www\.w3\.org/2000/svg)', text)
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", text)
+    assert wanted == set(FILES)
+    assert not re.findall(r'="(?:https?:)?//', page)

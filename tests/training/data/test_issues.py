@@ -1,0 +1,66 @@
+"""Tests of training/problems.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from polytask.training.data.issues import DataError, Problems, read_all
+
+
+def _message(problems: Problems) -> str:
+    with pytest.raises(DataError) as caught:
+        problems.raise_if_any()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("count", [19, 20, 21, 45])
+def test_the_first_twenty_problems_are_listed_and_the_rest_counted(count: int) -> None:
+    """However many problems of a sort there are, 20 are listed and the number of the others is said."""
+    problems = Problems()
+    for number in range(count):
+        problems.add(f"file:{number}", "broken")
+    listed = [f"file:{number}: broken" for number in range(min(count, 20))]
+    assert _message(problems).splitlines() == listed + ([f"… and {count - 20} more"] if count > 20 else [])
+
+
+def test_each_sort_is_listed_by_itself() -> None:
+    """A flood of one sort hides no other: each has its own twenty, in the order in which the sorts first appeared."""
+    problems = Problems()
+    for number in range(30):
+        problems.add(f"a:{number}", f"label {number}", sort="unknown label")
+        if number % 10 == 0:
+            problems.add(f"a:{number}", "blank")
+    lines = _message(problems).splitlines()
+    assert lines[:21] == [*(f"a:{number}: label {number}" for number in range(20)), "… and 10 more"]
+    assert lines[21:] == [f"a:{number}: blank" for number in (0, 10, 20)]
+
+
+def test_no_problem_is_no_error() -> None:
+    """Nothing noted, nothing raised."""
+    Problems().raise_if_any()
+
+
+def test_problems_of_several_files_come_together() -> None:
+    """All readers are asked, their problems are one error, and a sort is one over all files."""
+
+    def reader(file: str, count: int) -> Callable[[], str]:
+        def read() -> str:
+            problems = Problems()
+            for number in range(count):
+                problems.add(f"{file}:{number}", "blank")
+            problems.raise_if_any()
+            return file
+
+        return read
+
+    def missing() -> str:
+        raise DataError("c: cannot be read")
+
+    assert read_all([reader("a", 0), reader("b", 0)]) == ["a", "b"]
+    with pytest.raises(DataError) as caught:
+        read_all([reader("a", 15), missing, reader("b", 15)])
+    lines = str(caught.value).splitlines()
+    assert lines[14:21] == ["a:14: blank", *(f"b:{number}: blank" for number in range(5)), "… and 10 more"]
+    assert lines[21:] == ["c: cannot be read"]

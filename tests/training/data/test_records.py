@@ -1,0 +1,271 @@
+"""Tests of training/records.py."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polytask.model.tasks import Kind
+from polytask.training.data.issues import DataError
+from polytask.training.data.records import Located, read_records
+from polytask.training.record_schemas import field_names
+from tests.training.support import toy
+
+GOOD = {kind: toy.records(kind, 1)[0] for kind in Kind}
+
+
+def _read(path: Path, kind: Kind, **options: Any) -> list[Located]:
+    return read_records(path.parent, path.name, kind, **options)
+
+
+def _dumped(path: Path, kind: Kind) -> list[dict[str, Any]]:
+    return [located.record.model_dump() for located in _read(path, kind)]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_records_arrive_as_they_are_written(tmp_path: Path, kind: Kind) -> None:
+    """Every field of every record of every kind arrives, in order, and the place is file and line."""
+    lines = toy.records(kind, 5)
+    path = toy.write_records(tmp_path / "a.jsonl", lines)
+    found = _read(path, kind)
+    fields = field_names(kind)
+    assert [located.record.model_dump(include=set(lines[0])) for located in found] == [
+        {field: value for field, value in line.items() if field in fields} for line in lines
+    ]
+    assert [located.group for located in found] == [line.get("group") for line in lines]
+    assert [located.place for located in found] == [f"{path}:{number}" for number in range(1, len(lines) + 1)]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_compressed_files_read_like_plain_ones(tmp_path: Path, kind: Kind) -> None:
+    """`.jsonl.gz` gives the records of `.jsonl`."""
+    plain = toy.write_records(tmp_path / "a.jsonl", toy.records(kind, 5))
+    packed = tmp_path / "a.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert _dumped(packed, kind) == _dumped(plain, kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "record"),
+    [
+        (Kind.CLASSIFICATION, {"text": "a", "text_pair": "b", "label": "c"}),
+        (Kind.MULTILABEL, {"text": "a", "text_pair": "b", "labels": []}),
+        (Kind.REGRESSION, {"text": "a", "label": 3}),
+        (Kind.RANKING, {"text": "a", "text_pair": "b", "label": "entailment"}),
+        (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "c"], "label": 1}),
+        (
+            Kind.SPAN,
+            {"text": "a", "text_pair": "b c", "answers": [{"text": "b", "start": 0}, {"text": "c", "start": 2}]},
+        ),
+    ],
+)
+def test_variants_of_a_format_are_read(tmp_path: Path, kind: Kind, record: toy.Record) -> None:
+    """Pairs, whole numbers as values, no labels at all, no question and several answers are all in the formats."""
+    (found,) = _dumped(toy.write_records(tmp_path / "a.jsonl", [record]), kind)
+    assert {name: found[name] for name in record} == record
+
+
+def test_other_fields_may_be_there(tmp_path: Path) -> None:
+    """Unknown fields are left out of the record."""
+    for kind in Kind:
+        path = toy.write_records(tmp_path / "a.jsonl", [{**GOOD[kind], "origin": "book"}])
+        (found,) = _dumped(path, kind)
+        assert set(found) == field_names(kind)
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize(("given", "group"), [("q1", "q1"), (7, 7), (None, None), (["q1"], None), (1.5, None)])
+def test_a_record_belongs_to_the_group_that_the_recipe_names(
+    tmp_path: Path, kind: Kind, given: object, group: str | int | None
+) -> None:
+    """The field to group by may have any name, a field of the record among them; only text and numbers name a group."""
+    path = toy.write_records(tmp_path / "a.jsonl", [{**GOOD[kind], "origin": given}])
+    assert [located.group for located in _read(path, kind, group_by="origin")] == [group]
+    if "text" in GOOD[kind]:
+        assert [located.group for located in _read(path, kind, group_by="text")] == [GOOD[kind]["text"]]
+
+
+def test_labels_may_be_numbers_or_truth_values(tmp_path: Path) -> None:
+    """A label, of a text or a word, that is a whole number, true or false is named as JSON writes it."""
+    labels = [0, 12, -1, True, False]
+    lines = [{"text": "a", "label": label} for label in labels]
+    found = _dumped(toy.write_records(tmp_path / "a.jsonl", lines), Kind.CLASSIFICATION)
+    assert [record["label"] for record in found] == ["0", "12", "-1", "true", "false"]
+    (several,) = _dumped(toy.write_records(tmp_path / "b.jsonl", [{"text": "a", "labels": labels}]), Kind.MULTILABEL)
+    assert several["labels"] == ["0", "12", "-1", "true", "false"]
+
+
+def test_answers_may_be_two_lists(tmp_path: Path) -> None:
+    """SQuAD on the Hugging Face hub has a list of texts and one of starts: they are the same answers."""
+    lists = {"text": ["b", "c"], "answer_start": [0, 2]}
+    (found,) = _dumped(
+        toy.write_records(tmp_path / "a.jsonl", [{"text": "a", "text_pair": "b c", "answers": lists}]), Kind.SPAN
+    )
+    assert found["answers"] == [{"text": "b", "start": 0}, {"text": "c", "start": 2}]
+
+
+# Columns
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_columns_map_the_files_names_to_fields(tmp_path: Path, kind: Kind) -> None:
+    """Under other names the records are the same, whatever else the file has under the fields' own names."""
+    plain = toy.records(kind, 3)
+    columns = {field: f"the {field}" for field in plain[0]}
+    renamed = [{columns[field]: value for field, value in line.items()} | {"text": 9} for line in plain]
+    path = toy.write_records(tmp_path / "a.jsonl", renamed)
+    found = _read(path, kind, columns=columns)
+    toy.write_records(tmp_path / "plain.jsonl", plain)
+    expected = _read(tmp_path / "plain.jsonl", kind)
+    assert [(located.record, located.group) for located in found] == [(one.record, one.group) for one in expected]
+
+
+def test_columns_may_swap_names(tmp_path: Path) -> None:
+    """Two fields may have each other's names in the file."""
+    path = toy.write_records(tmp_path / "a.jsonl", [{"text": "b", "text_pair": "a", "label": "x"}])
+    (found,) = _read(path, Kind.CLASSIFICATION, columns={"text": "text_pair", "text_pair": "text"})
+    assert (found.record.text, found.record.text_pair) == ("a", "b")
+
+
+def test_a_problem_names_the_column(tmp_path: Path) -> None:
+    """Where a field has another name in the file, both are said."""
+    path = toy.write_records(tmp_path / "a.jsonl", [{"sentence": " ", "label": "x"}])
+    with pytest.raises(DataError, match=r"a.jsonl:1: text \(column 'sentence'\): .*must not be blank"):
+        _read(path, Kind.CLASSIFICATION, columns={"text": "sentence"})
+
+
+def test_blank_lines_count_but_hold_no_record(tmp_path: Path) -> None:
+    """Blank lines are passed over, and line numbers stay those of the file."""
+    path = tmp_path / "a.jsonl"
+    line = json.dumps(GOOD[Kind.CLASSIFICATION])
+    path.write_text(f"{line}\n\n  \n{line}")
+    assert [located.place for located in _read(path, Kind.CLASSIFICATION)] == [f"{path}:1", f"{path}:4"]
+
+
+BROKEN = [
+    (Kind.CLASSIFICATION, {"label": "good"}, "text: Field required"),
+    (Kind.CLASSIFICATION, {"text": "", "label": "good"}, "text: .*at least 1 character"),
+    (Kind.CLASSIFICATION, {"text": 3, "label": "good"}, "text: .*valid string"),
+    (Kind.CLASSIFICATION, {"text": "a", "text_pair": "", "label": "good"}, "text_pair: "),
+    (Kind.CLASSIFICATION, {"text": "a"}, "label: Field required"),
+    (Kind.CLASSIFICATION, {"text": "a", "label": 1.5}, "label: .*valid string"),
+    (Kind.CLASSIFICATION, {"text": "a", "label": ""}, "label: "),
+    (Kind.CLASSIFICATION, {"text": "a \ud800", "label": "good"}, "text: "),
+    (Kind.MULTILABEL, {"text": "a", "labels": "cats"}, "labels: .*valid list"),
+    (Kind.MULTILABEL, {"text": "a", "labels": ["cats", 2.5]}, r"labels\.1: "),
+    (Kind.REGRESSION, {"text": "a", "label": "3.5"}, "label: .*valid number"),
+    (Kind.REGRESSION, {"text": "a", "label": None}, "label: "),
+    (Kind.REGRESSION, {"text": "a", "label": True}, "label: "),
+    (Kind.REGRESSION, {"text": "a", "label": float("nan")}, "label: .*finite"),
+    (Kind.REGRESSION, {"text": "a", "label": float("inf")}, "label: .*finite"),
+    (Kind.REGRESSION, {"text": "a", "label": float("-inf")}, "label: .*finite"),
+    (Kind.REGRESSION, {"text": "a", "label": 10**400}, "label: "),
+    (Kind.RANKING, {"group": "q", "text": "a", "label": 1}, "text_pair: Field required"),
+    (Kind.RANKING, {"group": "q", "text": "a", "text_pair": "b", "label": 0.5}, "label"),
+    (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b"], "label": 0}, "choices: .*at least 2"),
+    (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", ""], "label": 0}, r"choices\.1: "),
+    (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "c"], "label": -1}, "label: "),
+    (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "c"], "label": 2}, "label 2 is not one of the 2 choices"),
+    (Kind.CLASSIFICATION, {"text": " \t\u3000", "label": "b"}, "text: .*must not be blank"),
+    (Kind.MULTIPLE_CHOICE, {"text": "a", "choices": ["b", "  "], "label": 0}, r"choices\.1: .*must not be blank"),
+    (Kind.TAGGING, {"tokens": [], "tags": []}, "tokens: .*at least 1"),
+    (Kind.TAGGING, {"tokens": ["a", ""], "tags": ["O", "O"]}, r"tokens\.1: "),
+    (Kind.TAGGING, {"tokens": ["a", "b"], "tags": ["O"]}, "2 tokens but 1 tags"),
+    (Kind.SPAN, {"text": "a", "text_pair": "b", "answers": []}, "answers: .*at least 1"),
+    (Kind.SPAN, {"text": "a", "text_pair": "b", "answers": [{"text": "b", "start": -1}]}, r"answers\.0\.start: "),
+    (Kind.SPAN, {"text": "a", "text_pair": "b c", "answers": [{"text": "c", "start": 1}]}, "answer 'c' is not at 1"),
+    (Kind.SPAN, {"text": "a", "text_pair": "b c", "answers": [{"text": "c d", "start": 2}]}, "the context has 'c'"),
+]
+
+
+@pytest.mark.parametrize(("kind", "record", "message"), BROKEN)
+def test_a_broken_record_is_named_by_file_line_and_field(
+    tmp_path: Path, kind: Kind, record: toy.Record, message: str
+) -> None:
+    """Whatever is wrong with a record, the error names the file, the line, the field, and only that record."""
+    path = toy.write_records(tmp_path / "a.jsonl", [GOOD[kind], record, GOOD[kind]])
+    with pytest.raises(DataError, match=rf"\A{path}:2: .*{message}") as caught:
+        _read(path, kind)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line", ["{", '{"text": "a", "label": "b"} x', "[1", "", '"a"', "[]", "3", "null", "9" * 5000, "[" * 10**5]
+)
+def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    """A line that is not JSON, or not an object, is a broken record like any other; an empty line is none."""
+    path = tmp_path / "a.jsonl"
+    good = json.dumps(GOOD[Kind.CLASSIFICATION])
+    path.write_text(f"{good}\n{line}\n{good}\n")
+    if not line:
+        assert len(_read(path, Kind.CLASSIFICATION)) == 2
+        return
+    with pytest.raises(DataError, match=rf"\A{path}:2: "):
+        _read(path, Kind.CLASSIFICATION)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_line_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
+    """A line that is not UTF-8 is a broken record like any other."""
+    good = json.dumps(GOOD[Kind.CLASSIFICATION]).encode()
+    lines = b"\n".join([good, '{"text": "é", "label": "good"}'.encode("latin-1"), good])
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    with pytest.raises(DataError, match=rf"\A{tmp_path}/{name}:2: not UTF-8: .*\Z"):
+        _read(tmp_path / name, Kind.CLASSIFICATION)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
+    """A file with a byte order mark, as some editors write it, has the same records."""
+    text = "".join(json.dumps(record) + "\n" for record in toy.records(Kind.CLASSIFICATION, 3))
+    (tmp_path / "plain.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "marked.jsonl").write_text(text, encoding="utf-8-sig")
+    plain, marked = (_read(tmp_path / f"{name}.jsonl", Kind.CLASSIFICATION) for name in ("plain", "marked"))
+    assert [located.record for located in marked] == [located.record for located in plain]
+
+
+def test_all_broken_records_are_reported_at_once(tmp_path: Path) -> None:
+    """Each of several broken records is named in the one error, sort by sort, each sort in file order."""
+    good, bad = GOOD[Kind.CLASSIFICATION], {"text": "a"}
+    path = toy.write_records(tmp_path / "a.jsonl", [bad, good, {"label": "a"}, good, bad])
+    with pytest.raises(DataError) as caught:
+        _read(path, Kind.CLASSIFICATION)
+    lines = str(caught.value).splitlines()
+    assert [line.rpartition(": ")[0].partition(": ")[0] for line in lines] == [f"{path}:{n}" for n in (1, 5, 3)]
+
+
+def _unreadable() -> dict[str, bytes]:
+    good = b"".join(json.dumps(record).encode() + b"\n" for record in toy.records(Kind.CLASSIFICATION, 50))
+    packed = bytearray(gzip.compress(good))
+    flipped, unpackable = packed.copy(), packed.copy()
+    flipped[len(flipped) // 2] ^= 0xFF
+    unpackable[10] = 0xFF  # the first byte behind the header: no such kind of block
+    return {
+        "not-gzip.jsonl.gz": good,
+        "cut-off.jsonl.gz": bytes(packed[:-20]),
+        "flipped.jsonl.gz": bytes(flipped),
+        "unpackable.jsonl.gz": bytes(unpackable),
+        "empty.jsonl": b"",
+        "empty.jsonl.gz": gzip.compress(b""),
+        "blank.jsonl": b"\n \n",
+    }
+
+
+@pytest.mark.parametrize("name", _unreadable())
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
+    """Broken compression, another encoding and no records at all are data errors that name the file."""
+    path = tmp_path / name
+    path.write_bytes(_unreadable()[name])
+    with pytest.raises(DataError, match=rf"\A{path}: "):
+        _read(path, Kind.CLASSIFICATION)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """So is a file that is not there, and a folder in its place."""
+    (tmp_path / "folder.jsonl").mkdir()
+    for path in (tmp_path / "none.jsonl", tmp_path / "none.jsonl.gz", tmp_path / "folder.jsonl"):
+        with pytest.raises(DataError, match=rf"\A{path}: cannot be read: "):
+            _read(path, Kind.CLASSIFICATION)

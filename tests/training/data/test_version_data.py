@@ -1,0 +1,119 @@
+"""Tests of training/published.py: the data that a version is measured on again."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from polytask.model.tasks import Kind
+from polytask.model_store.errors import ManifestInvalid
+from polytask.model_store.save import Contents, save
+from polytask.training.data.issues import DataError
+from polytask.training.data.version_data import changed_files, validation_data
+from polytask.training.publishing.publish import provenance
+from polytask.training.recipes.schema import Recipe
+from polytask.training.run import load_data
+from tests.training.conftest import Workshop
+from tests.training.support import toy
+
+
+class Published:
+    """A version with the toy tasks, as `polytask train` would publish it, and a copy of its data."""
+
+    def __init__(self, folder: Path, workshop: Workshop) -> None:
+        self.store = folder / "store"
+        self.data = shutil.copytree(workshop.folder / "data", folder / "data")
+        self.contents = Contents(
+            network=workshop.network(),
+            tokenizer_json=workshop.backbone.tokenizer.to_str(),
+            base=None,
+            precision=workshop.network().heads.sentence.weight.dtype,
+            metrics={},
+            baselines={},
+            goldens=(),
+            provenance=provenance(workshop.recipe, toy.to_toml(toy.fields(workshop.backbone.folder)), self.data),
+            card="",
+        )
+
+    def version(self, **told: Any) -> Path:
+        """A new version, with `told` in its provenance."""
+        return save(self.store, "toy", replace(self.contents, provenance=self.contents.provenance | told))
+
+
+@pytest.fixture
+def published(tmp_path: Path, workshop: Workshop) -> Published:
+    """A version that can be saved, and its data."""
+    return Published(tmp_path, workshop)
+
+
+def test_it_is_what_training_validated_on(published: Published, workshop: Workshop) -> None:
+    """Tasks and examples are those of the run, and no training file is needed for them."""
+    for file in published.data.rglob("train.jsonl"):
+        file.unlink()
+    version = published.version()
+    data = validation_data(version, published.data)
+    assert [(own.task, own.validation) for own in data] == [(own.task, own.validation) for own in workshop.data]
+    assert not any(own.train for own in data)
+    assert changed_files(version, published.data) == []
+
+
+def test_labels_are_the_versions_own(published: Published) -> None:
+    """Training files of other labels change nothing; a validation label that the version does not know is an error."""
+    version = published.version()
+    before = validation_data(version, published.data)
+    toy.write_records(published.data / "mood" / "train.jsonl", [{"text": "a", "label": x} for x in "xyz"])
+    assert validation_data(version, published.data) == before
+    toy.write_records(published.data / "mood" / "validation.jsonl", [{"text": "a", "label": "x"}])
+    toy.write_records(published.data / "answer" / "validation.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match=r"(?s)mood/validation.jsonl:1: label 'x' .*answer/validation.jsonl:1: "):
+        validation_data(version, published.data)
+
+
+def test_changed_files_are_named(published: Published) -> None:
+    """A validation file with other bytes is named, and so is each one that the version has no hash of."""
+    name = toy.TASKS[Kind.SPAN]
+    version, untold = published.version(), published.version(data=None)
+    toy.write_records(published.data / name / "validation.jsonl", toy.records(Kind.SPAN, 3, seed=9))
+    assert changed_files(version, published.data) == [f"{name}/validation.jsonl"]
+    assert len(changed_files(untold, published.data)) == len(toy.TASKS)
+
+
+def test_several_splits_are_measured_again(published: Published, workshop: Workshop) -> None:
+    """Named validation splits, and a share that was held out of train, are the same examples as in training."""
+    near, far = toy.fields(workshop.backbone.folder, [Kind.SPAN, Kind.RANKING])["tasks"]
+    near |= {"validation": {"near": near["validation"], "far": "answer/far.jsonl"}}
+    far |= {"validation": {}, "holdout": 0.2, "cap": 9}
+    toy.write_records(published.data / "answer" / "far.jsonl", toy.records(Kind.SPAN, 5, seed=2))
+    fields = toy.fields(workshop.backbone.folder)
+    fields["tasks"] = [near if task["name"] == "answer" else task for task in fields["tasks"]]
+    fields["tasks"] = [far if task["name"] == "relevance" else task for task in fields["tasks"]]
+    recipe = Recipe.model_validate(fields)
+    version = published.version(**provenance(recipe, toy.to_toml(fields), published.data))
+    assert validation_data(version, published.data) == [
+        replace(own, train=()) for own in load_data(recipe, published.data)
+    ]
+    assert changed_files(version, published.data) == []
+    toy.write_records(published.data / "answer" / "far.jsonl", toy.records(Kind.SPAN, 5, seed=3))
+    toy.write_records(published.data / "relevance" / "train.jsonl", toy.records(Kind.RANKING, 5, seed=3))
+    assert changed_files(version, published.data) == ["relevance/train.jsonl", "answer/far.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (None, "has no recipe in its provenance"),
+        ({"seed": 1}, "has no recipe in its provenance"),
+        ("name = ", "a recipe that this release cannot read"),
+        ("name = 'toy'", "a recipe that this release cannot read"),
+        (toy.to_toml(toy.fields("backbone", [Kind.SPAN])), "a recipe without the task 'mood'"),
+    ],
+)
+def test_a_version_without_a_usable_recipe_is_an_error(published: Published, recipe: object, message: str) -> None:
+    """What does not say which files it was measured on cannot be measured again: the manifest and the reason are named."""
+    version = published.version(recipe=recipe)
+    with pytest.raises(ManifestInvalid, match=rf"\A{version}/manifest.json: .*{message}"):
+        validation_data(version, published.data)

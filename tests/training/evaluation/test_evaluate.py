@@ -1,0 +1,184 @@
+"""Tests of training/evaluate.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from polytask.model.answers import Answer, answer
+from polytask.model.batch import collate
+from polytask.model.encoding import Input, InputEncoder
+from polytask.model.network import Network
+from polytask.model.tasks import Kind
+from polytask.training.data.examples import Example
+from polytask.training.evaluation import evaluate
+from polytask.training.evaluation.evaluate import (
+    answer_inputs,
+    answer_tasks,
+    calibrate_thresholds,
+    evaluate_tasks,
+    row_logits,
+    score_tasks,
+)
+from polytask.training.evaluation.metrics import score_answers
+from tests.support import tiny
+from tests.training.conftest import Workshop
+from tests.training.support import toy
+from tests.training.support.answers import assert_same_answers
+
+ENCODER = InputEncoder(tiny.tokenizer())
+TASKS = {task.kind: task_id for task_id, task in enumerate(tiny.tasks())}
+
+
+def _inputs(kind: Kind, count: int = 12) -> list[Input]:
+    """Inputs of any length from the toy records of a kind."""
+    records = toy.records(kind, count)
+    match kind:
+        case Kind.RANKING | Kind.MULTIPLE_CHOICE:
+            texts = [record["text"] for record in toy.records(Kind.CLASSIFICATION, 4 * count)]
+            return [Input(texts[i], candidates=tuple(texts[i + 1 : i + 2 + i % 3])) for i in range(count)]
+        case Kind.TAGGING:
+            return [Input.from_words(record["tokens"]) for record in records]
+        case _:
+            return [Input(record["text"] * (1 + i % 3), record.get("text_pair")) for i, record in enumerate(records)]
+
+
+def _alone(network: Network, task_id: int, item: Input) -> Answer:
+    """The answer from forwards of one row each."""
+    task = network.tasks[task_id]
+    (rows,) = ENCODER.encode(task, [item])
+    logits = []
+    with torch.no_grad():
+        for row in rows:
+            outputs = network(collate([row], [task_id], token_level=task.token_level), network.condition())
+            all_logits = outputs.token[0] if task.token_level else outputs.sentence[0]
+            logits.append(all_logits[..., network.output_slices[task_id]].numpy())
+    return answer(task, item, rows, logits)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_answer_does_not_depend_on_its_batch_mates(tiny_network: Network, kind: Kind) -> None:
+    """Every input gets, among others of other lengths, the answer that it gets alone."""
+    inputs = _inputs(kind)
+    found = answer_inputs(tiny_network, ENCODER, TASKS[kind], inputs)
+    assert_same_answers(found, [_alone(tiny_network, TASKS[kind], item) for item in inputs])
+    assert len({str(one) for one in found}) > 5
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_answer_does_not_depend_on_the_order(
+    tiny_network: Network, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Inputs in another order, in batches of other sizes, get the same answers in that order."""
+    inputs = _inputs(kind)
+    found = answer_inputs(tiny_network, ENCODER, TASKS[kind], inputs)
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0)).tolist()
+    for rows, tokens in ((64, 8192), (5, 8192), (64, 30)):
+        monkeypatch.setattr(evaluate, "_ROWS", rows)
+        monkeypatch.setattr(evaluate, "_TOKENS", tokens)
+        shuffled = answer_inputs(tiny_network, ENCODER, TASKS[kind], [inputs[place] for place in order])
+        assert_same_answers(shuffled, [found[place] for place in order])
+
+
+def test_batches_keep_to_their_limits(tiny_network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No forward of an evaluation has more rows or padded tokens than it may."""
+    monkeypatch.setattr(evaluate, "_ROWS", 7)
+    monkeypatch.setattr(evaluate, "_TOKENS", 60)
+    shapes: list[tuple[int, int]] = []
+    tiny_network.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].input_ids.shape)))
+    rows = [row for rows in ENCODER.encode(tiny_network.tasks[0], _inputs(Kind.CLASSIFICATION, 40)) for row in rows]
+    row_logits(tiny_network, rows, 0, ENCODER.pad_id)
+    assert sum(count for count, _ in shapes) == 40
+    assert all(count <= 7 and (count == 1 or count * length <= 60) for count, length in shapes)
+    assert len(shapes) < 20
+
+
+def test_nothing_to_answer_is_no_answer(tiny_network: Network) -> None:
+    """No inputs, no answers."""
+    assert answer_inputs(tiny_network, ENCODER, 0, []) == []
+
+
+def test_evaluation_runs_without_dropout_and_without_gradient(tiny_network: Network) -> None:
+    """Answers are those of eval mode, whatever mode the network comes in, and no random number is drawn."""
+    inputs = _inputs(Kind.CLASSIFICATION)
+    expected = answer_inputs(tiny_network.eval(), ENCODER, 0, inputs)
+    state = torch.get_rng_state()
+    assert answer_inputs(tiny_network.train(), ENCODER, 0, inputs) == expected
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# Thresholds
+
+
+def _multilabel(targets: Sequence[Sequence[int]]) -> list[Example]:
+    inputs = _inputs(Kind.MULTILABEL, len(targets))
+    return [Example(item, tuple(target)) for item, target in zip(inputs, targets, strict=True)]
+
+
+def _f1(network: Network, examples: list[Example]) -> list[float]:
+    """F1 of each label on the examples."""
+    task_id = TASKS[Kind.MULTILABEL]
+    answers: list[Any] = list(answer_inputs(network, ENCODER, task_id, [example.input for example in examples]))
+    found = []
+    for place, label in enumerate(network.tasks[task_id].labels):
+        given = np.array([label in {entry.label for entry in one.labels} for one in answers])
+        right = np.array([bool(example.target[place]) for example in examples])
+        found.append(2 * (given & right).sum() / max(1, given.sum() + right.sum()))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_calibrated_thresholds_are_the_best_on_their_examples(tiny_network: Network, seed: int) -> None:
+    """No other threshold, the fixed 0.5 among them, gives any label a better F1 on the examples calibrated on."""
+    task_id, generator = TASKS[Kind.MULTILABEL], np.random.default_rng(seed)
+    examples = _multilabel((generator.random((30, 3)) < (0.1, 0.5, 0.8)).astype(int).tolist())
+    calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, examples)
+    original = tiny_network.tasks
+
+    def with_thresholds(*thresholds: float) -> list[float]:
+        task = replace(calibrated, thresholds=thresholds)
+        tiny_network.tasks = (*original[:task_id], task, *original[task_id + 1 :])
+        return _f1(tiny_network, examples)
+
+    best = with_thresholds(*calibrated.thresholds)
+    for fixed in (0.5, *np.linspace(0.02, 0.98, 25).tolist()):
+        assert all(own >= other - 1e-9 for own, other in zip(best, with_thresholds(fixed, fixed, fixed), strict=True))
+
+
+def test_a_label_without_examples_keeps_its_threshold(tiny_network: Network) -> None:
+    """Nothing can be learned about a label that no example has; a threshold is a probability in any case."""
+    task_id = TASKS[Kind.MULTILABEL]
+    calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, _multilabel([(1, 0, 0), (0, 0, 1), (1, 0, 0)]))
+    before = tiny_network.tasks[task_id]
+    assert calibrated.thresholds[1] == before.thresholds[1]
+    assert all(0 < threshold < 1 for threshold in calibrated.thresholds)
+    assert (calibrated.name, calibrated.labels) == (before.name, before.labels)
+    assert tiny_network.tasks[task_id] is before
+
+
+# Scores
+
+
+def test_scores_are_those_of_the_answers(workshop: Workshop) -> None:
+    """Every task has its metrics, computed from the answers to its validation inputs."""
+    network = workshop.network()
+    scores = evaluate_tasks(network, workshop.encoder, workshop.data)
+    assert list(scores) == [own.task.name for own in workshop.data]
+    for task_id, own in enumerate(workshop.data):
+        answers = answer_inputs(network, workshop.encoder, task_id, [example.input for example in own.validation])
+        assert scores[own.task.name] == score_answers(own.task, own.validation, answers)
+    assert evaluate_tasks(network, workshop.encoder, workshop.data) == scores
+
+
+def test_the_answers_of_all_tasks_can_be_kept(workshop: Workshop) -> None:
+    """Answers come once for each task, scoring them later is evaluating, and each task is heard of when it is done."""
+    network, heard = workshop.network(), list[str]()
+    answers = answer_tasks(network, workshop.encoder, workshop.data, heard.append)
+    assert heard == list(answers) == [own.task.name for own in workshop.data]
+    assert all(len(answers[own.task.name]) == len(own.validation) for own in workshop.data)
+    assert score_tasks(workshop.data, answers) == evaluate_tasks(network, workshop.encoder, workshop.data)

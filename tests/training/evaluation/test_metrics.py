@@ -1,0 +1,406 @@
+"""Tests of training/metrics.py: right answers score 1, and every figure is the library's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from seqeval.metrics import f1_score as entity_f1
+from sklearn import metrics
+
+from polytask.model.answers import (
+    Answer,
+    ClassificationAnswer,
+    Entity,
+    LabelScore,
+    MultilabelAnswer,
+    MultipleChoiceAnswer,
+    RankedCandidate,
+    RankingAnswer,
+    RegressionAnswer,
+    SpanAnswer,
+    TaggingAnswer,
+    word_runs,
+)
+from polytask.model.encoding import Input
+from polytask.model.tasks import Kind, Task
+from polytask.training.data.examples import Example, TaskData
+from polytask.training.evaluation.metrics import score_answers, score_task, word_tags
+from polytask.training.recipes.schema import METRICS, TaskConfig
+from tests.support import tiny
+from tests.training.conftest import Workshop
+
+TASKS = {task.kind: task for task in tiny.tasks()}
+MAIN = {
+    Kind.CLASSIFICATION: "accuracy",
+    Kind.MULTILABEL: "macro_f1",
+    Kind.REGRESSION: "pearson_spearman",
+    Kind.RANKING: "map",
+    Kind.MULTIPLE_CHOICE: "accuracy",
+    Kind.TAGGING: "span_f1",
+    Kind.SPAN: "f1",
+}
+
+
+def _ranking(example: Example, order: Sequence[int]) -> RankingAnswer:
+    return RankingAnswer(tuple(RankedCandidate(place, example.input.candidates[place], 0.5) for place in order))
+
+
+def _tagging(example: Example, tags: Sequence[str], *, bio: bool = True) -> TaggingAnswer:
+    words = example.input.words or ()
+    ranges = [(label, words[first][0], words[stop - 1][1]) for label, first, stop in word_runs(tags, bio=bio)]
+    return TaggingAnswer(tuple(Entity(example.input.text[s:e], label, s, e, 1.0) for label, s, e in ranges))
+
+
+def _perfect(task: Task, example: Example) -> Answer:
+    """The example's target as an answer."""
+    item, target = example.input, example.target
+    match task.kind:
+        case Kind.CLASSIFICATION:
+            return ClassificationAnswer(task.labels[target], 1.0, {})
+        case Kind.MULTILABEL:
+            return MultilabelAnswer(tuple(LabelScore(task.labels[i], 1.0) for i in np.flatnonzero(target)), {})
+        case Kind.REGRESSION:
+            return RegressionAnswer(target)
+        case Kind.RANKING:
+            return _ranking(example, sorted(range(len(target)), key=lambda place: -target[place]))
+        case Kind.MULTIPLE_CHOICE:
+            return MultipleChoiceAnswer(target, item.candidates[target], ())
+        case Kind.TAGGING:
+            return _tagging(example, [task.labels[label] for label in target])
+        case Kind.SPAN:
+            assert item.text_pair is not None
+            start, end = target[-1]
+            return SpanAnswer(item.text_pair[start:end], start, end, 1.0)
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_right_answers_score_one(workshop: Workshop, kind: Kind) -> None:
+    """The targets themselves as answers give 1 in every metric of the kind, the main one first."""
+    (own,) = [own for own in workshop.data if own.task.kind is kind]
+    scores = score_answers(own.task, own.validation, [_perfect(own.task, example) for example in own.validation])
+    assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
+    assert next(iter(scores)) == MAIN[kind]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_wrong_answers_do_not(workshop: Workshop, kind: Kind) -> None:
+    """The answers of other examples score clearly less in every metric."""
+    (own,) = [own for own in workshop.data if own.task.kind is kind]
+    answers = [_perfect(own.task, example) for example in own.validation]
+    if kind is Kind.RANKING:
+        answers = [_ranking(e, sorted(range(3), key=lambda place: e.target[place])) for e in own.validation]
+    elif kind is Kind.SPAN:
+        answers = [SpanAnswer("the cat", 0, 7, 1.0)] * len(answers)
+    else:
+        answers = [answers[-1]] * len(answers)
+    scores = score_answers(own.task, own.validation, answers)
+    assert all(value < 0.9 for value in scores.values())
+
+
+# Which metric is the main one
+
+PAIRS = [(0, 0), (1, 1), (1, 2), (2, 1), (0, 1), (1, 1)]
+
+
+def _classified(pairs: Sequence[tuple[int, int]]) -> tuple[list[Example], list[Answer]]:
+    """Examples and answers from pairs of right and given label ids."""
+    labels = TASKS[Kind.CLASSIFICATION].labels
+    return [Example(Input("a"), right) for right, _ in pairs], [
+        ClassificationAnswer(labels[given], 1.0, {}) for _, given in pairs
+    ]
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_every_metric_of_a_kind_can_be_the_main_one(workshop: Workshop, kind: Kind) -> None:
+    """Each name that a recipe may give is measured and comes first, and the first of them is the default."""
+    (own,) = [own for own in workshop.data if own.task.kind is kind]
+    answers = [_perfect(own.task, example) for example in own.validation]
+    positive = own.task.labels[0] if kind is Kind.CLASSIFICATION else None
+    assert METRICS[kind][0] == MAIN[kind]
+    plain = score_answers(own.task, own.validation, answers, None, positive)
+    assert set(plain) <= set(METRICS[kind])
+    for metric in METRICS[kind]:
+        scores = score_answers(own.task, own.validation, answers, metric, positive)
+        assert next(iter(scores)) == metric
+        assert {name: value for name, value in scores.items() if name in plain} == plain
+        assert set(scores) == {*plain, metric}
+
+
+def test_f1_is_that_of_the_positive_label() -> None:
+    """Precision and recall of one label alone; its mean with accuracy is measured where it is the main metric."""
+    task = TASKS[Kind.CLASSIFICATION]
+    examples, answers = _classified(PAIRS)
+    scores = score_answers(task, examples, answers, "f1_accuracy", task.labels[1])
+    # Right twice out of four times given, and out of three times there.
+    assert scores["f1"] == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert scores["f1_accuracy"] == pytest.approx((scores["f1"] + scores["accuracy"]) / 2)
+    assert "f1" not in score_answers(task, examples, answers)
+    assert score_answers(task, examples, answers, "f1", task.labels[1])["f1"] == scores["f1"]
+    nothing = score_answers(task, *_classified([(0, 0), (2, 0)]), "f1", task.labels[1])
+    assert nothing["f1"] == 0
+
+
+def test_accuracy_and_macro_f1_have_a_mean() -> None:
+    """It is measured where it is the main metric."""
+    scores = score_answers(TASKS[Kind.CLASSIFICATION], *_classified(PAIRS), "accuracy_macro_f1")
+    assert scores["accuracy_macro_f1"] == pytest.approx((scores["accuracy"] + scores["macro_f1"]) / 2)
+
+
+def _task_data(splits: dict[str, int], **config: Any) -> TaskData:
+    task = TASKS[Kind.CLASSIFICATION]
+    fields = {"name": task.name, "kind": task.kind, "train": "a.jsonl", "validation": "b.jsonl", **config}
+    return TaskData(task, TaskConfig.model_validate(fields), (), tuple(_classified(PAIRS)[0]), splits)
+
+
+def test_each_validation_split_is_measured() -> None:
+    """The first split's metrics go by their own names, the others' by metric and split, with the same main one first."""
+    task, (examples, answers) = TASKS[Kind.CLASSIFICATION], _classified(PAIRS)
+    choice: Any = {"metric": "f1", "positive_label": task.labels[1]}
+    scores = score_task(_task_data({"in": 3, "out": 2, "far": 1}, **choice), answers)
+    parts = {"": slice(0, 3), "/out": slice(3, 5), "/far": slice(5, 6)}
+    expected = {
+        f"{name}{split}": value
+        for split, part in parts.items()
+        for name, value in score_answers(task, examples[part], answers[part], **choice).items()
+    }
+    assert list(scores.items()) == list(expected.items())
+    assert next(iter(scores)) == "f1"
+    assert score_task(_task_data({"in": 6}), answers) == score_answers(task, examples, answers)
+
+
+def test_every_example_needs_an_answer() -> None:
+    """Answers that are not those of all splits are a mistake of ours."""
+    answers = _classified(PAIRS)[1]
+    for splits, count in (({"in": 6}, 5), ({"in": 5}, 6)):
+        with pytest.raises(AssertionError, match="an answer for every example"):
+            score_task(_task_data(splits), answers[:count])
+
+
+# Classification, multilabel, regression
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
+def test_classification_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    """Accuracy, macro F1 and Matthews are those of the label ids, whatever was answered."""
+    task = TASKS[Kind.CLASSIFICATION]
+    examples = [Example(Input("a"), right) for right, _ in pairs]
+    answers = [ClassificationAnswer(task.labels[given], 1.0, {}) for _, given in pairs]
+    scores = score_answers(task, examples, answers)
+    right, given = zip(*pairs, strict=True)
+    assert scores["accuracy"] == pytest.approx(sum(r == g for r, g in pairs) / len(pairs))
+    assert scores["macro_f1"] == pytest.approx(metrics.f1_score(right, given, average="macro", zero_division=0))
+    expected = 0.0 if len({*right, *given}) == 1 else metrics.matthews_corrcoef(right, given)
+    assert scores["matthews"] == pytest.approx(expected)
+
+
+_FLAGS = st.tuples(*[st.booleans()] * 3)
+
+
+@given(st.lists(st.tuples(_FLAGS, _FLAGS), min_size=1, max_size=20))
+def test_multilabel_agrees_with_its_definition(pairs: list[tuple[tuple[bool, ...], tuple[bool, ...]]]) -> None:
+    """Macro F1 is the mean over all labels of the task, 0 where there is none to find; micro F1 counts all together."""
+    task = TASKS[Kind.MULTILABEL]
+    examples = [Example(Input("a"), tuple(map(int, right))) for right, _ in pairs]
+    answers = [
+        MultilabelAnswer(tuple(LabelScore(x, 0.9) for x, on in zip(task.labels, given, strict=True) if on), {})
+        for _, given in pairs
+    ]
+    right, given = (np.array(side) for side in zip(*pairs, strict=True))
+    hits, total = (right & given).sum(axis=0), right.sum(axis=0) + given.sum(axis=0)
+    scores = score_answers(task, examples, answers)
+    per_label = [2 * hit / both if both else 0.0 for hit, both in zip(hits, total, strict=True)]
+    assert scores["macro_f1"] == pytest.approx(sum(per_label) / 3)
+    assert scores["micro_f1"] == pytest.approx(2 * hits.sum() / total.sum() if total.sum() else 0.0)
+
+
+def test_regression_agrees_with_scipy() -> None:
+    """Pearson and Spearman are scipy's, and the main metric is their mean."""
+    generator = np.random.default_rng(0)
+    right = generator.uniform(0, 5, 40)
+    given = right**3 + generator.normal(0, 20, 40)
+    scores = score_answers(
+        TASKS[Kind.REGRESSION],
+        [Example(Input("a", "b"), value) for value in right.tolist()],
+        [RegressionAnswer(value) for value in given.tolist()],
+    )
+    assert scores["pearson"] == pytest.approx(stats.pearsonr(right, given)[0])
+    assert scores["spearman"] == pytest.approx(stats.spearmanr(right, given)[0])
+    assert scores["pearson_spearman"] == pytest.approx((scores["pearson"] + scores["spearman"]) / 2)
+    assert scores["pearson"] != pytest.approx(scores["spearman"], abs=0.01)
+
+
+@pytest.mark.parametrize(("right", "given"), [([1, 2, 3], [2, 2, 2]), ([2, 2], [1, 3]), ([1, 1], [1, 1]), ([1], [1])])
+def test_a_constant_correlates_with_nothing(right: list[float], given: list[float]) -> None:
+    """Values that are all the same, given or right, have correlation 0 rather than none."""
+    examples = [Example(Input("a", "b"), value) for value in right]
+    scores = score_answers(TASKS[Kind.REGRESSION], examples, [RegressionAnswer(value) for value in given])
+    assert set(scores.values()) == {0.0}
+
+
+# Ranking, multiple choice
+
+
+def _query(*relevant: int) -> Example:
+    return Example(Input("q", candidates=tuple("abcdefgh"[: len(relevant)])), relevant)
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=6), st.randoms())
+def test_ranking_agrees_with_its_definition(queries: list[list[int]], generator: Any) -> None:
+    """MAP and MRR are means over queries of the precisions at relevant places and of 1 over the first of them."""
+    examples = [_query(*relevant) for relevant in queries]
+    orders = [generator.sample(range(len(relevant)), len(relevant)) for relevant in queries]
+    scores = score_answers(
+        TASKS[Kind.RANKING], examples, [_ranking(e, order) for e, order in zip(examples, orders, strict=True)]
+    )
+    precisions, ranks = [], []
+    for relevant, order in zip(queries, orders, strict=True):
+        places = [place for place, candidate in enumerate(order, start=1) if relevant[candidate]]
+        if places and len(places) < len(relevant):
+            precisions.append(sum(found / place for found, place in enumerate(places, start=1)) / len(places))
+            ranks.append(1 / places[0])
+    assert scores["map"] == pytest.approx(sum(precisions) / len(precisions) if precisions else 0.0, abs=1e-6)
+    assert scores["mrr"] == pytest.approx(sum(ranks) / len(ranks) if ranks else 0.0, abs=1e-6)
+
+
+def test_tied_scores_are_ranked_as_they_were_answered() -> None:
+    """Of candidates with the same score the order of the answer decides, not luck and not what is relevant."""
+    example = _query(0, 1, 0)
+    for order, expected in (((1, 0, 2), 1.0), ((0, 1, 2), 1 / 2), ((0, 2, 1), 1 / 3)):
+        scores = score_answers(TASKS[Kind.RANKING], [example], [_ranking(example, order)])
+        assert scores == pytest.approx({"map": expected, "mrr": expected})
+
+
+def test_a_query_that_any_order_answers_is_left_out() -> None:
+    """Queries with only relevant or only irrelevant candidates say nothing about a ranking."""
+    hard = _query(0, 1)
+    answers = [_ranking(example, (0, 1)) for example in (hard, _query(1, 1), _query(0, 0))]
+    scores = score_answers(TASKS[Kind.RANKING], [hard, _query(1, 1), _query(0, 0)], answers)
+    assert scores == pytest.approx({"map": 0.5, "mrr": 0.5})
+
+
+def test_multiple_choice_is_the_share_of_right_choices() -> None:
+    """Accuracy counts places, not texts."""
+    examples = [Example(Input("a", candidates=("x", "x", "y")), right) for right in (0, 1, 2, 2)]
+    answers = [MultipleChoiceAnswer(choice, "x", ()) for choice in (0, 0, 2, 1)]
+    assert score_answers(TASKS[Kind.MULTIPLE_CHOICE], examples, answers) == {"accuracy": 0.5}
+
+
+# Tagging
+
+_BIO = TASKS[Kind.TAGGING].labels
+
+
+def _words(count: int, labels: Sequence[int] = ()) -> Example:
+    return Example(Input.from_words([f"w{place}" for place in range(count)]), tuple(labels))
+
+
+def _conll(tags: Sequence[str]) -> list[str]:
+    """The tags with every `I-x` that begins a run written as `B-x`, which is how conlleval reads it."""
+    return [
+        f"B-{tag[2:]}" if tag[0] == "I" and (previous == "O" or previous[2:] != tag[2:]) else tag
+        for previous, tag in zip(["O", *tags], tags, strict=False)
+    ]
+
+
+@given(st.lists(st.sampled_from(_BIO), min_size=1, max_size=12))
+def test_entities_turn_back_into_their_tags(tags: list[str]) -> None:
+    """From tags to entities and back: the same tags, or what conlleval takes them for."""
+    example = _words(len(tags))
+    assert word_tags(example, _tagging(example, tags), bio=True) == _conll(tags)
+
+
+@given(st.lists(st.sampled_from(["NOUN", "VERB", "O"]), min_size=1, max_size=12))
+def test_plain_tags_turn_back_into_themselves(tags: list[str]) -> None:
+    """So do plain tags, one word at a time."""
+    example = _words(len(tags))
+    assert word_tags(example, _tagging(example, tags, bio=False), bio=False) == tags
+
+
+def test_words_beyond_the_answer_are_outside() -> None:
+    """Words that truncation kept from being answered are `O`, and a stretch that cuts a word does not hold it."""
+    example = _words(4)
+    entities = (Entity("w0 w1", "place", 0, 5, 1.0), Entity("w2 w", "animal", 6, 10, 1.0))
+    assert word_tags(example, TaggingAnswer(entities), bio=True) == ["B-place", "I-place", "B-animal", "O"]
+
+
+_SENTENCE = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8)
+
+
+@given(st.lists(_SENTENCE, min_size=1, max_size=5))
+def test_tagging_agrees_with_seqeval(sentences: list[list[tuple[int, int]]]) -> None:
+    """Span F1 is seqeval's on the tags of all words, token accuracy the share of words with the right tag."""
+    examples = [_words(len(own), [right for right, _ in own]) for own in sentences]
+    given = [[_BIO[tag] for _, tag in own] for own in sentences]
+    answers = [_tagging(example, tags) for example, tags in zip(examples, given, strict=True)]
+    scores = score_answers(TASKS[Kind.TAGGING], examples, answers)
+    right = [[_BIO[tag] for tag, _ in own] for own in sentences]
+    assert scores["span_f1"] == pytest.approx(entity_f1(right, given, zero_division=0))
+    hits = [r == g for rs, gs in zip(right, map(_conll, given), strict=True) for r, g in zip(rs, gs, strict=True)]
+    assert scores["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_plain_tags_have_no_spans() -> None:
+    """A task whose labels are not BIO tags is scored by words alone."""
+    task = Task("pos", Kind.TAGGING, 32, labels=("NOUN", "VERB"))
+    examples = [_words(3, [0, 1, 0]), _words(1, [1])]
+    answers = [_tagging(examples[0], ["NOUN", "NOUN", "NOUN"], bio=False), TaggingAnswer(())]
+    assert score_answers(task, examples, answers) == {"token_accuracy": 0.5}
+
+
+# Span
+
+
+def _context(context: str, *answers: tuple[int, int]) -> Example:
+    return Example(Input("q", context), answers)
+
+
+@pytest.mark.parametrize(
+    ("text", "f1", "exact"),
+    [
+        ("black cat", 1.0, 1.0),
+        ("The Black cat.", 1.0, 1.0),
+        ("cat", 2 / 3, 0.0),
+        ("the cat sat", 0.5, 0.0),
+        ("dog", 1.0, 1.0),
+        ("paris", 0.0, 0.0),
+        ("", 0.0, 0.0),
+    ],
+)
+def test_spans_are_scored_as_in_squad(text: str, f1: float, exact: float) -> None:
+    """Words are compared without case, articles and signs; of several right answers the best match counts."""
+    example = _context("a black cat and a dog", (2, 11), (18, 21))
+    scores = score_answers(TASKS[Kind.SPAN], [example], [SpanAnswer(text, 0, len(text), 1.0)])
+    assert scores == pytest.approx({"f1": f1, "exact_match": exact})
+
+
+def test_span_scores_are_means_over_questions() -> None:
+    """Every question counts alike, from 0 to 1."""
+    example = _context("a black cat", (2, 11))
+    answers = [SpanAnswer(text, 0, len(text), 1.0) for text in ("black cat", "cat", "dog", "dog")]
+    scores = score_answers(TASKS[Kind.SPAN], [example] * 4, answers)
+    assert scores == pytest.approx({"f1": (1 + 2 / 3) / 4, "exact_match": 0.25})
+
+
+_CALLS: list[tuple[Kind, Callable[[], tuple[Example, Answer]]]] = [
+    (Kind.CLASSIFICATION, lambda: (Example(Input("a"), 0), ClassificationAnswer("good", 1.0, {}))),
+    (Kind.MULTILABEL, lambda: (Example(Input("a"), (0, 0, 0)), MultilabelAnswer((), {}))),
+    (Kind.REGRESSION, lambda: (Example(Input("a", "b"), 1.0), RegressionAnswer(1.0))),
+    (Kind.RANKING, lambda: (_query(1), _ranking(_query(1), (0,)))),
+    (Kind.TAGGING, lambda: (_words(2, [0, 0]), TaggingAnswer(()))),
+    (Kind.SPAN, lambda: (_context("a", (0, 1)), SpanAnswer("", 0, 0, 0.0))),
+]
+
+
+@pytest.mark.parametrize(("kind", "call"), _CALLS)
+def test_a_lonely_example_has_finite_scores(kind: Kind, call: Callable[[], tuple[Example, Answer]]) -> None:
+    """One example with nothing to find gives plain finite numbers and no warning."""
+    example, answer = call()
+    scores = score_answers(TASKS[kind], [example], [answer])
+    assert all(type(value) is float and math.isfinite(value) for value in scores.values())

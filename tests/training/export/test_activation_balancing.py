@@ -1,0 +1,84 @@
+"""Tests of training/balancing.py: features are divided where they are made, and nothing that comes out changes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from polytask.service.backends.exported import feed
+from polytask.training.export.activation_balancing import divide
+from tests.support import exported
+
+
+def outputs(model: onnx.ModelProto) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
+    """What the graph gives for rows of several tasks."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, dict(feed(exported.batch([11, 5, 30, 8, 8, 17, 25])))))
+
+
+def activations(graph: onnx.GraphProto) -> dict[str, int]:
+    """Every activation that products with weights read, and its number of features."""
+    sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    return {node.input[0]: sizes[node.input[1]] for node in graph.node if node.op_type == "MatMul"}
+
+
+@pytest.fixture(scope="module")
+def divided() -> tuple[onnx.ModelProto, set[str]]:
+    """The tiny network with every activation divided that can be, by other numbers for every feature; and which."""
+    model, random = copy.deepcopy(exported.graph()), np.random.default_rng(0)
+    divisors = {name: random.uniform(1, 4, size).astype(np.float32) for name, size in activations(model.graph).items()}
+    return model, divide(model.graph, divisors)
+
+
+def test_outputs_stay_what_they_were(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """Dividing the features and multiplying the weights that read them cancel out."""
+    for before, after in zip(outputs(exported.graph()), outputs(divided[0]), strict=True):
+        assert np.abs(before).max() > 0.01
+        np.testing.assert_allclose(after, before, atol=1e-4)
+
+
+def test_what_attention_and_tables_give_can_be_divided(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """That is the attention of every layer and what a task modulates before a bottleneck."""
+    graph = exported.graph().graph
+    makers = {output: node.op_type for node in graph.node for output in node.output}
+    readers = [name for node in graph.node for name in node.input]
+    expected = {name for name in activations(graph) if makers[name] == "Attention"}
+    expected |= {name for name in activations(graph) if makers[name] == "Add" and readers.count(name) == 1}
+    assert len(expected) > graph_count(graph, "Attention")
+    assert divided[1] == expected
+
+
+def test_what_is_added_twice_is_left_alone() -> None:
+    """A sum with both rows of a table is no multiple of them: what they are added to would stay as it was."""
+    table, weights = np.ones((2, 2, 3), np.float32), np.ones((3, 4), np.float32)
+    text = """
+        sums (float[B, L, 3] x, int64[B, 1] ids, int64[1] zero, int64[1] one, int64[1] two) => (float[B, L, 4] y) {
+            rows = GatherND (table, ids)
+            scale = Slice (rows, zero, one, one)
+            shift = Slice (rows, one, two, one)
+            first = Add (x, scale)
+            both = Add (first, shift)
+            y = MatMul (both, weights)
+        }"""
+    graph = onnx.parser.parse_graph(text)
+    graph.initializer.extend([numpy_helper.from_array(table, "table"), numpy_helper.from_array(weights, "weights")])
+    assert divide(graph, {"both": np.full(3, 2, np.float32)}) == set()
+    graph.node[3].op_type = "Mul"
+    assert divide(graph, {"both": np.full(3, 2, np.float32)}) == {"both"}
+
+
+def graph_count(graph: onnx.GraphProto, kind: str) -> int:
+    """How many nodes of a kind there are."""
+    return sum(node.op_type == kind for node in graph.node)
+
+
+def test_what_a_residual_reads_is_left_alone(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """What goes into the expansion is also added to what comes of it, undivided."""
+    expansions = {node.input[0] for node in exported.graph().graph.node if "expand" in "".join(node.input)}
+    assert not divided[1] & expansions

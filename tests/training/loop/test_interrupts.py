@@ -1,0 +1,56 @@
+"""Tests of training/stopping.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from contextlib import suppress
+
+import pytest
+
+from polytask.training.loop.interrupts import Signals, Stopped
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted(number: signal.Signals) -> None:
+    """It does not interrupt the block; `check` raises it where the block wants to hear of it."""
+    with Signals() as signals:
+        signals.check()
+        os.kill(os.getpid(), number)
+        assert signals.received == number
+        with pytest.raises(Stopped) as caught:
+            signals.check()
+    assert caught.value.number == number
+
+
+def test_the_third_signal_ends_at_once() -> None:
+    """Who asks three times does not want to wait for the step."""
+    with Signals():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_outside_the_block_signals_do_what_they_did() -> None:
+    """The handlers of before are back after the block, also when it fails."""
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with suppress(ValueError), Signals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+        raise ValueError
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_thread_leaves_signals_alone() -> None:
+    """A run in a thread that is not the main one changes no handler."""
+    found = []
+
+    def run() -> None:
+        with Signals() as signals:
+            found.append((signal.getsignal(signal.SIGTERM), signals.received))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [(signal.getsignal(signal.SIGTERM), None)]

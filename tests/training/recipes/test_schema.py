@@ -1,0 +1,290 @@
+"""Tests of training/config.py."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+from polytask import training
+from polytask.model.config import NetworkConfig, Pooling
+from polytask.model.pretrained import config_from_published
+from polytask.model.tasks import Kind
+from polytask.training.recipes import schema as config
+from polytask.training.recipes.schema import Recipe, RecipeError, SamplerName, TaskConfig, read_recipe
+from tests.training.support import toy
+
+RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
+
+KEYS = {
+    "Recipe": "name seed backbone conditioning optimizer sampler losses length tasks",
+    "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers dropout attention_dropout",
+    "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form attention "
+    "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
+    "LossConfig": "task_mean",
+    "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
+    "SamplerConfig": "name temperature cap form regression horizon amortised refresh",
+    "LengthConfig": "examples batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
+    "TaskConfig": "name kind train validation holdout columns cap cap_seed metric positive_label max_length weight balanced labels value_range regression group_by positive "
+    "use_question examples source licence",
+    "ExampleConfig": "text text_pair candidates",
+}
+
+
+def _write(path: Path, **sections: Any) -> Path:
+    path.write_text(toy.to_toml(toy.fields("backbone", [Kind.CLASSIFICATION], **sections)), encoding="utf-8")
+    return path
+
+
+def _network_config() -> NetworkConfig:
+    return config_from_published(toy.published_config())
+
+
+@pytest.mark.parametrize(("section", "keys"), KEYS.items())
+def test_the_keys_of_a_recipe_are_these(section: str, keys: str) -> None:
+    """A recipe has these keys and no others; to add one is a decision, not an accident."""
+    assert [*getattr(config, section).model_fields] == keys.split()
+
+
+def test_a_recipe_is_read_with_its_text(tmp_path: Path) -> None:
+    """The recipe holds what the file says, and the text is the file's."""
+    path = _write(tmp_path / "a.toml", sampler={"name": "temperature", "temperature": 2.5, "cap": 100})
+    recipe, text = read_recipe(path)
+    assert text == path.read_text(encoding="utf-8")
+    assert (recipe.name, recipe.seed, recipe.backbone.name) == ("toy", 3, "backbone")
+    assert recipe.conditioning.attention == (0, 1)
+    assert (recipe.sampler.name, recipe.sampler.temperature, recipe.sampler.cap) == (SamplerName.TEMPERATURE, 2.5, 100)
+    assert [(task.name, task.kind) for task in recipe.tasks] == [("mood", Kind.CLASSIFICATION)]
+
+
+def test_a_recipe_is_frozen() -> None:
+    """Nothing changes a recipe once it is read, in any section."""
+    recipe = toy.recipe("backbone")
+    for part, key in ((recipe, "seed"), (recipe.optimizer, "learning_rate"), (recipe.tasks[0], "weight")):
+        with pytest.raises(pydantic.ValidationError, match="frozen"):
+            setattr(part, key, 9)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
+def test_our_recipes_are_valid(path: Path) -> None:
+    """Each recipe of the house parses, fits a MiniLM, names sources and licences, and shows an example of every task."""
+    recipe, _ = read_recipe(path)
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512}
+    network = recipe.network(config_from_published(toy.published_config() | sizes))
+    for task in recipe.tasks:
+        assert task.max_length <= network.max_length
+        assert task.source
+        assert task.licence
+        assert task.examples
+
+
+def test_the_demo_has_every_kind() -> None:
+    """The embedded checkpoint shows all seven kinds of task."""
+    (path,) = [path for path in RECIPES if path.stem == "demo"]
+    recipe, _ = read_recipe(path)
+    assert {task.kind for task in recipe.tasks} == set(Kind)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        (None, "epochs"),
+        ("backbone", "frozen_layer"),
+        ("conditioning", "adapters"),
+        ("optimizer", "lr"),
+        ("sampler", "tau"),
+        ("length", "steps"),
+        ("tasks", "lables"),
+    ],
+)
+def test_an_unknown_key_is_an_error(tmp_path: Path, section: str | None, key: str) -> None:
+    """A misspelt key is named with its section and the file, in whatever section it is."""
+    fields = toy.fields("backbone", [Kind.CLASSIFICATION, Kind.SPAN])
+    place = fields if section is None else fields[section]
+    (place[0] if isinstance(place, list) else place)[key] = 1
+    path = tmp_path / "a.toml"
+    path.write_text(toy.to_toml(fields), encoding="utf-8")
+    named = {None: key, "tasks": rf"tasks\.0\.{key}"}.get(section, rf"{section}\.{key}")
+    with pytest.raises(RecipeError, match=rf"\A{path}:\n  {named}: Extra inputs are not permitted\Z"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("optimizer", "learning_rate", "fast"),
+        ("optimizer", "learning_rate", 0),
+        ("optimizer", "weight_decay", -0.1),
+        ("optimizer", "warmup", 1.5),
+        ("optimizer", "clip_norm", 0),
+        ("backbone", "pooling", "max"),
+        ("backbone", "frozen_layers", 1.5),
+        ("backbone", "dropout", -1),
+        ("conditioning", "attention", ["one"]),
+        ("conditioning", "attention_blocks", 0),
+        ("conditioning", "preset", "released"),
+        ("conditioning", "layer_norm", "lower"),
+        ("conditioning", "film_rank", -1),
+        ("losses", "task_mean", "yes, please"),
+        ("sampler", "name", "round-robin"),
+        ("sampler", "temperature", 0.5),
+        ("length", "examples", 0),
+        ("length", "batch_rows", 0),
+        ("length", "batch_tokens", "many"),
+    ],
+)
+def test_a_wrong_value_is_an_error(tmp_path: Path, section: str, key: str, value: object) -> None:
+    """A value of the wrong type or out of its bounds is named with its key and the file."""
+    path = _write(tmp_path / "a.toml", **{section: {key: value}})
+    with pytest.raises(RecipeError, match=rf"\A{path}:\n  {section}\.{key}"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("kind", "translation"),
+        ("weight", 0),
+        ("max_length", 4),
+        ("value_range", [1]),
+        ("regression", "mae"),
+        ("examples", [{"text": "a", "words": "b"}]),
+        ("examples", [{"text_pair": "a"}]),
+        ("examples", ["a"]),
+    ],
+)
+def test_a_wrong_value_of_a_task_is_an_error(tmp_path: Path, key: str, value: object) -> None:
+    """What is wrong in a task is named with the task's place in the recipe: examples too, before hours of training."""
+    fields = toy.fields("backbone", [Kind.SPAN, Kind.CLASSIFICATION])
+    fields["tasks"][1][key] = value
+    path = tmp_path / "a.toml"
+    path.write_text(toy.to_toml(fields), encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"\A{path}:\n  tasks\.1\.{key}"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (Kind.CLASSIFICATION, {"train": []}, r"tasks\.0\.train: "),
+        (Kind.CLASSIFICATION, {"cap": 0}, r"tasks\.0\.cap: "),
+        (Kind.CLASSIFICATION, {"validation": {"In": "a.jsonl"}}, r"tasks\.0\.validation\.In"),
+        (Kind.CLASSIFICATION, {"validation": {}}, "validation: name a file, or hold out a share of train"),
+        (Kind.CLASSIFICATION, {"holdout": 0.1}, "validation: name a file, or hold out .*, not both"),
+        (Kind.CLASSIFICATION, {"validation": {}, "holdout": 1.0}, r"tasks\.0\.holdout: "),
+        (Kind.CLASSIFICATION, {"columns": {"txt": "a"}}, "columns: 'txt' is no field of classification; there are gr"),
+        (Kind.CLASSIFICATION, {"metric": "acc"}, "metric: 'acc' is no metric of classification; there are accuracy, "),
+        (Kind.REGRESSION, {"metric": "accuracy"}, "metric: 'accuracy' is no metric of regression; there are pearson"),
+        (Kind.CLASSIFICATION, {"metric": "f1"}, "metric: 'f1' needs positive_label"),
+        (Kind.CLASSIFICATION, {"metric": "f1_accuracy"}, "metric: 'f1_accuracy' needs positive_label"),
+        (Kind.SPAN, {"positive_label": "yes"}, "positive_label: only classification has one, not span"),
+    ],
+)
+def test_what_does_not_fit_a_task_is_an_error(
+    tmp_path: Path, kind: Kind, changes: dict[str, Any], message: str
+) -> None:
+    """Files, columns and metrics that no task of the kind can have are named, and what there is instead."""
+    fields = toy.fields("backbone", [kind])
+    fields["tasks"][0] |= changes
+    path = tmp_path / "a.toml"
+    path.write_text(toy.to_toml(fields), encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"\A{path}:\n  .*{message}"):
+        read_recipe(path)
+
+
+def test_one_file_or_several_are_read_alike() -> None:
+    """A file is a list of one, and the only validation split is called so; named splits keep their order."""
+    one, several = toy.fields("backbone", [Kind.SPAN, Kind.SPAN])["tasks"]
+    several |= {"train": ["a.jsonl", "b.csv"], "validation": {"near": "c.jsonl", "far": "d.jsonl"}}
+    found = [TaskConfig.model_validate(fields) for fields in (one, several)]
+    assert [config.train for config in found] == [("answer/train.jsonl",), ("a.jsonl", "b.csv")]
+    assert [config.measured_files for config in found] == [("answer/validation.jsonl",), ("c.jsonl", "d.jsonl")]
+    assert list(found[0].validation) == ["validation"]
+    held_out = TaskConfig.model_validate({**several, "validation": {}, "holdout": 0.5})
+    assert held_out.measured_files == ("a.jsonl", "b.csv")
+    assert TaskConfig.model_validate(found[1].model_dump()) == found[1]
+
+
+def test_a_missing_key_is_an_error(tmp_path: Path) -> None:
+    """All keys that are missing are named at once."""
+    path = tmp_path / "a.toml"
+    path.write_text('name = "a"\n[backbone]\n[length]\nexamples = 3\n', encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{path}:"
+    assert lines[1:] == [f"  {key}: Field required" for key in ("backbone.name", "optimizer", "tasks")]
+
+
+def test_a_recipe_without_tasks_is_an_error(tmp_path: Path) -> None:
+    """At least one task is needed."""
+    path = tmp_path / "a.toml"
+    path.write_text(toy.to_toml(toy.fields("backbone", [])), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"tasks: .*at least 1"):
+        read_recipe(path)
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"name = a", b"[a]\n[a]\n", b'name = "\xe9"\n'])
+def test_a_file_that_is_no_toml_is_an_error(tmp_path: Path, content: bytes) -> None:
+    """Broken TOML, another encoding included, is an error that names the file."""
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=rf"\A{path}: not valid TOML: "):
+        read_recipe(path)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    """A recipe that is not there, or is a folder, is an error that names it."""
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(RecipeError, match=rf"\A{path}: cannot be read: "):
+            read_recipe(path)
+
+
+def test_the_network_is_the_backbones_with_the_recipes_switches() -> None:
+    """Sizes come from the backbone, switches from the recipe."""
+    recipe = toy.recipe(
+        "backbone",
+        backbone={"pooling": "cls", "dropout": 0.3, "attention_dropout": 0.2},
+        conditioning={"alignment": False, "layer_norm": [0]},
+    )
+    expected = replace(
+        _network_config(),
+        pooling=Pooling.CLS,
+        max_length=48,
+        dropout=0.3,
+        attention_dropout=0.2,
+        attention_blocks=4,
+        bottleneck_size=8,
+        conditional_alignment=False,
+        conditional_attention=(0, 1),
+        conditional_layer_norm=(0,),
+        conditional_bottleneck=(0, 1),
+    )
+    assert recipe.network(_network_config()) == expected
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("backbone", "max_length", 65),
+        ("conditioning", "layer_norm", [2]),
+        ("conditioning", "bottleneck_size", 0),
+        ("conditioning", "attention_blocks", 49),
+    ],
+)
+def test_switches_that_do_not_fit_the_backbone_are_an_error(section: str, key: str, value: object) -> None:
+    """A layer that the backbone does not have, or rows too long for it, are named with the recipe."""
+    recipe = toy.recipe("backbone", **{section: {key: value}})
+    with pytest.raises(RecipeError, match=f"recipe 'toy': .*{key}"):
+        recipe.network(_network_config())
+
+
+def test_toy_recipes_survive_toml() -> None:
+    """What the tests write as TOML is read back as it was."""
+    fields = toy.fields("backbone")
+    fields["tasks"][0]["examples"] = [{"text": 'a "good" cat\n'}, {"text": "bad"}]
+    assert Recipe.model_validate(tomllib.loads(toy.to_toml(fields))) == Recipe.model_validate(fields)

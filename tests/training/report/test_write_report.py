@@ -1,0 +1,339 @@
+"""Tests of training/report.py and what it is put together from."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import matplotlib as mpl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polytask import cli
+from polytask.model.tasks import Kind, Task
+from polytask.training.report.charts import render, room_for, short
+from polytask.training.report.run_charts import _apart, curve_chart
+from polytask.training.report.tables import (
+    Curve,
+    markdown_cell,
+    number,
+    scores_table,
+    task_curves,
+    task_scores,
+    use_table,
+)
+from polytask.training.report.write_report import write_report
+from polytask.training.runs.run_reader import read_run
+from tests.training.support.guesses import task_of, write_run
+
+TASKS = [task_of(kind, f"{kind}-task".replace("_", "-")) for kind in Kind] + [task_of(Kind.CLASSIFICATION, "many", 23)]
+HOSTILE = '<script>alert("1")</script> | [x](http://evil) `y` $z$ & \n# w'
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Page(HTMLParser):
+    """The tables, ids and tags of a page; its elements must be closed in the order they were opened."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[str] = []
+        self.cells: list[str] = []
+        self.rows: list[list[str]] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        self.addresses += [value or "" for name, value in attrs if name in {"href", "src", "xlink:href"}]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.rows and {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of all kinds, with its report."""
+    path = tmp_path_factory.mktemp("run")
+    write_run(path, TASKS)
+    write_report(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    """Its HTML."""
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_numbers_are_those_of_the_files(folder: Path, page: Page) -> None:
+    """Each metric of each task stands in a row with its baseline, rounded to four decimals, in HTML and Markdown."""
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    for task, scores in results["scores"].items():
+        for metric, value in scores.items():
+            row = [metric, f"{value:.4f}", f"{results['baselines'][task][metric]:.4f}"]
+            assert row in page.rows
+            assert f"| {' | '.join([markdown_cell(metric), *row[1:]])} |" in markdown
+        main, value = next(iter(scores.items()))
+        head = [task, main, f"{value:.4f}", f"{results['baselines'][task][main]:.4f}"]
+        (own,) = [row for row in page.rows if row[:4] == head]
+        rivals = [results["rivals"][name].get(task) for name in ("single task", "LoRA")]
+        assert own[4:6] == [number(rival) for rival in rivals]
+        assert float(own[6]) == pytest.approx(value - results["baselines"][task][main], abs=1e-4)
+        assert float(own[7]) == pytest.approx(value - max(r for r in rivals if r is not None), abs=1e-4)
+
+
+def test_the_examples_of_each_task_are_those_of_the_history(folder: Path, page: Page) -> None:
+    """What was drawn of each task is added up over all progress, beside its first and last loss."""
+    run = read_run(folder)
+    for task in run.kinds:
+        own = [event["tasks"][task] for event in run.progress]
+        row = [task, f"{sum(one['examples'] for one in own):,}"]
+        (found,) = [cells for cells in page.rows if cells[:2] == row]
+        assert found[3:] == [f"{own[0]['loss']:.4f}", f"{own[-1]['loss']:.4f}"]
+    assert sum(float(row[2].rstrip("%")) for row in use_table(run).rows) == pytest.approx(100, abs=1)
+
+
+def test_the_diagnoses_are_shown(folder: Path, page: Page) -> None:
+    """Confusion counts, calibration bins, labels, deciles and mistakes stand in the page as they are in the results."""
+    diagnostics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["diagnostics"]
+    for task, own in diagnostics.items():
+        for label, counts in zip(*own.get("confusion", {"labels": [], "counts": []}).values(), strict=True):
+            assert [label, *map(str, counts)] in page.rows
+        if "calibration" in own:
+            assert f"Expected calibration error {own['calibration']['ece']:.4f}" in page.text
+            for one in own["calibration"]["bins"]:
+                means = [number(one["confidence"]), number(one["accuracy"]), str(one["count"])]
+                assert [f"{one['low']:.1f} to {one['high']:.1f}", *means] in page.rows
+        for one in own.get("per_label", []):
+            assert any(row[:2] == [one["label"], f"{one['precision']:.4f}"] for row in page.rows)
+        for one in own["mistakes"]:
+            assert ["".join(one["input"]), one["right"], one["given"], f"{one['score']:.4f}"] in page.rows
+        assert f"task-{task}" in page.ids
+    assert diagnostics["many"]["confused"]
+    for one in diagnostics["many"]["confused"]:
+        assert [one["right"], one["given"], str(one["count"]), f"{one['share']:.1%}"] in page.rows
+
+
+def test_the_page_needs_nothing_from_elsewhere(page: Page) -> None:
+    """No script, style sheet, picture or font comes from another host or file: all addresses are within the page."""
+    assert not {"script", "link", "img", "iframe", "image"} & set(page.tags)
+    assert all(address.startswith("#") and address[1:] in page.ids for address in page.addresses)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_charts_can_be_read_aloud(folder: Path) -> None:
+    """Every SVG is a picture with a title and a description of its own."""
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    charts = re.findall(r"<svg .*?</svg>", html, re.DOTALL)
+    assert len(charts) > 2 * len(TASKS)
+    names = set()
+    for chart in charts:
+        root = ET.fromstring(chart)  # noqa: S314 - our own file
+        title, description = root[0], root[1]
+        assert root.get("role") == "img"
+        assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+        assert title.text
+        assert description.text
+        names.add(title.get("id"))
+    assert len(names) == len(charts)
+
+
+def test_markdown_links_files_that_are_there(folder: Path) -> None:
+    """Each picture lies in `report/`, is SVG that stands alone, and nothing there is not linked."""
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    linked = re.findall(r"!\[.+?\]\((report/\w+\.svg)\)", markdown)
+    assert sorted(linked) == sorted(f"report/{path.name}" for path in (folder / "report").iterdir())
+    assert len(linked) == 4
+    for name in linked:
+        chart = (folder / name).read_text(encoding="utf-8")
+        ET.fromstring(chart)  # noqa: S314 - our own file
+        assert "--ink:" in chart
+    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
+    for table in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+
+
+def test_the_same_files_give_the_same_report(folder: Path) -> None:
+    """A report made again is the same to the byte."""
+    before = {path: path.read_bytes() for path in folder.rglob("report*") if path.is_file()}
+    write_report(folder)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
+    """Without results there are curves, shares and the last evaluation, and the page says that it is unfinished."""
+    write_run(tmp_path, TASKS, finished=False)
+    html, markdown = write_report(tmp_path)
+    page = Page(html.read_text(encoding="utf-8"))
+    assert "unfinished" in page.text
+    assert "Unfinished" in markdown.read_text(encoding="utf-8")
+    for score in task_scores(read_run(tmp_path)):
+        assert [score.task, score.metric, number(score.value), "-", "-"] in page.rows
+    assert not (tmp_path / "report" / "calibration.svg").exists()
+
+
+@pytest.mark.parametrize("lines", [0, 1, 2])
+def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path, lines: int) -> None:
+    """Nothing recorded, only the start, or one progress: no more is shown, and nothing fails."""
+    write_run(tmp_path, TASKS[:1], finished=False)
+    history = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "history.jsonl").write_text("".join(history[:lines]), encoding="utf-8")
+    page = Page(write_report(tmp_path)[0].read_text(encoding="utf-8"))
+    assert ("Nothing has been recorded yet" in page.text) == (lines == 0)
+    assert ("No update has been made yet" in page.text) == (lines < 2)
+    assert (TASKS[0].name in page.text) == (lines > 0)
+
+
+def test_one_task_alone_and_many_have_a_place(tmp_path: Path) -> None:
+    """Every task of a run of one or of many has a section of its own and a name in the charts."""
+    for count in (1, 14):
+        tasks = [task_of(Kind.REGRESSION, f"task-{place}") for place in range(count)]
+        write_run(tmp_path / str(count), tasks, intervals=4, finished=False)
+        html = write_report(tmp_path / str(count))[0].read_text(encoding="utf-8")
+        assert {f"task-{task.name}" for task in tasks} <= set(Page(html).ids)
+        scores = (tmp_path / str(count) / "report" / "scores.svg").read_text(encoding="utf-8")
+        assert all(f">{task.name}</text>" in scores for task in tasks)
+        assert len(html) < 2_000_000
+
+
+def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
+    """Markup in inputs, labels and names of rivals is shown as it is written, in HTML, SVG and Markdown."""
+    task = Task("mood", Kind.CLASSIFICATION, 32, labels=(HOSTILE, "plain"))
+    results = write_run(tmp_path, [task])
+    results["rivals"] = {HOSTILE: {"mood": 0.5}}
+    results["diagnostics"]["mood"]["mistakes"] = [
+        {"input": [HOSTILE], "right": HOSTILE, "given": HOSTILE, "score": 1.0}
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    html, markdown = write_report(tmp_path)
+    page = Page(html.read_text(encoding="utf-8"))
+    assert "script" not in page.tags
+    assert [HOSTILE, HOSTILE, HOSTILE, "1.0000"] in page.rows
+    assert any(HOSTILE in row for row in page.rows if "metric" in row)
+    written = markdown.read_text(encoding="utf-8")
+    assert "<script" not in written
+    assert "[x](" not in written
+    assert "\n# w" not in written
+    for line in (tmp_path / "report").iterdir():
+        assert "<script" not in line.read_text(encoding="utf-8")
+
+
+@given(st.text())
+def test_a_cell_of_markdown_stays_one_cell(text: str) -> None:
+    """Whatever a text holds, in a cell it is one line without tags, links or bars of its own."""
+    cell = markdown_cell(text)
+    assert "\n" not in cell
+    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]<>]", cell)
+
+
+def test_tasks_without_rivals_have_no_columns_for_them(tmp_path: Path) -> None:
+    """Columns of rivals are there only where one was measured."""
+    write_run(tmp_path, TASKS[:2], finished=False)
+    table = scores_table(task_scores(read_run(tmp_path)))
+    assert list(table.headings) == ["task", "metric", "validation", "trivial baseline", "over the baseline"]
+
+
+# Drawing
+
+
+def test_a_curve_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
+    """The axis of examples spans losses and scores alike, where there is one of them only as well."""
+    losses, scores = [(100, 2.0), (4000, 1.0)], [(2000, 0.5)]
+    for own in (Curve("t", Kind.SPAN, "f1", (), losses, 0.2), Curve("t", Kind.SPAN, "f1", scores, losses, 0.2)):
+        assert ">4k</text>" in curve_chart(own).svg
+    assert ">2k</text>" in curve_chart(Curve("t", Kind.SPAN, "f1", scores, ())).svg
+    write_run(tmp_path, TASKS[:1])
+    run = read_run(tmp_path)
+    own = task_curves(run)[TASKS[0].name]
+    assert own.scores[-1] == (run.examples, next(iter(run.scores[TASKS[0].name].values())))
+    assert [at for at, _ in own.scores] == sorted({at for at, _ in own.scores})
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=43))
+def test_labels_keep_apart_and_in_order(heights: list[float]) -> None:
+    """However thin the bands are, their names neither overlap nor leave the chart."""
+    gap = 1 / (len(heights) + 1)
+    moved = _apart(sorted(heights), gap)
+    assert all(low + gap <= high + 1e-9 for low, high in pairwise(moved))
+    assert moved[0] >= -1e-9
+    assert moved[-1] <= 1
+
+
+def test_text_of_a_chart_is_kept_and_coordinates_are_shortened() -> None:
+    """Numbers that are written stay as they are; colours become variables of the page."""
+    chart = render("A $1 <title>", "words", (200, 100), lambda f: f.subplots().text(0.123, 0.5, "0.98765 <b> $x$"))
+    assert "0.98765 &lt;b&gt; $x$</text>" in chart.svg
+    assert "A $1 &lt;title&gt;" in chart.svg
+    assert "var(--ink)" in chart.svg
+    assert not re.search(r"#0[1-9a]0", chart.svg)
+    assert not re.search(r' [xy]="\d+\.\d{2}', chart.svg)
+
+
+def test_drawing_leaves_the_settings_alone() -> None:
+    """The settings of matplotlib, which whoever uses the package may have made, are afterwards what they were."""
+    before = dict(mpl.rcParams)
+    render("x", "y", (100, 100), lambda figure: figure.subplots().set_title("z"))
+    assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(0, "0"), (950, "950"), (12_000, "12k"), (1_500_000, "1.5M"), (0.5, "0.5")]
+)
+def test_counts_are_said_shortly(count: float, said: str) -> None:
+    """Three digits and a sign for the size."""
+    assert short(count) == said
+
+
+def test_long_names_are_cut_to_their_room() -> None:
+    """Names get the room of the longest, but not more than there is."""
+    assert room_for(["a", "abc"], 200)[1] == ["a", "abc"]
+    room, (name,) = room_for(["a-name-of-fifty-letters-that-nobody-can-put-on-a-phone"], 100)
+    assert (room, name[-1], len(name) < 16) == (100, "…", True)
+
+
+# The command
+
+
+def test_the_command_makes_the_report_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`polytask report FOLDER` writes both files and says where; a folder that is no run's is an error."""
+    write_run(tmp_path / "run", TASKS[:1], finished=False)
+    monkeypatch.setattr(sys, "argv", ["polytask", "report", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert not stopped.value.code
+    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / name) for name in ("report.html", "report.md")]
+    monkeypatch.setattr(sys, "argv", ["polytask", "report", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "no history.jsonl in it" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Tests of training/journal.py: what a run says of itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from polytask.training.runs.console_display import Display
+from polytask.training.runs.event_log import Event, History, read_history
+from polytask.training.runs.run_logger import Journal, Step
+from tests.support import tiny
+
+_TASKS = tiny.tasks()
+_TOTAL = 1000
+
+
+def _journal(path: Path) -> Journal:
+    return Journal(_TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), History(path))
+
+
+def _advance(journal: Journal, updates: range) -> None:
+    """Updates of three examples: two of task 0, one of another."""
+    for update in updates:
+        losses = [1.0, 2.0, 0.5 * update]
+        journal.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1 + update % 2], losses, 3, stop=False))
+
+
+def _progress(path: Path) -> list[Event]:
+    return [event for event in read_history(path) if event["event"] == "progress"]
+
+
+def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
+    """Every hundredth of a run is an event; together they count every example once, and the last is the end's."""
+    journal = _journal(tmp_path / "history")
+    _advance(journal, range(334))
+    events = _progress(tmp_path / "history")
+    assert 95 <= len(events) <= 100
+    assert (events[-1]["examples"], events[-1]["updates"]) == (1002, 334)
+    for name, count in ((_TASKS[0].name, 668), (_TASKS[1].name, 167), (_TASKS[2].name, 167), (_TASKS[3].name, 0)):
+        assert sum(event["tasks"][name]["examples"] for event in events) == count
+    assert [event["examples"] for event in events] == sorted({event["examples"] for event in events})
+
+
+def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
+    """Each task's loss is the mean over its examples since the event before; a task without any has none."""
+    journal = _journal(tmp_path / "history")
+    _advance(journal, range(7))
+    first, second = _progress(tmp_path / "history")
+    assert first["updates"] == 4
+    assert first["tasks"][_TASKS[0].name] == {"examples": 8, "loss": 1.5}
+    assert first["tasks"][_TASKS[1].name] == {"examples": 2, "loss": 0.5}
+    assert first["tasks"][_TASKS[6].name] == {"examples": 0, "loss": None}
+    assert first["loss"] == pytest.approx((4 * 3.0 + 0.5 * (0 + 1 + 2 + 3)) / 12)
+    assert second["tasks"][_TASKS[2].name] == {"examples": 1, "loss": 2.5}
+
+
+def test_a_journal_goes_on(tmp_path: Path) -> None:
+    """With the state of one that stopped in the middle of an interval it tells what that one would have told."""
+    whole = _journal(tmp_path / "whole")
+    _advance(whole, range(50))
+    first = _journal(tmp_path / "parts")
+    _advance(first, range(18))
+    state = json.loads(json.dumps(first.state()))
+    _advance(first, range(18, 30))
+    again = Journal(
+        _TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), History(tmp_path / "parts", state["history"])
+    )
+    again.restore(state)
+    _advance(again, range(18, 50))
+    parts = _progress(tmp_path / "parts")
+    assert [event["seconds"] for event in parts] == sorted(event["seconds"] for event in parts)
+    for event in (*parts, *_progress(tmp_path / "whole")):
+        del event["seconds"]
+    assert parts == [{k: v for k, v in e.items() if k != "seconds"} for e in _progress(tmp_path / "whole")]
+
+
+def test_the_other_events_say_what_happened(tmp_path: Path) -> None:
+    """Start, resume, evaluation and finish carry tasks, parameters, scores and the version."""
+    journal = _journal(tmp_path / "history")
+    journal.start("toy", {"total": 3})
+    _advance(journal, range(1))
+    journal.resume()
+    scores = {task.name: {"accuracy": 0.5} for task in _TASKS}
+    journal.evaluated(scores)
+    journal.finish("toy/1")
+    start, resume, evaluation, finish = read_history(tmp_path / "history")
+    assert (start["recipe"], start["total_examples"], start["parameters"]) == ("toy", _TOTAL, {"total": 3})
+    assert start["tasks"][0] == {"name": _TASKS[0].name, "kind": "classification"}
+    assert (resume["event"], resume["examples"]) == ("resume", 3)
+    assert evaluation == {"event": "evaluation", "examples": 3, "scores": scores}
+    assert (finish["examples"], finish["version"]) == (3, "toy/1")

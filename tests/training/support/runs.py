@@ -1,0 +1,32 @@
+"""Toy runs in memory: a training at its beginning, and a journal that says nothing."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from polytask.model.network import Network
+from polytask.training.data.examples import EncodedExample
+from polytask.training.loop.distributed import Group
+from polytask.training.loop.trainer import Training
+from polytask.training.recipes.schema import Recipe
+from polytask.training.runs.console_display import Display
+from polytask.training.runs.event_log import History
+from polytask.training.runs.run_logger import Journal
+from tests.training.conftest import Workshop
+
+
+def text_of(example: EncodedExample) -> str:
+    """A text that tells examples apart, longer than a message has room for."""
+    return " ".join(map(str, example.encodings[0].input_ids)).ljust(100, ".")
+
+
+def start(workshop: Workshop, recipe: Recipe, network: Network | None = None, group: Group | None = None) -> Training:
+    """The training of `network`, without one of a fresh one, before its first step."""
+    own = workshop.network() if network is None else network
+    return Training(own, workshop.examples, recipe, workshop.encoder.pad_id, text_of, group)
+
+
+def quiet_journal(training: Training, kind: type[Journal] = Journal, history: History | None = None) -> Journal:
+    """A journal of the run that shows nothing."""
+    tasks, total = training.network.tasks, training.recipe.length.examples
+    return kind(tasks, total, Display(Console(quiet=True), tasks, total), history)

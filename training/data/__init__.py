@@ -1,0 +1,1 @@
+"""Training data: files read, records checked, examples encoded, splits drawn, statistics taken."""

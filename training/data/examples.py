@@ -1,0 +1,304 @@
+"""Records to examples: tasks with their labels, inputs with targets, and rows that are ready to be batched."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from polytask.model.encoding import Encoding, Input, InputEncoder
+from polytask.model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task
+from polytask.training.data.issues import DataError, Problems, read_all
+from polytask.training.data.records import Located, read_records
+from polytask.training.data.splits import capped, hold_out
+from polytask.training.recipes.schema import RecipeError, RegressionLoss, TaskConfig
+
+_THRESHOLD = 0.5
+_TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An input and its right answer.
+
+    `target`, by kind. Classification, multiple choice: an index. Multilabel: 0 or 1 per label. Regression: the
+    value. Ranking: 0 or 1 per candidate. Tagging: a label index per word. Span: (start, end) characters of each
+    right answer.
+    """
+
+    input: Input
+    target: Any
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """An example of the task with id `task_id` as rows for the network.
+
+    `target` as in Example, but in terms of the rows. Tagging: a label index per word that has a token.
+    Span: the first and last index into the encoding's places of one right answer. `weight`: what its loss counts among
+    those of its task, 1 on average.
+    """
+
+    task_id: int
+    encodings: tuple[Encoding, ...]
+    target: Any
+    weight: float = 1.0
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(len(encoding) for encoding in self.encodings)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskData:
+    """A task with its training and validation examples.
+
+    `validation` holds all validation splits, one after the other; `splits` says how many examples each has, by name.
+    """
+
+    task: Task
+    config: TaskConfig
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    splits: Mapping[str, int]
+
+
+def load_task(config: TaskConfig, folder: Path) -> TaskData:
+    """Reads and checks one task's files. Labels and ranges come from all training records, whatever is left out later.
+
+    Raises DataError naming file and line of all that is wrong, or RecipeError if no task can be what the recipe says.
+    """
+    train, *splits = read_all(partial(_read, config, folder, files) for files in _files_of_splits(config))
+    task = _task(config, train)
+    problems = Problems()
+    _check_shown(task, config, problems)
+    examples, *measured = [list(_examples(task, config, records, problems)) for records in (train, *splits)]
+    problems.raise_if_any()
+    if config.holdout:
+        examples, held = _held_out(config, train, examples)
+        measured = [held]
+    return _task_data(task, config, capped(examples, config.cap, config.cap_seed), measured)
+
+
+def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
+    """Reads and checks the validation files of a task that has its labels already; `train` stays empty.
+
+    Raises DataError naming file and line of all that is wrong.
+    """
+    files = [config.train] if config.holdout else _files_of_splits(config)[1:]
+    splits = read_all(partial(_read, config, folder, names) for names in files)
+    problems = Problems()
+    measured = [list(_examples(task, config, records, problems)) for records in splits]
+    problems.raise_if_any()
+    if config.holdout:
+        measured = [_held_out(config, splits[0], measured[0])[1]]
+    return _task_data(task, config, (), measured)
+
+
+def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
+    """The files of train and of each validation split."""
+    return [config.train, *((name,) for name in config.validation.values())]
+
+
+def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[Located]:
+    files = [partial(read_records, folder, name, config.kind, config.columns, config.group_by) for name in names]
+    return [located for records in read_all(files) for located in records]
+
+
+def _held_out(
+    config: TaskConfig, records: Sequence[Located], examples: Sequence[Example]
+) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, and those held out. Examples with the same group stay together, a ranking is one."""
+    groups: Sequence[Any] = range(len(examples))
+    if config.kind is not Kind.RANKING:
+        groups = [(place,) if own.group is None else own.group for place, own in enumerate(records)]
+    kept, held = hold_out(examples, groups, config.holdout)
+    if not kept:
+        raise DataError(f"{config.train[0]}: holdout = {config.holdout} leaves nothing to train on")
+    return kept, held
+
+
+def _is_grouped(config: TaskConfig) -> bool:
+    """Whether every record must say which group it belongs to: a candidate must, others where the recipe asks."""
+    return config.kind is Kind.RANKING or "group_by" in config.model_fields_set
+
+
+def _task_data(
+    task: Task, config: TaskConfig, train: Sequence[Example], measured: Sequence[Sequence[Example]]
+) -> TaskData:
+    names = tuple(config.validation) or ("held-out",)
+    splits = {name: len(examples) for name, examples in zip(names, measured, strict=True)}
+    return TaskData(task, config, tuple(train), tuple(chain(*measured)), splits)
+
+
+def encode_examples(
+    encoder: InputEncoder, task: Task, task_id: int, examples: Sequence[Example]
+) -> list[EncodedExample]:
+    """The examples as rows. Left out: span examples whose every answer was truncated away, and wordless tagging."""
+    encoded = []
+    for example, encodings in zip(examples, encoder.encode(task, [e.input for e in examples]), strict=True):
+        target = example.target
+        if task.kind is Kind.SPAN:
+            target = _token_span(encodings[0], example.target)
+        elif task.kind is Kind.TAGGING:
+            labels = dict(zip(example.input.words or (), example.target, strict=True))
+            target = tuple(labels[word] for word in encodings[0].offsets)
+        if target is not None and target != ():
+            encoded.append(EncodedExample(task_id, encodings, target))
+    return encoded
+
+
+def balanced(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+    """Examples of a classification weighted by n / (labels * examples of the label): then every label weighs alike."""
+    counts = Counter(example.target for example in examples)
+    return [replace(example, weight=len(examples) / (len(counts) * counts[example.target])) for example in examples]
+
+
+def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
+    """First and last context token of the first answer that truncation left whole."""
+    for start, end in answers:
+        touching = [i for i, (left, right) in enumerate(encoding.offsets) if left < end and right > start]
+        # An answer may end in blanks, which no token holds; it is whole if nothing is missing or more is there.
+        if touching and (not encoding.dropped_tokens or encoding.offsets[-1][1] >= end):
+            return touching[0], touching[-1]
+    return None
+
+
+def _check_shown(task: Task, config: TaskConfig, problems: Problems) -> None:
+    """The recipe's own examples have the fields of the task's inputs, or publishing would fail after training."""
+    second = {"candidates"} if task.kind in CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
+    for example in config.examples:
+        given = {name for name, value in example if value}
+        if given != {"text"} | second:
+            fields = ", ".join(sorted({"text"} | second))
+            problems.add(f"task {task.name!r}, example {example.text!r}", f"needs the fields {fields} and no other")
+        elif not all(text.strip() for text in (example.text, example.text_pair or example.text, *example.candidates)):
+            problems.add(f"task {task.name!r}, example {example.text!r}", "must not have a blank text")
+
+
+def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
+    labels: tuple[str, ...] = ()
+    value_range = config.value_range
+    from_data = not (config.labels or value_range)
+    if config.kind in LABELLED_KINDS:
+        labels = config.labels or tuple(sorted({label for located in train for label in _labels(config, located)}))
+    if config.kind is Kind.REGRESSION and value_range is None:
+        values = [located.record.label for located in train]
+        value_range = (min(values), max(values))
+    try:
+        task = Task(
+            name=config.name,
+            kind=config.kind,
+            max_length=config.max_length,
+            labels=labels,
+            pair=train[0].record.text_pair is not None
+            if config.kind in _TEXT_KINDS
+            else config.kind is not Kind.TAGGING,
+            value_range=value_range,
+            thresholds=(_THRESHOLD,) * len(labels) if config.kind is Kind.MULTILABEL else (),
+            raw_output=config.regression is RegressionLoss.MSE,
+        )
+    except ValueError as error:
+        message = f"{', '.join(config.train)}: {error}"
+        raise DataError(message) if from_data else RecipeError(str(error)) from error
+    _check_measurable(task, config)
+    return task
+
+
+def _check_measurable(task: Task, config: TaskConfig) -> None:
+    """The recipe's metric is one that the labels allow, which only the data may show."""
+    if config.positive_label is not None and config.positive_label not in task.labels:
+        known = ", ".join(task.labels)
+        raise RecipeError(
+            f"task {task.name!r}: positive_label: {config.positive_label!r} is not among its labels: {known}"
+        )
+    if config.metric == "span_f1" and not task.bio:
+        raise RecipeError(f"task {task.name!r}: metric: 'span_f1' needs BIO tags; use 'token_accuracy'")
+
+
+def _labels(config: TaskConfig, located: Located) -> list[str]:
+    record = located.record
+    if config.kind is Kind.TAGGING:
+        return list(record.tags)
+    return list(record.labels) if config.kind is Kind.MULTILABEL else [record.label]
+
+
+def _examples(task: Task, config: TaskConfig, records: Sequence[Located], problems: Problems) -> Iterator[Example]:
+    """The examples of a split: one for each record, for rankings one for each group. Misfits are noted instead."""
+    label_ids = {label: i for i, label in enumerate(task.labels)}
+    fitting = []
+    for located in records:
+        misfit = _misfit(task, config, located)
+        if misfit:
+            problems.add(located.place, *misfit)
+        else:
+            fitting.append(located)
+    if task.kind is Kind.RANKING:
+        yield from _ranking_examples(config, fitting, problems)
+    else:
+        for located in fitting:
+            yield _example(task, config, located.record, label_ids)
+
+
+def _misfit(task: Task, config: TaskConfig, located: Located) -> tuple[str, str] | None:
+    """How a record contradicts its task: what it is, and the sort of problem; None if it fits."""
+    record = located.record
+    if _is_grouped(config) and located.group is None:
+        return f"{config.group_by}: no text or number; the recipe groups records by it", "no group"
+    if task.kind in _TEXT_KINDS and (record.text_pair is not None) != task.pair:
+        how = "missing" if task.pair else "unexpected"
+        return f"text_pair: {how}; a task's records all have it or none has", f"text_pair {how}"
+    if task.kind in LABELLED_KINDS:
+        unknown = [label for label in _labels(config, located) if label not in task.labels]
+        if unknown:
+            return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels", "unknown label"
+    if task.kind is Kind.REGRESSION:
+        low, high = task.value_range or (0.0, 0.0)
+        if not low <= record.label <= high:
+            return f"label {record.label} is outside the task's range {low} to {high}", "outside the range"
+    return None
+
+
+def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, int]) -> Example:
+    match task.kind:
+        case Kind.CLASSIFICATION:
+            return Example(Input(record.text, record.text_pair), label_ids[record.label])
+        case Kind.MULTILABEL:
+            return Example(Input(record.text, record.text_pair), tuple(int(x in record.labels) for x in task.labels))
+        case Kind.REGRESSION:
+            return Example(Input(record.text, record.text_pair), record.label)
+        case Kind.MULTIPLE_CHOICE:
+            text = f"{record.text} {record.question}".strip() if config.use_question else record.text
+            return Example(Input(text, candidates=tuple(record.choices)), record.label)
+        case Kind.TAGGING:
+            return Example(Input.from_words(record.tokens), tuple(label_ids[tag] for tag in record.tags))
+        case Kind.SPAN:
+            spans = tuple((answer.start, answer.start + len(answer.text)) for answer in record.answers)
+            return Example(Input(record.text, record.text_pair), spans)
+        case Kind.RANKING:
+            raise AssertionError("ranking records are grouped first")
+
+
+def _ranking_examples(config: TaskConfig, records: Sequence[Located], problems: Problems) -> Iterator[Example]:
+    """One example per query: its candidates in file order."""
+    groups: dict[str | int | None, list[Any]] = defaultdict(list)
+    for located in records:
+        members = groups[located.group]
+        members.append(located.record)
+        if located.record.text != members[0].text:
+            message = f"text: differs from the query of its group {located.group!r}"
+            problems.add(located.place, message, sort="text differs from the query of its group")
+    # As text, because CSV has no numbers.
+    positive = str(config.positive)
+    if records and all(str(located.record.label) != positive for located in records):
+        file, _, _ = records[0].place.rpartition(":")
+        problems.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
+    for members in groups.values():
+        candidates = tuple(record.text_pair for record in members)
+        relevant = tuple(int(str(record.label) == positive) for record in members)
+        yield Example(Input(members[0].text, candidates=candidates), relevant)

@@ -1,0 +1,195 @@
+"""Labelled files to raw records: JSON lines, CSV, TSV, Parquet, and Hugging Face datasets.
+
+A file is named relative to the data folder; its ending says its format: `.jsonl`, `.csv`, `.tsv` (each also with
+`.gz`) or `.parquet`. `hf:NAME[:CONFIG]#SPLIT` is a data set of the Hugging Face hub, or, where NAME is a folder, one
+that `datasets` has saved there (`#SPLIT` only if it has splits).
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from polytask.model_store.durable_files import sha256_of
+from polytask.training.data.issues import DataError, Problems
+
+_HUGGING_FACE = "hf:"
+_PACKED = ".gz"
+_TEXT_TABLES = {".csv": ",", ".tsv": "\t"}
+
+Row = dict[str, Any]
+Rows = Iterator[tuple[str, Row]]
+"""The raw records of a file, each with its place: `file:line`, or `file:row` where there are no lines."""
+
+
+def read_rows(folder: Path, name: str, columns: Iterable[str], problems: Problems) -> Rows:
+    """The raw records of a file, in order; a line that is none is noted in `problems`.
+
+    Raises DataError for a file that cannot be read as what its name says, or a table without one of the `columns`.
+    """
+    if name.startswith(_HUGGING_FACE):
+        return _hugging_face_rows(folder, name, columns)
+    path = folder / name
+    ending = _ending(name)
+    if ending == ".jsonl":
+        return _json_rows(path, problems)
+    if ending in _TEXT_TABLES:
+        return _table_rows(path, _TEXT_TABLES[ending], columns, problems)
+    if ending == ".parquet":
+        return _parquet_rows(path, columns)
+    known = ".jsonl, .csv, .tsv (each also .gz), .parquet, or hf:NAME[:CONFIG]#SPLIT"
+    raise DataError(f"{path}: no known format; there are {known}")
+
+
+def is_text_table(name: str) -> bool:
+    """Whether every value of the file is a string, as in CSV and TSV; in the other formats values have types."""
+    return _ending(name) in _TEXT_TABLES and not name.startswith(_HUGGING_FACE)
+
+
+def fingerprint(folder: Path, name: str) -> str:
+    """The sha256 of the file; of a Hugging Face data set that of its rows, so that it does not depend on any cache."""
+    if not name.startswith(_HUGGING_FACE):
+        return sha256_of(folder / name)
+    digest = hashlib.sha256()
+    for _, row in _hugging_face_rows(folder, name, ()):
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _ending(name: str) -> str:
+    return Path(name.removesuffix(_PACKED)).suffix
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Every line with its number; a byte order mark before the first is left out."""
+    try:
+        with gzip.open(path) if path.suffix == _PACKED else path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _json_rows(path: Path, problems: Problems) -> Rows:
+    for number, line in _lines(path):
+        place = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            problems.add(place, f"not UTF-8: {error}", sort="not UTF-8")
+        except (ValueError, RecursionError) as error:
+            problems.add(place, f"not valid JSON: {error}", sort="not valid JSON")
+        else:
+            if isinstance(row, dict):
+                yield place, row
+            else:
+                problems.add(place, "not a JSON object", sort="not a JSON object")
+
+
+def _table_rows(path: Path, separator: str, columns: Iterable[str], problems: Problems) -> Rows:
+    """The rows below the header; an empty cell is a value that is not there. TSV knows no quotes, CSV does."""
+    quotes: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    reader = csv.reader(_decoded(path, problems), delimiter=separator, quoting=quotes, strict=True)
+    header: list[str] = []
+    start = 1
+    try:
+        for cells in reader:
+            place, start = f"{path}:{start}", reader.line_num + 1
+            if not cells:
+                continue
+            if not header:
+                header = cells
+                _check_header(path, header, columns)
+            elif len(cells) == len(header):
+                yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+            else:
+                message = f"{len(cells)} cells, but the header has {len(header)}"
+                problems.add(place, message, sort="another number of cells than the header")
+    except csv.Error as error:
+        problems.add(f"{path}:{start}", f"not a valid table from here on: {error}")
+
+
+def _decoded(path: Path, problems: Problems) -> Iterator[str]:
+    for number, line in _lines(path):
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problems.add(f"{path}:{number}", f"not UTF-8: {error}", sort="not UTF-8")
+            yield line.decode("utf-8", errors="replace")
+
+
+def _check_header(source: object, header: Sequence[str], columns: Iterable[str]) -> None:
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(f"{source}: the column {twice[0]!r} is there twice")
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise DataError(
+            f"{source}: has no column {missing[0]!r} as `columns` of the recipe says, but {', '.join(header)}"
+        )
+
+
+def _parquet_rows(path: Path, columns: Iterable[str]) -> Rows:
+    parquet = _library("pyarrow.parquet", path)
+    arrow = _library("pyarrow", path)
+    try:
+        with parquet.ParquetFile(path) as file:
+            _check_header(path, file.schema_arrow.names, columns)
+            rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield f"{path}:{number}", _present(row)
+    except (OSError, arrow.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _hugging_face_rows(folder: Path, name: str, columns: Iterable[str]) -> Rows:
+    """The rows of one split, with the names of `ClassLabel` values in place of their numbers."""
+    datasets = _library("datasets", name)
+    where, _, split = name.removeprefix(_HUGGING_FACE).partition("#")
+    try:
+        if (folder / where).is_dir():
+            found = datasets.load_from_disk(str(folder / where))
+        else:
+            hub_name, _, config = where.partition(":")
+            found = datasets.load_dataset(hub_name, config or None, split=split or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{name}: cannot be read: {error}") from error
+    if isinstance(found, dict) and split not in found:
+        raise DataError(f"{name}: has the splits {', '.join(found)}; name one as #SPLIT")
+    table = found[split] if isinstance(found, dict) else found
+    _check_header(name, table.column_names, columns)
+    named = {column: _names(datasets, feature) for column, feature in table.features.items()}
+    for number, row in enumerate(table, start=1):
+        yield f"{name}:{number}", _present({column: named[column](value) for column, value in row.items()})
+
+
+def _names(datasets: Any, feature: Any) -> Callable[[Any], Any]:
+    """What turns a value of the feature into labels by name. A label that is missing, -1, becomes None."""
+    if isinstance(feature, datasets.ClassLabel):
+        return lambda value: None if value is None or value < 0 else feature.int2str(value)
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        inner = _names(datasets, feature.feature)
+        return lambda values: None if values is None else [inner(value) for value in values]
+    return lambda value: value
+
+
+def _present(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _library(module: str, needed_by: object) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        library = module.partition(".")[0]
+        raise DataError(f"{needed_by}: needs the library {library}: pip install 'polytask[datasets]'") from error

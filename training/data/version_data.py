@@ -1,0 +1,69 @@
+"""The data of a version in the store: the version's own tasks, and the files that its recipe names."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import partial
+from pathlib import Path
+
+import pydantic
+
+from polytask.model.encoding import Input
+from polytask.model_store.errors import ManifestInvalid
+from polytask.model_store.manifest import MANIFEST, Manifest, read_manifest
+from polytask.training.data.examples import TaskData, load_task, load_validation
+from polytask.training.data.files import fingerprint
+from polytask.training.data.issues import read_all
+from polytask.training.recipes.schema import Recipe, TaskConfig
+
+
+def validation_data(version_folder: Path, data_folder: Path) -> list[TaskData]:
+    """The version's tasks, in their order, with the validation examples found in `data_folder`; `train` stays empty.
+
+    Raises StoreError for a version without a usable recipe, and DataError naming all that is wrong with the files: a
+    label that the version does not know as well.
+    """
+    manifest = read_manifest(version_folder)
+    configs = _task_configs(version_folder, manifest)
+    return read_all(partial(load_validation, task, configs[task.name], data_folder) for task in manifest.tasks)
+
+
+def training_inputs(version_folder: Path, data_folder: Path) -> list[tuple[Input, ...]]:
+    """What each of the version's tasks was trained on, in their order, without the right answers.
+
+    Raises StoreError or DataError.
+    """
+    manifest = read_manifest(version_folder)
+    configs = _task_configs(version_folder, manifest)
+    data = read_all(partial(load_task, configs[task.name], data_folder) for task in manifest.tasks)
+    return [tuple(example.input for example in own.train) for own in data]
+
+
+def changed_files(version_folder: Path, data_folder: Path) -> list[str]:
+    """The files in `data_folder` that are not, or not known to be, those whose examples the version was measured on.
+
+    Raises StoreError. All files must be there.
+    """
+    manifest = read_manifest(version_folder)
+    hashes = manifest.provenance.get("data")
+    known = hashes if isinstance(hashes, dict) else {}
+    files = [file for config in _task_configs(version_folder, manifest).values() for file in config.measured_files]
+    return [file for file in dict.fromkeys(files) if known.get(file) != fingerprint(data_folder, file)]
+
+
+def _task_configs(version_folder: Path, manifest: Manifest) -> dict[str, TaskConfig]:
+    """What the recipe of the version says about each of its tasks."""
+    path, remedy = version_folder / MANIFEST, "use a version that `polytask train` has made"
+    text = manifest.provenance.get("recipe")
+    if not isinstance(text, str):
+        raise ManifestInvalid(path, "has no recipe in its provenance, so its data are not known", remedy)
+    try:
+        recipe = Recipe.model_validate(tomllib.loads(text))
+    except (tomllib.TOMLDecodeError, pydantic.ValidationError) as error:
+        summary = str(error).splitlines()[0]
+        raise ManifestInvalid(path, f"has a recipe that this release cannot read ({summary})", remedy) from error
+    configs = {config.name: config for config in recipe.tasks}
+    missing = [task.name for task in manifest.tasks if task.name not in configs]
+    if missing:
+        raise ManifestInvalid(path, f"has a recipe without the task {missing[0]!r}", remedy)
+    return {task.name: configs[task.name] for task in manifest.tasks}

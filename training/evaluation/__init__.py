@@ -1,0 +1,1 @@
+"""Evaluation: metrics, baselines, diagnostics and the worst mistakes of a version or a run."""

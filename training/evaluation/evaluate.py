@@ -1,0 +1,122 @@
+"""The network's answers to examples, through the same encoding and answering as the service, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.metrics import precision_recall_curve
+
+from polytask.model.answers import Answer, Logits, answer, sigmoid
+from polytask.model.batch import Batch, collate
+from polytask.model.encoding import Encoding, Input, InputEncoder
+from polytask.model.heads import Outputs, output_slices
+from polytask.model.network import Network
+from polytask.model.tasks import Task
+from polytask.training.data.examples import Example, TaskData
+from polytask.training.evaluation.metrics import Scores, score_task
+
+_ROWS = 64
+_TOKENS = 8192
+
+Run = Callable[[Batch], Outputs]
+"""An engine: the logits of a batch, on the CPU."""
+
+
+@torch.inference_mode()
+def answer_inputs(network: Network, encoder: InputEncoder, task_id: int, inputs: Sequence[Input]) -> list[Answer]:
+    """One answer per input, in order. The network is left in eval mode."""
+    task = network.tasks[task_id]
+    encodings = encoder.encode(task, inputs)
+    logits = row_logits(network, [row for rows in encodings for row in rows], task_id, encoder.pad_id)
+    return answers_from(task, inputs, encodings, logits)
+
+
+def answers_from(
+    task: Task, inputs: Sequence[Input], encodings: Sequence[tuple[Encoding, ...]], logits: Iterable[Logits]
+) -> list[Answer]:
+    """One answer per input, in order, from the logits of all rows, in theirs."""
+    left = iter(logits)
+    return [answer(task, item, rows, [next(left) for _ in rows]) for item, rows in zip(inputs, encodings, strict=True)]
+
+
+@torch.inference_mode()
+def row_logits(network: Network, rows: Sequence[Encoding], task_id: int, pad_id: int) -> list[Logits]:
+    """The task's own logits of each row, in order: [outputs], or [length, outputs] for a token-level task."""
+    network.eval()
+    tables = network.condition()
+    device = next(network.parameters()).device
+
+    def run(batch: Batch) -> Outputs:
+        outputs: Outputs = network(batch.to(device), tables)
+        return outputs.to_cpu()
+
+    return logits_by(run, network.tasks, rows, task_id, pad_id)
+
+
+def logits_by(run: Run, tasks: Sequence[Task], rows: Sequence[Encoding], task_id: int, pad_id: int) -> list[Logits]:
+    """The same by anything that runs batches."""
+    token_level, columns = tasks[task_id].token_level, output_slices(tasks)[task_id]
+    logits: dict[int, Logits] = {}
+    for places in _by_length(rows):
+        batch = collate([rows[i] for i in places], [task_id] * len(places), token_level=token_level, pad_id=pad_id)
+        outputs = run(batch)
+        found = outputs.token if token_level else outputs.sentence
+        assert found is not None, "a token-level batch was run without token logits"
+        for row, place in enumerate(places):
+            own = found[row, : len(rows[place]), columns] if token_level else found[row, columns]
+            logits[place] = own.numpy()
+    return [logits[place] for place in range(len(rows))]
+
+
+def _by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
+    """The places of all rows, shortest first, in batches within the limits on rows and padded tokens."""
+    places: list[int] = []
+    for place in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if places and (len(places) == _ROWS or (len(places) + 1) * len(rows[place]) > _TOKENS):
+            yield places
+            places = []
+        places.append(place)
+    if places:
+        yield places
+
+
+def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, examples: Sequence[Example]) -> Task:
+    """The multilabel task with, for each label, the threshold that gives the best F1 on `examples`.
+
+    A label that none of the examples has keeps its threshold.
+    """
+    task = network.tasks[task_id]
+    rows = [row for rows in encoder.encode(task, [example.input for example in examples]) for row in rows]
+    scores = sigmoid(np.stack(row_logits(network, rows, task_id, encoder.pad_id)))
+    wanted = np.array([example.target for example in examples])
+    thresholds = list(task.thresholds)
+    for label in np.flatnonzero(wanted.any(axis=0)):
+        precision, recall, cuts = precision_recall_curve(wanted[:, label], scores[:, label])
+        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+        thresholds[label] = float(cuts[f1[:-1].argmax()])
+    return replace(task, thresholds=tuple(thresholds))
+
+
+def answer_tasks(
+    network: Network, encoder: InputEncoder, data: Sequence[TaskData], progress: Callable[[str], None] | None = None
+) -> dict[str, list[Answer]]:
+    """Every task's answers to its validation examples, in their order. `progress` hears of each task that is done."""
+    answers = {}
+    for task_id, own in enumerate(data):
+        answers[own.task.name] = answer_inputs(network, encoder, task_id, [one.input for one in own.validation])
+        if progress is not None:
+            progress(own.task.name)
+    return answers
+
+
+def score_tasks(data: Sequence[TaskData], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Scores]:
+    """Every task's metrics from `answer_tasks`, the main one first."""
+    return {own.task.name: score_task(own, answers[own.task.name]) for own in data}
+
+
+def evaluate_tasks(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> dict[str, Scores]:
+    """Every task's metrics on its validation examples."""
+    return score_tasks(data, answer_tasks(network, encoder, data))

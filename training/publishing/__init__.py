@@ -1,0 +1,1 @@
+"""Publishing: a finished run becomes a version in the store."""

@@ -1,0 +1,141 @@
+"""Labelled records, checked one by one: every broken one is named by file and line."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import pydantic
+from pydantic import Field
+
+from polytask.model.tasks import Kind
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), pydantic.AfterValidator(_not_blank)]
+"""As in the service: what it would refuse is not trained on."""
+
+
+def _name_of(label: object) -> object:
+    """A label that is numbered, or true or false, is named as it is written."""
+    return json.dumps(label) if isinstance(label, int) else label
+
+
+Label = Annotated[Text, pydantic.BeforeValidator(_name_of)]
+
+
+class _Record(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class ClassificationRecord(_Record):
+    """A text or a pair, and its label."""
+
+    text: Text
+    text_pair: Text | None = None
+    label: Label
+
+
+class MultilabelRecord(_Record):
+    """A text and all labels that hold."""
+
+    text: Text
+    text_pair: Text | None = None
+    labels: list[Label]
+
+
+class RegressionRecord(_Record):
+    """A text or a pair, and its value."""
+
+    text: Text
+    text_pair: Text | None = None
+    label: float = Field(allow_inf_nan=False)
+
+
+class RankingRecord(_Record):
+    """One candidate of a query; the records of a query share the field named by the recipe's `group_by`."""
+
+    text: Text
+    text_pair: Text
+    label: int | str
+
+
+class MultipleChoiceRecord(_Record):
+    """A premise or question, the choices, and the index of the right one."""
+
+    text: Text
+    question: str = ""
+    choices: list[Text] = Field(min_length=2)
+    label: int = Field(ge=0)
+
+    @pydantic.model_validator(mode="after")
+    def _label_is_a_choice(self) -> MultipleChoiceRecord:
+        if self.label >= len(self.choices):
+            raise ValueError(f"label {self.label} is not one of the {len(self.choices)} choices (counted from 0)")
+        return self
+
+
+class TaggingRecord(_Record):
+    """Words and a tag for each."""
+
+    tokens: list[Text] = Field(min_length=1)
+    tags: list[Label]
+
+    @pydantic.model_validator(mode="after")
+    def _one_tag_a_token(self) -> TaggingRecord:
+        if len(self.tokens) != len(self.tags):
+            raise ValueError(f"{len(self.tokens)} tokens but {len(self.tags)} tags")
+        return self
+
+
+class SpanAnswerRecord(_Record):
+    """A right answer and where it starts in the context, in characters."""
+
+    text: Text
+    start: int = Field(ge=0)
+
+
+def _one_by_one(answers: object) -> object:
+    """The answers of SQuAD as the Hugging Face hub has them, a list of texts and one of starts, as one list."""
+    if isinstance(answers, dict) and isinstance(answers.get("text"), list):
+        starts = answers.get("answer_start")
+        if isinstance(starts, list) and len(starts) == len(answers["text"]):
+            return [{"text": text, "start": start} for text, start in zip(answers["text"], starts, strict=True)]
+    return answers
+
+
+class SpanRecord(_Record):
+    """A question, its context, and the right answers."""
+
+    text: Text
+    text_pair: Text
+    answers: Annotated[list[SpanAnswerRecord], Field(min_length=1), pydantic.BeforeValidator(_one_by_one)]
+
+    @pydantic.model_validator(mode="after")
+    def _answers_are_in_the_context(self) -> SpanRecord:
+        for answer in self.answers:
+            found = self.text_pair[answer.start : answer.start + len(answer.text)]
+            if found != answer.text:
+                raise ValueError(f"answer {answer.text!r} is not at {answer.start}: the context has {found!r} there")
+        return self
+
+
+_RECORDS: dict[Kind, type[_Record]] = {
+    Kind.CLASSIFICATION: ClassificationRecord,
+    Kind.MULTILABEL: MultilabelRecord,
+    Kind.REGRESSION: RegressionRecord,
+    Kind.RANKING: RankingRecord,
+    Kind.MULTIPLE_CHOICE: MultipleChoiceRecord,
+    Kind.TAGGING: TaggingRecord,
+    Kind.SPAN: SpanRecord,
+}
+
+
+def field_names(kind: Kind) -> frozenset[str]:
+    """The fields of the kind's records."""
+    return frozenset(_RECORDS[kind].model_fields)

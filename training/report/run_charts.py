@@ -1,0 +1,265 @@
+"""The charts of a whole run: scores beside their rivals, task shares, and the curves of learning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from polytask.model.tasks import Kind
+from polytask.training.report.charts import COLOURS, INK, MUTED, PAPER, Chart, Draw, few_ticks, render, room_for, short
+from polytask.training.report.tables import INTERVALS, Curve, TaskScore, mean_curve, number
+from polytask.training.report.task_charts import draw_reliability
+from polytask.training.runs.run_reader import Recorded, merge
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = ("D", "o", "^", "s", "v", "P")
+_SHADES = (0.92, 0.6, 0.76)  # of the colour of a kind, for its tasks in turn
+_SMALL = (360, 210)
+
+
+def scores_chart(scores: Sequence[TaskScore], width: int, *, alone: bool = False) -> Chart:
+    """A bar for each task from the top, its trivial baseline as a stroke across it, its rivals as marks."""
+    words = "; ".join(f"{s.task} {number(s.value)} against {number(s.baseline)}" for s in scores)
+    room, names = room_for([score.task for score in scores], width * 2 // 5)
+    key = 20 * (1 + (len(_rivals(scores)) + 1) // 4)
+    return render(
+        "Scores of all tasks",
+        f"Main metric against trivial baseline. {words}",
+        (width, 32 + key + 22 * len(scores)),
+        lambda figure: _draw_bars(figure.subplots(), scores, names),
+        margins=(key + 4, 42, 22, room),
+        alone=alone,
+    )
+
+
+def _rivals(scores: Sequence[TaskScore]) -> dict[str, str]:
+    """Each rival's mark."""
+    names = dict.fromkeys(name for score in scores for name in score.rivals)
+    return {name: _MARKERS[place % len(_MARKERS)] for place, name in enumerate(names)}
+
+
+def _draw_bars(axes: Axes, scores: Sequence[TaskScore], names: Sequence[str]) -> None:
+    marks = _rivals(scores)
+    for place, score in enumerate(scores):
+        axes.barh(place, score.value or 0.0, height=0.64, color=COLOURS[score.kind], alpha=0.85)
+        if score.baseline is not None:
+            axes.vlines(score.baseline, place - 0.42, place + 0.42, colors=INK, linewidth=1.8, zorder=3)
+        for name, value in score.rivals.items():
+            axes.plot(value, place, marks[name], color=PAPER, mec=INK, markersize=6, mew=1.1, zorder=4)
+        axes.annotate(
+            "-" if score.value is None else f"{score.value:.3f}",
+            (1, place),
+            (6, 0),
+            ("axes fraction", "data"),
+            "offset points",
+            va="center",
+        )
+    axes.plot([], [], "|", color=INK, markersize=10, mew=1.8, label="trivial baseline")
+    for name, mark in marks.items():
+        axes.plot([], [], mark, color=PAPER, mec=INK, markersize=6, label=name)
+    axes.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=4,
+        frameon=False,
+        fontsize=10,
+        handletextpad=0.1,
+        columnspacing=1.0,
+        borderaxespad=0.1,
+    )
+    axes.set_yticks(range(len(scores)), names, color=INK)
+    axes.grid(visible=False, axis="y")
+    axes.spines["bottom"].set_visible(False)
+    values = [v for s in scores for v in (s.value, s.baseline, *s.rivals.values()) if v is not None]
+    axes.set_xlim(min(0.0, *values, 0.0), max(1.0, *values, 1.0))
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    few_ticks(axes, x=5)
+
+
+def share_chart(run: Recorded, width: int, *, alone: bool = False) -> Chart:
+    """Which tasks the examples came from, over time: shares of each interval, stacked, named at the right edge."""
+    # From the bottom up, so that the first task stands on top as it does in the tables.
+    tasks = list(reversed(run.kinds))
+    progress = merge(run.progress, INTERVALS if len(tasks) <= 12 else INTERVALS // 3)
+    parts: dict[str, list[float]] = {task: [] for task in tasks}
+    for event in progress:
+        counts = {task: event["tasks"].get(task, {}).get("examples", 0) for task in tasks}
+        for task, count in counts.items():
+            parts[task].append(count / (sum(counts.values()) or 1))
+    room, names = room_for(tasks, width // 3)
+    return render(
+        "Share of each task over time",
+        "Each task's share of the examples drawn, over the run. The table beside it has the totals.",
+        (width, max(300, 50 + 14 * len(tasks))),
+        lambda figure: _draw_shares(figure.subplots(), [one["examples"] for one in progress], parts, run.kinds, names),
+        margins=(8, room, 38, 44),
+        alone=alone,
+    )
+
+
+def _draw_shares(
+    axes: Axes,
+    examples: Sequence[int],
+    parts: Mapping[str, Sequence[float]],
+    kinds: Mapping[str, Kind],
+    names: Sequence[str],
+) -> None:
+    xs = [0, *examples]  # an interval ends at its examples; the first begins at none
+    bottom = [0.0] * len(xs)
+    middles, shades = list[float](), dict[Kind, int]()
+    for task, values in parts.items():
+        top = [below + value for below, value in zip(bottom, [values[0], *values], strict=True)]
+        shade = shades[kinds[task]] = shades.get(kinds[task], -1) + 1
+        colour = COLOURS[kinds[task]]
+        axes.fill_between(xs, bottom, top, color=colour, alpha=_SHADES[shade % len(_SHADES)], linewidth=0)
+        axes.plot(xs, top, color=PAPER, linewidth=0.7)
+        middles.append((bottom[-1] + top[-1]) / 2)
+        bottom = top
+    axes.set_ylim(0, 1)
+    axes.grid(visible=False)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    _over_examples(axes, [(xs[-1], 0.0)])
+    axes.set_xlim(0, xs[-1])
+    for height, name in zip(_apart(middles, 1 / (len(parts) + 1)), names, strict=True):
+        axes.annotate(name, (1, height), (6, 0), "axes fraction", "offset points", va="center", fontsize=10)
+
+
+def _apart(heights: Sequence[float], gap: float) -> list[float]:
+    """The rising heights, moved so that neighbours are `gap` apart and all stay within 0 to 1."""
+    moved = list(heights)
+    for place in range(1, len(moved)):
+        moved[place] = max(moved[place], moved[place - 1] + gap)
+    limit = 1.0 - gap / 2
+    for place in reversed(range(len(moved))):
+        moved[place] = min(moved[place], limit)
+        limit = moved[place] - gap
+    return moved
+
+
+def overall_charts(run: Recorded, curves: Sequence[Curve]) -> list[Chart]:
+    """The run as a whole, where it has them: loss, mean metric, learning rate."""
+    progress = merge(run.progress, INTERVALS)
+    losses = [(event["examples"], event["loss"]) for event in progress if event["loss"] is not None]
+    rates = [(event["examples"], event["learning_rate"]) for event in progress]
+    mean, ink = mean_curve(curves), COLOURS[Kind.CLASSIFICATION]
+
+    def draw_rates(figure: Figure) -> None:
+        axes = figure.subplots()
+        draw_losses(axes, rates, ink, "learning rate", smooth=False)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1e}".replace("e-0", "e-") if value else "0")
+
+    drawn = []
+    if losses:
+        words = f"Mean training loss, from {number(losses[0][1])} to {number(losses[-1][1])}."
+        draw: Draw = lambda figure: draw_losses(figure.subplots(), losses, ink, "mean training loss")  # noqa: E731
+        drawn.append(render("Loss of all tasks", words, _SMALL, draw))
+    if mean.scores:
+        words = f"Mean of the main metrics of all tasks, in the end {number(mean.scores[-1][1])}."
+        drawn.append(render("Mean metric", words, _SMALL, lambda figure: draw_scores(figure.subplots(), mean)))
+    if rates:
+        words = f"Learning rate, at most {max(rate for _, rate in rates):.2e}."
+        drawn.append(render("Learning rate", words, _SMALL, draw_rates, margins=(22, 12, 38, 54)))
+    return drawn
+
+
+def curve_chart(own: Curve) -> Chart:
+    """One task: the metric on validation data over the examples drawn, and under it the training loss."""
+
+    def draw(figure: Figure) -> None:
+        upper, lower = figure.subplots(2, 1, height_ratios=(3, 2), sharex=True, gridspec_kw={"hspace": 0.24})
+        draw_scores(upper, own)
+        draw_losses(lower, own.losses, COLOURS[own.kind], "training loss")
+        upper.set_xlabel("")
+        upper.set_xlim(0, 1.03 * max((at for at, _ in (*own.scores, *own.losses)), default=1))
+
+    last = f"{own.metric} {number(own.scores[-1][1])} at the last evaluation" if own.scores else "Not evaluated yet"
+    words = f"{last}; the dashed line is the trivial baseline, {number(own.baseline)}."
+    return render(f"{own.task}: learning curve", words, (360, 300), draw)
+
+
+def curves_chart(curves: Sequence[Curve]) -> Chart:
+    """All tasks: the same side by side, two tasks in a row, as a file."""
+    rows = -(-len(curves) // 2)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(rows, 4, squeeze=False, gridspec_kw={"hspace": 0.6, "wspace": 0.24})
+        for axes in grid.flat[2 * len(curves) :]:
+            axes.set_axis_off()
+        for left, right, own in zip(grid.flat[::2], grid.flat[1::2], curves, strict=False):
+            draw_scores(left, own)
+            left.set_title(f"{own.task}: {own.metric}")
+            draw_losses(right, own.losses, COLOURS[own.kind], "training loss")
+
+    words = "For each task the main metric on validation data and the training loss, over the examples drawn."
+    return render("Learning curves", words, (1120, 190 * rows), draw, alone=True)
+
+
+def draw_scores(axes: Axes, own: Curve) -> None:
+    """One task's metric at each evaluation, the last one written beside it, the trivial baseline dashed."""
+    axes.set_title(own.metric)
+    if own.baseline is not None:
+        axes.axhline(own.baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    if own.scores:
+        xs, ys = zip(*own.scores, strict=True)
+        axes.plot(xs, ys, color=COLOURS[own.kind], marker="o", markersize=2.8)
+        axes.annotate(f"{ys[-1]:.3f}", (xs[-1], ys[-1]), (0, 5), textcoords="offset points", ha="right", va="bottom")
+    else:
+        axes.text(0.5, 0.7, "not evaluated yet", transform=axes.transAxes, ha="center", color=MUTED)
+    axes.margins(y=0.22)
+    few_ticks(axes, y=4)
+    _over_examples(axes, own.scores)
+
+
+def draw_losses(
+    axes: Axes, points: Sequence[tuple[int, float]], colour: str, title: str, *, smooth: bool = True
+) -> None:
+    """A loss over the examples drawn: each interval and, to `smooth` it, a moving mean over them."""
+    axes.set_title(title)
+    if points:
+        xs, ys = zip(*points, strict=True)
+        if smooth:
+            axes.plot(xs, ys, color=colour, linewidth=0.9, alpha=0.45)
+        axes.plot(xs, _smooth(ys) if smooth else ys, color=colour)
+        axes.set_ylim(0, max(*ys, 1e-9) * 1.08)
+    else:
+        axes.text(0.5, 0.5, "no loss yet", transform=axes.transAxes, ha="center", color=MUTED)
+    few_ticks(axes, y=4)
+    _over_examples(axes, points)
+
+
+def _smooth(values: Sequence[float], keep: float = 0.8) -> list[float]:
+    """The exponential moving mean, corrected for its start."""
+    total, weight, means = 0.0, 0.0, []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        means.append(total / weight)
+    return means
+
+
+def _over_examples(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
+    axes.set_xlim(0, 1.03 * max((at for at, _ in points), default=1))
+    few_ticks(axes, x=4)
+    axes.xaxis.set_major_formatter(short)
+    axes.set_xlabel("examples")
+
+
+def calibration_chart(run: Recorded) -> Chart | None:
+    """Every task's reliability diagram, as a file; None where no task has one."""
+    found = {task: own["calibration"] for task, own in run.diagnostics.items() if "calibration" in own}
+    if not found:
+        return None
+    rows = -(-len(found) // 4)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.subplots(rows, 4, squeeze=False, gridspec_kw={"hspace": 0.3, "wspace": 0.2})
+        for axes in grid.flat[len(found) :]:
+            axes.set_axis_off()
+        for axes, (task, own) in zip(grid.flat, found.items(), strict=False):
+            draw_reliability(axes, own, COLOURS[run.kinds[task]])
+            axes.set_title(task)
+
+    words = "For each task what came true over what the scores promised; on the diagonal both are the same."
+    return render("Calibration", words, (1120, 250 * rows), draw, alone=True)

@@ -1,0 +1,102 @@
+"""Checkpoints of a run: all that its next step depends on, in files of tensors and JSON that run no code when read."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from polytask.model_store.durable_files import flush
+
+_KEPT = 2
+_STATE = "state"
+
+
+class RunError(Exception):
+    """A run that cannot start, go on or be written down; the message says where, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A run between two steps: its tensors, on the CPU, and everything else as JSON values."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Writes one file: it is there whole or, whenever the machine stops, not at all. Raises RunError.
+
+    The JSON is a tensor of bytes among the others: a header of safetensors has an upper limit.
+    """
+    text = bytearray(json.dumps(snapshot.state, separators=(",", ":")).encode())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors | {_STATE: torch.frombuffer(text, dtype=torch.uint8)}, temporary)
+        flush(temporary)
+        temporary.rename(path)
+        flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        remedy = "make room and go on with --resume from the checkpoint before"
+        raise RunError(f"{path}: the checkpoint cannot be written ({error}); {remedy}") from error
+
+
+def read_snapshot(path: Path) -> Snapshot:
+    """What `write_snapshot` wrote. Raises RunError for anything else."""
+    try:
+        tensors = load_file(path)
+        return Snapshot(tensors, json.loads(tensors.pop(_STATE).numpy().tobytes()))
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise RunError(f"{path}: no checkpoint of a run ({error}); remove it to go on from the one before") from error
+
+
+def numbered(folder: Path, updates: int) -> Path:
+    """Where the checkpoint after so many updates lies."""
+    return folder / f"{updates:09}.safetensors"
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest numbered checkpoint of a run, None if it has none."""
+    return max(folder.glob("[0-9]*.safetensors"), default=None)
+
+
+def write_next(folder: Path, updates: int, snapshot: Snapshot) -> None:
+    """Writes the checkpoint after so many updates, and removes all but the last two."""
+    write_snapshot(numbered(folder, updates), snapshot)
+    for path in sorted(folder.glob("[0-9]*.safetensors"))[:-_KEPT]:
+        path.unlink()
+
+
+def random_states(device: torch.device) -> dict[str, Any]:
+    """The states of all random generators that this process may use, as JSON values."""
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the state of others' code, not ours
+    assert isinstance(numpy_state, dict)
+    numpy_state["state"] = {**numpy_state["state"], "key": numpy_state["state"]["key"].tolist()}
+    states = {"python": [version, list(words), gauss], "numpy": numpy_state, "torch": torch.get_rng_state().tolist()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device).tolist()
+    return states
+
+
+def restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
+    """Puts every generator where `random_states` found it."""
+    version, words, gauss = states["python"]
+    random.setstate((version, tuple(words), gauss))
+    key = np.array(states["numpy"]["state"]["key"], dtype=np.uint32)
+    numpy_state = {**states["numpy"], "state": {**states["numpy"]["state"], "key": key}}
+    np.random.set_state(numpy_state)  # noqa: NPY002 - as above
+    torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(torch.tensor(states["cuda"], dtype=torch.uint8), device)
