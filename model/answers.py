@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polytask.model.encoding import Encoding, Input, Offsets
 from polytask.model.tasks import Kind, Task
-from polytask.model.window_merging import merged
+from polytask.model.window_merging import merge_windows
 
 Logits = NDArray[np.float32]
 """One row's own logits: [num_outputs], or for a token-level task [length, num_outputs]."""
@@ -145,7 +145,7 @@ def answer(
 ) -> Answer:
     """The answer to one input of `task` from the logits of its rows, in the order of `encodings`."""
     if len(encodings) > max(1, len(item.candidates)):
-        encodings, logits = merged(task, encodings, logits)
+        encodings, logits = merge_windows(task, encodings, logits)
     match task.kind:
         case Kind.CLASSIFICATION:
             return _classification(task, logits[0], options)

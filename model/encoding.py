@@ -11,7 +11,7 @@ import tokenizers
 
 from polytask.model.special_tokens import ensure_frame, frame_of, special_id
 from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
-from polytask.model.truncation import Stretch, Truncation, cut_one, cut_two
+from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
 
 # Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other sign is a
 # word of its own.
@@ -20,12 +20,12 @@ _WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300
 # The piece that marks a space where a vocabulary marks them: it has no characters of its own.
 _SPACE = "\u2581"
 
-_FEW = 8
+_SERIAL_LIMIT = 8
 """Texts that are tokenised one after the other: to wake other threads for them takes longer."""
 
 Offsets = tuple[tuple[int, int], ...]
 
-Pieces = dict[str | tuple[str, ...], tokenizers.Encoding]
+TokenCache = dict[str | tuple[str, ...], tokenizers.Encoding]
 """Texts that are tokenised already, or sequences of words; whoever keeps one saves tokenising them again."""
 
 
@@ -53,7 +53,7 @@ class Input:
         return cls(text=" ".join(words), words=tuple(offsets))
 
 
-class Part(NamedTuple):
+class TextRange(NamedTuple):
     """A stretch of one text that a row holds.
 
     `text`: which of the input's texts, 0 for `text`, then `text_pair` or the candidates. Its tokens from `start` to
@@ -67,7 +67,7 @@ class Part(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A token that a row holds: which of the input's texts it is from, as in `Part`, and its characters there."""
+    """A token that a row holds: which of the input's texts it is from, as in `TextRange`, and its characters there."""
 
     text: int
     token: str
@@ -90,7 +90,7 @@ class Encoding:
     dropped_tokens: int = 0
     places: tuple[int, ...] = ()
     offsets: Offsets = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[TextRange, ...] = ()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -135,7 +135,7 @@ class InputEncoder:
         task: Task,
         inputs: Sequence[Input],
         truncation: Truncation = Truncation.LONGEST_FIRST,
-        known: Pieces | None = None,
+        known: TokenCache | None = None,
     ) -> list[tuple[Encoding, ...]]:
         """The rows of each input: one, or for ranking and multiple choice one per candidate; with windows more of each.
 
@@ -151,7 +151,7 @@ class InputEncoder:
         pieces = iter(self._pieces(texts, known))
         return [self._rows(task, item, [next(pieces) for _ in _texts(item)], truncation) for item in inputs]
 
-    def tokens(self, task: Task, item: Input, row: Encoding, known: Pieces) -> list[Token]:
+    def tokens(self, task: Task, item: Input, row: Encoding, known: TokenCache) -> list[Token]:
         """The tokens that a row of `item` holds, without those of the frame. `known`: as filled by `encode`."""
         found: list[Token] = []
         for text, start, stop, _ in row.parts:
@@ -168,7 +168,7 @@ class InputEncoder:
             ]
         return found
 
-    def _pieces(self, texts: Sequence[str], known: Pieces | None) -> list[tokenizers.Encoding]:
+    def _pieces(self, texts: Sequence[str], known: TokenCache | None) -> list[tokenizers.Encoding]:
         if known is None:
             return self._tokenised(texts)
         new = [text for text in dict.fromkeys(texts) if text not in known]
@@ -176,7 +176,7 @@ class InputEncoder:
         return [known[text] for text in texts]
 
     def _tokenised(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        if len(texts) > _FEW:
+        if len(texts) > _SERIAL_LIMIT:
             return self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
@@ -204,11 +204,11 @@ class InputEncoder:
         return [self._unknown if token_id in self._reserved else token_id for token_id in ids]
 
     def _single(self, task: Task, ids: list[int], truncation: Truncation) -> Iterator[Encoding]:
-        stretches = cut_one(len(ids), task.max_length - self._around_one.num_tokens, truncation)
+        stretches = truncate_one(len(ids), task.max_length - self._around_one.num_tokens, truncation)
         place, dropped = self._around_one.place([()]), len(ids) - _covered(stretches)
         for start, stop in stretches:
             row = self._around_one.row([ids[start:stop]])
-            yield Encoding(*row, dropped, parts=(Part(0, start, stop, place),))
+            yield Encoding(*row, dropped, parts=(TextRange(0, start, stop, place),))
             dropped = 0
 
     def _pair(
@@ -216,21 +216,21 @@ class InputEncoder:
     ) -> Iterator[Encoding]:
         """The rows of two texts, the second of which is the input's text of this number."""
         room, asks = task.max_length - self._around_two.num_tokens, task.kind is Kind.SPAN
-        pairs = cut_two(len(first), len(second), room, truncation, asks=asks)
+        pairs = truncate_two(len(first), len(second), room, truncation, asks=asks)
         covered = sum(_covered([pair[side] for pair in pairs]) for side in (0, 1))
         dropped = len(first) + len(second) - covered
         place = self._around_two.place([(), ()])
         for (start_first, stop_first), (start, stop) in pairs:
             texts = first[start_first:stop_first], second[start:stop]
             parts = (
-                Part(0, start_first, stop_first, len(self._around_two.gaps[0][0])),
-                Part(number, start, stop, place + len(texts[0])),
+                TextRange(0, start_first, stop_first, len(self._around_two.gaps[0][0])),
+                TextRange(number, start, stop, place + len(texts[0])),
             )
             yield Encoding(*self._around_two.row(texts), dropped, parts=parts)
             dropped = 0
 
     def _encode_words(
-        self, task: Task, item: Input, truncation: Truncation, known: Pieces | None
+        self, task: Task, item: Input, truncation: Truncation, known: TokenCache | None
     ) -> Iterator[Encoding]:
         ranges = _ranges(item)
         words = _words(item, ranges)
@@ -276,7 +276,7 @@ def _characters(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list
     ]
 
 
-def _covered(stretches: Sequence[Stretch]) -> int:
+def _covered(stretches: Sequence[TokenRange]) -> int:
     """How many tokens of a text the stretches cover; they come in order, and leave no gap."""
     return stretches[-1][1] - stretches[0][0]
 

@@ -10,7 +10,7 @@ from tokenizers.processors import BertProcessing
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SpecialTokens:
     """What a tokenizer puts around one text or two: special tokens before, between and behind them.
 
     `gaps`: for each of those places its token ids and their segment ids. `segments`: the segment of each text.
@@ -37,7 +37,7 @@ class Frame:
         return tuple(ids), tuple(segment_ids)
 
 
-def frame_of(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> Frame:
+def frame_of(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> SpecialTokens:
     """The frame of the tokenizer's own post-processor, read off a row that it makes."""
     probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
     gaps: list[tuple[list[int], list[int]]] = [([], [])]
@@ -49,7 +49,7 @@ def frame_of(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> Frame:
         elif text == len(segments):
             segments.append(segment)
             gaps.append(([], []))
-    return Frame(tuple((tuple(ids), tuple(segment_ids)) for ids, segment_ids in gaps), tuple(segments))
+    return SpecialTokens(tuple((tuple(ids), tuple(segment_ids)) for ids, segment_ids in gaps), tuple(segments))
 
 
 def ensure_frame(tokenizer: tokenizers.Tokenizer) -> None:

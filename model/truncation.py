@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-Stretch = tuple[int, int]
+TokenRange = tuple[int, int]
 """Tokens of a text: the first, and the one after the last."""
 
 
@@ -38,7 +38,7 @@ def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
     return first - both_lose // 2, second - (both_lose - both_lose // 2)
 
 
-def windows(length: int, room: int) -> list[Stretch]:
+def windows(length: int, room: int) -> list[TokenRange]:
     """Stretches of `room` tokens that cover a text of `length`, as few as overlap by a quarter of the room at least.
 
     They lie evenly, so every one is full: each has as much context as a row can hold, and all weigh the same.
@@ -50,7 +50,7 @@ def windows(length: int, room: int) -> list[Stretch]:
     return [(start := last * step // steps, start + room) for step in range(steps + 1)]
 
 
-def cut_one(length: int, room: int, rule: Truncation) -> list[Stretch]:
+def truncate_one(length: int, room: int, rule: Truncation) -> list[TokenRange]:
     """What is read of one text of `length` tokens, a stretch for each row."""
     if length <= room:
         return [(0, length)]
@@ -59,7 +59,9 @@ def cut_one(length: int, room: int, rule: Truncation) -> list[Stretch]:
     return [_kept(length, room, rule)]
 
 
-def cut_two(first: int, second: int, room: int, rule: Truncation, *, asks: bool) -> list[tuple[Stretch, Stretch]]:
+def truncate_two(
+    first: int, second: int, room: int, rule: Truncation, *, asks: bool
+) -> list[tuple[TokenRange, TokenRange]]:
     """What is read of two texts, a stretch of each for each row.
 
     Windows lie over the longer one, on a tie or if the first `asks` about the second over the second; the other keeps
@@ -75,5 +77,5 @@ def cut_two(first: int, second: int, room: int, rule: Truncation, *, asks: bool)
     return [(_kept(first, keep_first, rule), _kept(second, keep_second, rule))]
 
 
-def _kept(length: int, keep: int, rule: Truncation) -> Stretch:
+def _kept(length: int, keep: int, rule: Truncation) -> TokenRange:
     return (length - keep, length) if rule is Truncation.LEFT else (0, keep)

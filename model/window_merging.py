@@ -15,7 +15,9 @@ from polytask.model.tasks import Task
 _Logits = NDArray[np.float32]
 
 
-def merged(task: Task, rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[list[Encoding], list[_Logits]]:
+def merge_windows(
+    task: Task, rows: Sequence[Encoding], logits: Sequence[_Logits]
+) -> tuple[list[Encoding], list[_Logits]]:
     """A row and its logits for each text that the rows, in order, are windows over; a row alone stays as it is.
 
     Of windows the logits are the mean, as all are full; or, at the level of tokens, each token's own from the window

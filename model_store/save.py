@@ -40,7 +40,7 @@ _TEMPORARY = ".saving-"
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class NewVersion:
     """What a version is made of.
 
     `base`: the backbone whose tensors need not be stored; None for a self-contained version. `precision`: how the
@@ -73,7 +73,7 @@ def check_writable(store: Path, name: str) -> None:
             temporary.rmdir()
 
 
-def save(store: Path, name: str, contents: Contents) -> Path:
+def save(store: Path, name: str, contents: NewVersion) -> Path:
     """Saves the next version of checkpoint `name` and gives its folder. It is whole or not there at all.
 
     Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch,
@@ -127,7 +127,7 @@ def _next_version(store: Path, name: str) -> int:
     return max(taken, default=0) + 1
 
 
-def _manifest(name: str, version: int, contents: Contents, folder: Path) -> Manifest:
+def _manifest(name: str, version: int, contents: NewVersion, folder: Path) -> Manifest:
     return Manifest(
         name=name,
         version=version,
@@ -155,7 +155,7 @@ def _write_text(path: Path, text: str) -> None:
     _finish(path)
 
 
-def _write_weights(path: Path, contents: Contents) -> None:
+def _write_weights(path: Path, contents: NewVersion) -> None:
     base = {} if contents.base is None else load_base(contents.base, contents.network.config)
     stored, from_base = {}, []
     for name, tensor in contents.network.state_dict().items():

@@ -171,7 +171,7 @@ def train(
     `torchrun --nproc_per_node N -m polytask train …` each batch is shared by N processes.
     """
     from polytask.training.data.issues import DataError
-    from polytask.training.loop.interrupts import Stopped
+    from polytask.training.loop.interrupts import Interrupted
     from polytask.training.loop.trainer import NonFiniteLossError
     from polytask.training.recipes.schema import RecipeError
     from polytask.training.run import run_recipe
@@ -181,7 +181,7 @@ def train(
         run_recipe(recipe, data, store, _console(), run, resume=resume)
     except (RecipeError, DataError, RunError, NonFiniteLossError) as error:
         _fail(error)
-    except Stopped as stopped:
+    except Interrupted as stopped:
         if str(stopped):
             typer.echo(stopped, err=True)
         sys.exit(128 + stopped.number)
@@ -216,19 +216,19 @@ def export(
 ) -> None:
     """Write a version's network for faster engines on the CPU, and measure which one to serve it with."""
     from polytask.model_store.versions import resolve
-    from polytask.service.backends.selection import is_installed, open_runner
+    from polytask.service.backends.selection import is_installed, open_backend
     from polytask.service.config.cpu_cores import available_cores
 
     missing = [package for package in ("onnx", "onnxscript", "onnxruntime", "sklearn") if not is_installed(package)]
     if missing:
         _fail(StartupError(f"exporting needs {', '.join(missing)}: pip install 'polytask[export]'"))
     from polytask.training.data.issues import DataError
-    from polytask.training.export.export import Engines, export_version
+    from polytask.training.export.export import Backends, export_version
 
     def run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run:
-        return open_runner(backend, precision, file, network, threads).run
+        return open_backend(backend, precision, file, network, threads).run
 
-    engines = Engines(is_installed, run, threads or available_cores())
+    engines = Backends(is_installed, run, threads or available_cores())
     try:
         _print(f"exported to {export_version(resolve(store, reference), data, engines, _console())}")
     except DataError as error:

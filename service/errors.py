@@ -140,7 +140,7 @@ class Conflict(ServiceError):
     outcome = "invalid"
 
 
-class SeveralProcesses(ServiceError):
+class SingleProcessOnly(ServiceError):
     """Versions are changed only where one process does everything."""
 
     status = 501
@@ -269,7 +269,7 @@ class Unauthorized(ServiceError):
         super().__init__("this path needs a key of this service: send `Authorization: Bearer KEY`, or `X-API-Key: KEY`")
 
 
-class NotAllowed(ServiceError):
+class Forbidden(ServiceError):
     """The key is known, and is none that opens this path."""
 
     status = 403
@@ -293,7 +293,7 @@ class RateLimited(ServiceError):
         super().__init__(f"this key may send {requests_per_s:g} requests a second", retry_after_s=wait_s)
 
 
-class TooManyAtOnce(ServiceError):
+class ConcurrencyLimited(ServiceError):
     """The key has as many requests under way as it may. One of them should end within `wait_s`."""
 
     status = 429

@@ -26,7 +26,7 @@ class Results:
     ended: float
 
 
-class Receiver(Protocol):
+class ResultSink(Protocol):
     """Where the results of a request's rows go. Any thread may call any of this."""
 
     def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
@@ -39,13 +39,13 @@ class Receiver(Protocol):
         """A row has failed, or the request is no longer wanted."""
 
 
-class Ticket:
+class PendingRequest:
     """Collects the results of a request's rows. The future is done when the last row is, or at the first failure.
 
-    `ends`: the `mailbox_of_tickets` of the loop that waits.
+    `ends`: the `mailbox_of_requests` of the loop that waits.
     """
 
-    def __init__(self, num_rows: int, ends: Mailbox[End]) -> None:
+    def __init__(self, num_rows: int, ends: LoopMailbox[Completion]) -> None:
         self.future: asyncio.Future[Results] = ends.loop.create_future()
         self._ends = ends
         self._logits: list[Logits | None] = [None] * num_rows
@@ -60,7 +60,7 @@ class Ticket:
             done = not self._missing
         if done:
             results = Results([logits for logits in self._logits if logits is not None], started, ended)
-            self._ends.put(End(self, results))
+            self._ends.put(Completion(self, results))
 
     def expire(self) -> None:
         """The deadline has passed. From any thread."""
@@ -69,22 +69,22 @@ class Ticket:
     def fail(self, error: Exception) -> None:
         """A row has failed, or the request is no longer wanted. From any thread."""
         known = error if isinstance(error, ServiceError) else InternalError(error, textless=True)
-        self._ends.put(End(self, known))
+        self._ends.put(Completion(self, known))
 
 
-class End(NamedTuple):
+class Completion(NamedTuple):
     """How a ticket ends."""
 
-    ticket: Ticket
+    ticket: PendingRequest
     outcome: Results | ServiceError
 
 
-def mailbox_of_tickets(loop: asyncio.AbstractEventLoop) -> Mailbox[End]:
+def mailbox_of_requests(loop: asyncio.AbstractEventLoop) -> LoopMailbox[Completion]:
     """Where the tickets of those who wait on this loop end: their futures are done there."""
-    return Mailbox(loop, _end)
+    return LoopMailbox(loop, _end)
 
 
-def _end(ends: list[End]) -> None:
+def _end(ends: list[Completion]) -> None:
     for ticket, outcome in ends:
         if ticket.future.done():
             continue
@@ -95,15 +95,15 @@ def _end(ends: list[End]) -> None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Work:
+class RowPayload:
     """What a row in the queue carries: what to run, and where the result goes."""
 
     encoding: Encoding
-    ticket: Receiver
+    ticket: ResultSink
     place: int
 
 
-class Mailbox(Generic[Item]):
+class LoopMailbox(Generic[Item]):
     """Items for `deliver`, which is called on the loop with all that are there, in the order in which they came.
 
     To wake a loop is a system call; what comes while it is being woken needs none.

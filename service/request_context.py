@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-COURSE = "polytask.course"
+REQUEST_CONTEXT = "polytask.course"
 """Where the scope of a request has it."""
 
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
@@ -13,7 +13,7 @@ OTHER_METHOD = "_OTHER"
 
 
 @dataclass(slots=True, eq=False)
-class Course:
+class RequestContext:
     """One request. Nothing of it is a text of the client or a key, so all of it may be shown to operators.
 
     Times are seconds of `time.monotonic()`. `key`: the name of its API key. `tasks`: those that are served among what it

@@ -16,9 +16,9 @@ from polytask.model_store.load import Checkpoint
 from polytask.model_store.manifest import Manifest
 from polytask.model_store.versions import resolve
 from polytask.service.api.task_info import catalogue, revision
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.selection import load_runner
+from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
@@ -26,8 +26,8 @@ from polytask.service.errors import StartupError
 from polytask.service.observability.logs import configure_logs
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
-from polytask.service.versions.manager import Loaded, Swaps
-from polytask.service.versions.served import Engine
+from polytask.service.versions.manager import Loaded, VersionManager
+from polytask.service.versions.served import BackendInfo
 from polytask.service.web.application import application
 from polytask.service.web.listener import listen
 from polytask.service.web.server import http_server, run_server
@@ -63,14 +63,14 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
 def _application(settings: Settings, ended: Callable[[Exception | None], None]) -> FastAPI:
     # On its own, so that nothing here holds on to the first version when another one has taken its place.
-    checkpoint, runner = load_runner(settings)
+    checkpoint, runner = load_backend(settings)
     return assemble(checkpoint, settings, runner, ended)[1]
 
 
 def assemble(
     checkpoint: Checkpoint,
     settings: Settings,
-    runner: Runner,
+    runner: Backend,
     ended: Callable[[Exception | None], None] = lambda _: None,
 ) -> tuple[Worker, FastAPI]:
     """The first worker and the application in one process. The application's lifespan starts and stops workers.
@@ -85,7 +85,7 @@ def assemble(
             ended(swaps.active.worker.failure)
 
     def open_version(reference: str, beside: Loaded) -> Loaded:
-        return loaded(*load_runner(replace(settings, model=reference)), settings, metrics, over, beside)
+        return loaded(*load_backend(replace(settings, model=reference)), settings, metrics, over, beside)
 
     def resolved(reference: str) -> str:
         folder = resolve(settings.store, reference)
@@ -93,7 +93,7 @@ def assemble(
 
     first = loaded(checkpoint, runner, settings, metrics, over)
     first.serves()
-    swaps = Swaps(first, resolved, open_version, settings.swap_tolerance, SHUTDOWN_S)
+    swaps = VersionManager(first, resolved, open_version, settings.swap_tolerance, SHUTDOWN_S)
 
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
@@ -112,7 +112,7 @@ def assemble(
 
 def loaded(
     checkpoint: Checkpoint,
-    runner: Runner,
+    runner: Backend,
     settings: Settings,
     metrics: Metrics,
     ended: Callable[[str], None],
@@ -123,7 +123,7 @@ def loaded(
     `ended` is called with its name and version from the worker's thread when that ends.
     """
     manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
-    engine = Engine(runner.backend, runner.precision, runner.device)
+    engine = BackendInfo(runner.backend, runner.precision, runner.device)
     own = metrics.of(manifest.tasks)
     # What is measured beside a version that works is wrong. One of the same build takes as long.
     limits = beside.worker.limits if beside is not None and _alike(beside, manifest, engine) else None
@@ -142,7 +142,7 @@ def loaded(
     )
 
 
-def _alike(beside: Loaded, manifest: Manifest, engine: Engine) -> bool:
+def _alike(beside: Loaded, manifest: Manifest, engine: BackendInfo) -> bool:
     """Whether batches of a version take as long as those of another."""
     longest, other = (max(task.max_length for task in each.tasks) for each in (manifest, beside.manifest))
     return (engine, manifest.network, longest) == (beside.engine, beside.manifest.network, other)

@@ -26,12 +26,12 @@ from polytask.training.evaluation.evaluate import evaluate_tasks
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.score_table import scores_table
 from polytask.training.loop.distributed import joined_group
-from polytask.training.loop.interrupts import Stopped
+from polytask.training.loop.interrupts import Interrupted
 from polytask.training.publishing.publish import Run, provenance
 from polytask.training.recipes.schema import Recipe, read_recipe
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.run_folder import RunFolder
-from polytask.training.stages import Prepared, follow, lead
+from polytask.training.stages import PreparedRun, train_and_publish, train_only
 
 
 def run_recipe(
@@ -47,7 +47,7 @@ def run_recipe(
     place = RunFolder(folder or Path("runs") / recipe.name)
     with joined_group() as group:
         if not group.first:
-            return follow(_prepare(recipe, text, data_folder), place, group)
+            return train_only(_prepare(recipe, text, data_folder), place, group)
         check_writable(store, recipe.name)
         place.check(resume=resume)
         prepared = _prepare(recipe, text, data_folder)
@@ -56,13 +56,13 @@ def run_recipe(
         console.print(f"{parameters_line(prepared.network)}, on {device}; kept in {place.path}", soft_wrap=True)
         try:
             with place.held(prepared.facts(group), prepared.run.provenance, resume=resume) as origin:
-                version = lead(prepared.begun(origin), place, store, console, group)
-        except Stopped as stopped:
+                version = train_and_publish(prepared.begun(origin), place, store, console, group)
+        except Interrupted as stopped:
             command = "polytask" if group.size == 1 else f"torchrun --nproc_per_node {group.size} -m polytask"
             places = {"--data": data_folder, "--store": store, "--run-folder": place.path}
             options = shlex.join([str(word) for pair in places.items() for word in pair])
             how = f"{command} train {shlex.quote(str(path))} {options} --resume"
-            raise Stopped(
+            raise Interrupted(
                 stopped.number, f"stopped by {signal.Signals(stopped.number).name}; to go on: {how}"
             ) from stopped
     # Soft: the terminal may fold the line, but what copies or reads it gets it whole.
@@ -71,7 +71,7 @@ def run_recipe(
     return version
 
 
-def _prepare(recipe: Recipe, text: str, data_folder: Path) -> Prepared:
+def _prepare(recipe: Recipe, text: str, data_folder: Path) -> PreparedRun:
     data = load_data(recipe, data_folder)
     backbone = load_backbone(recipe.backbone.name)
     network = build_network(recipe, backbone, [own.task for own in data]).to(choose_device())
@@ -79,7 +79,7 @@ def _prepare(recipe: Recipe, text: str, data_folder: Path) -> Prepared:
     examples = encode_tasks(encoder, data)
     baselines = {own.task.name: score_baseline(own) for own in data}
     run = Run(recipe, data, baselines, provenance(recipe, text, data_folder))
-    return Prepared(run, examples, backbone, network, encoder)
+    return PreparedRun(run, examples, backbone, network, encoder)
 
 
 def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict[str, Scores]:

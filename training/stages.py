@@ -25,14 +25,14 @@ from polytask.training.loop.trainer import Training, train
 from polytask.training.publishing.publish import Run, publish
 from polytask.training.runs.checkpoints import Snapshot, latest, read_snapshot
 from polytask.training.runs.console_display import Display
-from polytask.training.runs.event_log import History
+from polytask.training.runs.event_log import EventLog
 from polytask.training.runs.run_folder import RunFolder
-from polytask.training.runs.run_logger import Journal
+from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.tensorboard_writer import Board
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedRun:
     """A run that is ready: everything is read and checked, nothing is written."""
 
     run: Run
@@ -50,7 +50,7 @@ class Prepared:
             "processes": group.size,
         }
 
-    def begun(self, origin: dict[str, Any]) -> Prepared:
+    def begun(self, origin: dict[str, Any]) -> PreparedRun:
         """The same with the provenance of the run's beginning."""
         return replace(self, run=replace(self.run, provenance=origin))
 
@@ -64,17 +64,17 @@ class Prepared:
         return self.backbone.tokenizer.decode(list(example.encodings[0].input_ids))
 
 
-def lead(prepared: Prepared, place: RunFolder, store: Path, console: Console, group: Group) -> Path:
+def train_and_publish(prepared: PreparedRun, place: RunFolder, store: Path, console: Console, group: Group) -> Path:
     """All of a run in the process that shows and writes. Returns the version's folder. Raises as `train`."""
     training = prepared.training(group)
-    snapshot = _go_on(training, latest(place.checkpoints))
+    snapshot = _restore(training, latest(place.checkpoints))
     run, network, encoder = prepared.run, prepared.network, prepared.encoder
     total = run.recipe.length.examples
     display = Display(console, network.tasks, total)
     with ExitStack() as stack:
-        history = History(place.history, 0 if snapshot is None else snapshot.state["journal"]["history"])
+        history = EventLog(place.history, 0 if snapshot is None else snapshot.state["journal"]["history"])
         board = _board(place, run.recipe.length.tensorboard, training.examples, console, stack)
-        journal = Journal(network.tasks, total, display, history, board)
+        journal = RunLogger(network.tasks, total, display, history, board)
         if snapshot is None:
             journal.start(run.recipe.name, asdict(parameter_counts(network)))
         else:
@@ -100,17 +100,17 @@ def lead(prepared: Prepared, place: RunFolder, store: Path, console: Console, gr
     return group.from_first(version)
 
 
-def follow(prepared: Prepared, place: RunFolder, group: Group) -> Path:
+def train_only(prepared: PreparedRun, place: RunFolder, group: Group) -> Path:
     """The training in any other process, which then waits for the version."""
     training = prepared.training(group)
-    _go_on(training, None)
+    _restore(training, None)
     tasks, total = prepared.network.tasks, prepared.run.recipe.length.examples
-    journal = Journal(tasks, total, Display(Console(quiet=True), tasks, total))
+    journal = RunLogger(tasks, total, Display(Console(quiet=True), tasks, total))
     train(training, journal, place.checkpoints, lambda _: None)
     return group.from_first(Path())
 
 
-def _go_on(training: Training, checkpoint: Path | None) -> Snapshot | None:
+def _restore(training: Training, checkpoint: Path | None) -> Snapshot | None:
     """Goes on from the first process's `checkpoint` if it has one."""
     checkpoint = training.group.from_first(checkpoint)
     if checkpoint is None:
@@ -133,7 +133,7 @@ def _board(place: RunFolder, wanted: bool, examples: int, console: Console, stac
     return board
 
 
-def _publish(prepared: Prepared, place: RunFolder, store: Path, display: Display, console: Console) -> Path:
+def _publish(prepared: PreparedRun, place: RunFolder, store: Path, display: Display, console: Console) -> Path:
     """Publishes the network, and writes down its scores and a closer look at its answers."""
     run, network = prepared.run, prepared.network
     version, scores, answers = publish(run, network, prepared.encoder, prepared.backbone, store, display.answered)

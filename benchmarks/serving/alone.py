@@ -12,7 +12,7 @@ from benchmarks.serving.workload import Row
 from polytask.model.batch import Batch, collate
 from polytask.model.encoding import Encoding, InputEncoder
 from polytask.model.tasks import Task
-from polytask.service.backends.selection import load_runner
+from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import Settings
 
 _BATCHES = 8
@@ -22,7 +22,7 @@ class Alone:
     """A version of the store in the engine that the settings choose, with these rows."""
 
     def __init__(self, settings: Settings, rows: Sequence[Row]) -> None:
-        checkpoint, self._runner = load_runner(settings)
+        checkpoint, self._runner = load_backend(settings)
         encoder = InputEncoder(checkpoint.tokenizer)
         ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
         encoded: list[tuple[int, Task, Encoding]] = [

@@ -32,7 +32,7 @@ from polytask.model.network import Network
 from polytask.model.tasks import Task
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.manifest import read_manifest
-from polytask.model_store.save import Contents, save
+from polytask.model_store.save import NewVersion, save
 from polytask.model_store.tokenizer import load_tokenizer
 from polytask.model_store.versions import promote, resolve
 from polytask.service.backends.device import pick_device
@@ -96,7 +96,7 @@ def _alone(bench: Bench, num_tasks: int) -> float:
 def _save(store: Path, size: str, num_tasks: int) -> None:
     """A version of random weights with the tokenizer of the embedded one. It has no golden answers."""
     embedded = resolve(DEFAULT_STORE, "demo")
-    contents = Contents(
+    contents = NewVersion(
         network=Network(conditioned(SIZES[size]), synthetic_tasks(num_tasks)),
         tokenizer_json=load_tokenizer(embedded, read_manifest(embedded)).to_str(),
         base=None,

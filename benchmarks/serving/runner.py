@@ -26,8 +26,8 @@ from benchmarks.serving.synthetic import ENGINES, SIZES, Bench, conditioned, enc
 from benchmarks.serving.timing import in_turns, matmul_flops, ratio, run_all
 from benchmarks.serving.workload import read_rows
 from polytask.model.network import Network
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.cuda import CudaBackend
 from polytask.service.backends.device import pick_device
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.service.config.cpu_cores import available_cores
@@ -166,7 +166,7 @@ def _graphs(bench: Bench) -> list[dict[str, Any]]:
     buckets = Buckets(_GRAPH_ROWS, _GRAPH_LENGTHS, max(_GRAPH_ROWS) * max(_GRAPH_LENGTHS))
     # A shape of the grid each, and the smallest batches that they are compared with.
     torch._dynamo.config.recompile_limit = 4 * len(buckets.all)  # noqa: SLF001, its documented place
-    runners: dict[str, Runner] = {}
+    runners: dict[str, Backend] = {}
     for name, compiled, own in (
         ("eager", False, None),
         ("graphs", False, buckets),
@@ -177,7 +177,7 @@ def _graphs(bench: Bench) -> list[dict[str, Any]]:
         if compiled:
             network.encoder.compile(dynamic=False)
         try:
-            runners[name] = CudaRunner(network, bench.device, own)
+            runners[name] = CudaBackend(network, bench.device, own)
             runners[name].run(bench.batches([8], 1)[0])
         except Exception as error:  # noqa: BLE001, of the compiler, Triton or the driver
             runners.pop(name, None)

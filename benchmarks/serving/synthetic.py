@@ -17,9 +17,9 @@ from polytask.model.config import NetworkConfig
 from polytask.model.encoding import Encoding
 from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 from polytask.service.backends.exported import feed
-from polytask.service.backends.selection import open_runner
+from polytask.service.backends.selection import open_backend
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.training.export.onnx_graph import onnx_graph
 from polytask.training.export.quantisation import quantise
@@ -56,7 +56,7 @@ class Bench:
     config: NetworkConfig
     rounds: int
 
-    def runner(self, num_tasks: int = 8, *, conditional: bool = True) -> Runner:
+    def runner(self, num_tasks: int = 8, *, conditional: bool = True) -> Backend:
         """A runner with a network of random weights; plain: without any conditional module."""
         network = Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)).eval()
         for name, parameter in network.named_parameters():
@@ -66,14 +66,14 @@ class Bench:
         backend, _, precision = self.engine.partition("-")
         if backend == "torch":
             buckets = Buckets.up_to(_LONGEST)  # of CUDA alone
-            return open_runner(backend, "", None, network, self.threads, self.device.type, buckets=buckets)
+            return open_backend(backend, "", None, network, self.threads, self.device.type, buckets=buckets)
         graph = onnx_graph(network)
         if precision == "int8":
             feeds = [feed(batch) for batch in self.batches(lengths(_CALIBRATION_ROWS), 1, num_tasks)]
             graph = quantise(graph, feeds, fused=backend == "onnxruntime")
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(graph, file := Path(folder) / "network.onnx")
-            return open_runner(backend, precision or "float32", file, network, self.threads, self.device.type)
+            return open_backend(backend, precision or "float32", file, network, self.threads, self.device.type)
 
     def batches(self, lengths: Sequence[int], num_rows: int, num_tasks: int = 8) -> list[Batch]:
         """Rows of these lengths, in this order, in batches, their tasks at random; what is left over is left out."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from polytask.model.batch import Batch
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 
 _MATMUL = 8192
 _IN_A_ROW = 3
@@ -34,7 +34,7 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(own / other for own, other in zip(seconds, base, strict=True))
 
 
-def run_all(runner: Runner, batches: Sequence[Batch]) -> None:
+def run_all(runner: Backend, batches: Sequence[Batch]) -> None:
     """Runs the batches as the service would: side by side, or each begun while the one before runs, where that is possible."""
     if runner.streams > 1:
         with ThreadPoolExecutor(runner.streams) as threads:

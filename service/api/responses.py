@@ -16,7 +16,7 @@ from polytask.service.errors import ServiceError
 _FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Answer)}
 _ENCODER = msgspec.json.Encoder()
 
-Told = dict[str, Any]
+AnswerJson = dict[str, Any]
 """An answer, or a problem in the place of one, as a client gets it."""
 
 
@@ -48,7 +48,7 @@ class PredictResponse:
 
     task: str
     model: str
-    answers: list[Told]
+    answers: list[AnswerJson]
     usage: Usage
 
 
@@ -56,7 +56,7 @@ class PredictResponse:
 class TaskAnswers:
     """One answer per input, in order."""
 
-    answers: list[Told]
+    answers: list[AnswerJson]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +68,26 @@ class TasksResponse:
     usage: Usage
 
 
-def told(answer: Answer, rows: Sequence[Encoding]) -> Told:
+def answer_json(answer: Answer, rows: Sequence[Encoding]) -> AnswerJson:
     """An answer with what was read for it."""
-    found: Told = {name: getattr(answer, name) for name in _FIELDS[type(answer)]}
-    found.update(counted(rows))
+    found: AnswerJson = {name: getattr(answer, name) for name in _FIELDS[type(answer)]}
+    found.update(token_counts(rows))
     return found
 
 
-def counted(rows: Sequence[Encoding]) -> dict[str, int]:
+def token_counts(rows: Sequence[Encoding]) -> dict[str, int]:
     """How many tokens were read, and how many were cut off, of all rows of an input."""
     return {"tokens": sum(map(len, rows)), "dropped_tokens": sum(row.dropped_tokens for row in rows)}
 
 
-def told_error(error: ServiceError) -> Told:
+def error_json(error: ServiceError) -> AnswerJson:
     """A problem in the place of an answer."""
     problem = error.problem()
     parts = {field.name: getattr(problem, field.name) for field in fields(problem)}
     return {"error": {name: value for name, value in parts.items() if value is not None}}
 
 
-def told_tokens(task: Task, item: Input, tokens: Sequence[Token]) -> list[ReadToken]:
+def token_json(task: Task, item: Input, tokens: Sequence[Token]) -> list[ReadToken]:
     """The tokens of a row by the names of the input's fields."""
     return [ReadToken(token.token, _field(task, item, token.text), token.start, token.end) for token in tokens]
 

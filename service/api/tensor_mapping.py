@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from polytask.model.tasks import Kind, Task
-from polytask.service.api.responses import Told
+from polytask.service.api.responses import AnswerJson
 from polytask.service.api.schemas import input_fields
 from polytask.service.api.tensors import InferenceRequest, ResponseOutput, Texts
 from polytask.service.errors import FieldError, InvalidInput
@@ -34,27 +34,27 @@ class _Output:
 
     name: str
     datatype: str
-    of: Callable[[Task, Told], Any]
+    of: Callable[[Task, AnswerJson], Any]
     wide: bool = False
 
 
-def _field(name: str) -> Callable[[Task, Told], Any]:
+def _field(name: str) -> Callable[[Task, AnswerJson], Any]:
     return lambda _, answer: answer[name]
 
 
-def _by_label(task: Task, answer: Told) -> list[float]:
+def _by_label(task: Task, answer: AnswerJson) -> list[float]:
     return [answer["scores"][label] for label in task.labels]
 
 
-def _by_candidate(_: Task, answer: Told) -> list[float]:
+def _by_candidate(_: Task, answer: AnswerJson) -> list[float]:
     return [ranked["score"] for ranked in sorted(answer["ranking"], key=lambda ranked: ranked["index"])]
 
 
-def _order(_: Task, answer: Told) -> list[int]:
+def _order(_: Task, answer: AnswerJson) -> list[int]:
     return [ranked["index"] for ranked in answer["ranking"]]
 
 
-def _json(name: str) -> Callable[[Task, Told], str]:
+def _json(name: str) -> Callable[[Task, AnswerJson], str]:
     return lambda _, answer: _ENCODER.encode(answer[name]).decode()
 
 
@@ -118,7 +118,7 @@ def as_inputs(task: Task, request: InferenceRequest, texts: Mapping[str, Texts])
     return _ENCODER.encode({"inputs": inputs, "options": _options(request)})
 
 
-def as_outputs(task: Task, answers: Sequence[Told], names: Sequence[str]) -> list[ResponseOutput]:
+def as_outputs(task: Task, answers: Sequence[AnswerJson], names: Sequence[str]) -> list[ResponseOutput]:
     """The answers to inputs as the outputs of these names."""
     found = []
     by_name = {output.name: output for output in _outputs(task)}

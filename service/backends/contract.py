@@ -13,7 +13,7 @@ class DeviceLost(Exception):
     """The device will not run anything again in this process, whatever is tried."""
 
 
-class Runner(Protocol):
+class Backend(Protocol):
     """An engine with a network loaded. `streams` threads call it."""
 
     @property

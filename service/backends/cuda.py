@@ -20,7 +20,7 @@ from polytask.service.backends.packing import packed, unpacked
 from polytask.service.backends.shape_buckets import Buckets, aligned
 
 
-class CudaRunner:
+class CudaBackend:
     """Runs batches on a device of its own, one after the other. `start` queues one and does not wait for it.
 
     A batch goes over in one copy, padded to a multiple of 8 tokens, or to its bucket where that has a graph.

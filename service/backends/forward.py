@@ -10,7 +10,7 @@ from polytask.model.batch import collate
 from polytask.model.encoding import Encoding
 from polytask.model.heads import Outputs, output_slices
 from polytask.model.tasks import Task
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 
 Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 """Task ids and encodings of rows to the rows' own logits, as `Forward` runs them."""
@@ -19,7 +19,7 @@ Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 class Forward:
     """Rows in, each row's own logits out: padded into a batch, run, and cut out of the outputs of all heads."""
 
-    def __init__(self, runner: Runner, tasks: Sequence[Task], pad_id: int) -> None:
+    def __init__(self, runner: Backend, tasks: Sequence[Task], pad_id: int) -> None:
         self._runner = runner
         self._token_level = [task.token_level for task in tasks]
         self._slices = output_slices(tasks)

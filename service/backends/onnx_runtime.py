@@ -23,7 +23,7 @@ _SLOWER = ("SkipLayerNormFusion",)
 """The optimisations that are none here: on a CPU a sum and then a layer norm are faster than both at once."""
 
 
-class OnnxRunner:
+class OnnxRuntimeBackend:
     """A file that `polytask export` has written. On the CPU no row's logits depend on its batch mates or on padding."""
 
     backend = "onnxruntime"

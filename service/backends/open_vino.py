@@ -21,7 +21,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 """What OpenVINO is to compute in where the file does not say 8 bits."""
 
 
-class OpenVinoRunner:
+class OpenVinoBackend:
     """A file that `polytask export` has written.
 
     Its kernels add up in another order where a row is padded. In 8 bits such a difference may become one of a whole

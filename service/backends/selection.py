@@ -14,11 +14,11 @@ from polytask.model.network import Network
 from polytask.model_store.exports import Candidate, exported_file, read_exports
 from polytask.model_store.load import Checkpoint, load
 from polytask.model_store.versions import resolve
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.cuda import CudaBackend
 from polytask.service.backends.device import pick_device
 from polytask.service.backends.shape_buckets import MOST_ROWS, MOST_TOKENS, Buckets, aligned
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.cpu_cores import available_cores
 from polytask.service.config.settings import Settings
 from polytask.service.errors import StartupError
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _INSTALL = {"onnxruntime": "pip install 'polytask[onnx]'", "openvino": "pip install 'polytask[openvino]'"}
 
 
-def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
+def load_backend(settings: Settings) -> tuple[Checkpoint, Backend]:
     """The checkpoint, and what runs it on this process's device. Raises StoreError or StartupError.
 
     Its golden answers are those that the engine gave when it was exported, where it has answers of its own.
@@ -38,17 +38,17 @@ def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
     threads = settings.threads or available_cores()
     checkpoint = load(version)
     found = None if settings.runner == "torch" else read_exports(version)
-    candidate = None if found is None else choose(found[1].candidates, settings.runner, device.type)
+    candidate = None if found is None else select_backend(found[1].candidates, settings.runner, device.type)
     if found is None or candidate is None:
         if settings.runner not in {"auto", "torch"}:
             raise StartupError(_nothing_for(settings, device.type))
         buckets = graph_buckets(settings, checkpoint.network) if device.type == "cuda" else None
-        runner = open_runner("torch", "float32", None, checkpoint.network, threads, device.type, buckets=buckets)
+        runner = open_backend("torch", "float32", None, checkpoint.network, threads, device.type, buckets=buckets)
         return checkpoint, runner
     logger.info("runs as it was exported for %s in %s", candidate.backend, candidate.precision)
     file = None if candidate.file is None else exported_file(*found, candidate.file)
     streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
-    runner = open_runner(
+    runner = open_backend(
         candidate.backend, candidate.precision, file, checkpoint.network, threads, device.type, streams
     )
     if file is not None:
@@ -60,7 +60,7 @@ def load_runner(settings: Settings) -> tuple[Checkpoint, Runner]:
     return replace(checkpoint, manifest=replace(checkpoint.manifest, goldens=candidate.goldens)), runner
 
 
-def choose(candidates: Sequence[Candidate], runner: str, device: str) -> Candidate | None:
+def select_backend(candidates: Sequence[Candidate], runner: str, device: str) -> Candidate | None:
     """The fastest candidate that may serve with that setting; None where torch should, or nothing of that engine is there.
 
     `auto` passes over engines that are not installed. Raises StartupError for a named one that is not.
@@ -76,11 +76,11 @@ def choose(candidates: Sequence[Candidate], runner: str, device: str) -> Candida
     else:
         passed = [candidate for candidate in passed if candidate.backend == runner]
         if passed:
-            require(runner)
+            require_installed(runner)
     return passed[0] if passed else None
 
 
-def open_runner(
+def open_backend(
     backend: str,
     precision: str,
     file: Path | None,
@@ -89,29 +89,29 @@ def open_runner(
     device: str = "cpu",
     streams: int = 1,
     buckets: Buckets | None = None,
-) -> Runner:
+) -> Backend:
     """A runner of that engine: of an exported `file`, or for torch of the network.
 
     `streams`: how many batches share the threads, where the engine can do that. `buckets`: for which torch records
     forwards on CUDA. Raises StartupError.
     """
-    require(backend)
+    require_installed(backend)
     if backend == "torch":
         torch.set_num_threads(threads)
         # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on
         # the CPU is as fast without it.
         torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
         if device == "cpu":
-            return TorchRunner(network)
-        return CudaRunner(network, torch.device(device), buckets)
+            return TorchBackend(network)
+        return CudaBackend(network, torch.device(device), buckets)
     assert file is not None, f"{backend} runs a file"
     if backend == "onnxruntime":
-        from polytask.service.backends.onnx_runtime import CPU, CUDA, OnnxRunner  # noqa: PLC0415, not installed everywhere
+        from polytask.service.backends.onnx_runtime import CPU, CUDA, OnnxRuntimeBackend  # noqa: PLC0415, not installed everywhere
 
-        return OnnxRunner(file, precision, threads, streams, CUDA if device == "cuda" else CPU)
-    from polytask.service.backends.open_vino import OpenVinoRunner  # noqa: PLC0415, not installed everywhere
+        return OnnxRuntimeBackend(file, precision, threads, streams, CUDA if device == "cuda" else CPU)
+    from polytask.service.backends.open_vino import OpenVinoBackend  # noqa: PLC0415, not installed everywhere
 
-    return OpenVinoRunner(file, precision, threads)
+    return OpenVinoBackend(file, precision, threads)
 
 
 def graph_buckets(settings: Settings, network: Network) -> Buckets | None:
@@ -128,7 +128,7 @@ def is_installed(backend: str) -> bool:
     return importlib.util.find_spec(backend) is not None
 
 
-def require(backend: str) -> None:
+def require_installed(backend: str) -> None:
     """Raises StartupError where the package of an engine is not there."""
     if not is_installed(backend):
         raise StartupError(

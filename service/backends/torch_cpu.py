@@ -12,7 +12,7 @@ from polytask.model.heads import Outputs
 from polytask.model.network import Network
 
 
-class TorchRunner:
+class TorchBackend:
     """The network as it is, on the CPU in float32."""
 
     backend = "torch"

@@ -13,7 +13,7 @@ from typing import Any
 
 from polytask.model_store import DEFAULT_STORE
 from polytask.service.config.api_keys import Key, KeyLineError, configured
-from polytask.service.config.task_policies import LanePolicy, PolicyError, lane_policies
+from polytask.service.config.task_policies import PolicyError, TaskPolicy, lane_policies
 from polytask.service.errors import StartupError
 
 SHUTDOWN_S = 5
@@ -251,7 +251,7 @@ class Settings:
         return {variable(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
 
     @property
-    def policies(self) -> dict[str, LanePolicy]:
+    def policies(self) -> dict[str, TaskPolicy]:
         """What `lanes` says, by task."""
         return lane_policies(self.lanes)
 

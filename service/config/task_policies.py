@@ -18,7 +18,7 @@ class PolicyError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class LanePolicy:
+class TaskPolicy:
     """How the rows of one task are treated. A limit of 0 is none beyond those of the whole queue.
 
     `weight`: its share of the device's tokens, beside those of the other tasks that have rows waiting.
@@ -39,7 +39,7 @@ class LanePolicy:
                 raise PolicyError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
-def lane_policies(text: str) -> dict[str, LanePolicy]:
+def lane_policies(text: str) -> dict[str, TaskPolicy]:
     """Policies by the name of the task, from JSON: {"intent": {"weight": 4, "mix": false}}. Raises PolicyError."""
     try:
         given = json.loads(text)
@@ -50,7 +50,7 @@ def lane_policies(text: str) -> dict[str, LanePolicy]:
     return {task: _policy(task, wishes) for task, wishes in given.items()}
 
 
-def by_task_id(policies: Mapping[str, LanePolicy], tasks: Sequence[str]) -> dict[int, LanePolicy]:
+def by_task_id(policies: Mapping[str, TaskPolicy], tasks: Sequence[str]) -> dict[int, TaskPolicy]:
     """The same by task id. Raises StartupError for a task that the checkpoint does not have."""
     for name in policies:
         if name not in tasks:
@@ -60,10 +60,10 @@ def by_task_id(policies: Mapping[str, LanePolicy], tasks: Sequence[str]) -> dict
     return {tasks.index(name): policy for name, policy in policies.items()}
 
 
-def _policy(task: str, wishes: Any) -> LanePolicy:
+def _policy(task: str, wishes: Any) -> TaskPolicy:
     if not isinstance(wishes, dict):
         raise PolicyError(f'task {task!r}: must be an object such as {{"weight": 4}}, got {wishes!r}')
-    defaults = {field.name: field.default for field in fields(LanePolicy)}
+    defaults = {field.name: field.default for field in fields(TaskPolicy)}
     for name, value in wishes.items():
         if name not in defaults:
             raise PolicyError(f"task {task!r}: {name!r} is none of {', '.join(defaults)}")
@@ -71,7 +71,7 @@ def _policy(task: str, wishes: Any) -> LanePolicy:
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise PolicyError(f"task {task!r}: {name} must be a {_NOUNS[kind]}, got {value!r}")
     try:
-        return LanePolicy(**wishes)
+        return TaskPolicy(**wishes)
     except PolicyError as error:
         raise PolicyError(f"task {task!r}: {error}") from None
 

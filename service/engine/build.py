@@ -8,16 +8,16 @@ from functools import partial
 from polytask.model.encoding import InputEncoder
 from polytask.model_store.load import Checkpoint
 from polytask.service.api.task_info import example_input
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 from polytask.service.backends.device import memory_of
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.shape_buckets import MOST_ROWS
 from polytask.service.config.settings import Settings
 from polytask.service.config.task_policies import by_task_id
-from polytask.service.engine.warmup import Target, warm_up
+from polytask.service.engine.warmup import BatchTimeTarget, warm_up
 from polytask.service.engine.worker import Worker
 from polytask.service.observability.metrics import Metrics
-from polytask.service.scheduling.queue import Limits, Queue
+from polytask.service.scheduling.queue import FairQueue, Limits
 
 _MOST_TOKENS = 262_144
 """In a batch, however fast the device is: its memory has an end."""
@@ -27,7 +27,7 @@ def build_worker(
     checkpoint: Checkpoint,
     encoder: InputEncoder,
     settings: Settings,
-    runner: Runner,
+    runner: Backend,
     metrics: Metrics,
     ended: Callable[[], None],
     known: Limits | None = None,
@@ -41,7 +41,7 @@ def build_worker(
     metrics.watch_memory(*memory_of(runner.device))
     first = manifest.tasks[0]
     return Worker(
-        Queue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),
+        FairQueue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),
         Forward(runner, manifest.tasks, encoder.pad_id),
         metrics,
         known_good=(0, encoder.encode(first, [example_input(first, manifest)])[0][0]),
@@ -73,9 +73,9 @@ def batch_limits(settings: Settings, device: str) -> Limits:
     )
 
 
-def calibration_target(settings: Settings, device: str) -> Target | None:
+def calibration_target(settings: Settings, device: str) -> BatchTimeTarget | None:
     """How long a batch may take; None where the settings say how large it may be."""
     if settings.token_budget:
         return None
     batch_ms = settings.batch_ms or (20 if device == "cuda" else 50)
-    return Target(batch_ms / 1000, _MOST_TOKENS)
+    return BatchTimeTarget(batch_ms / 1000, _MOST_TOKENS)

@@ -19,7 +19,7 @@ _LENGTHS = (32, 128)
 """Of the rows that are timed, beside the longest that there may be."""
 
 _REPEATS = 4
-_ENOUGH = 4
+_ENOUGH_TARGETS = 4
 """A shape is run so often, or at least twice until that many times the target have passed."""
 
 _LEAST_FORWARD_TOKENS = 16
@@ -50,10 +50,12 @@ def calibrate(seconds: Seconds, *, longest: int, max_rows: int, target_s: float,
     return Calibration(min(max(budget, longest), most_tokens), _forward_tokens(measured[lengths[0]]))
 
 
-def least_of_some(run: Callable[[], object], target_s: float, clock: Callable[[], float] = time.perf_counter) -> float:
+def best_of_repeats(
+    run: Callable[[], object], target_s: float, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """The least that `run` took, in seconds, of a few times."""
     times: list[float] = []
-    while len(times) < _REPEATS and (len(times) < 2 or sum(times) < _ENOUGH * target_s):
+    while len(times) < _REPEATS and (len(times) < 2 or sum(times) < _ENOUGH_TARGETS * target_s):
         started = clock()
         run()
         times.append(clock() - started)

@@ -4,7 +4,7 @@ Where the device runs a batch by itself, the next one is taken and started meanw
 come later still have a say in the batch after that. Elsewhere a batch is taken when the stream is free.
 
 Health is a by-product of work: after a forward has failed, one row that is known to be good is run. The stream is
-ready if that succeeds. If not, the row is tried again whenever somebody asks (`Line.recover`).
+ready if that succeeds. If not, the row is tried again whenever somebody asks (`SharedQueue.recover`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from polytask.model.answers import Logits
 from polytask.model.encoding import Encoding
 from polytask.service.backends.contract import DeviceLost
 from polytask.service.backends.forward import Forward
-from polytask.service.engine.shared_queue import Line
+from polytask.service.engine.shared_queue import SharedQueue
 from polytask.service.observability.metrics import DEADLINE, Metrics
-from polytask.service.pending import Work
+from polytask.service.pending import RowPayload
 from polytask.service.scheduling.queue import Row
 
 logger = logging.getLogger(__name__)
@@ -32,18 +32,18 @@ logger = logging.getLogger(__name__)
 class _Started:
     """A batch on the device. `logits` waits for it, or raises why there is none."""
 
-    rows: Sequence[Row[Work]]
+    rows: Sequence[Row[RowPayload]]
     at: float
     logits: Callable[[], list[Logits]]
 
 
-class Stream:
+class DeviceLoop:
     """Runs batches of the line until that is closed and empty.
 
     `known_good`: task id and encoding of a row that runs if anything does.
     """
 
-    def __init__(self, line: Line, forward: Forward, metrics: Metrics, known_good: tuple[int, Encoding]) -> None:
+    def __init__(self, line: SharedQueue, forward: Forward, metrics: Metrics, known_good: tuple[int, Encoding]) -> None:
         self.ready = True
         self._line = line
         self._forward = forward
@@ -55,7 +55,7 @@ class Stream:
         self._free_at = 0.0
 
     @property
-    def unanswered(self) -> list[Row[Work]]:
+    def unanswered(self) -> list[Row[RowPayload]]:
         """The rows that were taken and have no answer."""
         return [row for batch in self._started for row in batch.rows]
 
@@ -77,7 +77,7 @@ class Stream:
             self._started.append(self._start(taken.rows))
         return bool(taken.rows)
 
-    def _start(self, rows: Sequence[Row[Work]]) -> _Started:
+    def _start(self, rows: Sequence[Row[RowPayload]]) -> _Started:
         at = time.monotonic()
         try:
             logits = self._forward.start([row.task_id for row in rows], [row.payload.encoding for row in rows])

@@ -6,17 +6,17 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 
-from polytask.service.pending import Work
-from polytask.service.scheduling.queue import Limits, Queue, Row, Taken, Waiting
+from polytask.service.pending import RowPayload
+from polytask.service.scheduling.queue import FairQueue, Limits, Row, Taken, Waiting
 
 
-class Line:
+class SharedQueue:
     """A queue that threads share. All methods may be called from any thread.
 
     `streams`: how many threads take batches; each calls `wait`, `take` and `drained` in turn.
     """
 
-    def __init__(self, queue: Queue[Work], streams: int) -> None:
+    def __init__(self, queue: FairQueue[RowPayload], streams: int) -> None:
         self._queue = queue
         self._streams = streams
         self._changed = threading.Condition()
@@ -34,18 +34,18 @@ class Line:
         """How often somebody has asked for another try."""
         return self._recoveries
 
-    def admit(self, rows: Sequence[Row[Work]]) -> None:
+    def admit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""
         with self._changed:
             self._queue.admit(rows, time.monotonic())
             self._changed.notify(len(rows))
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
-        """As `Queue.require_room`."""
+        """As `FairQueue.require_room`."""
         with self._changed:
             self._queue.require_room(task_id, num_tokens, before, deadline, time.monotonic())
 
-    def cancel(self, rows: Collection[Row[Work]]) -> list[Row[Work]]:
+    def cancel(self, rows: Collection[Row[RowPayload]]) -> list[Row[RowPayload]]:
         """Takes out of the line those rows that are still in it. Returns these."""
         with self._changed:
             return self._queue.cancel(rows)
@@ -90,14 +90,14 @@ class Line:
                     self._free_at = time.monotonic()
             return bool(self._queue) or not self._queue.closed
 
-    def take(self) -> Taken[Work]:
+    def take(self) -> Taken[RowPayload]:
         """The next batch; where other streams have nothing to do, no more than this one's part of what waits."""
         with self._changed:
             taken = self._queue.take(time.monotonic(), shares=max(1, self._streams - self._busy))
             self._busy += bool(taken.rows)
             return taken
 
-    def drained(self, rows: Sequence[Row[Work]]) -> None:
+    def drained(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Notes that a batch which was taken is done, whatever became of it."""
         with self._changed:
             now = time.monotonic()
@@ -107,9 +107,9 @@ class Line:
             self._busy -= 1
             self._free_at = now
 
-    def rest(self) -> list[Row[Work]]:
+    def rest(self) -> list[Row[RowPayload]]:
         """Closes the line and empties it."""
-        left: list[Row[Work]] = []
+        left: list[Row[RowPayload]] = []
         with self._changed:
             self._queue.close()
             while self._queue:

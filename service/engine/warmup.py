@@ -13,7 +13,7 @@ from polytask.model.encoding import Encoding, InputEncoder
 from polytask.model.tasks import Task
 from polytask.model_store.manifest import Golden
 from polytask.service.backends.forward import Run
-from polytask.service.engine.calibration import calibrate, least_of_some
+from polytask.service.engine.calibration import best_of_repeats, calibrate
 from polytask.service.errors import StartupError
 from polytask.service.scheduling.queue import Limits
 
@@ -34,7 +34,7 @@ class GoldenMismatch(StartupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class BatchTimeTarget:
     """What the token budget is calibrated to: seconds that a batch may take, and tokens it may have whatever it takes."""
 
     seconds: float
@@ -59,7 +59,7 @@ def warm_up(
     goldens: Sequence[Golden],
     limits: Limits,
     precision: str,
-    target: Target | None = None,
+    target: BatchTimeTarget | None = None,
     golden_check: GoldenCheck = _unheard,
 ) -> Limits:
     """Runs everything once. Raises GoldenMismatch where an answer is not the golden one; `golden_check` hears of it.
@@ -84,9 +84,9 @@ def warm_up(
     return limits
 
 
-def _calibrated(run_shape: Callable[[int, int], None], longest: int, limits: Limits, target: Target) -> Limits:
+def _calibrated(run_shape: Callable[[int, int], None], longest: int, limits: Limits, target: BatchTimeTarget) -> Limits:
     found = calibrate(
-        lambda num_rows, length: least_of_some(partial(run_shape, num_rows, length), target.seconds),
+        lambda num_rows, length: best_of_repeats(partial(run_shape, num_rows, length), target.seconds),
         longest=longest,
         max_rows=limits.max_rows,
         target_s=target.seconds,

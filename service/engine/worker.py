@@ -12,11 +12,11 @@ from operator import attrgetter
 
 from polytask.model.encoding import Encoding
 from polytask.service.backends.forward import Forward, Run
-from polytask.service.engine.device_loop import Stream
-from polytask.service.engine.shared_queue import Line
+from polytask.service.engine.device_loop import DeviceLoop
+from polytask.service.engine.shared_queue import SharedQueue
 from polytask.service.observability.metrics import Metrics
-from polytask.service.pending import Work
-from polytask.service.scheduling.queue import Limits, Queue, Row, Waiting
+from polytask.service.pending import RowPayload
+from polytask.service.scheduling.queue import FairQueue, Limits, Row, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Worker:
 
     def __init__(
         self,
-        queue: Queue[Work],
+        queue: FairQueue[RowPayload],
         forward: Forward,
         metrics: Metrics,
         *,
@@ -42,8 +42,8 @@ class Worker:
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: Exception | None = None
-        self._line = Line(queue, forward.streams)
-        self._streams = [Stream(self._line, forward, metrics, known_good) for _ in range(forward.streams)]
+        self._line = SharedQueue(queue, forward.streams)
+        self._streams = [DeviceLoop(self._line, forward, metrics, known_good) for _ in range(forward.streams)]
         self._forward = forward
         self._metrics = metrics
         self._warm_up = warm_up
@@ -84,16 +84,16 @@ class Worker:
             raise self.failure
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
-        """As `Queue.require_room`."""
+        """As `FairQueue.require_room`."""
         self._line.require_room(task_id, num_tokens, before, deadline)
 
-    def submit(self, rows: Sequence[Row[Work]]) -> None:
+    def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""
         self._line.admit(rows)
         for task_id, own in groupby(rows, _task_id):
             self._metrics.admitted(task_id, [row.payload.encoding for row in own])
 
-    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
+    def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
         """Takes out of the line those rows of a request that are still in it, and counts them as dropped for `reason`."""
         dropped = self._line.cancel(rows)
         if reason is not None:
@@ -134,7 +134,7 @@ class Worker:
         self._settled.set()
         self._ended()
 
-    def _run(self, stream: Stream) -> None:
+    def _run(self, stream: DeviceLoop) -> None:
         try:
             stream.run()
         except Exception as error:

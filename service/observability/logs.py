@@ -28,7 +28,7 @@ _FLUSH_S = 1.0
 """What is not written so long after the end is lost: nobody reads."""
 
 
-class Event(ABC):
+class StructuredMessage(ABC):
     """A message of the log that is more than words: `fields` where the log is JSON, else `str`."""
 
     @abstractmethod
@@ -58,7 +58,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "process": self._process,
         }
-        if isinstance(record.msg, Event):
+        if isinstance(record.msg, StructuredMessage):
             fields |= record.msg.fields()
         else:
             fields |= {"event": record.getMessage(), "logger": record.name}

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Slot: TypeAlias = "memoryview[float]"
+Cell: TypeAlias = "memoryview[float]"
 """The numbers of one series, float64, which their owner writes."""
 
 _MAX_NUMBERS = 4 * 2**20
@@ -25,26 +25,26 @@ _SIZE = 8
 class Values(Protocol):
     """Hands out slots of zeros, and reads them."""
 
-    def take(self, number: int) -> Slot:
+    def take(self, number: int) -> Cell:
         """A slot of so many numbers."""
 
-    def reader(self, slots: Sequence[Slot]) -> Callable[[], NDArray[np.float64]]:
+    def reader(self, slots: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
         """What reads the numbers of these slots, one slot after the other."""
 
 
-class OwnValues:
+class ProcessStorage:
     """In this process (`Values`). A slot is gone with its last reference."""
 
-    def take(self, number: int) -> Slot:
+    def take(self, number: int) -> Cell:
         """As for any."""
         return memoryview(array("d", bytes(_SIZE * number)))
 
-    def reader(self, slots: Sequence[Slot]) -> Callable[[], NDArray[np.float64]]:
+    def reader(self, slots: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
         """As for any."""
         return lambda: np.frombuffer(b"".join(slots))
 
 
-class SharedValues:
+class SharedStorage:
     """In a file of this process (`Values`); what is read is the sum over the files of `folder` with the same suffix.
 
     All that share a suffix take the same slots in the same order. A process that takes the file of one that has died,
@@ -59,7 +59,7 @@ class SharedValues:
         self._places: dict[int, int] = {}
         self._taken = 0
 
-    def take(self, number: int) -> Slot:
+    def take(self, number: int) -> Cell:
         """As for any."""
         place, self._taken = self._taken, self._taken + number
         assert self._taken <= _MAX_NUMBERS, "a checkpoint has fewer tasks than fill the file"
@@ -67,7 +67,7 @@ class SharedValues:
         self._places[id(slot)] = place
         return slot
 
-    def reader(self, slots: Sequence[Slot]) -> Callable[[], NDArray[np.float64]]:
+    def reader(self, slots: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
         """As for any."""
         places = [range(place := self._places[id(slot)], place + len(slot)) for slot in slots]
         order = np.fromiter(chain.from_iterable(places), np.intp)

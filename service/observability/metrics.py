@@ -17,9 +17,9 @@ from polytask.model.answers import Answer
 from polytask.model.encoding import Encoding
 from polytask.model.tasks import Task, answer_labels
 from polytask.service.errors import ServiceError
-from polytask.service.observability.metric_storage import OwnValues, SharedValues, Values
+from polytask.service.observability.metric_storage import ProcessStorage, SharedStorage, Values
 from polytask.service.observability.prediction_metrics import PredictionSeries
-from polytask.service.observability.task_metrics import TaskSeries
+from polytask.service.observability.task_metrics import TaskMetrics
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Where the library looks for the folder that processes share."""
@@ -78,8 +78,8 @@ def forget_gauges(folder: Path, name: str) -> None:
 def _values(suffix: str) -> Values:
     """Where the numbers by task lie: with those of the other processes if this one has joined them."""
     if _FOLDER not in os.environ:
-        return OwnValues()
-    return SharedValues(Path(os.environ[_FOLDER]), os.environ[_NAME], suffix)
+        return ProcessStorage()
+    return SharedStorage(Path(os.environ[_FOLDER]), os.environ[_NAME], suffix)
 
 
 class Predicted(Protocol):
@@ -121,7 +121,7 @@ class RequestSeries:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
-        series = TaskSeries(_values("requests"))
+        series = TaskMetrics(_values("requests"))
         counter, histogram = series.counter, series.histogram
         self.forget, self.page = series.forget, series.page
         self.predicted: Predicted | None = None
@@ -258,7 +258,7 @@ class Metrics:
         self._predictions = PredictionSeries(_values("predictions"), tasks) if predictions else None
         if self._predictions is not None:
             self.requests.predicted = self._predictions.observe
-        self._queue = TaskSeries(_values(_QUEUE))
+        self._queue = TaskMetrics(_values(_QUEUE))
         self._queue_inputs = self._queue.gauge("polytask_queue_inputs", "Rows waiting.")
         self._queue_tokens = self._queue.gauge("polytask_queue_tokens", "Tokens waiting.")
         self._oldest = gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.")

@@ -16,7 +16,7 @@ from polytask.model.answers import (
 )
 from polytask.model.tasks import Kind, Task, answer_labels
 from polytask.service.observability.metric_storage import Values
-from polytask.service.observability.task_metrics import TaskSeries
+from polytask.service.observability.task_metrics import TaskMetrics
 
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -25,7 +25,7 @@ class PredictionSeries:
     """Counts labels and confidence. Labels are those of the checkpoint, so clients cannot add any."""
 
     def __init__(self, values: Values, tasks: Sequence[Task]) -> None:
-        series = TaskSeries(values)
+        series = TaskMetrics(values)
         self.forget, self.page = series.forget, series.page
         self._predicted = series.counter("polytask_predictions_total", "Labels in answers.", "label")
         self._confidence = series.histogram(

@@ -6,8 +6,8 @@ import logging
 import random
 from typing import Any
 
-from polytask.service.observability.logs import Event
-from polytask.service.request_context import Course
+from polytask.service.observability.logs import StructuredMessage
+from polytask.service.request_context import RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -21,13 +21,13 @@ class RequestLog:
     def __init__(self, share: float) -> None:
         self._share = share
 
-    def wants(self, course: Course) -> bool:
+    def wants(self, course: RequestContext) -> bool:
         """Whether the request has a line."""
         if course.exception is not None or (course.status >= 500 and (course.status != _NOT_READY or course.stages)):
             return True
         return self._share > 0 and random.random() < self._share  # noqa: S311, a sample, not cryptography
 
-    def write(self, course: Course) -> None:
+    def write(self, course: RequestContext) -> None:
         """Writes the line of a request that is over."""
         level = logging.INFO if course.status < 500 else logging.WARNING
         if course.exception is not None:
@@ -37,10 +37,10 @@ class RequestLog:
             logger.handle(logger.makeRecord(logger.name, level, __file__, 0, RequestLine(course), (), None))
 
 
-class RequestLine(Event):
+class RequestLine(StructuredMessage):
     """A request as a message of the log."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: RequestContext) -> None:
         self._course = course
 
     def fields(self) -> dict[str, Any]:

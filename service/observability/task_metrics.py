@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from polytask.service.observability.metric_storage import Slot, Values
+from polytask.service.observability.metric_storage import Cell, Values
 
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -24,7 +24,7 @@ class Counter:
     """A number that goes up: the one of its slot."""
 
     lock: threading.Lock
-    slot: Slot
+    slot: Cell
 
     def inc(self, amount: float = 1) -> None:
         """Adds to it."""
@@ -36,7 +36,7 @@ class Counter:
 class Gauge:
     """A number that is what it was last set to."""
 
-    slot: Slot
+    slot: Cell
 
     def set(self, value: float) -> None:
         """Sets it."""
@@ -48,7 +48,7 @@ class Histogram:
     """Observations by size: its slot has how many fell into each bucket, the last without a bound, and their sum."""
 
     lock: threading.Lock
-    slot: Slot
+    slot: Cell
     bounds: Sequence[float]
 
     def observe(self, value: float) -> None:
@@ -59,7 +59,7 @@ class Histogram:
 
 
 @dataclass(eq=False)
-class Family(Generic[_Child]):
+class MetricFamily(Generic[_Child]):
     """The series of one name, which have the label `task` and perhaps one more.
 
     Called with a task, and a value of the other label, it gives the child that was declared so, or raises KeyError.
@@ -116,26 +116,26 @@ class Family(Generic[_Child]):
         return np.hstack([below, below[:, -1:], by_child[:, -1:]]).ravel()
 
 
-class TaskSeries:
+class TaskMetrics:
     """Makes them. `values`: where their numbers lie."""
 
     def __init__(self, values: Values) -> None:
         self._values = values
-        self._families: list[Family[Any]] = []
+        self._families: list[MetricFamily[Any]] = []
         # Rows leave the line in threads of their own, and adding is no single step.
         self._lock = threading.Lock()
         self._changes = 0
         self._page: tuple[int, Callable[[], str]] | None = None
 
-    def counter(self, name: str, text: str, label: str = "") -> Family[Counter]:
+    def counter(self, name: str, text: str, label: str = "") -> MetricFamily[Counter]:
         """Counters with the label `task` and this one."""
         return self._family("counter", name, text, label, lambda: Counter(self._lock, self._values.take(1)))
 
-    def gauge(self, name: str, text: str) -> Family[Gauge]:
+    def gauge(self, name: str, text: str) -> MetricFamily[Gauge]:
         """Gauges with the label `task`."""
         return self._family("gauge", name, text, "", lambda: Gauge(self._values.take(1)))
 
-    def histogram(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> Family[Histogram]:
+    def histogram(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> MetricFamily[Histogram]:
         """Histograms with the label `task` and this one."""
 
         def make() -> Histogram:
@@ -152,20 +152,20 @@ class TaskSeries:
         """All of them in Prometheus' text format."""
         laid_out = self._page
         if laid_out is None or laid_out[0] != self._changes:
-            laid_out = self._page = self._changes, self._laid_out()
+            laid_out = self._page = self._changes, self._render_template()
         return laid_out[1]()
 
     def _family(
         self, kind: str, name: str, text: str, label: str, make: Callable[[], _Child], bounds: Sequence[float] = ()
-    ) -> Family[_Child]:
-        family = Family(kind, name, text, label, make, self._changed, bounds)
+    ) -> MetricFamily[_Child]:
+        family = MetricFamily(kind, name, text, label, make, self._changed, bounds)
         self._families.append(family)
         return family
 
     def _changed(self) -> None:
         self._changes += 1
 
-    def _laid_out(self) -> Callable[[], str]:
+    def _render_template(self) -> Callable[[], str]:
         # Of each family at one moment: a task may come or go meanwhile.
         found = [(family, list(family.children.items())) for family in self._families]
         lines = [line for family, children in found for line in family.lines(key for key, _ in children)]

@@ -21,7 +21,7 @@ from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
 from polytask.service.observability.request_ids import trace_id
-from polytask.service.request_context import OTHER_METHOD, Course
+from polytask.service.request_context import OTHER_METHOD, RequestContext
 
 _FLUSH_S = 3.0
 """How long the last spans may take to be sent when the service ends."""
@@ -43,7 +43,7 @@ class SpanTraces:
         self._tracer = self._provider.get_tracer("polytask", version("polytask"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def trace(self, course: Course, scope: Scope) -> str | None:
+    def trace(self, course: RequestContext, scope: Scope) -> str | None:
         """Makes the spans of a request that is over; the id of its trace if that one is kept."""
         # From the clock of the stages to the one of traces, the same for all spans of a request.
         before_ns = time.time_ns() - round(time.monotonic() * 1e9)
@@ -86,7 +86,7 @@ class SpanTraces:
         return self._propagator.extract(carrier, Context())
 
 
-def _attributes(course: Course, scope: Scope) -> dict[str, AttributeValue]:
+def _attributes(course: RequestContext, scope: Scope) -> dict[str, AttributeValue]:
     """What is known of a request, by the semantic conventions where they have a name for it.
 
     Not its path, which they ask for: it may hold whatever a client has put there.

@@ -19,14 +19,14 @@ from polytask.service.errors import (
     TaskQuotaFull,
 )
 from polytask.service.observability.metrics import DEADLINE, DISCONNECT
-from polytask.service.pending import Work
+from polytask.service.pending import RowPayload
 from polytask.service.scheduling.queue import Closed, Full, QuotaFull, Row
 
 _DRAINING = "the service answers what it has accepted and takes nothing new"
 _DROP_REASONS: dict[type[BaseException], str] = {DeadlineExceeded: DEADLINE, ClientGone: DISCONNECT}
 
 
-class Desk(Protocol):
+class EngineClient(Protocol):
     """Where rows are handed in."""
 
     @property
@@ -46,17 +46,17 @@ class Desk(Protocol):
         `task_id`: None where it is not known. `num_tokens`: about as many as it has. `before`: those that come first.
         """
 
-    def submit(self, rows: Sequence[Row[Work]]) -> None:
+    def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Takes all rows of a request or none, and counts them.
 
         Raises queue.Full or queue.Closed; or, where that is only known later, fails their ticket with `refusal` of it.
         """
 
-    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
+    def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
         """Forgets those rows of a request that have not been started, and counts them as dropped for the reason."""
 
 
-def require_ready(desk: Desk) -> None:
+def require_ready(desk: EngineClient) -> None:
     """Raises NotReady or Draining where rows would not be answered; asks for another try where that may help."""
     if desk.draining:
         raise Draining(_DRAINING)

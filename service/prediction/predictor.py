@@ -27,11 +27,11 @@ from polytask.service.errors import (
     UnknownTask,
 )
 from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
-from polytask.service.pending import End, Mailbox, Results, Ticket, Work, mailbox_of_tickets
-from polytask.service.prediction.engine_client import Desk, drop_reason, refusal, require_ready
-from polytask.service.prediction.prepared_request import Job, Jobs
-from polytask.service.prediction.token_estimate import Expectation
-from polytask.service.request_context import Course
+from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, mailbox_of_requests
+from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
+from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
+from polytask.service.prediction.token_estimate import TokenEstimator
+from polytask.service.request_context import RequestContext
 from polytask.service.scheduling.queue import Closed, Full, Row
 
 _Result = TypeVar("_Result")
@@ -49,7 +49,7 @@ _THREADS = 2
 """Of those that tokenise and decode. Two, so that one large request does not keep the others waiting."""
 
 
-Translate = Callable[[bytes], bytes]
+TranslateBody = Callable[[bytes], bytes]
 """A body of another protocol to one of this API. Raises ServiceError."""
 
 
@@ -59,7 +59,7 @@ def as_it_is(body: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PredictCall:
     """One request as it arrives. `watch` calls what it is given when the client has closed the connection, until what
     it returns is called.
 
@@ -72,8 +72,8 @@ class Call:
     read_body: Callable[[], Awaitable[bytes]]
     watch: Callable[[Callable[[], None]], Callable[[], object]]
     deadline_s: Callable[[], float | None] = lambda: None
-    translate: Translate = as_it_is
-    course: Course = field(default_factory=Course)
+    translate: TranslateBody = as_it_is
+    course: RequestContext = field(default_factory=RequestContext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,24 +91,24 @@ class Predictor:
         self,
         tasks: Sequence[Task],
         encoder: InputEncoder,
-        desk: Desk,
+        desk: EngineClient,
         series: RequestSeries,
         settings: Settings,
         revision: str,
     ) -> None:
-        self.jobs = Jobs(tasks, encoder, settings, revision, series.predicted)
+        self.jobs = RequestPreparer(tasks, encoder, settings, revision, series.predicted)
         self._desk = desk
         self._series = series
         self._settings = settings
-        self._expected = Expectation()
+        self._expected = TokenEstimator()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
-        self._ends: Mailbox[End] | None = None
+        self._ends: LoopMailbox[Completion] | None = None
 
     def close(self) -> None:
         """Ends the predictor's threads, when nobody waits for an answer any more."""
         self._threads.shutdown(cancel_futures=True)
 
-    async def predict(self, call: Call) -> Prediction:
+    async def predict(self, call: PredictCall) -> Prediction:
         """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
         arrived = time.monotonic()
         with self._series.in_flight.track_inprogress():
@@ -125,12 +125,12 @@ class Predictor:
             self._series.answered(task, prediction.stages, time.monotonic() - arrived)
         return prediction
 
-    def _failed(self, course: Course, error: ServiceError, arrived: float) -> None:
+    def _failed(self, course: RequestContext, error: ServiceError, arrived: float) -> None:
         # A body that is for several tasks may not have been read.
         for task in course.tasks or (UNKNOWN_TASK,):
             self._series.failed(task, error, time.monotonic() - arrived)
 
-    async def _predict(self, call: Call, arrived: float) -> Prediction:
+    async def _predict(self, call: PredictCall, arrived: float) -> Prediction:
         course = call.course
         if call.task is not None:
             if call.task not in self.jobs.tasks:
@@ -158,8 +158,8 @@ class Predictor:
         course.stages["postprocess"] = woken, time.monotonic()
         return Prediction(rendered, course.seconds())
 
-    async def _job(self, call: Call, body: bytes, deadline: float) -> Job:
-        def job() -> Job:
+    async def _job(self, call: PredictCall, body: bytes, deadline: float) -> PreparedRequest:
+        def job() -> PreparedRequest:
             return self.jobs.job(call.task, call.translate(body))
 
         if len(body) <= _SMALL_BODY:
@@ -172,22 +172,22 @@ class Predictor:
         finally:
             self._expected.end(expected)
 
-    def _learnt(self, body: bytes, job: Job) -> Job:
+    def _learnt(self, body: bytes, job: PreparedRequest) -> PreparedRequest:
         # Of one task: what several tasks make of the same texts would be expected of every single one.
         self._expected.learn(len(body), job.num_tokens // len(job.shares))
         return job
 
-    async def _run(self, job: Job, deadline: float, call: Call) -> Results:
+    async def _run(self, job: PreparedRequest, deadline: float, call: PredictCall) -> Results:
         """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
         if not job.rows:
             now = time.monotonic()
             return Results([], now, now)
         loop = asyncio.get_running_loop()
         if self._ends is None or self._ends.loop is not loop:
-            self._ends = mailbox_of_tickets(loop)
-        ticket = Ticket(len(job.rows), self._ends)
+            self._ends = mailbox_of_requests(loop)
+        ticket = PendingRequest(len(job.rows), self._ends)
         rows = [
-            Row(task_id, len(encoding), deadline, Work(encoding, ticket, place))
+            Row(task_id, len(encoding), deadline, RowPayload(encoding, ticket, place))
             for place, (task_id, encoding) in enumerate(job.rows)
         ]
         self._submit(rows)
@@ -202,13 +202,13 @@ class Predictor:
             timer.cancel()
             unwatch()
 
-    def _submit(self, rows: Sequence[Row[Work]]) -> None:
+    def _submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         if rows[0].deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was in line")
         with _told_to_clients():
             self._desk.submit(rows)
 
-    async def _decode(self, job: Job, logits: list[Logits]) -> bytes:
+    async def _decode(self, job: PreparedRequest, logits: list[Logits]) -> bytes:
         num_tokens = sum(len(own) for own in logits if own.ndim > 1)
         if len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE:
             return self.jobs.response(job, logits)

@@ -7,23 +7,23 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from polytask.model.answers import AnswerOptions, Logits, answer
-from polytask.model.encoding import Encoding, Input, InputEncoder, Pieces
+from polytask.model.encoding import Encoding, Input, InputEncoder, TokenCache
 from polytask.model.tasks import Task
 from polytask.model.truncation import Truncation
 from polytask.model_store.manifest import Golden
 from polytask.service.api.options import Options, answer_options
 from polytask.service.api.parsing import parse, parse_for_tasks
 from polytask.service.api.responses import (
+    AnswerJson,
     PredictResponse,
     TaskAnswers,
     TasksResponse,
-    Told,
     Usage,
-    counted,
+    answer_json,
+    error_json,
     rendered,
-    told,
-    told_error,
-    told_tokens,
+    token_counts,
+    token_json,
 )
 from polytask.service.config.settings import Settings
 from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs
@@ -36,7 +36,7 @@ _USUAL = Options()
 
 
 @dataclass(slots=True)
-class Share:
+class TaskPart:
     """What one task has to do with a request. `encodings`: the rows of each item; of one that is refused none."""
 
     task_id: int
@@ -47,18 +47,18 @@ class Share:
 
 
 @dataclass(slots=True)
-class Job:
+class PreparedRequest:
     """A request that can be run. `alone`: it came to the path of its only task. `pieces`: None where nobody keeps any.
 
-    `rows`: of all shares with their task ids, in the order in which `Jobs.response` wants their logits; they have
+    `rows`: of all shares with their task ids, in the order in which `RequestPreparer.response` wants their logits; they have
     `num_tokens` together.
     """
 
-    shares: list[Share]
+    shares: list[TaskPart]
     alone: bool
     num_inputs: int
     options: Options
-    pieces: Pieces | None
+    pieces: TokenCache | None
     rows: list[tuple[int, Encoding]]
     num_tokens: int
 
@@ -68,7 +68,7 @@ class Job:
         return [share.task.name for share in self.shares]
 
 
-class Jobs:
+class RequestPreparer:
     """Makes jobs of request bodies, and responses of their logits. Safe to share between threads.
 
     `revision`: name and version of the checkpoint. `predicted` hears of every answer.
@@ -94,7 +94,7 @@ class Jobs:
         self._revision = revision
         self._predicted = predicted
 
-    def job(self, task: str | None, body: bytes) -> Job:
+    def job(self, task: str | None, body: bytes) -> PreparedRequest:
         """The job of a body that came to the path of `task`, or that itself says which tasks it is for.
 
         Raises UnknownTask, InvalidInput or TooManyInputs.
@@ -107,19 +107,19 @@ class Jobs:
         tasks, options = [self.tasks[name] for name in names], parsed.options or _USUAL
         chosen = answer_options(parsed.options, tasks)
         shares = [
-            Share(self.ids[own.name], own, own_options, parsed.items if task else list(parsed.items))
+            TaskPart(self.ids[own.name], own, own_options, parsed.items if task else list(parsed.items))
             for own, own_options in zip(tasks, chosen, strict=True)
         ]
-        pieces: Pieces | None = {} if len(shares) > 1 or options.return_tokens else None
+        pieces: TokenCache | None = {} if len(shares) > 1 or options.return_tokens else None
         most_tokens = left = self._settings.max_waiting_tokens
         for share in shares:
             left -= self._encode(share, options.truncation or Truncation.LONGEST_FIRST, pieces, left)
             if options.truncation is Truncation.ERROR and not parsed.per_item:
                 _require_none_refused(share)
         rows = [(share.task_id, row) for share in shares for encodings in share.encodings for row in encodings]
-        return Job(shares, task is not None, len(parsed.items), options, pieces, rows, most_tokens - left)
+        return PreparedRequest(shares, task is not None, len(parsed.items), options, pieces, rows, most_tokens - left)
 
-    def response(self, job: Job, logits: Sequence[Logits]) -> bytes:
+    def response(self, job: PreparedRequest, logits: Sequence[Logits]) -> bytes:
         """The response to a job whose rows have these logits."""
         usage, remaining = Usage(job.num_inputs, len(job.rows), job.num_tokens), iter(logits)
         answers = {share.task.name: self._answers(job, share, remaining) for share in job.shares}
@@ -132,11 +132,11 @@ class Jobs:
     def example(self, golden: Golden) -> dict[str, Any]:
         """The response to an input whose answer is known, as JSON values."""
         ((*rows,),) = self._encoder.encode(self.tasks[golden.task], [golden.input])
-        answer = {**golden.answer, **counted(rows)}
+        answer = {**golden.answer, **token_counts(rows)}
         usage = Usage(1, len(rows), answer["tokens"])
         return asdict(PredictResponse(golden.task, self._revision, [answer], usage))
 
-    def _encode(self, share: Share, truncation: Truncation, pieces: Pieces | None, left: int) -> int:
+    def _encode(self, share: TaskPart, truncation: Truncation, pieces: TokenCache | None, left: int) -> int:
         """Makes the rows of a share; returns how many tokens they have. Raises TooManyInputs where these are too many."""
         num_tokens, most = 0, min(left, self._most_tokens.get(share.task.name, left))
         for start in range(0, len(share.items), _INPUTS_ENCODED_AT_ONCE):
@@ -154,23 +154,25 @@ class Jobs:
                 raise TooManyInputs("inputs", num_tokens, most, f"tokens in the first {len(share.encodings)}")
         return num_tokens
 
-    def _answers(self, job: Job, share: Share, logits: Iterator[Logits]) -> list[Told]:
+    def _answers(self, job: PreparedRequest, share: TaskPart, logits: Iterator[Logits]) -> list[AnswerJson]:
         return [
-            told_error(item)
+            error_json(item)
             if isinstance(item, ServiceError)
             else self._answer(job, share, item, rows, [next(logits) for _ in rows])
             for item, rows in zip(share.items, share.encodings, strict=True)
         ]
 
-    def _answer(self, job: Job, share: Share, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]) -> Told:
+    def _answer(
+        self, job: PreparedRequest, share: TaskPart, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
+    ) -> AnswerJson:
         answered = answer(share.task, item, rows, logits, share.options)
         if self._predicted is not None:
             self._predicted(share.task, answered, raw_scores=share.options.raw_scores)
-        found = told(answered, rows)
+        found = answer_json(answered, rows)
         if job.options.return_tokens:
             assert job.pieces is not None
             found["read"] = [
-                told_tokens(share.task, item, self._encoder.tokens(share.task, item, row, job.pieces)) for row in rows
+                token_json(share.task, item, self._encoder.tokens(share.task, item, row, job.pieces)) for row in rows
             ]
         return found
 
@@ -185,7 +187,7 @@ def _too_long(task: Task, place: int, rows: Sequence[Encoding]) -> InvalidInput:
     return InvalidInput([FieldError(f"inputs[{place}]", message)])
 
 
-def _require_none_refused(share: Share) -> None:
+def _require_none_refused(share: TaskPart) -> None:
     errors = [error for item in share.items if isinstance(item, ServiceError) for error in item.errors]
     if errors:
         raise InvalidInput(errors)

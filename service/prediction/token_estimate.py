@@ -9,7 +9,7 @@ _FIRST_BYTES, _FIRST_TOKENS = 4000.0, 1000.0
 """Experience to begin with: English has a token in four bytes or so."""
 
 
-class Expectation:
+class TokenEstimator:
     """The tokens of requests that are being tokenised, as far as can be known. Not thread-safe: for one event loop."""
 
     def __init__(self) -> None:

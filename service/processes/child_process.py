@@ -33,7 +33,7 @@ def engine_socket(folder: Path, number: int) -> Path:
     return folder / f"engine-{number}.sock"
 
 
-class Parent:
+class SupervisorLink:
     """The supervisor, as a process that it has started sees it."""
 
     def __init__(self) -> None:
@@ -63,12 +63,12 @@ class Parent:
         os.write(self._reports, (json.dumps(what) + "\n").encode())
 
 
-def run_child(name: str, folder: Path, main: Callable[[Settings, Parent], None]) -> None:
+def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink], None]) -> None:
     """Runs `main` as a process under the supervisor, with the settings in the environment.
 
     What it raises is reported and ends the process with CANNOT_START.
     """
-    parent = Parent()
+    parent = SupervisorLink()
     try:
         settings = Settings.from_environment(os.environ)
         configure_logs(name, settings.log_format)

@@ -21,15 +21,15 @@ import msgspec
 from polytask.model.answers import Logits
 from polytask.model.encoding import InputEncoder
 from polytask.service.api.task_info import revision
-from polytask.service.backends.selection import load_runner
+from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import DeadlineExceeded, InternalError, ServiceError, StartupError
 from polytask.service.observability.metrics import DISCONNECT, Metrics
-from polytask.service.pending import Mailbox, Work
+from polytask.service.pending import LoopMailbox, RowPayload
 from polytask.service.prediction.engine_client import drop_reason, refusal
-from polytask.service.processes.child_process import Parent, engine_socket, run_child
+from polytask.service.processes.child_process import SupervisorLink, engine_socket, run_child
 from polytask.service.processes.ipc import Answered, Cancel, Connection, Failed, RowLogits, Status, Submit, ToEngine
 from polytask.service.scheduling.queue import Closed, Full, Row
 
@@ -52,13 +52,13 @@ class _Outcome(NamedTuple):
     result: Answered | ServiceError
 
 
-class Reception:
+class EngineServer:
     """Takes rows in for a worker and sends their results back, on one event loop."""
 
     def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
         self._worker = worker
-        self._outcomes = Mailbox(loop, self._send)
-        self._clients: dict[Client, dict[int, list[Row[Work]]]] = {}
+        self._outcomes = LoopMailbox(loop, self._send)
+        self._clients: dict[Client, dict[int, list[Row[RowPayload]]]] = {}
         self._ready = False
 
     @property
@@ -84,18 +84,18 @@ class Reception:
     def _received(self, client: Client, message: ToEngine) -> None:
         match message:
             case Submit(number, deadline, encoded):
-                ticket = _Ticket(client, number, len(encoded), self._outcomes.put)
+                ticket = _PendingRemoteRequest(client, number, len(encoded), self._outcomes.put)
                 rows = []
                 for place, row in enumerate(encoded):
                     encoding = row.encoding()
-                    rows.append(Row(row.task_id, len(encoding), deadline, Work(encoding, ticket, place)))
+                    rows.append(Row(row.task_id, len(encoding), deadline, RowPayload(encoding, ticket, place)))
                 self._submit(client, number, rows)
             case Cancel(number, reason):
                 # None: its outcome is under way.
                 if rows := self._clients[client].pop(number, []):
                     self._worker.cancel(rows, reason)
 
-    def _submit(self, client: Client, number: int, rows: list[Row[Work]]) -> None:
+    def _submit(self, client: Client, number: int, rows: list[Row[RowPayload]]) -> None:
         try:
             self._worker.submit(rows)
         except (Full, Closed) as error:
@@ -126,7 +126,7 @@ class Reception:
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
+class _PendingRemoteRequest:
     """Collects the results of a request's rows (`tickets.Receiver`)."""
 
     client: Client
@@ -155,9 +155,9 @@ class _Ticket:
         self.put(_Outcome(self.client, self.request, result))
 
 
-def run_engine(settings: Settings, socket: Path, parent: Parent) -> None:
+def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None:
     """Serves rows on `socket` until told to end. Raises StoreError or StartupError where it cannot."""
-    checkpoint, runner = load_runner(settings)
+    checkpoint, runner = load_backend(settings)
     metrics = Metrics(checkpoint.manifest.tasks)
     metrics.serves(revision(checkpoint.manifest), runner.backend, runner.precision, runner.device)
 
@@ -170,7 +170,7 @@ def run_engine(settings: Settings, socket: Path, parent: Parent) -> None:
                 loop.call_soon_threadsafe(over.set)
 
         worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, runner, metrics, end)
-        reception = Reception(worker, loop)
+        reception = EngineServer(worker, loop)
         await loop.create_unix_server(reception.connect, str(socket))
         parent.when_over(end)
         worker.start()
@@ -188,7 +188,7 @@ def run_engine(settings: Settings, socket: Path, parent: Parent) -> None:
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
 
 
-async def _watch(worker: Worker, reception: Reception, metrics: Metrics, parent: Parent) -> None:
+async def _watch(worker: Worker, reception: EngineServer, metrics: Metrics, parent: SupervisorLink) -> None:
     """Spreads what the worker's thread does not say by itself."""
     reported, tried = False, time.monotonic()
     while True:

@@ -16,23 +16,23 @@ from polytask.service.api.task_info import catalogue, revision
 from polytask.service.config.settings import Settings
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
-from polytask.service.processes.child_process import Parent, engine_socket, run_child
-from polytask.service.processes.remote_engine import RemoteDesk
-from polytask.service.versions.served import Only, Served
+from polytask.service.processes.child_process import SupervisorLink, engine_socket, run_child
+from polytask.service.processes.remote_engine import RemoteEngineClient
+from polytask.service.versions.served import FixedVersion, ServedVersion
 from polytask.service.web.application import application
 from polytask.service.web.listener import SharedListener
-from polytask.service.web.middleware.rate_limits import Place
+from polytask.service.web.middleware.rate_limits import ProcessIndex
 from polytask.service.web.server import http_server, run_server
 
 
-def run_frontend(settings: Settings, folder: Path, number: int, listener: int, parent: Parent) -> None:
+def run_frontend(settings: Settings, folder: Path, number: int, listener: int, parent: SupervisorLink) -> None:
     """Answers requests on the socket with descriptor `listener`, as number `number`, until told to end. Raises StoreError."""
     version = resolve(settings.store, settings.model)
     manifest, card = read_manifest(version), read_card(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
     metrics = Metrics(manifest.tasks, predictions=settings.counts_predictions)
     sockets = [engine_socket(folder, number) for number in range(len(settings.engines))]
-    desk = RemoteDesk(sockets, settings.max_waiting_tokens)
+    desk = RemoteEngineClient(sockets, settings.max_waiting_tokens)
     predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, settings, revision(manifest))
 
     @contextlib.asynccontextmanager
@@ -42,9 +42,11 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
             yield
         predictor.close()
 
-    place = Place(folder / "allowances", number, settings.num_frontends)
-    served = Served(manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, settings), card=card)
-    app = application(Only(served), settings, metrics.requests, metrics.page, running(), place)
+    place = ProcessIndex(folder / "allowances", number, settings.num_frontends)
+    served = ServedVersion(
+        manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, settings), card=card
+    )
+    app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), place)
     server = http_server(app, settings, accept_at_once=1)
     parent.when_over(partial(setattr, server, "should_exit", True))
     run_server(server, SharedListener(listener))
@@ -54,7 +56,7 @@ def main() -> None:
     """The process: `python -m service.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
     folder, number, listener = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
-    def run(settings: Settings, parent: Parent) -> None:
+    def run(settings: Settings, parent: SupervisorLink) -> None:
         run_frontend(settings, folder, number, listener, parent)
 
     run_child(f"frontend-{number}", folder, run)

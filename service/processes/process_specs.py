@@ -25,7 +25,7 @@ _MOST_FAILED = 5
 
 
 @dataclass(slots=True)
-class Lives:
+class RestartPolicy:
     """The lives of one process so far. `num_failed`: in a row that have ended before it was ready."""
 
     was_ready: bool = False
@@ -42,7 +42,7 @@ class Lives:
 
 
 @dataclass(slots=True)
-class Slot:
+class ProcessSpec:
     """A process that is to be there: its module, arguments and variables, and its present life."""
 
     name: str
@@ -50,11 +50,11 @@ class Slot:
     arguments: tuple[str, ...]
     environment: dict[str, str]
     descriptors: tuple[int, ...] = ()
-    lives: Lives = field(default_factory=Lives)
+    lives: RestartPolicy = field(default_factory=RestartPolicy)
     process: asyncio.subprocess.Process | None = None
 
 
-def engine_slots(settings: Settings, folder: Path, module: str) -> list[Slot]:
+def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:
     """A slot for each engine, which sees no device but its own. Those on the CPU share its cores."""
     on_cpu = sum(device != "cuda" and not device.isdigit() for device in settings.engines)
     threads = settings.threads or max(1, available_cores() // max(1, on_cpu))
@@ -64,17 +64,17 @@ def engine_slots(settings: Settings, folder: Path, module: str) -> list[Slot]:
         own = replace(settings, device=device, devices="", threads=threads).to_environment()
         if entry.isdigit():
             own["CUDA_VISIBLE_DEVICES"] = _visible(int(entry))
-        slots.append(Slot(f"engine-{number}", module, (str(folder), str(number)), own))
+        slots.append(ProcessSpec(f"engine-{number}", module, (str(folder), str(number)), own))
     return slots
 
 
-def frontend_slots(settings: Settings, folder: Path, listener: socket.socket) -> list[Slot]:
+def frontend_specs(settings: Settings, folder: Path, listener: socket.socket) -> list[ProcessSpec]:
     """A slot for each frontend, all with the same socket."""
     # One thread: numpy would start one a core for products that a frontend never makes.
     own = {**settings.to_environment(), "OMP_NUM_THREADS": "1"}
     descriptor = listener.fileno()
     return [
-        Slot(
+        ProcessSpec(
             f"frontend-{number}",
             "polytask.service.processes.frontend",
             (str(folder), str(number), str(descriptor)),
@@ -100,7 +100,7 @@ def _visible(ordinal: int) -> str:
     return devices[ordinal]
 
 
-def environment(slot: Slot) -> dict[str, str]:
+def environment(slot: ProcessSpec) -> dict[str, str]:
     """The variables of a process: those of this one, but for settings, which are the slot's."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     return inherited | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)} | slot.environment

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from polytask.service.errors import NotReady
-from polytask.service.pending import Receiver, Work
+from polytask.service.pending import ResultSink, RowPayload
 from polytask.service.processes.ipc import Answered, Cancel, Connection, EncodedRow, Failed, Status, Submit, ToFrontend
 from polytask.service.scheduling.queue import Full, Row
 
@@ -26,7 +26,7 @@ _RETRY_S = 0.05
 _DECODER: msgspec.msgpack.Decoder[ToFrontend] = msgspec.msgpack.Decoder(ToFrontend)
 
 
-class RemoteDesk:
+class RemoteEngineClient:
     """Hands rows in at engine processes (`predictor.Desk`); all its methods are called on one event loop.
 
     A request goes whole to the engine with the fewest tokens in flight from here, engines taking turns where these are
@@ -38,7 +38,7 @@ class RemoteDesk:
 
     def __init__(self, sockets: Sequence[Path], max_waiting_tokens: int) -> None:
         self._max_waiting_tokens = max_waiting_tokens
-        self._engines = [_Engine(path) for path in sockets]
+        self._engines = [_EngineConnection(path) for path in sockets]
         self._turns = count()
 
     @property
@@ -74,7 +74,7 @@ class RemoteDesk:
         if least is not None and least.tokens and least.tokens + before + num_tokens > self._max_waiting_tokens:
             raise Full(least.tokens, least.wait_s)
 
-    def submit(self, rows: Sequence[Row[Work]]) -> None:
+    def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Sends all rows of a request to one engine."""
         turn = next(self._turns) % len(self._engines)
         up = [engine for engine in self._engines[turn:] + self._engines[:turn] if engine.ready]
@@ -83,7 +83,7 @@ class RemoteDesk:
         else:
             rows[0].payload.ticket.fail(NotReady("no engine is up", retry_after_s=1))
 
-    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
+    def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
         """Tells the engine that nobody waits for a request any more."""
         ticket = next(iter(rows)).payload.ticket
         for engine in self._engines:
@@ -94,11 +94,11 @@ class RemoteDesk:
 class _Sent:
     """A request that has no answer yet."""
 
-    ticket: Receiver
+    ticket: ResultSink
     tokens: int
 
 
-class _Engine:
+class _EngineConnection:
     """What a frontend knows of an engine. `tokens`: of the requests that it has not answered.
 
     `wait_s`: what it said when it last refused one.
@@ -111,7 +111,7 @@ class _Engine:
         self._path = path
         self._numbers = count()
         self._sent: dict[int, _Sent] = {}
-        self._by_ticket: dict[Receiver, int] = {}
+        self._by_ticket: dict[ResultSink, int] = {}
         self._connection: Connection[ToFrontend] | None = None
 
     async def stay_connected(self) -> None:
@@ -135,7 +135,7 @@ class _Engine:
             finally:
                 connection.close()
 
-    def submit(self, rows: Sequence[Row[Work]]) -> None:
+    def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         assert self._connection is not None, "an engine that is ready is connected"
         number, ticket = next(self._numbers), rows[0].payload.ticket
         self._sent[number] = sent = _Sent(ticket, sum(row.num_tokens for row in rows))
@@ -144,7 +144,7 @@ class _Engine:
         encoded = tuple(EncodedRow.of(row.task_id, row.payload.encoding) for row in rows)
         self._connection.send([Submit(number, rows[0].deadline, encoded)])
 
-    def cancel(self, ticket: Receiver, reason: str | None) -> None:
+    def cancel(self, ticket: ResultSink, reason: str | None) -> None:
         number = self._by_ticket.get(ticket)
         if number is not None and self._connection is not None:
             self._settle(number)
@@ -164,7 +164,7 @@ class _Engine:
                 if ticket := self._settle(number):
                     ticket.fail(message.rebuilt())
 
-    def _settle(self, number: int) -> Receiver | None:
+    def _settle(self, number: int) -> ResultSink | None:
         """Forgets a request; returns its ticket if it was not forgotten yet."""
         sent = self._sent.pop(number, None)
         if sent is None:

@@ -26,7 +26,7 @@ from polytask.service.errors import StartupError
 from polytask.service.observability.logs import configure_logs
 from polytask.service.observability.metrics import forget_gauges, supervisor_series
 from polytask.service.processes.child_process import CANNOT_START, METRICS, engine_socket
-from polytask.service.processes.process_specs import Slot, engine_slots, environment, frontend_slots
+from polytask.service.processes.process_specs import ProcessSpec, engine_specs, environment, frontend_specs
 from polytask.service.web.listener import listen
 
 logger = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def serve(settings: Settings, engine: str = "polytask.service.processes.engine")
             _Supervisor(
                 listener,
                 folder,
-                [*engine_slots(settings, folder, engine), *frontend_slots(settings, folder, listener)],
+                [*engine_specs(settings, folder, engine), *frontend_specs(settings, folder, listener)],
                 settings.drain_s + settings.deadline_s + _PATIENCE_S,
             ).run()
         )
@@ -68,7 +68,7 @@ def serve(settings: Settings, engine: str = "polytask.service.processes.engine")
 class _Supervisor:
     """Keeps a process in each slot. `patience_s`: how long all of them may take to end."""
 
-    def __init__(self, listener: socket.socket, folder: Path, slots: list[Slot], patience_s: float) -> None:
+    def __init__(self, listener: socket.socket, folder: Path, slots: list[ProcessSpec], patience_s: float) -> None:
         self._listener = listener
         self._folder = folder
         self._slots = slots
@@ -101,7 +101,7 @@ class _Supervisor:
         for slot in self._slots:
             _close_lifeline(slot)
 
-    async def _keep(self, slot: Slot) -> None:
+    async def _keep(self, slot: ProcessSpec) -> None:
         """Starts the slot's process again and again. Raises StartupError where that is no use."""
         while not self._ending.is_set():
             started = time.monotonic()
@@ -125,7 +125,7 @@ class _Supervisor:
             if not self._ending.is_set():
                 self._restarts.restarted(slot.name)
 
-    async def _live(self, slot: Slot) -> tuple[bool, str]:
+    async def _live(self, slot: ProcessSpec) -> tuple[bool, str]:
         """One life of a process: whether it has been ready, and the error that it reported."""
         slot.process = process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -155,12 +155,12 @@ class _Supervisor:
         return ready, error
 
 
-def _close_lifeline(slot: Slot) -> None:
+def _close_lifeline(slot: ProcessSpec) -> None:
     if slot.process is not None and slot.process.stdin is not None:
         slot.process.stdin.close()
 
 
-def _signal(slot: Slot, number: signal.Signals) -> None:
+def _signal(slot: ProcessSpec, number: signal.Signals) -> None:
     if slot.process is not None and slot.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             slot.process.send_signal(number)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, count
 
-from polytask.service.scheduling.task_queue import Lane, Place
+from polytask.service.scheduling.task_queue import QueuedRow, TaskQueue
 
 _PADDING = 0.1
 """The share of a batch that padding may be where much waits."""
@@ -43,27 +43,27 @@ class Limits:
 
 
 @dataclass(slots=True)
-class Cut:
+class BatchSelection:
     """A batch, and the expired rows met on the way to it."""
 
-    places: list[Place] = field(default_factory=list)
-    expired: list[Place] = field(default_factory=list)
+    places: list[QueuedRow] = field(default_factory=list)
+    expired: list[QueuedRow] = field(default_factory=list)
 
 
-class Front:
+class LookAheadWindow:
     """Rows that the next batches are cut from, in the order in which they entered; of one length, fresh ones first."""
 
     def __init__(self) -> None:
         self.num_tokens = 0
-        self._all: deque[Place] = deque()
+        self._all: deque[QueuedRow] = deque()
         self._least_is_next = True
-        self._least_served: list[tuple[float, int, Lane]] = []
+        self._least_served: list[tuple[float, int, TaskQueue]] = []
         self._ties = count()
         self._clock = 0.0
         self._lengths: list[int] = []
-        self._of_length: dict[int, tuple[dict[Place, None], dict[Place, None]]] = {}
+        self._of_length: dict[int, tuple[dict[QueuedRow, None], dict[QueuedRow, None]]] = {}
 
-    def add(self, place: Place) -> None:
+    def add(self, place: QueuedRow) -> None:
         """Lets a row in."""
         self._all.append(place)
         lane = place.lane
@@ -81,9 +81,9 @@ class Front:
         place.in_front = True
         lane.num_in_front += 1
 
-    def serve(self, places: Iterable[Place]) -> None:
+    def serve(self, places: Iterable[QueuedRow]) -> None:
         """Takes out rows that are going to be run."""
-        lanes = set[Lane]()
+        lanes = set[TaskQueue]()
         for place in places:
             self.remove(place)
             place.lane.served += place.row.num_tokens / place.lane.policy.weight
@@ -91,7 +91,7 @@ class Front:
         for lane in lanes:
             self._schedule(lane)
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: QueuedRow) -> None:
         """Takes a row out."""
         length = place.row.num_tokens
         same = self._of_length[length]
@@ -103,29 +103,29 @@ class Front:
         place.in_front = False
         place.lane.num_in_front -= 1
 
-    def cut(self, limits: Limits, line_tokens: int, now: float) -> Cut:
+    def select_batch(self, limits: Limits, line_tokens: int, now: float) -> BatchSelection:
         """The next batch, which is not taken out yet. Without rows if the first one has expired, or there is none.
 
         `line_tokens`: of all rows that wait, here and behind.
         """
         first = self._first(self._all)
         if first is None:
-            return Cut()
+            return BatchSelection()
         least = self._of_least_served()
         seed = least if self._least_is_next else first
         if seed.row.deadline <= now:
-            return Cut(expired=[seed])
+            return BatchSelection(expired=[seed])
         # One that is both leaves the next batch to whoever comes to an idle lane.
         self._least_is_next = seed is first
-        return self._around(seed, limits, line_tokens - seed.row.num_tokens, now)
+        return self._grow_batch(seed, limits, line_tokens - seed.row.num_tokens, now)
 
     @staticmethod
-    def _first(places: deque[Place]) -> Place | None:
+    def _first(places: deque[QueuedRow]) -> QueuedRow | None:
         while places and not places[0].in_front:
             places.popleft()
         return places[0] if places else None
 
-    def _of_least_served(self) -> Place:
+    def _of_least_served(self) -> QueuedRow:
         """The first row of the lane that was served least. There are rows."""
         while True:
             served, _, lane = self._least_served[0]
@@ -135,29 +135,29 @@ class Front:
                 return place
             heapq.heappop(self._least_served)
 
-    def _schedule(self, lane: Lane) -> None:
+    def _schedule(self, lane: TaskQueue) -> None:
         heapq.heappush(self._least_served, (lane.served, next(self._ties), lane))
 
-    def _around(self, seed: Place, limits: Limits, waiting: int, now: float) -> Cut:
+    def _grow_batch(self, seed: QueuedRow, limits: Limits, waiting: int, now: float) -> BatchSelection:
         """The row and its neighbours by length, each time the one with less padding, as many as pay and limits allow."""
-        cut, of_lane, best = Cut([seed]), Counter([seed.lane]), 1
+        selection, of_lane, best = BatchSelection([seed]), Counter([seed.lane]), 1
 
-        def fits(place: Place) -> bool:
+        def fits(place: QueuedRow) -> bool:
             most = place.lane.policy.max_rows
             return not most or of_lane[place.lane] < most
 
-        def live(lengths: Iterable[int]) -> Iterator[Place]:
+        def live(lengths: Iterable[int]) -> Iterator[QueuedRow]:
             for length in lengths:
                 for place in chain(*self._of_length[length]):
                     if place.row.deadline <= now:
-                        cut.expired.append(place)
+                        selection.expired.append(place)
                     elif place is not seed:
                         yield place
 
         longest = real = seed.row.num_tokens
         at = bisect_left(self._lengths, longest)
-        shorter = _Side(live(reversed(self._lengths[:at])), fits, -math.inf)
-        longer = _Side(live(self._lengths[at:]), fits, math.inf)
+        shorter = _Neighbours(live(reversed(self._lengths[:at])), fits, -math.inf)
+        longer = _Neighbours(live(self._lengths[at:]), fits, math.inf)
         for num_rows in range(2, limits.max_rows + 1):
             room = limits.token_budget // num_rows
             with_shorter = num_rows * longest - real - shorter.length() if longest <= room else math.inf
@@ -166,21 +166,21 @@ class Front:
             if padding > limits.forward_tokens:
                 break
             place = (shorter if with_shorter < with_longer else longer).pop()
-            cut.places.append(place)
+            selection.places.append(place)
             of_lane[place.lane] += 1
             real += place.row.num_tokens
             longest = max(longest, place.row.num_tokens)
             part = (real - seed.row.num_tokens) / waiting
             if padding <= max(_PADDING * num_rows * longest, limits.forward_tokens * part):
                 best = num_rows
-        del cut.places[best:]
-        return cut
+        del selection.places[best:]
+        return selection
 
 
-class _Side:
+class _Neighbours:
     """Rows at hand one by one, without those that do not fit. `end`: what counts as a length when there are no more."""
 
-    def __init__(self, places: Iterator[Place], fits: Callable[[Place], bool], end: float) -> None:
+    def __init__(self, places: Iterator[QueuedRow], fits: Callable[[QueuedRow], bool], end: float) -> None:
         self._places = places
         self._fits = fits
         self._end = end
@@ -192,7 +192,7 @@ class _Side:
             self._next = next(self._places, None)
         return self._end if self._next is None else self._next.row.num_tokens
 
-    def pop(self) -> Place:
+    def pop(self) -> QueuedRow:
         """The next row."""
         place = self._next
         assert place is not None, "no row has no padding"

@@ -16,8 +16,8 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from polytask.service.scheduling.batch_selection import Cut, Front, Limits
-from polytask.service.scheduling.task_queue import Lane, Place, Turn
+from polytask.service.scheduling.batch_selection import BatchSelection, Limits, LookAheadWindow
+from polytask.service.scheduling.task_queue import QueuedRow, TaskQueue, Turn
 
 LOOK_AHEAD = 16
 """Tokens in the front, in token budgets. More makes batches fuller and more even; less is fairer in the short run."""
@@ -26,7 +26,7 @@ _BURST = 64
 """How many more rows may enter the front for a batch than leave it: a long line is not let in all at once."""
 
 
-class Pool:
+class FairScheduler:
     """Lanes whose rows may share a batch, and their front. `clock`: the virtual time among them.
 
     `weight`: of those that have rows. `served`: what of it was run, over this weight, for the turn of whole pools.
@@ -38,41 +38,41 @@ class Pool:
         self.num_tokens = 0
         self.weight = 0.0
         self.served = 0.0
-        self._front = Front()
-        self._heads: list[tuple[Turn, int, Lane]] = []
+        self._front = LookAheadWindow()
+        self._heads: list[tuple[Turn, int, TaskQueue]] = []
         self._ties = count()
 
-    def add(self, lane: Lane, places: list[Place]) -> None:
+    def add(self, lane: TaskQueue, places: list[QueuedRow]) -> None:
         """Puts rows at the end of their lane."""
         lane.behind += places
         self.num_rows += len(places)
         self.num_tokens += sum(place.row.num_tokens for place in places)
         self._schedule(lane)
 
-    def cut(self, limits: Limits, now: float) -> Cut:
+    def select_batch(self, limits: Limits, now: float) -> BatchSelection:
         """Removes the next batch, and expired rows met on the way. At least one row leaves, whichever way."""
         late = self._fill_front(limits, now)
-        cut = self._front.cut(limits, self.num_tokens, now)
+        cut = self._front.select_batch(limits, self.num_tokens, now)
         self.served += sum(place.row.num_tokens for place in cut.places) / self.weight
         self._front.serve(cut.places)
         for place in cut.places:
             self._leave(place)
         for place in (*late, *cut.expired):
             self.withdraw(place)
-        return Cut(cut.places, late + cut.expired)
+        return BatchSelection(cut.places, late + cut.expired)
 
-    def withdraw(self, place: Place) -> None:
+    def withdraw(self, place: QueuedRow) -> None:
         """Removes a row that is not going to be run."""
         self._leave(place)
         if place.in_front:
             self._front.remove(place)
 
-    def _leave(self, place: Place) -> None:
+    def _leave(self, place: QueuedRow) -> None:
         place.gone = True
         self.num_rows -= 1
         self.num_tokens -= place.row.num_tokens
 
-    def _fill_front(self, limits: Limits, now: float) -> list[Place]:
+    def _fill_front(self, limits: Limits, now: float) -> list[QueuedRow]:
         """Lets rows into the front by turn while there is room, and the first of each lane in any case.
 
         Returns those that have expired instead.
@@ -94,7 +94,7 @@ class Pool:
             self._schedule(lane)
         return expired
 
-    def _schedule(self, lane: Lane) -> None:
+    def _schedule(self, lane: TaskQueue) -> None:
         """Takes note of the turn of a lane's first row, if it is another than before."""
         head = lane.head()
         turn = None if head is None else (max(head.clock, lane.finish), lane.finish, head.arrival)
@@ -103,7 +103,7 @@ class Pool:
             if turn is not None:
                 heapq.heappush(self._heads, (turn, next(self._ties), lane))
 
-    def _next_lane(self) -> Lane | None:
+    def _next_lane(self) -> TaskQueue | None:
         """The lane whose turn it is."""
         while self._heads:
             turn, _, lane = self._heads[0]

@@ -26,13 +26,13 @@ from itertools import count
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
-from polytask.service.config.task_policies import LanePolicy
+from polytask.service.config.task_policies import TaskPolicy
 from polytask.service.scheduling.batch_selection import Limits
-from polytask.service.scheduling.fair_queueing import Pool
-from polytask.service.scheduling.task_queue import Lane, Place, Row
-from polytask.service.scheduling.throughput import Drain
+from polytask.service.scheduling.fair_queueing import FairScheduler
+from polytask.service.scheduling.task_queue import QueuedRow, Row, TaskQueue
+from polytask.service.scheduling.throughput import ThroughputEstimator
 
-__all__ = ["Closed", "Full", "Limits", "Queue", "QuotaFull", "Row", "Taken", "TooLate", "Waiting"]
+__all__ = ["Closed", "FairQueue", "Full", "Limits", "QuotaFull", "Row", "Taken", "TooLate", "Waiting"]
 
 Payload = TypeVar("Payload")
 
@@ -85,20 +85,20 @@ class _Size(NamedTuple):
     last: int
 
 
-class Queue(Generic[Payload]):
+class FairQueue(Generic[Payload]):
     """The line. Not thread-safe: whoever shares it between threads locks it.
 
     `policies`: by task id, for tasks that want another than the default.
     """
 
-    def __init__(self, limits: Limits, policies: Mapping[int, LanePolicy] | None = None) -> None:
+    def __init__(self, limits: Limits, policies: Mapping[int, TaskPolicy] | None = None) -> None:
         self.closed = False
         self.limits = limits
         self._policies = dict(policies or {})
-        self._drain = Drain()
+        self._drain = ThroughputEstimator()
         self._arrivals = count()
         self._tokens = 0
-        self._places: dict[Row[Payload], Place] = {}
+        self._places: dict[Row[Payload], QueuedRow] = {}
         self._begin_anew()
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class Queue(Generic[Payload]):
         while not taken.rows and self._places:
             pool = min((pool for pool in self._pools() if pool.num_rows), key=_served)
             self._served = pool.served
-            cut = pool.cut(limits, now)
+            cut = pool.select_batch(limits, now)
             for place in (*cut.places, *cut.expired):
                 self._forget(place)
             taken.rows.extend(place.row for place in cut.places)
@@ -184,26 +184,26 @@ class Queue(Generic[Payload]):
         """An empty line owes nobody anything: all tags are forgotten."""
         self._served = 0.0
         self._weight = 0.0
-        self._lanes: dict[int, Lane] = {}
-        self._mixed, self._alone = Pool(), dict[int, Pool]()
+        self._lanes: dict[int, TaskQueue] = {}
+        self._mixed, self._alone = FairScheduler(), dict[int, FairScheduler]()
 
-    def _policy(self, task_id: int) -> LanePolicy:
+    def _policy(self, task_id: int) -> TaskPolicy:
         return self._policies.get(task_id, _DEFAULT)
 
-    def _lane(self, task_id: int) -> Lane:
+    def _lane(self, task_id: int) -> TaskQueue:
         if task_id not in self._lanes:
-            self._lanes[task_id] = Lane(self._policy(task_id))
+            self._lanes[task_id] = TaskQueue(self._policy(task_id))
         return self._lanes[task_id]
 
-    def _pool(self, task_id: int) -> Pool:
+    def _pool(self, task_id: int) -> FairScheduler:
         if self._policy(task_id).mix:
             return self._mixed
-        return self._alone.setdefault(task_id, Pool())
+        return self._alone.setdefault(task_id, FairScheduler())
 
-    def _pools(self) -> Iterable[Pool]:
+    def _pools(self) -> Iterable[FairScheduler]:
         return (self._mixed, *self._alone.values())
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: QueuedRow) -> None:
         del self._places[place.row]
         lane, num_tokens = place.lane, place.row.num_tokens
         lane.num_rows -= 1
@@ -221,7 +221,7 @@ class Queue(Generic[Payload]):
         if not lane.num_rows:
             pool.weight += lane.policy.weight
             self._weight += lane.policy.weight
-        places = [Place(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
+        places = [QueuedRow(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
         self._places.update(zip(rows, places, strict=True))
         lane.num_rows += len(rows)
         lane.num_tokens += num_tokens
@@ -268,7 +268,7 @@ class Queue(Generic[Payload]):
         return (self._drain.rate(self.limits) or 0.0) * max(self._drain.share(task_id), share)
 
 
-_DEFAULT = LanePolicy()
+_DEFAULT = TaskPolicy()
 
 _served = attrgetter("served")
 _tokens = attrgetter("num_tokens")

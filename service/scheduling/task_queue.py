@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from polytask.service.config.task_policies import LanePolicy
+from polytask.service.config.task_policies import TaskPolicy
 
 Payload = TypeVar("Payload")
 
@@ -26,14 +26,14 @@ Turn = tuple[float, float, int]
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class QueuedRow:
     """A row in line. `clock`: the virtual time at which it came. `in_front`: whether it has left its lane for there.
 
     `fresh`: whether no other row of its lane was there when it entered.
     """
 
     row: Row[Any]
-    lane: Lane
+    lane: TaskQueue
     arrival: int
     admitted_at: float
     clock: float
@@ -43,7 +43,7 @@ class Place:
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
+class TaskQueue:
     """One task's rows. `behind`: those not in the front yet; `front`: those in it, and some that were. `finish`: its
     finish tag. `served`: what of it was run over its weight, in tokens, but that an idle time saves nothing up.
 
@@ -51,9 +51,9 @@ class Lane:
     and of those in the front.
     """
 
-    policy: LanePolicy
-    behind: deque[Place] = field(default_factory=deque)
-    front: deque[Place] = field(default_factory=deque)
+    policy: TaskPolicy
+    behind: deque[QueuedRow] = field(default_factory=deque)
+    front: deque[QueuedRow] = field(default_factory=deque)
     finish: float = 0.0
     served: float = 0.0
     next_turn: Turn | None = None
@@ -61,7 +61,7 @@ class Lane:
     num_tokens: int = 0
     num_in_front: int = 0
 
-    def head(self) -> Place | None:
+    def head(self) -> QueuedRow | None:
         """The first row behind the front."""
         while self.behind and self.behind[0].gone:
             self.behind.popleft()

@@ -12,7 +12,7 @@ _MEMORY = 0.95
 """The weight of the past, per batch: about the last twenty count."""
 
 
-class Drain:
+class ThroughputEstimator:
     """Tokens and seconds of the batches so far, those that are long past forgotten.
 
     A forward has a cost of its own, and a batch may have been small because nothing else was there. So the work of a batch

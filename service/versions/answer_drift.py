@@ -11,15 +11,15 @@ from polytask.model.encoding import Input, InputEncoder
 from polytask.model.tasks import Kind, Task
 from polytask.model_store.manifest import Manifest
 from polytask.service.backends.forward import Run
-from polytask.service.versions.served import Shift
+from polytask.service.versions.served import TaskDrift
 
 Told = Mapping[str, Any]
 """An answer as `dataclasses.asdict` gives it."""
 
 
-def shifts(
+def task_drifts(
     run: Run, tasks: Sequence[Task], encoder: InputEncoder, before: Manifest, tolerances: Mapping[str, float]
-) -> dict[str, Shift]:
+) -> dict[str, TaskDrift]:
     """The shift of each task in `tolerances`: the farthest that an answer to its golden inputs of `before` has moved.
 
     A task that is of another kind now, or reads pairs where it read single texts, has moved by 1.
@@ -30,12 +30,14 @@ def shifts(
     for golden in before.goldens:
         if golden.task in farthest:
             task_id = ids[golden.task]
-            far = _moved_on(run, task_id, tasks[task_id], known[golden.task], encoder, golden.input, golden.answer)
+            far = _drift_on_example(
+                run, task_id, tasks[task_id], known[golden.task], encoder, golden.input, golden.answer
+            )
             farthest[golden.task] = max(farthest[golden.task], far)
-    return {name: Shift(round(far, 6), tolerances[name], far > tolerances[name]) for name, far in farthest.items()}
+    return {name: TaskDrift(round(far, 6), tolerances[name], far > tolerances[name]) for name, far in farthest.items()}
 
 
-def moved(task: Task, before: Told, after: Told) -> float:
+def answer_drift(task: Task, before: Told, after: Told) -> float:
     """How far an answer of `task` has moved, from 0 to 1.
 
     Classification and multiple choice: the probability that now lies elsewhere, half the sum of all differences; a label
@@ -66,14 +68,14 @@ def moved(task: Task, before: Told, after: Told) -> float:
     return float(min(1.0, far))
 
 
-def _moved_on(
+def _drift_on_example(
     run: Run, task_id: int, task: Task, before: Task, encoder: InputEncoder, item: Input, told: Told
 ) -> float:
     if (task.kind, task.pair) != (before.kind, before.pair):
         return 1.0
     (encodings,) = encoder.encode(task, [item])
     logits = run([task_id] * len(encodings), encodings)
-    return moved(before, told, asdict(answer(task, item, encodings, logits)))
+    return answer_drift(before, told, asdict(answer(task, item, encodings, logits)))
 
 
 def _differences(before: Mapping[Any, float], after: Mapping[Any, float]) -> list[float]:

@@ -21,8 +21,8 @@ from polytask.service.engine.warmup import GoldenMismatch
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import Conflict, FieldError, InvalidInput, StartupError, UnknownModel
 from polytask.service.observability.metrics import Metrics
-from polytask.service.versions.answer_drift import shifts
-from polytask.service.versions.served import Load, LoadState, Served
+from polytask.service.versions.answer_drift import task_drifts
+from polytask.service.versions.served import LoadState, LoadStatus, ServedVersion
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _TICK_S = 0.01
 
 
 @dataclass(eq=False, kw_only=True)
-class Loaded(Served):
+class Loaded(ServedVersion):
     """A version whose worker is in this process. `metrics`: as its worker writes them; `run`: its network."""
 
     worker: Worker
@@ -51,7 +51,7 @@ class Loaded(Served):
         self.predictor.close()
 
 
-class Swaps:
+class VersionManager:
     """The versions in memory (`served.Versions`), and what changes them.
 
     `resolve`: name and version of a reference; raises StoreError. `open_version`: such a version, its worker not started,
@@ -69,7 +69,7 @@ class Swaps:
     ) -> None:
         self.active = first
         self.standby: Loaded | None = None
-        self.load: Load | None = None
+        self.load: LoadStatus | None = None
         self._resolve = resolve
         self._open = open_version
         self._tolerance = tolerance
@@ -103,7 +103,7 @@ class Swaps:
             if task not in self.active.tasks:
                 known = f"{self.active.revision} has {', '.join(self.active.tasks)}"
                 raise InvalidInput([FieldError(f"tolerances.{task[:80]}", f"is no task to compare: {known}")])
-        self.load = Load(revision, LoadState.LOADING)
+        self.load = LoadStatus(revision, LoadState.LOADING)
         loop = asyncio.get_running_loop()
         self._loader = threading.Thread(
             target=self._run, args=(revision, dict(tolerances), loop), name="load", daemon=True
@@ -172,12 +172,12 @@ class Swaps:
         try:
             load, loaded = self._compared(revision, tolerances)
         except GoldenMismatch as error:
-            load, loaded = Load(revision, LoadState.REFUSED, str(error)), None
+            load, loaded = LoadStatus(revision, LoadState.REFUSED, str(error)), None
         except (StoreError, StartupError) as error:
-            load, loaded = Load(revision, LoadState.FAILED, str(error)), None
+            load, loaded = LoadStatus(revision, LoadState.FAILED, str(error)), None
         except Exception as error:
             logger.exception("%s could not be loaded", revision)
-            load, loaded = Load(revision, LoadState.FAILED, f"{type(error).__name__}: {error}"), None
+            load, loaded = LoadStatus(revision, LoadState.FAILED, f"{type(error).__name__}: {error}"), None
         if loaded is None:
             # Errors hold on to frames, and these to the version: it is not to stay until somebody looks for cycles.
             gc.collect()
@@ -186,18 +186,18 @@ class Swaps:
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._over, load, loaded)
 
-    def _compared(self, revision: str, tolerances: Mapping[str, float]) -> tuple[Load, Loaded | None]:
+    def _compared(self, revision: str, tolerances: Mapping[str, float]) -> tuple[LoadStatus, Loaded | None]:
         active = self.active
         loaded = self._open(revision, active)
         try:
             loaded.worker.start()
             loaded.worker.settle()
             both = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
-            found = shifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, both)
+            found = task_drifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, both)
         except BaseException:
             loaded.close(self._close_s)
             raise
-        load = Load(
+        load = LoadStatus(
             revision,
             LoadState.LOADED,
             shifts=found,
@@ -213,7 +213,7 @@ class Swaps:
         detail = f"golden answers of {active.revision} have moved too far: {'; '.join(far)}"
         return replace(load, state=LoadState.REFUSED, detail=detail), None
 
-    def _over(self, load: Load, loaded: Loaded | None) -> None:
+    def _over(self, load: LoadStatus, loaded: Loaded | None) -> None:
         self.load, self.standby, self._loader = load, loaded, None
         self._can_go_back = False
         self.active.metrics.reloads.labels(load.state.value).inc()

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from polytask.model_store.manifest import Manifest
 from polytask.service.api.task_info import TaskInfo, revision
-from polytask.service.prediction.engine_client import Desk
+from polytask.service.prediction.engine_client import EngineClient
 from polytask.service.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True, slots=True)
-class Engine:
+class BackendInfo:
     """What runs a version: the engine, the type that it computes in, and where."""
 
     backend: str
@@ -24,7 +24,7 @@ class Engine:
 
 
 @dataclass(eq=False, kw_only=True)
-class Served:
+class ServedVersion:
     """A version in memory. `card`: its text in Markdown. `engine`: None where other processes run it.
 
     `since`: when it was loaded or last took or left its place. `under_way`: requests that it has to answer, counted on
@@ -32,11 +32,11 @@ class Served:
     """
 
     manifest: Manifest
-    desk: Desk
+    desk: EngineClient
     predictor: Predictor
     tasks: Mapping[str, TaskInfo]
     card: str
-    engine: Engine | None = None
+    engine: BackendInfo | None = None
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     under_way: int = 0
     revision: str = field(init=False)
@@ -58,11 +58,11 @@ class Versions(Protocol):
     """The versions in memory. Whoever answers a request looks up `active` once, and stays with what it got."""
 
     @property
-    def active(self) -> Served:
+    def active(self) -> ServedVersion:
         """The version that answers new requests."""
 
     @property
-    def standby(self) -> Served | None:
+    def standby(self) -> ServedVersion | None:
         """A version that is warm and could take its place."""
 
     @property
@@ -71,10 +71,10 @@ class Versions(Protocol):
 
 
 @dataclass(frozen=True)
-class Only:
+class FixedVersion:
     """One version for as long as the process lives (`Versions`)."""
 
-    active: Served
+    active: ServedVersion
     standby: None = None
     loading: None = None
 
@@ -89,7 +89,7 @@ class LoadState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Shift:
+class TaskDrift:
     """How far the answers of a task have moved, how far they may, and whether that is too far."""
 
     moved: float
@@ -98,7 +98,7 @@ class Shift:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadStatus:
     """A load, under way or over. `detail`: why it was refused or failed. `shifts`: of tasks that both versions have.
 
     `new_tasks`, `gone_tasks`: those that only the loaded or only the active version has.
@@ -107,6 +107,6 @@ class Load:
     model: str
     state: LoadState
     detail: str | None = None
-    shifts: dict[str, Shift] = field(default_factory=dict)
+    shifts: dict[str, TaskDrift] = field(default_factory=dict)
     new_tasks: tuple[str, ...] = ()
     gone_tasks: tuple[str, ...] = ()

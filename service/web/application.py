@@ -15,12 +15,12 @@ from polytask.service.config.settings import Settings
 from polytask.service.observability.metrics import RequestSeries
 from polytask.service.observability.request_log import RequestLog
 from polytask.service.versions.served import Versions
-from polytask.service.web.middleware.authentication import Gate
-from polytask.service.web.middleware.predict_fast_path import ShortCut
-from polytask.service.web.middleware.rate_limits import Place
-from polytask.service.web.middleware.request_tracking import Observed, Traces
+from polytask.service.web.middleware.authentication import AuthenticationMiddleware
+from polytask.service.web.middleware.predict_fast_path import PredictFastPath
+from polytask.service.web.middleware.rate_limits import ProcessIndex
+from polytask.service.web.middleware.request_tracking import RequestTrackingMiddleware, Traces
 from polytask.service.web.openapi import complete
-from polytask.service.web.problem_details import TOLD, Problems
+from polytask.service.web.problem_details import CLIENT_ERRORS, ErrorResponder
 from polytask.service.web.routes.admin import Changes, admin_routes
 from polytask.service.web.routes.models import model_routes
 from polytask.service.web.routes.open_inference import Models, inference_routes
@@ -43,7 +43,7 @@ def application(
     series: RequestSeries,
     page: Callable[[], bytes],
     running: AbstractAsyncContextManager[None],
-    place: Place | None = None,
+    place: ProcessIndex | None = None,
     swaps: Changes | None = None,
 ) -> FastAPI:
     """The application. `page`: the metrics; `running`: entered before the first request, left after the last.
@@ -79,15 +79,17 @@ def application(
     # Without keys there is no /admin.
     if settings.keys:
         app.include_router(admin_routes(swaps, settings.max_body_bytes))
-    problems = Problems(log_texts=settings.log_texts == "yes")
-    for error in TOLD:
+    problems = ErrorResponder(log_texts=settings.log_texts == "yes")
+    for error in CLIENT_ERRORS:
         app.add_exception_handler(error, problems.handle)
     # FastAPI keeps the document that it has made once. Versions change by /admin alone, and then nothing in it is theirs.
     complete(app.openapi(), versions.active.tasks, versions.active.examples(), keyed=bool(settings.keys))
     # From the inside out: the short way is behind the gate as all others are.
-    app.add_middleware(ShortCut, answer=predict)
-    app.add_middleware(Gate, keys=settings.keys, versions=versions, series=series, place=place)
-    app.add_middleware(Observed, problems=problems, log=RequestLog(settings.log_requests), traces=traces)
+    app.add_middleware(PredictFastPath, answer=predict)
+    app.add_middleware(AuthenticationMiddleware, keys=settings.keys, versions=versions, series=series, place=place)
+    app.add_middleware(
+        RequestTrackingMiddleware, problems=problems, log=RequestLog(settings.log_requests), traces=traces
+    )
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,

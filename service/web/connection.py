@@ -22,7 +22,7 @@ MAX_HEAD_BYTES = 64 * 1024
 """Of request line and headers. What a head has more than this is not waited for."""
 
 
-ENDING = "polytask.ending"
+DISCONNECT_EVENT = "polytask.ending"
 """What the scope (ASGI) of a request has the Ending of its connection as."""
 
 
@@ -30,7 +30,7 @@ HEAD_S = 10.0
 """Seconds for a head to come, and for the rest of a body after its response."""
 
 
-class Ending:
+class DisconnectEvent:
     """The end of a connection, which those who work for its client may watch for. A task that asks for it costs much more."""
 
     def __init__(self) -> None:
@@ -62,11 +62,11 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_message = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._ending = Ending()
+        self._ending = DisconnectEvent()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client has connected."""
-        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]
+        super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         self._timer = self.loop.call_later(self.head_s, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -78,7 +78,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self.scope[ENDING] = self._ending  # type: ignore[literal-required]
+        self.scope[DISCONNECT_EVENT] = self._ending  # type: ignore[literal-required]
         self._in_head = self._in_message = True
         self._head_bytes = 0
 
@@ -139,7 +139,7 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-class JoinedWrites:
+class CoalescingTransport:
     """`transport` with joined writes; in all else it is that one."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

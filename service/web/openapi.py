@@ -15,10 +15,10 @@ from polytask.service.api.schemas import LoadRequest, PredictRequest, TasksReque
 from polytask.service.api.task_info import TaskInfo
 from polytask.service.api.tensors import BINARY, InferenceRequest, InferenceResponse
 from polytask.service.errors import (
+    ConcurrencyLimited,
     Problem,
     ProblemType,
     RateLimited,
-    TooManyAtOnce,
     Unauthorized,
     UnknownModel,
     UnknownTask,
@@ -28,7 +28,7 @@ from polytask.service.errors import (
 PROBLEM = "application/problem+json"
 
 _NO_PATH = HTTPStatus.NOT_FOUND.phrase
-_OF_KEYS = {error.title for error in (Unauthorized, RateLimited, TooManyAtOnce)}
+_OF_KEYS = {error.title for error in (Unauthorized, RateLimited, ConcurrencyLimited)}
 _KEYED = ("/v1/", "/v2/models/", "/admin/")
 _LOAD = "/admin/models/load"
 _REF = "#/components/schemas/{model}"

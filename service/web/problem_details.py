@@ -14,17 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
 from polytask.service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
-from polytask.service.request_context import COURSE, Course
+from polytask.service.request_context import REQUEST_CONTEXT, RequestContext
 from polytask.service.web.openapi import PROBLEM, of_other_protocol
 
-TOLD = (ServiceError, HTTPException, RequestValidationError)
+CLIENT_ERRORS = (ServiceError, HTTPException, RequestValidationError)
 """Errors that are meant for clients."""
 
 _PROBLEM = TypeAdapter(Problem)
 _ENCODER = msgspec.json.Encoder()
 
 
-class Problems:
+class ErrorResponder:
     """Errors as responses. `log_texts`: the log may have messages that could hold a text of a client."""
 
     def __init__(self, *, log_texts: bool = False) -> None:
@@ -36,15 +36,15 @@ class Problems:
 
     def response(self, scope: Scope, error: Exception) -> Response:
         """The problem that a client gets instead of an answer. Notes it in the course of the request."""
-        if not isinstance(error, TOLD):
+        if not isinstance(error, CLIENT_ERRORS):
             error = InternalError(error)
-        course: Course = scope[COURSE]
+        course: RequestContext = scope[REQUEST_CONTEXT]
         found = replace(_problem(error), request_id=course.request_id)
         course.outcome = error.outcome if isinstance(error, ServiceError) else InvalidInput.outcome
         course.problem = found.type
         if isinstance(error, InternalError):
             assert error.__cause__ is not None
-            course.exception = _told(error.__cause__, messages=error.textless or self._log_texts)
+            course.exception = _format_traceback(error.__cause__, messages=error.textless or self._log_texts)
         headers = dict(getattr(error, "headers", None) or {})
         if found.retry_after_s is not None:
             headers["Retry-After"] = str(found.retry_after_s)
@@ -67,7 +67,7 @@ def render_message(found: Problem) -> bytes:
     return _ENCODER.encode({"error": found.detail})
 
 
-def _told(cause: BaseException, *, messages: bool) -> str:
+def _format_traceback(cause: BaseException, *, messages: bool) -> str:
     """The trace of an error and of those behind it; without `messages` only where they were raised and what they are."""
     if messages:
         return "".join(traceback.format_exception(cause))

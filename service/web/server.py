@@ -31,7 +31,7 @@ def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
 
 def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) -> uvicorn.Server:
     """A server that ends gracefully: it answers what it has accepted, until no request can be within its deadline."""
-    return LeavingServer(
+    return DrainingServer(
         uvicorn.Config(
             app,
             http=BoundedConnection,
@@ -48,7 +48,7 @@ def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) ->
     )
 
 
-class LeavingServer(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn's server, but before it stops accepting, `app` is not ready for `drain_s` seconds.
 
     Who asks for readiness meanwhile sends nothing more, and no request meets a port that has just been closed.
@@ -68,7 +68,7 @@ class LeavingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def require_staying(request: Request) -> None:
+def require_accepting(request: Request) -> None:
     """Raises Draining where the process that answers is about to end."""
     if getattr(request.app.state, "leaving", False):
         raise Draining("the service is about to end; it answers what still comes")

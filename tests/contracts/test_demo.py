@@ -10,7 +10,7 @@ from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.load import Checkpoint, load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.engine.warmup import TOLERANCES, check_goldens
 
 MAX_BYTES = 25_000_000
@@ -60,5 +60,5 @@ def test_it_repeats_its_golden_answers(demo: Checkpoint) -> None:
     """The golden examples, some for each task, get the answers that are stored with them."""
     tasks, encoder = demo.manifest.tasks, InputEncoder(demo.tokenizer)
     assert {golden.task for golden in demo.manifest.goldens} == {task.name for task in tasks}
-    forward = Forward(TorchRunner(demo.network), tasks, encoder.pad_id)
+    forward = Forward(TorchBackend(demo.network), tasks, encoder.pad_id)
     check_goldens(forward, tasks, encoder, demo.manifest.goldens, TOLERANCES["float32"])

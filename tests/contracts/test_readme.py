@@ -18,7 +18,7 @@ import pytest
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.load import load
 from polytask.model_store.versions import resolve
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.single_process import assemble
 from polytask.training.recipes.schema import Recipe
@@ -67,7 +67,7 @@ async def test_the_examples_give_what_is_shown() -> None:
     """Every curl line, sent as it stands to the embedded checkpoint, gets the answer that the README prints below it."""
     assert len(EXAMPLES) == 13
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
-    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network))
+    worker, app = assemble(checkpoint, Settings(), TorchBackend(checkpoint.network))
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,

@@ -19,7 +19,7 @@ from polytask import cli
 from polytask.model_store.load import verify
 from polytask.training import run
 from polytask.training.runs.event_log import Event, read_history
-from polytask.training.runs.run_logger import Journal, Step
+from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.support import toy
 from tests.training.support.processes import CONTEXT
 
@@ -56,14 +56,14 @@ def _run(folder: Path, name: str, *, resume: bool) -> None:
 def _disturbed(folder: Path, name: str, number: signal.Signals, update: int) -> None:
     """The command, in a process of its own that gets a signal in an update."""
     torch.set_num_threads(1)
-    advance = Journal.advance
+    advance = RunLogger.advance
 
-    def advance_and_die(journal: Journal, step: Step) -> None:
+    def advance_and_die(journal: RunLogger, step: Step) -> None:
         advance(journal, step)
         if step.updates == update:
             os.kill(os.getpid(), number)
 
-    Journal.advance = advance_and_die  # type: ignore[method-assign, assignment]
+    RunLogger.advance = advance_and_die  # type: ignore[method-assign, assignment]
     where = [
         "--data",
         str(folder / "data"),

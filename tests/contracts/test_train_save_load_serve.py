@@ -23,7 +23,7 @@ from polytask.model.tasks import Kind
 from polytask.model_store.load import load, verify
 from polytask.model_store.manifest import Manifest
 from polytask.service.api.schemas import from_input
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.single_process import assemble
 from polytask.training import run, stages
@@ -143,7 +143,7 @@ def test_golden_answers_are_repeated(trained: Trained, new_process: tuple[Answer
 async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:
     """Serves the version and asks for everything at once, each input in a request of its own."""
     checkpoint = load(version)
-    worker, app = assemble(checkpoint, Settings(), TorchRunner(checkpoint.network))
+    worker, app = assemble(checkpoint, Settings(), TorchBackend(checkpoint.network))
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),

@@ -18,7 +18,7 @@ from polytask.service.config.settings import SHUTDOWN_S, Settings, variable
 from polytask.service.observability.metrics import Metrics
 from polytask.service.processes.supervisor import _PATIENCE_S
 from polytask.service.versions.served import Versions
-from polytask.service.web.middleware.authentication import Gate
+from polytask.service.web.middleware.authentication import AuthenticationMiddleware
 from polytask.service.web.routes.tasks import operation_routes
 from tests.deploy.support.rendered import (
     EXAMPLE,
@@ -87,7 +87,9 @@ def test_probes_ask_for_what_there_is(name: str) -> None:
         "readinessProbe": "/readyz",
         "livenessProbe": "/livez",
     }
-    keyed = Gate(cast("Any", None), tiny_keys(), cast("Versions", None), Metrics(tiny.tasks()).requests)
+    keyed = AuthenticationMiddleware(
+        cast("Any", None), tiny_keys(), cast("Versions", None), Metrics(tiny.tasks()).requests
+    )
     for probe in probes.values():
         assert probe["path"] in known
         assert keyed._admit({"type": "http", "path": probe["path"], "headers": []}) is None

@@ -14,7 +14,7 @@ import torch
 
 from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
-from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.cuda import CudaBackend
 from polytask.service.backends.cuda_graphs import CudaRecorder
 from polytask.service.backends.shape_buckets import Buckets
 from tests.support import exported, tiny
@@ -34,11 +34,11 @@ LOST = """
 import os
 import torch
 from dataclasses import replace
-from polytask.service.backends.cuda import CudaRunner
+from polytask.service.backends.cuda import CudaBackend
 from polytask.service.backends.contract import DeviceLost
 from tests import exported, tiny
 
-runner = CudaRunner(tiny.network(), torch.device("cuda"))
+runner = CudaBackend(tiny.network(), torch.device("cuda"))
 batch = exported.batch([5])
 try:
     runner.run(replace(batch, input_ids=batch.input_ids + 10**6))
@@ -47,10 +47,10 @@ except DeviceLost:
 """
 
 
-def cuda(*, graphs: bool) -> CudaRunner:
+def cuda(*, graphs: bool) -> CudaBackend:
     """The tiny network, with graphs of all shapes of up to 16 rows that are worth it, or without."""
     buckets = Buckets.up_to(tiny.config().max_length, 16) if graphs else None
-    return CudaRunner(tiny.network(), torch.device("cuda"), buckets)
+    return CudaBackend(tiny.network(), torch.device("cuda"), buckets)
 
 
 def assert_near(found: Outputs, expected: Outputs, batch: Batch) -> None:

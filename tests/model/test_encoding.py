@@ -14,7 +14,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.model.encoding import Encoding, Input, InputEncoder, Pieces, split_words
+from polytask.model.encoding import Encoding, Input, InputEncoder, TokenCache, split_words
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation, truncate_pair
 from tests.model.support.networks import MINILM
@@ -528,7 +528,7 @@ def test_what_is_known_is_not_tokenised_again() -> None:
             return super()._tokenised(texts)
 
     asked: list[str] = []
-    encoder, known = Counted(TOKENIZER), Pieces()
+    encoder, known = Counted(TOKENIZER), TokenCache()
     items = [Input("a cat"), Input("two cats"), Input("a cat")]
     for kind in (Kind.CLASSIFICATION, Kind.TAGGING, Kind.CLASSIFICATION, Kind.TAGGING):
         assert encoder.encode(_task(kind), items, known=known) == ENCODER.encode(_task(kind), items)
@@ -539,7 +539,7 @@ def test_what_is_known_is_not_tokenised_again() -> None:
 @given(TEXTS, st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING]))
 def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
     """The characters of each token of a row are its own: in lower case without accents they spell the token."""
-    known = Pieces()
+    known = TokenCache()
     task, item = _task(kind, 16), Input(text)
     ((row,),) = ENCODER.encode(task, [item], known=known)
     found = ENCODER.tokens(task, item, row, known)
@@ -553,7 +553,7 @@ def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
 
 def test_tokens_of_given_words_are_counted_in_the_joined_text() -> None:
     """Blanks around a word that was given are no part of it."""
-    known = Pieces()
+    known = TokenCache()
     task, item = _task(Kind.TAGGING), Input.from_words([" playing", "cats "])
     ((row,),) = ENCODER.encode(task, [item], known=known)
     assert [item.text[token.start : token.end] for token in ENCODER.tokens(task, item, row, known)] == [

@@ -6,11 +6,11 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from polytask.model.special_tokens import Frame, ensure_frame, frame_of
+from polytask.model.special_tokens import SpecialTokens, ensure_frame, frame_of
 from tests.support import backbones, tiny
 
-_BERT = Frame((((2,), (0,)), ((3,), (0,)), ((3,), (1,))), (0, 1))
-_ROBERTA = Frame((((0,), (0,)), ((2, 2), (0, 0)), ((2,), (0,))), (0, 0))
+_BERT = SpecialTokens((((2,), (0,)), ((3,), (0,)), ((3,), (1,))), (0, 1))
+_ROBERTA = SpecialTokens((((0,), (0,)), ((2, 2), (0, 0)), ((2,), (0,))), (0, 0))
 
 
 _FRAMES = {"bert": _BERT, "distilbert": _BERT, "electra": _BERT}
@@ -18,7 +18,7 @@ _FRAMES |= {"roberta": _ROBERTA, "xlm-roberta": _ROBERTA, "mpnet": _ROBERTA}
 
 
 @pytest.mark.parametrize(("kind", "frame"), _FRAMES.items())
-def test_the_frame_is_the_tokenizers_own(kind: str, frame: Frame) -> None:
+def test_the_frame_is_the_tokenizers_own(kind: str, frame: SpecialTokens) -> None:
     """BERT's kin have [CLS] a [SEP] b [SEP] with two segments, RoBERTa's <s> a </s></s> b </s> with one."""
     tokenizer = backbones.tokenizer(kind).backend_tokenizer
     assert frame_of(tokenizer, pair=True) == frame
@@ -29,7 +29,7 @@ def test_the_frame_is_the_tokenizers_own(kind: str, frame: Frame) -> None:
 
 @pytest.mark.parametrize("frame", [_BERT, _ROBERTA], ids=["bert", "roberta"])
 @pytest.mark.parametrize("texts", [([7, 8, 9], [5, 6]), ([], [5]), ([7], []), ([], [])])
-def test_rows_are_texts_in_their_frame(frame: Frame, texts: tuple[list[int], list[int]]) -> None:
+def test_rows_are_texts_in_their_frame(frame: SpecialTokens, texts: tuple[list[int], list[int]]) -> None:
     """A row is the texts in order with the frame's tokens around them, as long as both together."""
     ids, segment_ids = frame.row(texts)
     first, second = texts

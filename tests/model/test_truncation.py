@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.model.truncation import Stretch, Truncation, cut_one, cut_two, truncate_pair, windows
+from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_pair, truncate_two, windows
 
 LENGTHS = st.integers(0, 700)
 ROOMS = st.integers(4, 64)
 
 
-def covered(stretches: list[Stretch]) -> set[int]:
+def covered(stretches: list[TokenRange]) -> set[int]:
     """The tokens in any of the stretches."""
     return {token for start, stop in stretches for token in range(start, stop)}
 
@@ -34,7 +34,7 @@ def test_windows_cover_every_token_and_are_full(length: int, room: int) -> None:
 @given(LENGTHS, ROOMS, st.sampled_from(Truncation))
 def test_a_text_that_fits_is_read_whole(length: int, room: int, rule: Truncation) -> None:
     """Whatever the rule, one row holds it; what is too long keeps the end that the rule says."""
-    found = cut_one(length, room, rule)
+    found = truncate_one(length, room, rule)
     if length <= room:
         assert found == [(0, length)]
     elif rule is Truncation.LEFT:
@@ -46,7 +46,7 @@ def test_a_text_that_fits_is_read_whole(length: int, room: int, rule: Truncation
 @given(LENGTHS, LENGTHS, ROOMS, st.sampled_from(Truncation), st.booleans())
 def test_two_texts_fit_into_each_row(first: int, second: int, room: int, rule: Truncation, asks: bool) -> None:
     """No row is over the room; without windows each side keeps as much as under the rule of longest first."""
-    found = cut_two(first, second, room, rule, asks=asks)
+    found = truncate_two(first, second, room, rule, asks=asks)
     sizes = [tuple(stop - start for start, stop in pair) for pair in found]
     assert all(sum(pair) <= room for pair in sizes)
     if rule is not Truncation.WINDOW:
@@ -58,7 +58,7 @@ def test_two_texts_fit_into_each_row(first: int, second: int, room: int, rule: T
 @given(LENGTHS, LENGTHS, ROOMS, st.booleans())
 def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, asks: bool) -> None:
     """All of it is read, or of a text that is asked about; the other keeps its beginning, up to half the room."""
-    found = cut_two(first, second, room, Truncation.WINDOW, asks=asks)
+    found = truncate_two(first, second, room, Truncation.WINDOW, asks=asks)
     sides = [[pair[side] for pair in found] for side in (0, 1)]
     over = 1 if asks or second >= first else 0
     assert covered(sides[over]) == set(range((first, second)[over]))
@@ -71,5 +71,5 @@ def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, as
 @pytest.mark.parametrize("rule", [Truncation.RIGHT, Truncation.LONGEST_FIRST, Truncation.ERROR])
 def test_right_is_another_name_of_the_default(rule: Truncation) -> None:
     """And who refuses what is too long sees what the default would have cut off."""
-    assert cut_two(30, 10, 20, rule, asks=False) == [((0, 10), (0, 10))]
-    assert cut_two(30, 10, 20, Truncation.LEFT, asks=False) == [((20, 30), (0, 10))]
+    assert truncate_two(30, 10, 20, rule, asks=False) == [((0, 10), (0, 10))]
+    assert truncate_two(30, 10, 20, Truncation.LEFT, asks=False) == [((20, 30), (0, 10))]

@@ -13,7 +13,7 @@ from polytask.model.answers import AnswerOptions, Logits, SpanAnswer, TaggingAns
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
-from polytask.model.window_merging import merged
+from polytask.model.window_merging import merge_windows
 from tests.support import tiny
 
 ENCODER = InputEncoder(tiny.tokenizer())
@@ -43,7 +43,7 @@ def test_a_text_that_fits_is_answered_to_the_bit_as_without_windows(task: Task) 
     (usual,) = ENCODER.encode(task, [item])
     assert windows(task, item) == usual
     logits = logits_of(task, usual)
-    rows, own = merged(task, usual, logits)
+    rows, own = merge_windows(task, usual, logits)
     assert rows == list(usual)
     assert all(one is other for one, other in zip(own, logits, strict=True))
 
@@ -54,7 +54,7 @@ def test_every_word_has_the_logits_of_the_window_that_shows_most_around_it(text:
     task, item = TASKS["entities"], Input(text)
     rows = windows(task, item)
     logits = [np.full((len(row), 5), number, np.float32) for number, row in enumerate(rows)]
-    ((row,), (own,)) = merged(task, rows, logits)
+    ((row,), (own,)) = merge_windows(task, rows, logits)
     (whole,) = ENCODER.encode(Task("all", Kind.TAGGING, 2000, labels=task.labels), [item])[0]
     assert row.offsets == whole.offsets
     for place, token in zip(row.places, whole.places, strict=True):
@@ -72,7 +72,7 @@ def test_sentences_have_the_mean_of_their_windows_and_each_candidate_its_own() -
     assert texts == sorted(texts)
     assert texts.count(2) == 1
     logits = [np.array([place], np.float32) for place in range(len(rows))]
-    _, own = merged(task, rows, logits)
+    _, own = merge_windows(task, rows, logits)
     expected = [np.mean([place for place, text in enumerate(texts) if text == number]) for number in (1, 2, 3)]
     assert [float(one[0]) for one in own] == expected
 
@@ -114,5 +114,5 @@ def test_entities_across_the_edge_of_a_window_are_whole() -> None:
 def test_windows_without_words_are_no_error() -> None:
     """A text whose tokens have no characters of their own has no answer at the level of tokens."""
     row = Encoding((1, 2), (0, 0), parts=windows(TASKS["entities"], Input("cat"))[0].parts)
-    rows, _ = merged(TASKS["entities"], [row, row], [np.zeros((2, 5), np.float32)] * 2)
+    rows, _ = merge_windows(TASKS["entities"], [row, row], [np.zeros((2, 5), np.float32)] * 2)
     assert rows == [row]

@@ -27,7 +27,7 @@ from polytask.model_store.durable_files import locked
 from polytask.model_store.errors import BaseMismatch, ManifestInvalid, NameInvalid, StoreUnwritable
 from polytask.model_store.load import verify
 from polytask.model_store.manifest import Base, Golden, read_manifest
-from polytask.model_store.save import Contents, check_writable, save
+from polytask.model_store.save import NewVersion, check_writable, save
 from polytask.model_store.versions import POINTER, promote, versions
 from tests.model_store.support import stores
 from tests.support import tiny
@@ -234,7 +234,7 @@ def test_concurrent_saves_get_numbers_of_their_own(store: Path) -> None:
     """Saves that run at the same time all succeed, each with its own number and its own weights."""
     networks = [tiny.network(seed) for seed in range(6)]
 
-    def save_one(contents: Contents) -> Path:
+    def save_one(contents: NewVersion) -> Path:
         return save(store, "demo", contents)
 
     with ThreadPoolExecutor(max_workers=len(networks)) as pool:

@@ -13,7 +13,7 @@ import pytest
 
 from polytask.model.answers import Logits
 from polytask.service.errors import ClientGone, DeadlineExceeded, InternalError
-from polytask.service.pending import Ticket, mailbox_of_tickets
+from polytask.service.pending import PendingRequest, mailbox_of_requests
 
 pytestmark = pytest.mark.anyio
 
@@ -30,9 +30,9 @@ def in_thread(*calls: Callable[[], None]) -> None:
     thread.join()
 
 
-def _ticket(num_rows: int) -> Ticket:
+def _ticket(num_rows: int) -> PendingRequest:
     """A ticket of the running loop."""
-    return Ticket(num_rows, mailbox_of_tickets(asyncio.get_running_loop()))
+    return PendingRequest(num_rows, mailbox_of_requests(asyncio.get_running_loop()))
 
 
 async def test_the_results_come_in_the_order_of_the_rows() -> None:
@@ -59,8 +59,8 @@ async def test_a_loop_is_woken_once_not_once_a_row_or_request(monkeypatch: pytes
         return call_soon(*arguments)
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-    ends = mailbox_of_tickets(loop)
-    tickets = [Ticket(50, ends) for _ in range(3)]
+    ends = mailbox_of_requests(loop)
+    tickets = [PendingRequest(50, ends) for _ in range(3)]
     in_thread(*(partial(ticket.answer, place, logits(0), 0, 0) for ticket in tickets for place in range(50)))
     await asyncio.gather(*(ticket.future for ticket in tickets))
     assert woken == 1
@@ -91,7 +91,7 @@ async def test_a_failure_of_the_device_is_an_internal_error() -> None:
 def test_a_loop_that_is_closed_is_no_failure_of_the_worker() -> None:
     """The worker may finish a row when the server has already gone."""
     loop = asyncio.new_event_loop()
-    ticket = Ticket(1, mailbox_of_tickets(loop))
+    ticket = PendingRequest(1, mailbox_of_requests(loop))
     loop.close()
     ticket.answer(0, logits(0), 0, 0)
     ticket.fail(RuntimeError())

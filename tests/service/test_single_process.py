@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from polytask.model_store.errors import StoreError
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.build import batch_limits, calibration_target
-from polytask.service.engine.warmup import Target
+from polytask.service.engine.warmup import BatchTimeTarget
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import StartupError
 from polytask.service.scheduling.queue import Limits
@@ -77,7 +77,9 @@ def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that would give other answers than the checkpoint's ends with an error instead of serving."""
-    monkeypatch.setattr("polytask.service.backends.selection.TorchRunner", lambda *_: TorchRunner(tiny.network(seed=1)))
+    monkeypatch.setattr(
+        "polytask.service.backends.selection.TorchBackend", lambda *_: TorchBackend(tiny.network(seed=1))
+    )
     with pytest.raises(StartupError, match="does not give the golden answer of task 'mood'"):
         serve(Settings(store=store, model="tiny", port=0, threads=1))
 
@@ -123,9 +125,9 @@ def test_batches_suit_the_device_unless_settings_say_otherwise(settings: Setting
 def test_the_token_budget_is_calibrated_unless_it_is_set() -> None:
     """To the time that is asked for, or to one that suits the device."""
     assert calibration_target(Settings(token_budget=99), "cpu") is None
-    assert calibration_target(Settings(batch_ms=5), "cpu") == Target(0.005, 262_144)
+    assert calibration_target(Settings(batch_ms=5), "cpu") == BatchTimeTarget(0.005, 262_144)
     found = {device: calibration_target(Settings(), device) for device in ("cpu", "cuda")}
-    assert found == {"cpu": Target(0.05, 262_144), "cuda": Target(0.02, 262_144)}
+    assert found == {"cpu": BatchTimeTarget(0.05, 262_144), "cuda": BatchTimeTarget(0.02, 262_144)}
 
 
 def test_a_policy_for_a_task_that_is_not_served_is_a_failed_start() -> None:
@@ -151,7 +153,7 @@ class Listening:
 
 
 @contextlib.contextmanager
-def listening(runner: Runner, **settings: int) -> Iterator[Listening]:
+def listening(runner: Backend, **settings: int) -> Iterator[Listening]:
     """Serves the tiny checkpoint on a free port until the end of the block."""
     chosen = Settings(**settings)  # type: ignore[arg-type]
     worker, app = assemble(checkpoints.in_memory(), chosen, runner)

@@ -12,9 +12,9 @@ from typing import Any
 
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task
-from polytask.training.data.issues import DataError, Problems, read_all
-from polytask.training.data.records import Located, read_records
-from polytask.training.data.splits import capped, hold_out
+from polytask.training.data.issues import DataError, DataIssues, read_all
+from polytask.training.data.records import SourcedRecord, read_records
+from polytask.training.data.splits import hold_out, subsample
 from polytask.training.recipes.schema import RecipeError, RegressionLoss, TaskConfig
 
 _THRESHOLD = 0.5
@@ -75,14 +75,14 @@ def load_task(config: TaskConfig, folder: Path) -> TaskData:
     """
     train, *splits = read_all(partial(_read, config, folder, files) for files in _files_of_splits(config))
     task = _task(config, train)
-    problems = Problems()
+    problems = DataIssues()
     _check_shown(task, config, problems)
     examples, *measured = [list(_examples(task, config, records, problems)) for records in (train, *splits)]
     problems.raise_if_any()
     if config.holdout:
         examples, held = _held_out(config, train, examples)
         measured = [held]
-    return _task_data(task, config, capped(examples, config.cap, config.cap_seed), measured)
+    return _task_data(task, config, subsample(examples, config.cap, config.cap_seed), measured)
 
 
 def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
@@ -92,7 +92,7 @@ def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
     """
     files = [config.train] if config.holdout else _files_of_splits(config)[1:]
     splits = read_all(partial(_read, config, folder, names) for names in files)
-    problems = Problems()
+    problems = DataIssues()
     measured = [list(_examples(task, config, records, problems)) for records in splits]
     problems.raise_if_any()
     if config.holdout:
@@ -105,13 +105,13 @@ def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
     return [config.train, *((name,) for name in config.validation.values())]
 
 
-def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[Located]:
+def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[SourcedRecord]:
     files = [partial(read_records, folder, name, config.kind, config.columns, config.group_by) for name in names]
     return [located for records in read_all(files) for located in records]
 
 
 def _held_out(
-    config: TaskConfig, records: Sequence[Located], examples: Sequence[Example]
+    config: TaskConfig, records: Sequence[SourcedRecord], examples: Sequence[Example]
 ) -> tuple[list[Example], list[Example]]:
     """The examples to train on, and those held out. Examples with the same group stay together, a ranking is one."""
     groups: Sequence[Any] = range(len(examples))
@@ -169,7 +169,7 @@ def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple
     return None
 
 
-def _check_shown(task: Task, config: TaskConfig, problems: Problems) -> None:
+def _check_shown(task: Task, config: TaskConfig, problems: DataIssues) -> None:
     """The recipe's own examples have the fields of the task's inputs, or publishing would fail after training."""
     second = {"candidates"} if task.kind in CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
     for example in config.examples:
@@ -181,7 +181,7 @@ def _check_shown(task: Task, config: TaskConfig, problems: Problems) -> None:
             problems.add(f"task {task.name!r}, example {example.text!r}", "must not have a blank text")
 
 
-def _task(config: TaskConfig, train: Sequence[Located]) -> Task:
+def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
     labels: tuple[str, ...] = ()
     value_range = config.value_range
     from_data = not (config.labels or value_range)
@@ -221,14 +221,16 @@ def _check_measurable(task: Task, config: TaskConfig) -> None:
         raise RecipeError(f"task {task.name!r}: metric: 'span_f1' needs BIO tags; use 'token_accuracy'")
 
 
-def _labels(config: TaskConfig, located: Located) -> list[str]:
+def _labels(config: TaskConfig, located: SourcedRecord) -> list[str]:
     record = located.record
     if config.kind is Kind.TAGGING:
         return list(record.tags)
     return list(record.labels) if config.kind is Kind.MULTILABEL else [record.label]
 
 
-def _examples(task: Task, config: TaskConfig, records: Sequence[Located], problems: Problems) -> Iterator[Example]:
+def _examples(
+    task: Task, config: TaskConfig, records: Sequence[SourcedRecord], problems: DataIssues
+) -> Iterator[Example]:
     """The examples of a split: one for each record, for rankings one for each group. Misfits are noted instead."""
     label_ids = {label: i for i, label in enumerate(task.labels)}
     fitting = []
@@ -245,7 +247,7 @@ def _examples(task: Task, config: TaskConfig, records: Sequence[Located], proble
             yield _example(task, config, located.record, label_ids)
 
 
-def _misfit(task: Task, config: TaskConfig, located: Located) -> tuple[str, str] | None:
+def _misfit(task: Task, config: TaskConfig, located: SourcedRecord) -> tuple[str, str] | None:
     """How a record contradicts its task: what it is, and the sort of problem; None if it fits."""
     record = located.record
     if _is_grouped(config) and located.group is None:
@@ -284,7 +286,7 @@ def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, i
             raise AssertionError("ranking records are grouped first")
 
 
-def _ranking_examples(config: TaskConfig, records: Sequence[Located], problems: Problems) -> Iterator[Example]:
+def _ranking_examples(config: TaskConfig, records: Sequence[SourcedRecord], problems: DataIssues) -> Iterator[Example]:
     """One example per query: its candidates in file order."""
     groups: dict[str | int | None, list[Any]] = defaultdict(list)
     for located in records:

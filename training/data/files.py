@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from polytask.model_store.durable_files import sha256_of
-from polytask.training.data.issues import DataError, Problems
+from polytask.training.data.issues import DataError, DataIssues
 
 _HUGGING_FACE = "hf:"
 _PACKED = ".gz"
@@ -30,7 +30,7 @@ Rows = Iterator[tuple[str, Row]]
 """The raw records of a file, each with its place: `file:line`, or `file:row` where there are no lines."""
 
 
-def read_rows(folder: Path, name: str, columns: Iterable[str], problems: Problems) -> Rows:
+def read_rows(folder: Path, name: str, columns: Iterable[str], problems: DataIssues) -> Rows:
     """The raw records of a file, in order; a line that is none is noted in `problems`.
 
     Raises DataError for a file that cannot be read as what its name says, or a table without one of the `columns`.
@@ -78,7 +78,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _json_rows(path: Path, problems: Problems) -> Rows:
+def _json_rows(path: Path, problems: DataIssues) -> Rows:
     for number, line in _lines(path):
         place = f"{path}:{number}"
         if not line.strip():
@@ -96,7 +96,7 @@ def _json_rows(path: Path, problems: Problems) -> Rows:
                 problems.add(place, "not a JSON object", sort="not a JSON object")
 
 
-def _table_rows(path: Path, separator: str, columns: Iterable[str], problems: Problems) -> Rows:
+def _table_rows(path: Path, separator: str, columns: Iterable[str], problems: DataIssues) -> Rows:
     """The rows below the header; an empty cell is a value that is not there. TSV knows no quotes, CSV does."""
     quotes: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(_decoded(path, problems), delimiter=separator, quoting=quotes, strict=True)
@@ -119,7 +119,7 @@ def _table_rows(path: Path, separator: str, columns: Iterable[str], problems: Pr
         problems.add(f"{path}:{start}", f"not a valid table from here on: {error}")
 
 
-def _decoded(path: Path, problems: Problems) -> Iterator[str]:
+def _decoded(path: Path, problems: DataIssues) -> Iterator[str]:
     for number, line in _lines(path):
         try:
             yield line.decode("utf-8")

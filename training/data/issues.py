@@ -21,7 +21,7 @@ class _Sort:
         return "\n".join(self.lines) + (f"\n… and {more} more" if more else "")
 
 
-class Problems:
+class DataIssues:
     """Collects what is wrong and raises it all at once, sort by sort in the order in which they first appeared."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Problems:
         """Notes a problem. `sort` is what it has in common with others of its sort; by default the whole message."""
         self._note(sort or message, [f"{place}: {message}"])
 
-    def extend(self, other: Problems) -> None:
+    def extend(self, other: DataIssues) -> None:
         """Notes all that the other has noted."""
         for name, sort in other._sorts.items():
             self._note(name, sort.lines, sort.count)
@@ -50,7 +50,7 @@ class Problems:
         return "\n".join(map(str, self._sorts.values()))
 
     @classmethod
-    def of(cls, message: str) -> Problems:
+    def of(cls, message: str) -> DataIssues:
         """One problem that has no place of its own."""
         problems = cls()
         problems._note(message, [message])
@@ -60,14 +60,14 @@ class Problems:
 class DataError(Exception):
     """Data that cannot be trained on. The message says what is wrong and where; `problems` holds it sort by sort."""
 
-    def __init__(self, wrong: Problems | str) -> None:
+    def __init__(self, wrong: DataIssues | str) -> None:
         super().__init__(str(wrong))
-        self.problems = Problems.of(wrong) if isinstance(wrong, str) else wrong
+        self.problems = DataIssues.of(wrong) if isinstance(wrong, str) else wrong
 
 
 def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:
     """What each of the readers gives. Raises one DataError with what all of them found wrong."""
-    found, problems = [], Problems()
+    found, problems = [], DataIssues()
     for reader in readers:
         try:
             found.append(reader())

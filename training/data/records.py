@@ -12,14 +12,14 @@ import pydantic
 
 from polytask.model.tasks import Kind
 from polytask.training.data.files import Row, is_text_table, read_rows
-from polytask.training.data.issues import DataError, Problems
+from polytask.training.data.issues import DataError, DataIssues
 from polytask.training.record_schemas import _RECORDS
 
 _LISTS = frozenset({"labels", "choices", "tokens", "tags", "answers"})
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class SourcedRecord:
     """A record (of its kind's class), the place it was read from, as `file:line`, and the group it belongs to."""
 
     record: Any
@@ -29,14 +29,14 @@ class Located:
 
 def read_records(
     folder: Path, name: str, kind: Kind, columns: Mapping[str, str] | None = None, group_by: str = "group"
-) -> list[Located]:
+) -> list[SourcedRecord]:
     """All records of a file (see `polytask.training.data.files`), in order. Raises DataError on any broken one, or on none.
 
     `columns`: the column that holds a field, where their names differ. `group_by`: the field that records share
     which belong together; one that is neither text nor a number makes no group.
     """
-    problems = Problems()
-    records: list[Located] = []
+    problems = DataIssues()
+    records: list[SourcedRecord] = []
     schema, columns = _RECORDS[kind], columns or {}
     strings = is_text_table(name)
     for place, raw in read_rows(folder, name, columns.values(), problems):
@@ -49,7 +49,7 @@ def read_records(
             message = "; ".join(f"{field}{part['msg']}" for field, part in found)
             problems.add(place, message, sort="; ".join(f"{_sort(part['loc'])} {part['type']}" for _, part in found))
         else:
-            records.append(Located(record, place, group if isinstance(group, str | int) else None))
+            records.append(SourcedRecord(record, place, group if isinstance(group, str | int) else None))
     problems.raise_if_any()
     if not records:
         raise DataError(f"{folder / name}: no records")

@@ -10,7 +10,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def capped(items: Sequence[Item], cap: int | None, seed: int) -> list[Item]:
+def subsample(items: Sequence[Item], cap: int | None, seed: int) -> list[Item]:
     """At most `cap` of the items: the first ones of a shuffled order, given back in the order they came in."""
     order = list(range(len(items)))
     random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not cryptography

@@ -14,11 +14,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-_Place = tuple[onnx.NodeProto, int]
+_GraphInput = tuple[onnx.NodeProto, int]
 """A node and which of its inputs."""
 
 
-def divide(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) -> set[str]:
+def fold_scales(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) -> set[str]:
     """Divides the features of activations by `divisors` [I], by the activation's name, and says of which it could.
 
     It can where an activation comes from attention or from a task's table, and nothing but products reads it.
@@ -29,7 +29,7 @@ def divide(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) 
         readers = [node for node in graph.node if name in node.input]
         if any(node.op_type != "MatMul" or node.input[1] not in constants for node in readers):
             continue
-        if makers := _makers(graph, name, constants):
+        if makers := _producers(graph, name, constants):
             changes = [(place, 1 / by) for place in makers] + [((node, 1), by[:, None]) for node in readers]
             for (node, place), factors in changes:
                 old = node.input[place]
@@ -41,12 +41,12 @@ def divide(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) 
     return done
 
 
-def _makers(graph: onnx.GraphProto, name: str, constants: Mapping[str, onnx.TensorProto]) -> list[_Place]:
+def _producers(graph: onnx.GraphProto, name: str, constants: Mapping[str, onnx.TensorProto]) -> list[_GraphInput]:
     """The constants that an activation is linear in together, its features their last axis; none where there are no such."""
     makers = {output: node for node in graph.node for output in node.output}
     num_readers = Counter(name for node in graph.node for name in node.input)
     made = makers[name]
-    places: list[_Place] = []
+    places: list[_GraphInput] = []
     between: list[str] = []
     if made.op_type == "Attention":
         # Its values: a product with weights, and a bias.

@@ -21,7 +21,7 @@ _SHORTER = 0.75
 """The share of the rows that are timed: a few very long ones would hide what most of them cost."""
 
 
-class Question:
+class EncodedTask:
     """Inputs of a task and their rows, tokenised once for all engines."""
 
     def __init__(self, encoder: InputEncoder, task: Task, task_id: int, inputs: tuple[Input, ...]) -> None:
@@ -32,14 +32,14 @@ class Question:
         self.pad_id = encoder.pad_id
 
 
-def answers(run: Run, tasks: Sequence[Task], question: Question) -> list[Answer]:
+def answers(run: Run, tasks: Sequence[Task], question: EncodedTask) -> list[Answer]:
     """One answer per input, in order."""
     rows = [row for own in question.rows for row in own]
     logits = logits_by(run, tasks, rows, question.task_id, question.pad_id)
     return answers_from(tasks[question.task_id], question.inputs, question.rows, logits)
 
 
-def score(run: Run, data: Sequence[TaskData], questions: Sequence[Question]) -> dict[str, Scores]:
+def score(run: Run, data: Sequence[TaskData], questions: Sequence[EncodedTask]) -> dict[str, Scores]:
     """Every task's metrics on its validation examples, which are the `questions`."""
     tasks = [own.task for own in data]
     return {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 
-def use_cpu_forms(graph: onnx.GraphProto) -> None:
+def rewrite_for_cpu(graph: onnx.GraphProto) -> None:
     """Rewrites the graph in place; what it gives stays the same but for rounding."""
     _normalise_by_token(graph)
     _gather_at_once(graph)

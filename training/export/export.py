@@ -30,11 +30,11 @@ from polytask.model_store.load import load
 from polytask.model_store.manifest import MANIFEST, Golden
 from polytask.training.data.examples import TaskData
 from polytask.training.data.issues import DataError
-from polytask.training.data.splits import capped
+from polytask.training.data.splits import subsample
 from polytask.training.data.version_data import training_inputs, validation_data
 from polytask.training.evaluation.evaluate import Run
 from polytask.training.evaluation.metrics import Scores
-from polytask.training.export.backend_trials import BATCH_SIZES, Question, answers, differences, score, speeds
+from polytask.training.export.backend_trials import BATCH_SIZES, EncodedTask, answers, differences, score, speeds
 from polytask.training.export.onnx_graph import onnx_graph
 from polytask.training.export.quantisation import Feed, quantise
 
@@ -56,7 +56,7 @@ class Open(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
+class Backends:
     """How the service would run a version.
 
     `installed`: whether it has an engine. `open`: an engine by name, precision and file (None: the network itself).
@@ -67,7 +67,7 @@ class Engines:
     threads: int
 
 
-def export_version(folder: Path, data: Path | None, engines: Engines, console: Console) -> Path:
+def export_version(folder: Path, data: Path | None, engines: Backends, console: Console) -> Path:
     """Exports the version in `folder` and gives the folder of its exports.
 
     `data`: the data folder of its recipe; without one there is no 8-bit file, and no loss is measured. Raises StoreError
@@ -80,7 +80,7 @@ def export_version(folder: Path, data: Path | None, engines: Engines, console: C
             f"{manifest.name}/{manifest.version} has no golden examples to time engines on; give its data folder"
         )
     calibration = [] if data is None else _rows(encoder, manifest.tasks, training_inputs(folder, data))
-    trial = _Trial(
+    trial = _BackendEvaluation(
         manifest.tasks,
         encoder,
         [] if data is None else validation_data(folder, data),
@@ -122,7 +122,7 @@ def exports_table(exports: Exports) -> Table:
 
 
 def _candidates(
-    trial: _Trial,
+    trial: _BackendEvaluation,
     network: Network,
     calibration: Sequence[tuple[int, Encoding]],
     installed: Callable[[str], bool],
@@ -150,7 +150,7 @@ def _candidates(
     return candidates
 
 
-class _Trial:
+class _BackendEvaluation:
     """What all candidates of a version are measured on. The first one judged is what the others are compared with."""
 
     def __init__(
@@ -169,7 +169,7 @@ class _Trial:
         self._open = open_engine
         self._console = console
         self._questions = [
-            Question(encoder, own.task, task_id, tuple(example.input for example in own.validation))
+            EncodedTask(encoder, own.task, task_id, tuple(example.input for example in own.validation))
             for task_id, own in enumerate(validation)
         ]
         self._runs: dict[str, Run] = {}
@@ -225,7 +225,7 @@ class _Trial:
         ids = {task.name: task_id for task_id, task in enumerate(self._tasks)}
         found = []
         for golden in self._goldens:
-            question = Question(self._encoder, self._tasks[ids[golden.task]], ids[golden.task], (golden.input,))
+            question = EncodedTask(self._encoder, self._tasks[ids[golden.task]], ids[golden.task], (golden.input,))
             (answer,) = answers(run, self._tasks, question)
             found.append(replace(golden, answer=asdict(answer)))
         return tuple(found)
@@ -256,8 +256,8 @@ def _rows(
     each = max(1, -(-total // len(tasks)))
     rows = []
     for task_id, (task, own) in enumerate(zip(tasks, inputs, strict=True)):
-        encodings = [row for found in encoder.encode(task, capped(own, each, seed=0)) for row in found]
-        rows += [(task_id, row) for row in capped(encodings, each, seed=0)]
+        encodings = [row for found in encoder.encode(task, subsample(own, each, seed=0)) for row in found]
+        rows += [(task_id, row) for row in subsample(encodings, each, seed=0)]
     return rows
 
 

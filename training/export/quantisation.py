@@ -21,8 +21,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from polytask.training.export.activation_balancing import divide
-from polytask.training.export.cpu_rewrites import use_cpu_forms
+from polytask.training.export.activation_balancing import fold_scales
+from polytask.training.export.cpu_rewrites import rewrite_for_cpu
 
 Values = NDArray[np.float32]
 Feed = Mapping[str, NDArray[np.int64]]
@@ -79,7 +79,7 @@ def quantise(model: onnx.ModelProto, feeds: Sequence[Feed], *, fused: bool, spar
     samples = _sample(model, sorted({product.activation for product in products}), feeds)
     scales = _scales_of(products, samples)
     divisors = {name: own.divisors for name, own in scales.items() if own.divisors is not None}
-    if balanced := divide(quantised.graph, divisors):
+    if balanced := fold_scales(quantised.graph, divisors):
         samples = {name: one / divisors[name] if name in balanced else one for name, one in samples.items()}
         products = _products(quantised.graph)
         scales = _scales_of(products, samples)
@@ -89,7 +89,7 @@ def quantise(model: onnx.ModelProto, feeds: Sequence[Feed], *, fused: bool, spar
         replaced |= _Rewriter(quantised.graph, name, scales[name], fused=fused).rewrite(_readers(products, name))
     _replace(quantised.graph, [product for product in products if product.output in replaced], replaced)
     if fused:
-        use_cpu_forms(quantised.graph)
+        rewrite_for_cpu(quantised.graph)
         quantised.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return quantised
 

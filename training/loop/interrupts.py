@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 
-class Stopped(Exception):
+class Interrupted(Exception):
     """A run that stopped because it was asked to; `number` is the signal's, the message says how to go on."""
 
     def __init__(self, number: int, message: str = "") -> None:
@@ -16,7 +16,7 @@ class Stopped(Exception):
         self.number = number
 
 
-class Signals:
+class InterruptHandler:
     """Notes SIGTERM and SIGINT while its block runs. A third ends the process at once, as the first would without it.
 
     Not the second: in a terminal torchrun's processes get each SIGINT twice, once from torchrun.
@@ -42,7 +42,7 @@ class Signals:
     def check(self) -> None:
         """Raises Stopped if a signal has come."""
         if self.received is not None:
-            raise Stopped(self.received)
+            raise Interrupted(self.received)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number

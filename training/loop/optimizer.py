@@ -61,7 +61,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-class Average:
+class WeightAverage:
     """The exponential moving average of the trainable weights, for evaluation; they themselves go on learning.
 
     After update n (from 0) the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that it forgets the

@@ -55,7 +55,7 @@ def uncertain_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[
     return [share if weight is None else weight / total * known for share, weight in zip(shares, weights, strict=True)]
 
 
-class Draws:
+class ShuffledExamples:
     """Examples without end, each task's in a fresh random order every time it is used up."""
 
     def __init__(self, sizes: Sequence[int], seed: int) -> None:
@@ -95,7 +95,7 @@ class Draws:
         return task_id, waiting.pop()
 
 
-class KeptEntropies:
+class EntropyCache:
     """What is known of each example's entropy without asking the network again.
 
     An example keeps the entropy it was last seen with, shifted by how far its task's mean has moved since. For one
@@ -161,13 +161,13 @@ class KeptEntropies:
         return sum(recent) / len(recent)
 
 
-class Batches:
+class BatchSampler:
     """Training batches without end, and a state from which they go on exactly.
 
     By task share: a window of examples is drawn, sorted by length and cut, and its batches are shuffled; so a batch
     holds similar lengths of any tasks. MT-Uncertainty: of every task `horizon` times b candidates are drawn (b:
     `batch_rows`), as many as `horizon` batches hold are chosen from all of them, and the rest are dropped. Exact: every
-    candidate is scored by the network first. Amortised: by `KeptEntropies`, of which `refresh` times b per batch are
+    candidate is scored by the network first. Amortised: by `EntropyCache`, of which `refresh` times b per batch are
     brought up to date, and those of the examples trained on, which cost nothing. Task-uncertainty: by task share, which
     follows the mean entropies that come up in training; which of a task's examples come next is left to chance.
     """
@@ -183,12 +183,12 @@ class Batches:
         """`examples[t]` are the training examples of task t. Raises ValueError if a task has none."""
         self._examples, self._config, self._length, self._score = examples, config, length, score
         self._sizes = [len(own) for own in examples]
-        self._draws = Draws(self._sizes, seed)
+        self._draws = ShuffledExamples(self._sizes, seed)
         self._ahead: list[list[Ref]] = []
         self._current: list[Ref] = []
         self._chooses = config.name is SamplerName.MT_UNCERTAINTY
         self._steers = config.name is SamplerName.TASK_UNCERTAINTY
-        self._kept = KeptEntropies(len(examples), self._draws.random)
+        self._kept = EntropyCache(len(examples), self._draws.random)
 
     @property
     def observes(self) -> bool:

@@ -15,16 +15,16 @@ from torch.nn import functional
 from polytask.model.network import Network
 from polytask.training.data.examples import EncodedExample
 from polytask.training.loop.distributed import Group
-from polytask.training.loop.interrupts import Signals, Stopped
+from polytask.training.loop.interrupts import Interrupted, InterruptHandler
 from polytask.training.loop.losses import batch_examples, example_losses, example_weights
 from polytask.training.loop.optimizer import (
-    Average,
+    WeightAverage,
     make_optimizer,
     optimizer_tensors,
     restore_optimizer,
     set_learning_rate,
 )
-from polytask.training.loop.sampling import Batches
+from polytask.training.loop.sampling import BatchSampler
 from polytask.training.loop.uncertainty import Entropy, batch_entropies, example_entropies
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.checkpoints import (
@@ -35,7 +35,7 @@ from polytask.training.runs.checkpoints import (
     write_next,
     write_snapshot,
 )
-from polytask.training.runs.run_logger import Journal, Step
+from polytask.training.runs.run_logger import RunLogger, Step
 
 FAILED = "failed.safetensors"
 _MOST_NAMED = 5
@@ -71,8 +71,8 @@ class Training:
         torch.manual_seed(recipe.seed + self.group.rank)  # every process drops out others
         self.optimizer = make_optimizer(network, recipe.optimizer)
         self._parameters = [parameter for own in self.optimizer.param_groups for parameter in own["params"]]
-        self.average = Average(self._parameters, recipe.optimizer.average)
-        self.batches = Batches(examples, recipe.sampler, recipe.length, recipe.seed, self._score)
+        self.average = WeightAverage(self._parameters, recipe.optimizer.average)
+        self.batches = BatchSampler(examples, recipe.sampler, recipe.length, recipe.seed, self._score)
 
     @property
     def progress(self) -> float:
@@ -204,7 +204,7 @@ class Training:
 
 
 def train(
-    training: Training, journal: Journal, checkpoints: Path, evaluate: Callable[[Callable[[], None]], None]
+    training: Training, journal: RunLogger, checkpoints: Path, evaluate: Callable[[Callable[[], None]], None]
 ) -> None:
     """Trains to the end of the recipe. Writes checkpoints to the folder `checkpoints` on the way and at the end.
 
@@ -213,14 +213,14 @@ def train(
     they were before beside the other checkpoints.
     """
     stop, failed = False, checkpoints / FAILED
-    with Signals() as signals:
+    with InterruptHandler() as signals:
         while True:
             if training.evaluation_due:
                 stop = _evaluate(training, evaluate, signals) or stop
             if stop or training.checkpoint_due:
                 _save(training, journal, lambda snapshot: write_next(checkpoints, training.updates, snapshot))
             if stop:
-                raise Stopped(signals.received or signal.SIGTERM)
+                raise Interrupted(signals.received or signal.SIGTERM)
             if training.progress == 1:
                 return
             try:
@@ -232,10 +232,10 @@ def train(
             stop = step.stop
 
 
-def _evaluate(training: Training, evaluate: Callable[[Callable[[], None]], None], signals: Signals) -> bool:
+def _evaluate(training: Training, evaluate: Callable[[Callable[[], None]], None], signals: InterruptHandler) -> bool:
     """Whether any process was asked to stop; the evaluation is then done again when the run goes on."""
     if training.group.first:
-        with suppress(Stopped), training.average.in_place():
+        with suppress(Interrupted), training.average.in_place():
             evaluate(signals.check)
             training.evaluated()
     else:
@@ -243,7 +243,7 @@ def _evaluate(training: Training, evaluate: Callable[[Callable[[], None]], None]
     return training.group.any(signals.received is not None)
 
 
-def _save(training: Training, journal: Journal, write: Callable[[Snapshot], None]) -> None:
+def _save(training: Training, journal: RunLogger, write: Callable[[Snapshot], None]) -> None:
     snapshot = training.snapshot()
     if training.group.first:
         snapshot.state["journal"] = journal.state()

@@ -20,7 +20,7 @@ from polytask.model.tasks import Kind
 from polytask.model_store.backbones import BASE_WEIGHTS
 from polytask.model_store.durable_files import sha256_of
 from polytask.model_store.manifest import Base, Golden
-from polytask.model_store.save import Contents, save
+from polytask.model_store.save import NewVersion, save
 from polytask.training.backbone import Backbone, weights_file
 from polytask.training.data.examples import TaskData
 from polytask.training.data.files import fingerprint
@@ -68,7 +68,7 @@ def publish(
     calibrate(network, encoder, run.data)
     answers = answer_tasks(network, encoder, run.data, progress)
     scores = score_tasks(run.data, answers)
-    contents = Contents(
+    contents = NewVersion(
         network=network,
         tokenizer_json=backbone.tokenizer.to_str(),
         base=base,

@@ -11,7 +11,7 @@ from polytask.model_store.durable_files import flush
 Event = dict[str, Any]
 
 
-class History:
+class EventLog:
     """Appends events to a file; each is there for other readers, and after a kill, as soon as it is told."""
 
     def __init__(self, path: Path, size: int = 0) -> None:

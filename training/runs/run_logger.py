@@ -11,7 +11,7 @@ from typing import Any
 from polytask.model.tasks import Task
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.runs.console_display import Display
-from polytask.training.runs.event_log import Event, History
+from polytask.training.runs.event_log import Event, EventLog
 from polytask.training.runs.tensorboard_writer import Board
 
 _EVENTS = 100
@@ -35,7 +35,7 @@ class Step:
     stop: bool
 
 
-class Journal:
+class RunLogger:
     """Tells every event to the history and the board, where there are any, and every step to the display.
 
     A `progress` event comes about every hundredth of the run and sums up what happened since the one before.
@@ -46,7 +46,7 @@ class Journal:
         tasks: Sequence[Task],
         total: int,
         display: Display,
-        history: History | None = None,
+        history: EventLog | None = None,
         board: Board | None = None,
     ) -> None:
         """`total`: the examples of the whole run."""

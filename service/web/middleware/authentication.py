@@ -9,11 +9,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polytask.service.config.api_keys import Key, Keys
-from polytask.service.errors import NotAllowed, ServiceError, Unauthorized
+from polytask.service.errors import Forbidden, ServiceError, Unauthorized
 from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
-from polytask.service.request_context import COURSE
+from polytask.service.request_context import REQUEST_CONTEXT
 from polytask.service.versions.served import Versions
-from polytask.service.web.middleware.rate_limits import Allowance, Place, allowances
+from polytask.service.web.middleware.rate_limits import ProcessIndex, RateLimiter, allowances
 
 _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
@@ -25,7 +25,7 @@ _ADMIN = "/admin"
 """This path and those below it need an admin key, whatever lies there. In a service without keys there are none."""
 
 
-class Gate:
+class AuthenticationMiddleware:
     """The application behind its keys. Without keys everything is open but /admin, which is not there.
 
     Raises ServiceError or HTTPException for a request that is refused. Refusals are counted by the tasks of the active one of `versions`.
@@ -33,7 +33,12 @@ class Gate:
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Sequence[Key], versions: Versions, series: RequestSeries, place: Place | None = None
+        self,
+        app: ASGIApp,
+        keys: Sequence[Key],
+        versions: Versions,
+        series: RequestSeries,
+        place: ProcessIndex | None = None,
     ) -> None:
         self._app = app
         self._keys = Keys(keys) if keys else None
@@ -53,7 +58,7 @@ class Gate:
         finally:
             allowance.leave(time.monotonic() - entered)
 
-    def _admit(self, scope: Scope) -> Allowance | None:
+    def _admit(self, scope: Scope) -> RateLimiter | None:
         """Lets the request pass, or raises why not. Returns the allowance that it has entered, if its key has limits."""
         path: str = scope["path"]
         if self._keys is None:
@@ -66,7 +71,7 @@ class Gate:
             key = self._keys.find(secret(scope["headers"]))
             if key is None:
                 raise Unauthorized
-            scope[COURSE].key = key.name
+            scope[REQUEST_CONTEXT].key = key.name
             if _is_admin(path):
                 require_admin(key)
             allowance = self._allowances.get(key.name)
@@ -75,7 +80,7 @@ class Gate:
         except ServiceError as error:
             task = self._task(path)
             self._series.failed(task, error, 0)
-            scope[COURSE].tasks = [task] if task != UNKNOWN_TASK else ()
+            scope[REQUEST_CONTEXT].tasks = [task] if task != UNKNOWN_TASK else ()
             raise
         return allowance
 
@@ -87,9 +92,9 @@ class Gate:
 
 
 def require_admin(key: Key) -> None:
-    """Raises NotAllowed for a key that does not open /admin."""
+    """Raises Forbidden for a key that does not open /admin."""
     if not key.admin:
-        raise NotAllowed
+        raise Forbidden
 
 
 def secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -13,7 +13,7 @@ Answer = Callable[[Request], Awaitable[Response]]
 """What the route of predictions does, with the task in `request.path_params`."""
 
 
-class ShortCut:
+class PredictFastPath:
     """The application behind a short way: answers `POST` on PREDICT as its own route would."""
 
     def __init__(self, app: ASGIApp, answer: Answer) -> None:

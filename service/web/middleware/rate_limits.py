@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polytask.service.config.api_keys import Key
-from polytask.service.errors import RateLimited, TooManyAtOnce
+from polytask.service.errors import ConcurrencyLimited, RateLimited
 
 _NUMBER_BYTES = 8
 
@@ -27,7 +27,7 @@ _REMEMBERED = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessIndex:
     """Which of several processes this is: number `number` of `of`, which share `file`."""
 
     file: Path
@@ -35,7 +35,7 @@ class Place:
     of: int
 
 
-class Allowance:
+class RateLimiter:
     """What one key may still ask. Called on one thread of each process.
 
     The bucket is kept as the one time at which it will be full (the generic cell rate algorithm): it lets through what a
@@ -56,11 +56,11 @@ class Allowance:
         counts[self._own] = 0
 
     def enter(self, now: float) -> None:
-        """A request comes. Raises TooManyAtOnce or RateLimited; else `leave` is to be called when it ends."""
+        """A request comes. Raises ConcurrencyLimited or RateLimited; else `leave` is to be called when it ends."""
         with self._lock:
             counts = self._counts
             if self._key.concurrent and sum(counts[1:]) >= self._key.concurrent:
-                raise TooManyAtOnce(self._key.concurrent, self._mean_s / self._key.concurrent)
+                raise ConcurrencyLimited(self._key.concurrent, self._mean_s / self._key.concurrent)
             if self._step_s:
                 full = max(counts[0], now) + self._step_s
                 wait_s = full - now - self._burst_s
@@ -76,7 +76,7 @@ class Allowance:
             self._counts[self._own] -= 1
 
 
-def allowances(keys: Sequence[Key], place: Place | None = None) -> dict[str, Allowance]:
+def allowances(keys: Sequence[Key], place: ProcessIndex | None = None) -> dict[str, RateLimiter]:
     """The allowances of those keys that have limits, by name. Without a place this is the only process."""
     limited = [key for key in keys if key.requests_per_s or key.concurrent]
     if not limited:
@@ -84,12 +84,12 @@ def allowances(keys: Sequence[Key], place: Place | None = None) -> dict[str, All
     width = 1 + (place.of if place else 1)
     counts, lock = _memory(len(limited) * width * _NUMBER_BYTES, place)
     return {
-        key.name: Allowance(key, counts[row * width : (row + 1) * width], place.number if place else 0, lock)
+        key.name: RateLimiter(key, counts[row * width : (row + 1) * width], place.number if place else 0, lock)
         for row, key in enumerate(limited)
     }
 
 
-def _memory(num_bytes: int, place: Place | None) -> tuple[memoryview[float], AbstractContextManager[None]]:
+def _memory(num_bytes: int, place: ProcessIndex | None) -> tuple[memoryview[float], AbstractContextManager[None]]:
     """Numbers that are 0 at first, and what to hold while they are used."""
     if place is None:
         return memoryview(mmap.mmap(-1, num_bytes)).cast("d"), nullcontext()

@@ -9,9 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polytask.service.observability.request_ids import HEADER, request_id, trace_id
 from polytask.service.observability.request_log import RequestLog
-from polytask.service.request_context import _METHODS, COURSE, OTHER_METHOD, Course
+from polytask.service.request_context import _METHODS, OTHER_METHOD, REQUEST_CONTEXT, RequestContext
 from polytask.service.web.middleware.predict_fast_path import PREDICT, predicted_task
-from polytask.service.web.problem_details import Problems
+from polytask.service.web.problem_details import ErrorResponder
 
 _PROBES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """What supervisors and Prometheus ask every few seconds: neither logged nor traced, as long as it works."""
@@ -20,17 +20,17 @@ _PROBES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/he
 class Traces(Protocol):
     """Where requests are traced, if anywhere."""
 
-    def trace(self, course: Course, scope: Scope) -> str | None:
+    def trace(self, course: RequestContext, scope: Scope) -> str | None:
         """Makes the spans of a request that is over; the id of its trace if that one is kept."""
 
     def close(self) -> None:
         """Sends what is left of them."""
 
 
-class Observed:
+class RequestTrackingMiddleware:
     """The application with an id and a course for each request, which is looked at when it is over."""
 
-    def __init__(self, app: ASGIApp, problems: Problems, log: RequestLog, traces: Traces | None = None) -> None:
+    def __init__(self, app: ASGIApp, problems: ErrorResponder, log: RequestLog, traces: Traces | None = None) -> None:
         self._app = app
         self._problems = problems
         self._log = log
@@ -42,7 +42,7 @@ class Observed:
             await self._app(scope, receive, send)
             return
         own = request_id(scope["headers"])
-        scope[COURSE] = course = Course(own.decode(), time.monotonic())
+        scope[REQUEST_CONTEXT] = course = RequestContext(own.decode(), time.monotonic())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -60,7 +60,7 @@ class Observed:
         finally:
             self._over(scope, course)
 
-    def _over(self, scope: Scope, course: Course) -> None:
+    def _over(self, scope: Scope, course: RequestContext) -> None:
         logged = self._log.wants(course)
         if not logged and self._traces is None:
             return

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from fastapi import APIRouter, Request
 
 from polytask.service.api.parsing import parse_load
-from polytask.service.errors import SeveralProcesses
-from polytask.service.versions.served import Load, Versions
+from polytask.service.errors import SingleProcessOnly
+from polytask.service.versions.served import LoadStatus, Versions
 from polytask.service.web.routes.predict_call import read_body
 
 
@@ -18,7 +18,7 @@ class Changes(Versions, Protocol):
     """What changes the versions in memory: `swaps.Swaps`, which needs torch and is not in every process."""
 
     @property
-    def load(self) -> Load | None:
+    def load(self) -> LoadStatus | None:
         """The last load."""
 
     def begin(self, reference: str, tolerances: Mapping[str, float]) -> None:
@@ -40,7 +40,7 @@ class SwapState:
 
     active: str
     standby: str | None
-    load: Load | None
+    load: LoadStatus | None
 
 
 def admin_routes(swaps: Changes | None, max_body_bytes: int) -> APIRouter:
@@ -50,7 +50,7 @@ def admin_routes(swaps: Changes | None, max_body_bytes: int) -> APIRouter:
 
     def here() -> Changes:
         if swaps is None:
-            raise SeveralProcesses
+            raise SingleProcessOnly
         return swaps
 
     def state() -> SwapState:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 
 from polytask.service.errors import UnknownModel
-from polytask.service.versions.served import Served, Versions
+from polytask.service.versions.served import ServedVersion, Versions
 
 _MARKDOWN = "text/markdown; charset=utf-8"
 
@@ -73,7 +73,7 @@ def model_routes(versions: Versions) -> APIRouter:
     return router
 
 
-def _info(served: Served, state: Literal["active", "standby"]) -> ModelInfo:
+def _info(served: ServedVersion, state: Literal["active", "standby"]) -> ModelInfo:
     manifest, engine = served.manifest, served.engine
     return ModelInfo(
         model=served.revision,

@@ -13,14 +13,14 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 
 from polytask.model.tasks import Task
-from polytask.service.api.responses import Told
+from polytask.service.api.responses import AnswerJson
 from polytask.service.api.tensor_mapping import as_inputs, as_outputs, input_tensors, output_tensors
 from polytask.service.api.tensors import BINARY, HEAD_LENGTH, InferenceRequest, InferenceResponse, decoded, read, write
 from polytask.service.errors import UnknownTask, UnknownVersion
 from polytask.service.prediction.engine_client import require_ready
-from polytask.service.versions.served import Served, Versions
-from polytask.service.web.routes.predict_call import PARAMETERS, answered, headers
-from polytask.service.web.server import require_staying
+from polytask.service.versions.served import ServedVersion, Versions
+from polytask.service.web.routes.predict_call import PARAMETERS, headers, run_prediction
+from polytask.service.web.server import require_accepting
 
 _FAILURES: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 404, 413, 422, 429, 503, 504)}
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {}}
@@ -38,7 +38,7 @@ class _Answered(msgspec.Struct):
 
 
 _INSTANCES, _ANSWERED = msgspec.json.Decoder(_Instances), msgspec.json.Decoder(_Answered)
-_ANSWERS, _ENCODER = msgspec.json.Decoder(list[Told]), msgspec.json.Encoder()
+_ANSWERS, _ENCODER = msgspec.json.Decoder(list[AnswerJson]), msgspec.json.Encoder()
 
 
 class Models:
@@ -58,7 +58,7 @@ class Models:
 
     async def ready(self, request: Request) -> dict[str, bool]:
         """Raises NotReady or Draining where requests are not answered, or soon will not be."""
-        require_staying(request)
+        require_accepting(request)
         require_ready(self._versions.active.desk)
         return {"ready": True}
 
@@ -66,7 +66,7 @@ class Models:
         """The same for one of them. Raises UnknownTask or UnknownVersion."""
         served = self._versions.active
         task = _task(served, request)
-        require_staying(request)
+        require_accepting(request)
         require_ready(served.desk)
         return {"name": task.name, "ready": True}
 
@@ -90,7 +90,7 @@ class Models:
             inference = task, asked, asked.wanted([output.name for output in output_tensors(task)])
             return as_inputs(task, asked, texts)
 
-        prediction = await answered(served, request, self._max_body_bytes, translate)
+        prediction = await run_prediction(served, request, self._max_body_bytes, translate)
         assert inference is not None
         task, asked, wanted = inference
         outputs = as_outputs(task, _ANSWERS.decode(_ANSWERED.decode(prediction.body).answers), list(wanted))
@@ -103,7 +103,7 @@ class Models:
     async def predict(self, request: Request) -> Response:
         """Instances to predictions. Raises ServiceError."""
         served = self._versions.active
-        prediction = await answered(served, request, self._max_body_bytes, _inputs)
+        prediction = await run_prediction(served, request, self._max_body_bytes, _inputs)
         body = b'{"predictions":%b}' % _ANSWERED.decode(prediction.body).answers
         return Response(body, media_type="application/json", headers=headers(prediction, served))
 
@@ -112,11 +112,11 @@ def _inputs(body: bytes) -> bytes:
     return b'{"inputs":%b}' % decoded(_INSTANCES, body).instances
 
 
-def _version(served: Served) -> str:
+def _version(served: ServedVersion) -> str:
     return str(served.manifest.version)
 
 
-def _task(served: Served, request: Request) -> Task:
+def _task(served: ServedVersion, request: Request) -> Task:
     """The task in the path. Raises UnknownTask or UnknownVersion."""
     tasks, name, version = served.predictor.jobs.tasks, request.path_params["task"], _version(served)
     if name not in tasks:

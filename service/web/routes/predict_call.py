@@ -8,10 +8,10 @@ from collections.abc import Callable
 from fastapi import Request
 
 from polytask.service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput
-from polytask.service.prediction.predictor import Call, Prediction, Translate, as_it_is
-from polytask.service.request_context import COURSE, Course
-from polytask.service.versions.served import Served
-from polytask.service.web.connection import ENDING, Ending
+from polytask.service.prediction.predictor import PredictCall, Prediction, TranslateBody, as_it_is
+from polytask.service.request_context import REQUEST_CONTEXT, RequestContext
+from polytask.service.versions.served import ServedVersion
+from polytask.service.web.connection import DISCONNECT_EVENT, DisconnectEvent
 
 _DEADLINE = "Polytask-Deadline-Ms"
 _MAX_DEADLINE_MS = 86_400_000
@@ -34,19 +34,19 @@ PARAMETERS = [
 """What a request that predicts may have in its path and its headers, for the OpenAPI document."""
 
 
-async def answered(
-    served: Served, request: Request, max_body_bytes: int, translate: Translate = as_it_is
+async def run_prediction(
+    served: ServedVersion, request: Request, max_body_bytes: int, translate: TranslateBody = as_it_is
 ) -> Prediction:
     """What a version answers to a request for the task in its path, or without one for those that the body names.
 
     `translate`: as in Call. Raises ServiceError.
     """
-    course: Course = request.scope[COURSE]
+    course: RequestContext = request.scope[REQUEST_CONTEXT]
     course.revision = served.revision
     served.under_way += 1
     try:
         return await served.predictor.predict(
-            Call(
+            PredictCall(
                 task=request.path_params.get("task"),
                 read_body=lambda: read_body(request, max_body_bytes),
                 watch=lambda gone: _watch(request, gone),
@@ -59,7 +59,7 @@ async def answered(
         served.under_way -= 1
 
 
-def headers(prediction: Prediction, served: Served) -> dict[str, str]:
+def headers(prediction: Prediction, served: ServedVersion) -> dict[str, str]:
     """The headers of an answer: how long each stage took, and which version answered."""
     timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in prediction.stages.items())
     return {"Server-Timing": timing, "Polytask-Model": served.revision}
@@ -93,7 +93,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def _watch(request: Request, gone: Callable[[], None]) -> Callable[[], object]:
     """Calls `gone` when the client has closed the connection, until what is returned is called."""
-    ending: Ending | None = request.scope.get(ENDING)
+    ending: DisconnectEvent | None = request.scope.get(DISCONNECT_EVENT)
     if ending is not None:
         return ending.watch(gone)
     # Another server than ours can only be asked, and a task for each request has its price.

@@ -14,8 +14,8 @@ from polytask.service.observability.metrics import CONTENT_TYPE
 from polytask.service.prediction.engine_client import require_ready
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.predict_fast_path import Answer
-from polytask.service.web.routes.predict_call import PARAMETERS, answered, headers
-from polytask.service.web.server import require_staying
+from polytask.service.web.routes.predict_call import PARAMETERS, headers, run_prediction
+from polytask.service.web.server import require_accepting
 
 TaskName = Annotated[str, Path(description="name of a task, as in GET /v1/tasks")]
 
@@ -28,7 +28,7 @@ def prediction(versions: Versions, max_body_bytes: int) -> Answer:
 
     async def predict(request: Request) -> Response:
         served = versions.active
-        prediction = await answered(served, request, max_body_bytes)
+        prediction = await run_prediction(served, request, max_body_bytes)
         return Response(prediction.body, media_type="application/json", headers=headers(prediction, served))
 
     return predict
@@ -79,7 +79,7 @@ def operation_routes(versions: Versions, page: Callable[[], bytes]) -> APIRouter
     @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", summary="Whether requests are answered", responses={503: {}})
     async def ready(request: Request) -> dict[str, str]:
-        require_staying(request)
+        require_accepting(request)
         require_ready(versions.active.desk)
         return {"status": "ready"}
 

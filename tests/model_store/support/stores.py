@@ -21,7 +21,7 @@ from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
 from polytask.model.pretrained import _LAYER_PARTS, _PARTS, rename_published
 from polytask.model_store.manifest import MANIFEST, MANIFEST_HASH, WEIGHTS, Base, Golden, manifest_hash
-from polytask.model_store.save import Contents
+from polytask.model_store.save import NewVersion
 from tests.support import tiny
 
 # BERT's names come first among those of a part.
@@ -55,10 +55,10 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def contents(network: Network, base: Base | None = None, precision: torch.dtype = torch.float32) -> Contents:
+def contents(network: Network, base: Base | None = None, precision: torch.dtype = torch.float32) -> NewVersion:
     """Everything that a version of `network` needs, with a golden example, metrics and a card."""
     answer = ClassificationAnswer("good", 0.7, {"good": 0.7, "bad": 0.2, "neither": 0.1})
-    return Contents(
+    return NewVersion(
         network=network,
         tokenizer_json=tiny.tokenizer().to_str(),
         base=base,

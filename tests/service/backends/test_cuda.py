@@ -26,11 +26,11 @@ from polytask.model.tasks import Kind, Task
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.load import load
 from polytask.model_store.versions import resolve
-from polytask.service.backends.contract import DeviceLost, Runner
-from polytask.service.backends.cuda import CudaRunner, lowered
+from polytask.service.backends.contract import Backend, DeviceLost
+from polytask.service.backends.cuda import CudaBackend, lowered
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.shape_buckets import Buckets
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.engine.warmup import TOLERANCES, agree, check_goldens
 from tests.model.support.networks import build, randomise_conditioning
 from tests.service.support.recording import CpuRecorder
@@ -72,13 +72,13 @@ def network_of(layout: str) -> Network:
     return randomise_conditioning(build(replace(tiny.config(), **LAYOUTS[layout]), tiny.tasks()), std=0.15)
 
 
-def float32(buckets: Buckets | None = None, recorder: CpuRecorder | None = None) -> CudaRunner:
+def float32(buckets: Buckets | None = None, recorder: CpuRecorder | None = None) -> CudaBackend:
     """The tiny network in float32, so that nothing but a mistake makes a difference."""
-    return CudaRunner(tiny.network(), CPU, buckets, torch.float32, recorder)
+    return CudaBackend(tiny.network(), CPU, buckets, torch.float32, recorder)
 
 
 @cache
-def replaying() -> tuple[CudaRunner, CpuRecorder]:
+def replaying() -> tuple[CudaBackend, CpuRecorder]:
     """A runner with graphs of all buckets, one for all that asks: what earlier batches leave behind must not matter."""
     recorder = CpuRecorder()
     return float32(BUCKETS, recorder), recorder
@@ -98,8 +98,8 @@ def assert_same(found: Outputs, expected: Outputs, lengths: Tensor, atol: float 
 def test_bfloat16_is_near_float32(layout: str) -> None:
     """In every layout the logits of all tasks are within the stated bound, and are float32 that bfloat16 does not have."""
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25, 64])
-    expected = TorchRunner(network_of(layout)).run(batch)
-    runner: Runner = CudaRunner(network_of(layout), CPU)
+    expected = TorchBackend(network_of(layout)).run(batch)
+    runner: Backend = CudaBackend(network_of(layout), CPU)
     assert runner.precision == "bfloat16"
     found = runner.run(batch)
     assert found.token is not None
@@ -140,7 +140,7 @@ def test_the_embedded_checkpoint_has_its_golden_answers_in_bfloat16() -> None:
     """Also on the CPU, within the service's tolerance."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     encoder, tasks = InputEncoder(checkpoint.tokenizer), checkpoint.manifest.tasks
-    forward = Forward(CudaRunner(checkpoint.network, CPU), tasks, encoder.pad_id)
+    forward = Forward(CudaBackend(checkpoint.network, CPU), tasks, encoder.pad_id)
     check_goldens(forward, tasks, encoder, checkpoint.manifest.goldens, TOLERANCES["bfloat16"])
 
 
@@ -177,7 +177,7 @@ def test_a_forward_never_asks_the_device(layout: str) -> None:
 def test_replays_give_what_the_network_gives(batches: list[tuple[list[int], bool, int]], overlapping: bool) -> None:
     """For any batches in a row, larger and smaller, also where the next ones are started before the first is asked for."""
     runner, recorder = replaying()
-    plain = TorchRunner(tiny.network())
+    plain = TorchBackend(tiny.network())
     asked = [replace(exported.batch(lengths, seed=seed), token_level=level) for lengths, level, seed in batches]
     before = recorder.replays
     found = [runner.start(batch) if overlapping else _after(runner.run(batch)) for batch in asked]
@@ -210,7 +210,7 @@ def test_what_cannot_be_recorded_is_run_without(fails_at: int, caplog: pytest.Lo
         runner = float32(BUCKETS, recorder)
     assert "cannot be recorded; no more CUDA graphs" in caplog.text
     assert recorder.recordings == fails_at
-    before, plain = recorder.replays, TorchRunner(tiny.network())
+    before, plain = recorder.replays, TorchBackend(tiny.network())
     for lengths in ([5], [64] * 3, [32] * 8):
         batch = exported.batch(lengths)
         assert_same(runner.run(batch), plain.run(batch), batch.lengths)
@@ -230,9 +230,9 @@ def test_graphs_take_a_part_of_the_memory(caplog: pytest.LogCaptureFixture) -> N
 def test_a_network_without_token_level_tasks_has_graphs() -> None:
     """Its outputs have no token logits, and its empty ones no columns."""
     tasks = (Task("mood", Kind.CLASSIFICATION, 32, labels=("good", "bad")),)
-    runner = CudaRunner(tiny.network(0, tasks), CPU, BUCKETS, torch.float32, CpuRecorder())
+    runner = CudaBackend(tiny.network(0, tasks), CPU, BUCKETS, torch.float32, CpuRecorder())
     batch = replace(exported.batch([5, 9]), task_ids=torch.tensor([0, 0]), token_level=False)
-    assert_same(runner.run(batch), TorchRunner(tiny.network(0, tasks)).run(batch), batch.lengths)
+    assert_same(runner.run(batch), TorchBackend(tiny.network(0, tasks)).run(batch), batch.lengths)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_failures_have_names_that_do_not_depend_on_the_engine(
 def test_a_service_answers_with_replays() -> None:
     """Requests of all tasks at once, calibrated and overlapping, get the answers of the runner of the CPU."""
 
-    async def answers(runner: Runner) -> list[Any]:
+    async def answers(runner: Backend) -> list[Any]:
         async with serving(runner, token_budget=0, batch_ms=2) as service:
             calls = [service.predict("mood", *texts) for texts in (["cat"], ["the cat sat", "bad"])]
             calls += [service.predict("entities", "The cat sat in Paris.") for _ in range(20)]
@@ -270,6 +270,6 @@ def test_a_service_answers_with_replays() -> None:
     recorder = CpuRecorder()
     found = asyncio.run(answers(float32(BUCKETS, recorder)))
     assert recorder.replays > 0
-    for mine, theirs in zip(found, asyncio.run(answers(TorchRunner(tiny.network()))), strict=True):
+    for mine, theirs in zip(found, asyncio.run(answers(TorchBackend(tiny.network()))), strict=True):
         for one, other in zip(mine, theirs, strict=True):
             assert agree(one, other, 1e-4)

@@ -12,22 +12,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polytask.model.heads import Outputs
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.onnx_runtime import CUDA, OnnxRunner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.onnx_runtime import CUDA, OnnxRuntimeBackend
 from polytask.service.errors import StartupError
 from tests.model.support.networks import run
 from tests.support import exported, tiny
 
 
 @pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> OnnxRunner:
+def int8(tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntimeBackend:
     """The tiny network in 8 bits."""
-    return OnnxRunner(exported.write(tmp_path_factory.mktemp("int8"), exported.eight_bits(fused=True)), "int8", 1)
+    return OnnxRuntimeBackend(
+        exported.write(tmp_path_factory.mktemp("int8"), exported.eight_bits(fused=True)), "int8", 1
+    )
 
 
 def test_float32_gives_what_torch_gives(tmp_path: Path) -> None:
     """Outputs agree to 1e-4 for rows of several tasks and lengths, whether run or started."""
-    runner: Runner = OnnxRunner(exported.write(tmp_path, exported.graph()), "float32", 1)
+    runner: Backend = OnnxRuntimeBackend(exported.write(tmp_path, exported.graph()), "float32", 1)
     assert (runner.backend, runner.device, runner.precision) == ("onnxruntime", "cpu", "float32")
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25])
     expected, found = run(tiny.network(), batch), runner.start(batch)()
@@ -46,7 +48,7 @@ def test_float32_gives_what_torch_gives(tmp_path: Path) -> None:
     data=st.data(),
 )
 def test_in_8_bits_a_row_is_the_same_to_the_bit(
-    int8: OnnxRunner, lengths: list[int], seed: int, padding: int, data: st.DataObject
+    int8: OnnxRuntimeBackend, lengths: list[int], seed: int, padding: int, data: st.DataObject
 ) -> None:
     """A row's logits do not depend on how many rows it is with, on which, nor on how far it is padded."""
     batch = exported.batch(lengths, seed=seed)
@@ -65,7 +67,7 @@ def assert_same_tokens(together: Outputs, row: int, alone: Outputs, length: int)
     assert torch.equal(together.token[row, :length], alone.token[0, :length])
 
 
-def test_too_little_memory_has_its_name(int8: OnnxRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_has_its_name(int8: OnnxRuntimeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ONNX Runtime says of memory becomes a MemoryError; what else it says stays what it is."""
 
     class Failing:
@@ -88,13 +90,13 @@ def test_a_provider_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
     if CUDA[0] in onnxruntime.get_available_providers():
         pytest.skip("this build has it")
     with pytest.raises(StartupError, match=r"no CUDAExecutionProvider.* install onnxruntime-gpu"):
-        OnnxRunner(exported.write(tmp_path, exported.graph()), "float32", 1, providers=CUDA)
+        OnnxRuntimeBackend(exported.write(tmp_path, exported.graph()), "float32", 1, providers=CUDA)
 
 
 def test_streams_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Batches that run side by side get what they get alone, to the bit."""
     file = exported.write(tmp_path, exported.eight_bits(fused=True))
-    runner = OnnxRunner(file, "int8", threads=2, streams=2)
+    runner = OnnxRuntimeBackend(file, "int8", threads=2, streams=2)
     batches = [exported.batch([length, 30 - length, 9], seed=length) for length in range(3, 27)]
     expected = [runner.run(batch) for batch in batches]
     with ThreadPoolExecutor(runner.streams) as threads:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.open_vino import OpenVinoRunner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.open_vino import OpenVinoBackend
 from tests.model.support.networks import run
 from tests.support import exported, tiny
 
@@ -18,7 +18,7 @@ from tests.support import exported, tiny
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.3)])
 def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path) -> None:
     """Outputs agree within what the precision allows, whether run or started; a later batch does not change them."""
-    runner: Runner = OpenVinoRunner(exported.write(tmp_path, exported.graph()), precision, 1)
+    runner: Backend = OpenVinoBackend(exported.write(tmp_path, exported.graph()), precision, 1)
     assert (runner.backend, runner.device, runner.precision) == ("openvino", "cpu", precision)
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25])
     expected, found = run(tiny.network(), batch), runner.start(batch)()
@@ -32,7 +32,7 @@ def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path)
 
 def test_in_8_bits_a_row_is_the_same_to_the_bit(tmp_path: Path) -> None:
     """A row's logits do not depend on its batch mates, as rows of other lengths are run apart from it."""
-    runner = OpenVinoRunner(exported.write(tmp_path, exported.eight_bits(fused=False)), "int8", 1)
+    runner = OpenVinoBackend(exported.write(tmp_path, exported.eight_bits(fused=False)), "int8", 1)
     lengths = [7, 19, 7, 12, 19, 19, 3, 30]
     batch = exported.batch(lengths)
     together = runner.run(batch)
@@ -48,9 +48,9 @@ def test_a_signal_does_no_harm_after_a_model_is_gone(tmp_path: Path) -> None:
     """A process that has opened and dropped a runner ends as it is told to."""
     file = exported.write(tmp_path, exported.graph())
     code = (
-        "import gc, signal, sys; from pathlib import Path; from polytask.service.backends.open_vino import OpenVinoRunner\n"
+        "import gc, signal, sys; from pathlib import Path; from polytask.service.backends.open_vino import OpenVinoBackend\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
-        "runner = OpenVinoRunner(Path(sys.argv[1]), 'float32', 1); del runner; gc.collect()\n"
+        "runner = OpenVinoBackend(Path(sys.argv[1]), 'float32', 1); del runner; gc.collect()\n"
         "signal.raise_signal(signal.SIGTERM)"
     )
     assert subprocess.run([sys.executable, "-c", code, file], check=False).returncode == 7

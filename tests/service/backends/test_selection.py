@@ -13,9 +13,9 @@ from polytask.model.network import Network
 from polytask.model_store.exports import Candidate
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.selection import choose, load_runner, open_runner
+from polytask.service.backends.selection import load_backend, open_backend, select_backend
 from polytask.service.backends.shape_buckets import Buckets
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.errors import StartupError
 from tests.service.support import checkpoints
@@ -57,25 +57,25 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_fastest_that_passed_is_chosen(runner: str, device: str, chosen: Candidate | None) -> None:
     """Of all engines, or of the one that is named; on CUDA it is torch, or a float32 file."""
-    assert choose(MEASURED, runner, device) == chosen
+    assert select_backend(MEASURED, runner, device) == chosen
 
 
 @pytest.mark.usefixtures("without")
 def test_auto_passes_over_what_is_not_installed() -> None:
     """A checkpoint exported with more engines than this machine has is served with one that it has."""
-    assert choose(MEASURED[1:], "auto", "cpu") == MEASURED[3]
+    assert select_backend(MEASURED[1:], "auto", "cpu") == MEASURED[3]
 
 
 @pytest.mark.usefixtures("without")
 def test_a_named_engine_that_is_not_installed_stops_the_start() -> None:
     """The message says how to install it."""
     with pytest.raises(StartupError, match=r"openvino is not installed: pip install 'polytask\[openvino\]'"):
-        choose(MEASURED, "openvino", "cpu")
+        select_backend(MEASURED, "openvino", "cpu")
 
 
 def test_what_was_refused_is_not_served() -> None:
     """Even where it is the only candidate of its engine."""
-    assert choose(MEASURED[5:], "openvino", "cpu") is None
+    assert select_backend(MEASURED[5:], "openvino", "cpu") is None
 
 
 @pytest.fixture
@@ -89,10 +89,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("untouched")
 def test_without_exports_it_is_torch(store: Path) -> None:
     """Nothing needs to be exported; an engine that is named does."""
-    _, runner = load_runner(Settings(store=store, model="tiny", device="cpu", threads=1))
-    assert isinstance(runner, TorchRunner)
+    _, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
+    assert isinstance(runner, TorchBackend)
     with pytest.raises(StartupError, match=r"no export for it that passed; make one with `polytask export tiny`"):
-        load_runner(Settings(store=store, model="tiny", device="cpu", runner="onnxruntime", threads=1))
+        load_backend(Settings(store=store, model="tiny", device="cpu", runner="onnxruntime", threads=1))
 
 
 @pytest.mark.usefixtures("untouched")
@@ -100,15 +100,15 @@ def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     """The default is opened with its own golden answers, gives nearly the network's logits, and torch on demand."""
     golden = checkpoints.goldens()[:1]
     checkpoints.export(resolve(store, "tiny"), exported.write(tmp_path, exported.eight_bits(fused=True)), golden)
-    checkpoint, runner = load_runner(Settings(store=store, model="tiny", device="cpu", threads=1))
+    checkpoint, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
     assert (runner.backend, runner.precision) == ("onnxruntime", "int8")
     assert checkpoint.manifest.goldens == golden
-    reference = open_runner("torch", "float32", None, tiny.network(), 1)
+    reference = open_backend("torch", "float32", None, tiny.network(), 1)
     batch = exported.batch([9, 12, 30])
     expected, found = reference.run(batch).sentence, runner.run(batch).sentence
     assert (expected - found).abs().mean() < 0.1 * expected.std()
-    _, runner = load_runner(Settings(store=store, model="tiny", device="cpu", threads=1, runner="torch"))
-    assert isinstance(runner, TorchRunner)
+    _, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1, runner="torch"))
+    assert isinstance(runner, TorchBackend)
 
 
 @pytest.mark.usefixtures("untouched")
@@ -116,7 +116,7 @@ def test_logits_of_rows_come_from_any_engine(tmp_path: Path) -> None:
     """Rows through an exported file get the logits that they get through torch."""
     file = exported.write(tmp_path, exported.graph())
     forwards = [
-        Forward(open_runner(backend, "float32", path, tiny.network(), 1), tiny.tasks(), 0)
+        Forward(open_backend(backend, "float32", path, tiny.network(), 1), tiny.tasks(), 0)
         for backend, path in (("torch", None), ("onnxruntime", file), ("openvino", file))
     ]
     expected, *others = [forward(*exported.rows()) for forward in forwards]
@@ -130,10 +130,10 @@ def test_on_cuda_small_batches_are_recorded(store: Path, monkeypatch: pytest.Mon
     """Up to the rows and tokens that a batch may have and the longest row of a task; none where the settings say off."""
     asked: list[Buckets | None] = []
 
-    def opened(network: Network, device: torch.device, buckets: Buckets | None) -> TorchRunner:
+    def opened(network: Network, device: torch.device, buckets: Buckets | None) -> TorchBackend:
         assert device.type == "cuda"
         asked.append(buckets)
-        return TorchRunner(network)
+        return TorchBackend(network)
 
     monkeypatch.setattr("polytask.service.backends.selection.pick_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr("polytask.service.backends.selection.CudaRunner", opened)
@@ -143,7 +143,7 @@ def test_on_cuda_small_batches_are_recorded(store: Path, monkeypatch: pytest.Mon
         Settings(**some, max_rows=5, token_budget=100),
         Settings(**some, cuda_graphs="off"),
     ):
-        load_runner(settings)
+        load_backend(settings)
     default, bounded, none = asked
     assert default is not None
     assert default.of(100, 64) == (128, 64)

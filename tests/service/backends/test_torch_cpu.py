@@ -10,10 +10,10 @@ from polytask.model.batch import collate
 from polytask.model.encoding import Encoding, InputEncoder
 from polytask.model.network import Network
 from polytask.model.tasks import Task
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 from polytask.service.backends.device import pick_device
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.errors import StartupError
 from tests.support import tiny
 
@@ -23,7 +23,7 @@ BATCH = collate([Encoding((2, 7, 3), (0, 0, 0)), Encoding((2, 3), (0, 0))], [0, 
 
 def test_the_runner_gives_what_the_network_gives() -> None:
     """On the CPU the outputs are the network's own, in float32, without gradients."""
-    runner: Runner = TorchRunner(tiny.network())
+    runner: Backend = TorchBackend(tiny.network())
     network = tiny.network()
     expected = network(BATCH, network.condition())
     found = runner.run(BATCH)
@@ -46,7 +46,7 @@ def test_the_hypernetwork_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> 
         return condition(network)
 
     monkeypatch.setattr(Network, "condition", counted)
-    runner = TorchRunner(tiny.network())
+    runner = TorchBackend(tiny.network())
     for _ in range(3):
         runner.run(BATCH)
     assert calls == 1
@@ -55,7 +55,7 @@ def test_the_hypernetwork_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> 
 def test_each_row_gets_its_own_logits(tiny_tasks: tuple[Task, ...], tiny_network: Network) -> None:
     """A row's logits are its task's columns of the outputs, and for a token-level task as many rows as it has tokens."""
     encoder = InputEncoder(tiny.tokenizer())
-    forward = Forward(TorchRunner(tiny_network), tiny_tasks, encoder.pad_id)
+    forward = Forward(TorchBackend(tiny_network), tiny_tasks, encoder.pad_id)
     task_ids: list[int] = []
     encodings: list[Encoding] = []
     for task_id, task in enumerate(tiny_tasks):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polytask.service.config.settings import Settings, SettingsError, variable
-from polytask.service.config.task_policies import LanePolicy
+from polytask.service.config.task_policies import TaskPolicy
 
 
 def test_the_settings_are_these() -> None:
@@ -147,7 +147,7 @@ def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, 
 def test_lanes_are_read_with_the_other_settings() -> None:
     """The variable's JSON becomes policies by task."""
     found = Settings.from_environment({"POLYTASK_LANES": '{"intent": {"weight": 4}}'})
-    assert found.policies == {"intent": LanePolicy(weight=4)}
+    assert found.policies == {"intent": TaskPolicy(weight=4)}
     assert Settings().policies == {}
 
 

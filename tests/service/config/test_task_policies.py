@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from polytask.service.config.task_policies import LanePolicy, PolicyError, by_task_id, lane_policies
+from polytask.service.config.task_policies import PolicyError, TaskPolicy, by_task_id, lane_policies
 from polytask.service.errors import StartupError
 
 
@@ -13,7 +13,7 @@ def test_policies_are_read_from_json() -> None:
     found = lane_policies(
         '{"intent": {"weight": 4, "max_waiting_tokens": 20000, "max_rows": 8, "mix": false}, "a": {}}'
     )
-    assert found == {"intent": LanePolicy(4, 20_000, 8, mix=False), "a": LanePolicy()}
+    assert found == {"intent": TaskPolicy(4, 20_000, 8, mix=False), "a": TaskPolicy()}
     assert lane_policies("{}") == {}
 
 
@@ -42,8 +42,8 @@ def test_a_policy_that_cannot_be_is_an_error_that_says_where(text: str, problem:
 
 def test_a_policy_is_for_a_task_of_the_checkpoint() -> None:
     """Names become ids; an unknown one stops the start, with the nearest that there is."""
-    policies = {"mood": LanePolicy(weight=2)}
-    assert by_task_id(policies, ["topics", "mood"]) == {1: LanePolicy(weight=2)}
+    policies = {"mood": TaskPolicy(weight=2)}
+    assert by_task_id(policies, ["topics", "mood"]) == {1: TaskPolicy(weight=2)}
     with pytest.raises(StartupError, match="no task 'mood'; did you mean 'moods'"):
         by_task_id(policies, ["moods"])
     with pytest.raises(StartupError, match="no task 'mood'; there are a, b"):

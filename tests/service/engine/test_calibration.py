@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.service.engine.calibration import Calibration, calibrate, least_of_some
+from polytask.service.engine.calibration import Calibration, best_of_repeats, calibrate
 
 MOST = 262_144
 
@@ -84,7 +84,7 @@ def test_noise_does_not_shrink_the_budget() -> None:
             nonlocal now
             now += exact(rows, length) * (1 if generator.random() < 0.7 else 5)
 
-        return least_of_some(run, 0.05, clock=lambda: now)
+        return best_of_repeats(run, 0.05, clock=lambda: now)
 
     limits = {"longest": 256, "max_rows": 64, "target_s": 0.05, "most_tokens": MOST}
     undisturbed = calibrate(exact, **limits)  # type: ignore[arg-type]
@@ -101,5 +101,5 @@ def test_slow_shapes_are_run_twice_only(run_s: float, runs: int) -> None:
         nonlocal count
         count += 1
 
-    assert least_of_some(run, 0.05, clock=lambda: next(times)) == pytest.approx(run_s)
+    assert best_of_repeats(run, 0.05, clock=lambda: next(times)) == pytest.approx(run_s)
     assert count == runs

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from polytask.service.engine.shared_queue import Line
-from polytask.service.scheduling.queue import Limits, Queue, Row
+from polytask.service.engine.shared_queue import SharedQueue
+from polytask.service.scheduling.queue import FairQueue, Limits, Row
 
 LIMITS = Limits(max_rows=1, token_budget=64, forward_tokens=4, max_waiting_tokens=400)
 
 
-class Noted(Queue[Any]):
+class Noted(FairQueue[Any]):
     """A queue that keeps what it was told of batches: for how many seconds each had the whole device."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ def test_a_batch_has_the_part_of_the_device_that_its_stream_is(monkeypatch: pyte
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("polytask.service.engine.shared_queue.time", SimpleNamespace(monotonic=lambda: clock.now))
     queue = Noted()
-    line = Line(queue, streams=2)
+    line = SharedQueue(queue, streams=2)
     rows: list[Row[Any]] = [Row(0, 10, 1e9, None) for _ in range(3)]
     line.admit(rows)
     first, second = line.take(), line.take()

@@ -13,13 +13,13 @@ from functools import partial
 import pytest
 
 from polytask.model.encoding import Encoding
-from polytask.service.backends.contract import DeviceLost, Runner
+from polytask.service.backends.contract import Backend, DeviceLost
 from polytask.service.backends.forward import Forward, Run
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import DeadlineExceeded, InternalError
 from polytask.service.observability.metrics import Metrics
-from polytask.service.pending import Results, Ticket, Work, mailbox_of_tickets
-from polytask.service.scheduling.queue import Closed, Limits, Queue, Row
+from polytask.service.pending import PendingRequest, Results, RowPayload, mailbox_of_requests
+from polytask.service.scheduling.queue import Closed, FairQueue, Limits, Row
 from tests.service.support.doubles import FailingRunner, GatedRunner
 from tests.service.support.serving import until
 from tests.support import tiny
@@ -41,9 +41,9 @@ class Bench:
 
     def submit(self, *tokens: int, deadline_s: float = 60) -> asyncio.Future[Results]:
         """Submits a request with a row for each token; the rows are of task 0 and three tokens long."""
-        ticket = Ticket(len(tokens), mailbox_of_tickets(asyncio.get_running_loop()))
+        ticket = PendingRequest(len(tokens), mailbox_of_requests(asyncio.get_running_loop()))
         rows = [
-            Row(0, 3, time.monotonic() + deadline_s, Work(Encoding((2, token, 3), (0, 0, 0)), ticket, place))
+            Row(0, 3, time.monotonic() + deadline_s, RowPayload(Encoding((2, token, 3), (0, 0, 0)), ticket, place))
             for place, token in enumerate(tokens)
         ]
         self.worker.submit(rows)
@@ -51,12 +51,12 @@ class Bench:
 
 
 @contextlib.contextmanager
-def working(runner: Runner, warm_up: Callable[[Run], Limits] = lambda _: LIMITS) -> Iterator[Bench]:
+def working(runner: Backend, warm_up: Callable[[Run], Limits] = lambda _: LIMITS) -> Iterator[Bench]:
     """A started worker, stopped in the end."""
     ended = threading.Event()
     forward = Forward(runner, tiny.tasks(), 0)
     metrics = Metrics(tiny.tasks())
-    worker = Worker(Queue(LIMITS), forward, metrics, known_good=KNOWN_GOOD, warm_up=warm_up, ended=ended.set)
+    worker = Worker(FairQueue(LIMITS), forward, metrics, known_good=KNOWN_GOOD, warm_up=warm_up, ended=ended.set)
     worker.start()
     try:
         yield Bench(worker, ended, metrics)
@@ -100,8 +100,8 @@ async def test_expired_and_cancelled_rows_are_dropped_with_the_next_batch_starte
         first = bench.submit(*[7] * 16)
         await until(lambda: len(runner.batches) == 2)
         late, last = bench.submit(POISON, deadline_s=0), bench.submit(8)
-        ticket = Ticket(1, mailbox_of_tickets(asyncio.get_running_loop()))
-        unwanted = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
+        ticket = PendingRequest(1, mailbox_of_requests(asyncio.get_running_loop()))
+        unwanted = Row(0, 3, float("inf"), RowPayload(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
         bench.worker.submit([unwanted])
         bench.worker.cancel([unwanted])
         runner.open()
@@ -295,8 +295,8 @@ async def test_a_cancelled_row_is_not_run() -> None:
         runner.shut()
         first = bench.submit(7)
         await until(lambda: len(runner.batches) == 1)
-        ticket = Ticket(1, mailbox_of_tickets(asyncio.get_running_loop()))
-        row = Row(0, 3, float("inf"), Work(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
+        ticket = PendingRequest(1, mailbox_of_requests(asyncio.get_running_loop()))
+        row = Row(0, 3, float("inf"), RowPayload(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
         bench.worker.submit([row])
         for _ in range(2):
             bench.worker.cancel([row], "disconnect")

@@ -15,8 +15,8 @@ from prometheus_client import Gauge as LibraryGauge
 from prometheus_client import Histogram as LibraryHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from polytask.service.observability.metric_storage import OwnValues, SharedValues, Values
-from polytask.service.observability.task_metrics import TaskSeries
+from polytask.service.observability.metric_storage import ProcessStorage, SharedStorage, Values
+from polytask.service.observability.task_metrics import TaskMetrics
 
 BOUNDS = (0.1, 1, 2.5)
 Sample = tuple[str, tuple[tuple[str, str], ...], float]
@@ -44,7 +44,7 @@ events = st.lists(
 @given(events)
 def test_the_page_is_that_of_the_library(happened: list[tuple[str, str, float]]) -> None:
     """Whatever is counted, observed and set: the same names, types, labels and numbers."""
-    series, registry = TaskSeries(OwnValues()), CollectorRegistry()
+    series, registry = TaskMetrics(ProcessStorage()), CollectorRegistry()
     counter, library_counter = (
         series.counter("done_total", "What was done.", "how"),
         LibraryCounter("done_total", "What was done.", ["task", "how"], registry=registry),
@@ -81,12 +81,12 @@ def comments(page: str) -> set[str]:
 @pytest.fixture(params=["own", "shared"])
 def values(request: pytest.FixtureRequest, tmp_path: Path) -> Values:
     """Where numbers may lie."""
-    return OwnValues() if request.param == "own" else SharedValues(tmp_path, "engine-0", "numbers")
+    return ProcessStorage() if request.param == "own" else SharedStorage(tmp_path, "engine-0", "numbers")
 
 
 def test_tasks_come_and_go(values: Values) -> None:
     """The page follows, and a task that comes back begins at 0 where the numbers are a process's own."""
-    series = TaskSeries(values)
+    series = TaskMetrics(values)
     counter = series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
         counter.declare(task)
@@ -102,7 +102,7 @@ def test_tasks_come_and_go(values: Values) -> None:
 
 def test_what_is_declared_twice_goes_on(values: Values) -> None:
     """A version that is loaded again does not set the counters back."""
-    counter = TaskSeries(values).counter("done_total", "What was done.")
+    counter = TaskMetrics(values).counter("done_total", "What was done.")
     counter.declare("mood")
     counter("mood").inc()
     child = counter("mood")
@@ -112,7 +112,7 @@ def test_what_is_declared_twice_goes_on(values: Values) -> None:
 
 def test_threads_lose_nothing(values: Values) -> None:
     """What several threads count is the sum of it."""
-    series = TaskSeries(values)
+    series = TaskMetrics(values)
     histogram = series.histogram("taken_seconds", "How long.", BOUNDS)
     histogram.declare("mood")
 
@@ -128,9 +128,9 @@ def test_threads_lose_nothing(values: Values) -> None:
     assert ("taken_seconds_count", (("task", "mood"),), 8000.0) in samples(series.page())
 
 
-def process(folder: Path, name: str) -> tuple[TaskSeries, Callable[[], None]]:
+def process(folder: Path, name: str) -> tuple[TaskMetrics, Callable[[], None]]:
     """A process's series, and what counts one event there."""
-    series = TaskSeries(SharedValues(folder, name, "numbers"))
+    series = TaskMetrics(SharedStorage(folder, name, "numbers"))
     other, counter = series.counter("other_total", "Others."), series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
         other.declare(task)

@@ -29,10 +29,10 @@ from polytask.service.errors import (
     UnknownTask,
 )
 from polytask.service.observability.metrics import Metrics
-from polytask.service.pending import Work
-from polytask.service.prediction.predictor import Call, Predictor
+from polytask.service.pending import RowPayload
+from polytask.service.prediction.predictor import PredictCall, Predictor
 from polytask.service.scheduling.queue import Closed, Full, QuotaFull, Row
-from polytask.service.web.connection import Ending
+from polytask.service.web.connection import DisconnectEvent
 from tests.service.support.serving import body, until
 from tests.support import tiny
 
@@ -49,8 +49,8 @@ class Desk:
         self.known_refusal: Exception | None = None
         self.expected: list[tuple[int | None, int, int]] = []
         self.asked_to_recover = 0
-        self.rows: list[Row[Work]] = []
-        self.cancelled: list[Row[Work]] = []
+        self.rows: list[Row[RowPayload]] = []
+        self.cancelled: list[Row[RowPayload]] = []
         self.reasons: list[str | None] = []
 
     def recover(self) -> None:
@@ -62,12 +62,12 @@ class Desk:
         if self.known_refusal is not None:
             raise self.known_refusal
 
-    def submit(self, rows: Sequence[Row[Work]]) -> None:
+    def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.rows += rows
 
-    def cancel(self, rows: Collection[Row[Work]], reason: str | None = None) -> None:
+    def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
         self.cancelled += rows
         self.reasons.append(reason)
 
@@ -125,13 +125,13 @@ def stays(_: Callable[[], None]) -> Callable[[], None]:
     return lambda: None
 
 
-def call(task: str, content: bytes, deadline_s: float | None = None) -> Call:
+def call(task: str, content: bytes, deadline_s: float | None = None) -> PredictCall:
     """A request from a client that stays."""
 
     async def read_body() -> bytes:
         return content
 
-    return Call(task, read_body, stays, lambda: deadline_s)
+    return PredictCall(task, read_body, stays, lambda: deadline_s)
 
 
 async def test_a_request_becomes_rows_and_rows_become_answers(desk: Desk, predictor: Predictor) -> None:
@@ -188,7 +188,7 @@ async def test_a_body_that_does_not_come_is_not_waited_for(desk: Desk, predictor
         return b""
 
     with pytest.raises(BodyTooSlow):
-        await predictor.predict(Call("mood", read_body, stays, lambda: 0.01))
+        await predictor.predict(PredictCall("mood", read_body, stays, lambda: 0.01))
     assert not desk.rows
 
 
@@ -278,12 +278,12 @@ async def test_several_tasks_teach_what_one_of_them_has(
 
 async def test_a_client_that_goes_takes_its_rows_along(desk: Desk, predictor: Predictor) -> None:
     """When the client hangs up its rows are cancelled."""
-    ending = Ending()
+    ending = DisconnectEvent()
 
     async def read_body() -> bytes:
         return body("cat")
 
-    task = asyncio.create_task(predictor.predict(Call("mood", read_body, ending.watch)))
+    task = asyncio.create_task(predictor.predict(PredictCall("mood", read_body, ending.watch)))
     await until(lambda: bool(desk.rows))
     ending.come()
     with pytest.raises(ClientGone):
@@ -327,11 +327,11 @@ async def test_what_cannot_be_answered_is_refused_before_its_body_is_read(desk: 
         raise BodyTooLarge(0)
 
     with pytest.raises(UnknownTask):
-        await predictor.predict(Call("nothing", read_body, stays))
+        await predictor.predict(PredictCall("nothing", read_body, stays))
     desk.ready = False
     with pytest.raises(NotReady):
-        await predictor.predict(Call("mood", read_body, stays))
+        await predictor.predict(PredictCall("mood", read_body, stays))
     assert desk.asked_to_recover == 1
     desk.draining = True
     with pytest.raises(Draining):
-        await predictor.predict(Call("mood", read_body, stays))
+        await predictor.predict(PredictCall("mood", read_body, stays))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.service.prediction.token_estimate import Expectation
+from polytask.service.prediction.token_estimate import TokenEstimator
 
 
 @given(st.integers(1, 10), st.integers(200, 5000))
 def test_it_learns_how_many_bytes_a_token_has(bytes_per_token: int, num_bytes: int) -> None:
     """After some hundred requests of one language it knows it, whatever it began with."""
-    expectation = Expectation()
+    expectation = TokenEstimator()
     for _ in range(1000):
         expectation.learn(num_bytes, num_bytes // bytes_per_token)
     assert abs(expectation.of(num_bytes) - num_bytes / bytes_per_token) <= 1 + 0.02 * num_bytes
@@ -19,7 +19,7 @@ def test_it_learns_how_many_bytes_a_token_has(bytes_per_token: int, num_bytes: i
 
 def test_what_is_in_hand_is_what_has_begun_and_not_ended() -> None:
     """Expectations that change meanwhile leave nothing behind."""
-    expectation = Expectation()
+    expectation = TokenEstimator()
     first = expectation.of(4000)
     expectation.begin(first)
     expectation.begin(7)

@@ -15,16 +15,16 @@ import pytest
 
 from polytask.model.encoding import InputEncoder
 from polytask.service.api.task_info import catalogue
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
-from polytask.service.processes.engine import Reception
-from polytask.service.processes.remote_engine import RemoteDesk
+from polytask.service.processes.engine import EngineServer
+from polytask.service.processes.remote_engine import RemoteEngineClient
 from polytask.service.scheduling.queue import Full
-from polytask.service.versions.served import Only, Served
+from polytask.service.versions.served import FixedVersion, ServedVersion
 from polytask.service.web.application import application
 from tests.service.support import checkpoints
 from tests.service.support.doubles import FailingRunner, GatedRunner, real_runner
@@ -39,7 +39,7 @@ class Engine:
     """A worker behind a socket. `metrics`: its own."""
 
     worker: Worker
-    reception: Reception
+    reception: EngineServer
     metrics: Metrics
     server: asyncio.Server
     ends: list[Any]
@@ -57,14 +57,14 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def engine(socket: Path, runner: Runner, **settings: Any) -> AsyncIterator[Engine]:
+async def engine(socket: Path, runner: Backend, **settings: Any) -> AsyncIterator[Engine]:
     """An engine that is ready; its connections are cut in the end."""
     loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
     worker = build_worker(
         checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), runner, metrics, lambda: None
     )
-    reception = Reception(worker, loop)
+    reception = EngineServer(worker, loop)
     ends: list[Any] = []
 
     def connect() -> Any:
@@ -84,16 +84,16 @@ async def engine(socket: Path, runner: Runner, **settings: Any) -> AsyncIterator
 
 
 @contextlib.asynccontextmanager
-async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterator[tuple[Service, RemoteDesk]]:
+async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterator[tuple[Service, RemoteEngineClient]]:
     """A frontend in front of engines that are up; by the time of the first request it is connected to all of them."""
     manifest = checkpoints.in_memory().manifest
     encoder, chosen = InputEncoder(tiny.tokenizer()), Settings(**settings)
-    desk, metrics = RemoteDesk(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
+    desk, metrics = RemoteEngineClient(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
     predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, chosen, "tiny/1")
-    served = Served(
+    served = ServedVersion(
         manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, chosen), card="# tiny\n"
     )
-    app = application(Only(served), chosen, metrics.requests, metrics.page, desk.connected())
+    app = application(FixedVersion(served), chosen, metrics.requests, metrics.page, desk.connected())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -106,7 +106,7 @@ async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
-async def both(tmp_path: Path, runner: Runner, **settings: Any) -> AsyncIterator[tuple[Service, Engine]]:
+async def both(tmp_path: Path, runner: Backend, **settings: Any) -> AsyncIterator[tuple[Service, Engine]]:
     """A frontend in front of one engine."""
     socket = tmp_path / "engine.sock"
     async with (

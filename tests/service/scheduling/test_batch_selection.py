@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.service.config.task_policies import LanePolicy
-from polytask.service.scheduling.queue import Full, Limits, Queue, Row
+from polytask.service.config.task_policies import TaskPolicy
+from polytask.service.scheduling.queue import FairQueue, Full, Limits, Row
 
 CPU = Limits(max_rows=32, token_budget=1024, forward_tokens=32, max_waiting_tokens=65_536)
 GPU = Limits(max_rows=256, token_budget=16_384, forward_tokens=1500, max_waiting_tokens=65_536)
@@ -24,7 +24,7 @@ def row(length: int, *, task_id: int = 0) -> Row[None]:
 
 def batches(limits: Limits, lengths: list[int]) -> list[list[int]]:
     """Lengths in each batch, in order, when a request with these rows is all that waits."""
-    queue: Queue[None] = Queue(limits)
+    queue: FairQueue[None] = FairQueue(limits)
     queue.admit([row(length) for length in lengths], now=0)
     taken = []
     while queue:
@@ -56,7 +56,7 @@ def test_a_forward_that_costs_much_is_run_once() -> None:
 
 def test_of_rows_of_one_length_those_of_lanes_that_have_nothing_else_go_first() -> None:
     """A bulk task does not fill the batches of its length before other tasks' only rows are in them."""
-    queue: Queue[None] = Queue(CPU)
+    queue: FairQueue[None] = FairQueue(CPU)
     queue.admit([row(8) for _ in range(500)], now=0)
     queue.take(now=0)
     quiet = [row(8, task_id=task_id) for task_id in range(1, 20)]
@@ -67,7 +67,7 @@ def test_of_rows_of_one_length_those_of_lanes_that_have_nothing_else_go_first() 
 
 def test_a_lane_with_its_fill_leaves_room_for_others() -> None:
     """Rows over a task's own limit wait for the next batch, rows of other tasks take their places."""
-    queue: Queue[None] = Queue(CPU, {0: LanePolicy(max_rows=3)})
+    queue: FairQueue[None] = FairQueue(CPU, {0: TaskPolicy(max_rows=3)})
     queue.admit([row(8) for _ in range(10)], now=0)
     queue.admit([row(9, task_id=1) for _ in range(10)], now=0)
     tasks = [row.task_id for row in queue.take(now=0).rows]
@@ -81,7 +81,7 @@ def test_padding_is_under_a_tenth_of_every_batch_while_much_waits(
 ) -> None:
     """Whatever the lengths are, once ten times as many tokens are in front as a forward costs."""
     spread = float(generator.uniform(0, 2))
-    queue: Queue[None] = Queue(replace(limits, max_waiting_tokens=10**9))
+    queue: FairQueue[None] = FairQueue(replace(limits, max_waiting_tokens=10**9))
     queue.admit([row(min(384, max(2, int(generator.lognormal(3, spread))))) for _ in range(900)], now=0)
     while sum(waiting.tokens for waiting in queue.waiting().values()) > 10 * limits.forward_tokens + 384:
         rows = queue.take(now=0).rows
@@ -94,7 +94,7 @@ def test_padding_of_a_full_queue_of_nine_tasks(limits: Limits) -> None:
     """With texts as long as those of nine real tasks, short ones, pairs and passages, it is under a tenth over all."""
     generator = np.random.default_rng(0)
     medians = [(14, 0.45)] * 4 + [(30, 0.4)] * 4 + [(150, 0.4)]
-    queue: Queue[None] = Queue(limits)
+    queue: FairQueue[None] = FairQueue(limits)
     real = padded = 0
     for _ in range(120):
         while True:

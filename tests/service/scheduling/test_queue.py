@@ -12,18 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.service.config.task_policies import LanePolicy
+from polytask.service.config.task_policies import TaskPolicy
 from polytask.service.scheduling.fair_queueing import LOOK_AHEAD
-from polytask.service.scheduling.queue import Closed, Full, Limits, Queue, QuotaFull, Row, TooLate, Waiting
+from polytask.service.scheduling.queue import Closed, FairQueue, Full, Limits, QuotaFull, Row, TooLate, Waiting
 
 LIMITS = Limits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
 PLAIN = replace(LIMITS, forward_tokens=0)
 """Where forwards cost nothing by themselves, so that a rate is tokens over seconds."""
 POLICIES = {
-    1: LanePolicy(weight=4, max_waiting_tokens=150),
-    2: LanePolicy(max_rows=2),
-    3: LanePolicy(weight=0.5, mix=False),
-    4: LanePolicy(max_rows=3, mix=False),
+    1: TaskPolicy(weight=4, max_waiting_tokens=150),
+    2: TaskPolicy(max_rows=2),
+    3: TaskPolicy(weight=0.5, mix=False),
+    4: TaskPolicy(max_rows=3, mix=False),
 }
 UNBOUNDED = 10**9
 
@@ -33,7 +33,7 @@ def row(length: int = 8, *, task_id: int = 0, deadline: float = math.inf) -> Row
     return Row(task_id, length, deadline, "")
 
 
-def admit_alone(queue: Queue[str], rows: Sequence[Row[str]]) -> None:
+def admit_alone(queue: FairQueue[str], rows: Sequence[Row[str]]) -> None:
     """Admits each row as a request of its own."""
     for single in rows:
         queue.admit([single], now=0)
@@ -71,7 +71,7 @@ operations = st.lists(
 @given(operations)
 def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object]) -> None:
     """Whatever is admitted, taken and cancelled in whatever order: each row ends once, and each batch is legal."""
-    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue: FairQueue[str] = FairQueue(LIMITS, POLICIES)
     run = Run()
     for now, step in enumerate([*steps, *["take"] * 200]):
         match step:
@@ -99,10 +99,10 @@ def tokens_by_task(rows: Sequence[Row[str]]) -> dict[int, int]:
     return dict(tokens)
 
 
-def admit(queue: Queue[str], run: Run, rows: list[Row[str]], now: float) -> None:
+def admit(queue: FairQueue[str], run: Run, rows: list[Row[str]], now: float) -> None:
     """Admits a request; it is refused exactly when the line or its task's quota has no room for it, and then whole."""
     in_lane = tokens_by_task([*run.waiting, *rows])[rows[0].task_id]
-    quota = POLICIES.get(rows[0].task_id, LanePolicy()).max_waiting_tokens or UNBOUNDED
+    quota = POLICIES.get(rows[0].task_id, TaskPolicy()).max_waiting_tokens or UNBOUNDED
     line_full = sum(tokens_by_task([*run.waiting, *rows]).values()) > LIMITS.max_waiting_tokens
     try:
         queue.admit(rows, now)
@@ -119,7 +119,7 @@ def admit(queue: Queue[str], run: Run, rows: list[Row[str]], now: float) -> None
         run.waiting += rows
 
 
-def take(queue: Queue[str], run: Run, now: float) -> None:
+def take(queue: FairQueue[str], run: Run, now: float) -> None:
     """Takes a batch and checks it against all that is promised about batches."""
     rows, expired = queue.take(now)
     assert all(row.deadline <= now for row in expired)
@@ -152,9 +152,9 @@ def test_no_row_waits_for_more_batches_than_is_stated(
 ) -> None:
     """Whatever comes later, a row is in batch 2 n + 1 at the latest, n being the rows that may go before it."""
     shortest, longest = 3, 60
-    queue: Queue[str] = Queue(
+    queue: FairQueue[str] = FairQueue(
         replace(LIMITS, max_waiting_tokens=UNBOUNDED),
-        {task_id: LanePolicy(weight=weight) for task_id, weight in enumerate(weights)},
+        {task_id: TaskPolicy(weight=weight) for task_id, weight in enumerate(weights)},
     )
     waiting: dict[Row[str], float] = {}
     for step in [*steps, *[None] * sum(len(step[1]) for step in steps if step)]:
@@ -183,9 +183,9 @@ def test_lanes_that_have_rows_waiting_get_tokens_by_their_weights(
     generator: np.random.Generator, weights: list[float], most: int
 ) -> None:
     """Over any time in which two lanes are never short of rows, what left them over their weights differs little."""
-    queue: Queue[str] = Queue(
+    queue: FairQueue[str] = FairQueue(
         replace(LIMITS, max_waiting_tokens=UNBOUNDED),
-        {task_id: LanePolicy(weight=weight) for task_id, weight in enumerate(weights)},
+        {task_id: TaskPolicy(weight=weight) for task_id, weight in enumerate(weights)},
     )
     front, longest = LOOK_AHEAD * LIMITS.token_budget, 40
     served, ahead = Counter[int](), [0.0]
@@ -211,8 +211,8 @@ def test_a_row_of_an_idle_lane_is_in_the_next_two_batches(
     generator: np.random.Generator, length: int, batches: int, mix: bool
 ) -> None:
     """However long the line of a bulk task is, and whatever their lengths: with the batch that is running, three."""
-    policies = {1: LanePolicy(mix=mix)}
-    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED), policies)
+    policies = {1: TaskPolicy(mix=mix)}
+    queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED), policies)
     for _ in range(batches):
         queue.admit([row(int(generator.integers(1, 91))) for _ in range(12)], now=0)
         queue.take(now=0)
@@ -227,7 +227,7 @@ def test_rows_of_a_lane_that_is_behind_are_in_every_second_batch(
     generator: np.random.Generator, lengths: list[int], batches: int
 ) -> None:
     """Rows of an interactive task that come at once do not wait for each other behind what a bulk task has in line."""
-    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     for _ in range(batches):
         queue.admit([row(int(generator.integers(30, 60))) for _ in range(12)], now=0)
         queue.take(now=0)
@@ -244,7 +244,7 @@ def test_rows_of_a_lane_that_is_behind_are_in_every_second_batch(
 
 def test_a_row_longer_than_the_budget_runs_alone() -> None:
     """The budget does not lock a long row out."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: FairQueue[str] = FairQueue(LIMITS)
     long, short = row(90), row(1)
     queue.admit([long, short], now=0)
     assert queue.take(now=0).rows == [long]
@@ -253,7 +253,7 @@ def test_a_row_longer_than_the_budget_runs_alone() -> None:
 
 def test_a_batch_mixes_tasks() -> None:
     """Rows of different tasks share a batch."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: FairQueue[str] = FairQueue(LIMITS)
     rows = [row(task_id=task_id) for task_id in range(4)]
     admit_alone(queue, rows)
     assert set(queue.take(now=0).rows) == set(rows)
@@ -261,7 +261,7 @@ def test_a_batch_mixes_tasks() -> None:
 
 def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
     """Rows of quiet tasks are in the next batch of their length, however long the line of a busy task is."""
-    queue: Queue[str] = Queue(Limits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    queue: FairQueue[str] = FairQueue(Limits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
     queue.admit([row(8) for _ in range(500)], now=0)
     queue.take(now=0)
     quiet = [row(8, task_id=1), row(8, task_id=2)]
@@ -272,7 +272,7 @@ def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
 
 def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
     """A second row of a task does not go before the first row of another."""
-    queue: Queue[str] = Queue(Limits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    queue: FairQueue[str] = FairQueue(Limits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
     for task_id in range(6):
         queue.admit([row(task_id=task_id), row(task_id=task_id)], now=0)
     assert {queue.take(now=0).rows[0].task_id for _ in range(6)} == set(range(6))
@@ -280,7 +280,7 @@ def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
 
 def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
     """Rows of idle lanes go first in every second batch only, though there are always some."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: FairQueue[str] = FairQueue(LIMITS)
     second = row(60)
     queue.admit([row(60), second], now=0)
     for batch in range(20):
@@ -293,7 +293,7 @@ def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
 @given(st.integers(1, 30), lengths, lengths)
 def test_beside_one_busy_lane_a_row_of_an_idle_one_is_in_the_next_batch(before: int, own: int, bulk: int) -> None:
     """However many batches the busy lane alone has had, and whatever lengths they have."""
-    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     queue.admit([row(bulk) for _ in range(4 * before + 100)], now=0)
     for _ in range(before):
         queue.take(now=0)
@@ -304,7 +304,7 @@ def test_beside_one_busy_lane_a_row_of_an_idle_one_is_in_the_next_batch(before: 
 
 def test_a_row_behind_one_of_its_own_lane_is_in_one_of_the_next_two_batches() -> None:
     """The batch after that one's is the busy lane's: every second one takes the row that waits longest."""
-    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     queue.admit([row(5) for _ in range(100)], now=0)
     queue.take(now=0)
     batches = []
@@ -319,7 +319,7 @@ def test_a_row_behind_one_of_its_own_lane_is_in_one_of_the_next_two_batches() ->
 
 def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> None:
     """A task whose rows were cancelled or have expired is an idle one."""
-    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     given_up = [row(40, task_id=1, deadline=5 if place % 2 else math.inf) for place in range(30)]
     queue.admit([row(40) for _ in range(1000)], now=0)
     queue.admit(given_up, now=0)
@@ -336,7 +336,7 @@ def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> No
 
 def test_full_tells_when_there_will_be_room() -> None:
     """The estimate is what has to leave the line, at the rate of the last batches."""
-    queue: Queue[str] = Queue(PLAIN)
+    queue: FairQueue[str] = FairQueue(PLAIN)
     queue.admit([row(50) for _ in range(8)], now=0)
     with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
         queue.admit([row(30)], now=0)
@@ -349,7 +349,7 @@ def test_full_tells_when_there_will_be_room() -> None:
 
 def test_a_row_that_would_expire_in_line_is_refused() -> None:
     """A request is not accepted when what is before it takes longer than its deadline allows."""
-    queue: Queue[str] = Queue(PLAIN)
+    queue: FairQueue[str] = FairQueue(PLAIN)
     queue.drained([row(100)], seconds=2)
     queue.admit([row(50) for _ in range(4)], now=10)
     with pytest.raises(TooLate, match="200 tokens are waiting before its last row") as refused:
@@ -361,7 +361,7 @@ def test_a_row_that_would_expire_in_line_is_refused() -> None:
 
 def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
     """Each row enters its own lane; where one lane has no room for its part, none takes anything."""
-    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue: FairQueue[str] = FairQueue(LIMITS, POLICIES)
     queue.admit([row(30), row(40, task_id=1), row(50, task_id=1), row(20, task_id=3)], now=0)
     several = {0: Waiting(1, 30), 1: Waiting(2, 90), 3: Waiting(1, 20)}
     assert queue.waiting() == several
@@ -376,10 +376,10 @@ def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
 
 def test_tasks_that_come_together_count_as_neighbours() -> None:
     """What a lane can be sure of is its share among all lanes that will then have rows."""
-    alone: Queue[str] = Queue(LIMITS)
+    alone: FairQueue[str] = FairQueue(LIMITS)
     alone.drained([row(100, task_id=9)], seconds=1)
     alone.admit([row(40, deadline=3), row(10, deadline=3)], now=0)
-    together: Queue[str] = Queue(LIMITS)
+    together: FairQueue[str] = FairQueue(LIMITS)
     together.drained([row(100, task_id=9)], seconds=1)
     with pytest.raises(TooLate):
         together.admit([row(40, task_id=task_id, deadline=3) for task_id in (0, 1, 2, 3) for _ in range(2)], now=0)
@@ -387,7 +387,7 @@ def test_tasks_that_come_together_count_as_neighbours() -> None:
 
 def test_what_there_is_no_room_for_is_known_beforehand() -> None:
     """What is refused before it is there is refused as the row itself would be, behind what comes before it."""
-    queue: Queue[str] = Queue(PLAIN)
+    queue: FairQueue[str] = FairQueue(PLAIN)
     queue.drained([row(100)], seconds=2)
     queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
     queue.admit([row(50) for _ in range(7)], now=0)
@@ -407,7 +407,7 @@ def test_what_there_is_no_room_for_is_known_beforehand() -> None:
 
 def test_a_quota_is_known_beforehand_too() -> None:
     """What comes before in other lanes does not count for it."""
-    queue: Queue[str] = Queue(LIMITS, POLICIES)
+    queue: FairQueue[str] = FairQueue(LIMITS, POLICIES)
     queue.admit([row(50, task_id=1) for _ in range(2)], now=0)
     queue.require_room(1, num_tokens=50, before=200, deadline=99, now=0)
     with pytest.raises(QuotaFull):
@@ -416,7 +416,7 @@ def test_a_quota_is_known_beforehand_too() -> None:
 
 def test_a_closed_queue_gives_but_does_not_take() -> None:
     """After closing, what is in line can still be run."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: FairQueue[str] = FairQueue(LIMITS)
     accepted = row()
     queue.admit([accepted], now=0)
     queue.close()
@@ -427,7 +427,7 @@ def test_a_closed_queue_gives_but_does_not_take() -> None:
 
 def test_it_says_what_is_waiting_and_for_how_long() -> None:
     """Rows and tokens by task, and the age of the oldest row."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: FairQueue[str] = FairQueue(LIMITS)
     assert queue.oldest_s(now=9) == 0
     queue.admit([row(5, task_id=2), row(7, task_id=2)], now=1)
     queue.admit([row(3)], now=3)
@@ -437,7 +437,7 @@ def test_it_says_what_is_waiting_and_for_how_long() -> None:
 
 def test_a_cancelled_row_makes_room_at_once() -> None:
     """What a client no longer wants does not count against the others."""
-    queue: Queue[str] = Queue(LIMITS)
+    queue: FairQueue[str] = FairQueue(LIMITS)
     rows = [row(50) for _ in range(8)]
     queue.admit(rows, now=0)
     assert queue.cancel(rows[:4]) == rows[:4]
@@ -448,7 +448,7 @@ def test_a_cancelled_row_makes_room_at_once() -> None:
 @given(st.lists(lengths, min_size=1, max_size=30), st.integers(1, 6))
 def test_takers_that_share_get_parts_of_a_size(waiting: list[int], shares: int) -> None:
     """A batch is a part of what is in line, or one row; nothing is lost by it, and a full line is cut as ever."""
-    queue: Queue[str] = Queue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
+    queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     admit_alone(queue, [row(length) for length in waiting])
     taken = 0
     while queue:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from polytask.service.config.task_policies import LanePolicy
-from polytask.service.scheduling.queue import Full, Limits, Queue, QuotaFull, Row, TooLate
-from polytask.service.scheduling.throughput import Drain
+from polytask.service.config.task_policies import TaskPolicy
+from polytask.service.scheduling.queue import FairQueue, Full, Limits, QuotaFull, Row, TooLate
+from polytask.service.scheduling.throughput import ThroughputEstimator
 
 LIMITS = Limits(max_rows=32, token_budget=1024, forward_tokens=32, max_waiting_tokens=30_000)
 TOKENS_PER_S = 10_000
@@ -25,7 +25,7 @@ def row(length: int, *, task_id: int = 0, deadline: float = 1e9) -> Row[None]:
 
 def test_the_rate_is_that_of_the_last_batches() -> None:
     """By time rather than by batch, and by task; nothing is known before the first."""
-    drain, limits = Drain(), replace(LIMITS, forward_tokens=0)
+    drain, limits = ThroughputEstimator(), replace(LIMITS, forward_tokens=0)
     assert (drain.rate(limits), drain.share(0)) == (None, 0)
     for _ in range(200):
         drain.note([row(1000)], 10, limits)
@@ -39,7 +39,7 @@ def test_the_rate_is_that_of_the_last_batches() -> None:
 @pytest.mark.parametrize(("length", "together"), [(4, 1), (4, 20), (30, 1), (30, 32), (1000, 1)])
 def test_the_rate_is_that_of_full_batches_however_small_the_last_were(length: int, together: int) -> None:
     """What a device can do does not depend on how little it was asked lately, but on how long rows are."""
-    drain = Drain()
+    drain = ThroughputEstimator()
     for _ in range(50):
         drain.note([row(length)] * together, (LIMITS.forward_tokens + together * length) / TOKENS_PER_S, LIMITS)
     full = min(LIMITS.max_rows * length, LIMITS.token_budget)
@@ -48,7 +48,7 @@ def test_the_rate_is_that_of_full_batches_however_small_the_last_were(length: in
 
 def test_many_rows_are_let_in_after_single_ones() -> None:
     """A device that was asked for a word now and then is not too slow for two hundred long rows."""
-    queue: Queue[None] = Queue(LIMITS)
+    queue: FairQueue[None] = FairQueue(LIMITS)
     for _ in range(50):
         queue.admit([row(4)], 0)
         queue.drained(queue.take(0).rows, (LIMITS.forward_tokens + 4) / TOKENS_PER_S)
@@ -63,7 +63,7 @@ class Simulation:
     to leave, and the wait that was told.
     """
 
-    queue: Queue[None]
+    queue: FairQueue[None]
     deadline_s: float = 1e9
     total: Counter[str] = field(default_factory=Counter)
     left: list[tuple[float, int, int]] = field(default_factory=list)
@@ -117,8 +117,8 @@ class Simulation:
 @pytest.mark.parametrize("why", [Full, QuotaFull])
 def test_retry_after_is_right_within_a_factor_of_two(why: type[Full]) -> None:
     """With ten times more requests than can be run, room is there when it was told, in line and within a quota."""
-    quota = LanePolicy(weight=2, max_waiting_tokens=QUOTA)
-    simulation = Simulation(Queue(LIMITS, dict.fromkeys(range(4), quota) if why is QuotaFull else {}))
+    quota = TaskPolicy(weight=2, max_waiting_tokens=QUOTA)
+    simulation = Simulation(FairQueue(LIMITS, dict.fromkeys(range(4), quota) if why is QuotaFull else {}))
     simulation.overload(15, times=10)
     waits = simulation.waits(why)
     assert len(waits) > 20
@@ -128,7 +128,7 @@ def test_retry_after_is_right_within_a_factor_of_two(why: type[Full]) -> None:
 
 def test_what_is_accepted_in_an_overload_is_run_before_its_deadline() -> None:
     """When the line is longer than deadlines allow, requests are refused at once rather than given up later."""
-    simulation = Simulation(Queue(LIMITS), deadline_s=1.5)
+    simulation = Simulation(FairQueue(LIMITS), deadline_s=1.5)
     simulation.overload(15, times=10)
     assert any(why is TooLate for _, why, _, _ in simulation.refused)
     assert simulation.total["expired"] <= 0.01 * simulation.total["ran"]

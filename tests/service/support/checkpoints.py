@@ -14,10 +14,10 @@ from polytask.model.tasks import Task
 from polytask.model_store.exports import Candidate, Exports, save_exports
 from polytask.model_store.load import Checkpoint
 from polytask.model_store.manifest import MANIFEST, Golden, Manifest
-from polytask.model_store.save import Contents, save
+from polytask.model_store.save import NewVersion, save
 from polytask.model_store.versions import promote
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from tests.model_store.support import stores
 from tests.support import tiny
 
@@ -43,7 +43,7 @@ def saved(store: Path, seed: int = 0, tasks: Sequence[Task] = tiny.tasks(), spoi
     if spoilt is not None:
         own = tuple(golden for golden in own if golden.task != spoilt)
         own += tuple(golden for golden in goldens(seed + 1, tasks) if golden.task == spoilt)
-    contents = Contents(
+    contents = NewVersion(
         network=tiny.network(seed, tasks),
         tokenizer_json=tiny.tokenizer().to_str(),
         base=None,
@@ -68,7 +68,7 @@ def export(version: Path, file: Path, answers: Sequence[Golden] = ()) -> None:
 def goldens(seed: int = 0, tasks: Sequence[Task] = tiny.tasks()) -> tuple[Golden, ...]:
     """The answers of a tiny network, run directly, to one input of each task."""
     encoder = InputEncoder(tiny.tokenizer())
-    forward = Forward(TorchRunner(tiny.network(seed, tasks)), tasks, encoder.pad_id)
+    forward = Forward(TorchBackend(tiny.network(seed, tasks)), tasks, encoder.pad_id)
     found = []
     for task_id, task in enumerate(tasks):
         item = _INPUTS[task.kind]

@@ -8,16 +8,16 @@ from functools import partial
 
 from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.torch_cpu import TorchBackend
 from tests.support import tiny
 
 _PATIENCE_S = 30
 
 
-def real_runner() -> TorchRunner:
+def real_runner() -> TorchBackend:
     """The tiny network on the CPU."""
-    return TorchRunner(tiny.network())
+    return TorchBackend(tiny.network())
 
 
 class _Double:
@@ -27,7 +27,7 @@ class _Double:
     device = "cpu"
     precision = "float32"
 
-    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
+    def __init__(self, inner: Backend | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
         self.batches: list[Batch] = []
         self.overlaps = overlaps
         self.streams = streams
@@ -47,7 +47,7 @@ class GatedRunner(_Double):
     With `overlaps` a batch arrives when it is started, as on a device that runs by itself.
     """
 
-    def __init__(self, inner: Runner | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
+    def __init__(self, inner: Backend | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
         super().__init__(inner, overlaps=overlaps, streams=streams)
         self._gate = threading.Event()
         self._gate.set()
@@ -89,7 +89,7 @@ class FailingRunner(_Double):
         self,
         fails: Callable[[Batch], bool],
         error: Exception | None = None,
-        inner: Runner | None = None,
+        inner: Backend | None = None,
         *,
         overlaps: bool = False,
         streams: int = 1,

@@ -10,12 +10,12 @@ from unittest.mock import patch
 from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
 from polytask.model.network import Network
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.processes.engine import main
 from tests.support import tiny
 
 
-class _Gated(TorchRunner):
+class _Gated(TorchBackend):
     def __init__(self, network: Network) -> None:
         super().__init__(tiny.network(seed=1) if "WRONG" in os.environ else network)
         self._gate = Path(os.environ["GATE"])
@@ -28,5 +28,5 @@ class _Gated(TorchRunner):
 
 
 if __name__ == "__main__":
-    with patch("polytask.service.backends.selection.TorchRunner", _Gated):
+    with patch("polytask.service.backends.selection.TorchBackend", _Gated):
         main()

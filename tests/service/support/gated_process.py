@@ -11,7 +11,7 @@ import threading
 from unittest.mock import patch
 
 from polytask.model.network import Network
-from polytask.service.backends.torch_cpu import TorchRunner
+from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.single_process import serve
 from tests.service.support.doubles import GatedRunner
@@ -19,7 +19,7 @@ from tests.service.support.doubles import GatedRunner
 
 def gated(network: Network) -> GatedRunner:
     """The runner that the service gets in place of the real one, which it holds back."""
-    runner = GatedRunner(TorchRunner(network))
+    runner = GatedRunner(TorchBackend(network))
     if "SHUT" in os.environ:
         runner.shut()
 
@@ -34,5 +34,5 @@ def gated(network: Network) -> GatedRunner:
 
 
 if __name__ == "__main__":
-    with patch("polytask.service.backends.selection.TorchRunner", gated):
+    with patch("polytask.service.backends.selection.TorchBackend", gated):
         serve(Settings.from_environment(os.environ))

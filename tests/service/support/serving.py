@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from polytask.service.backends.contract import Runner
+from polytask.service.backends.contract import Backend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.worker import Worker
 from polytask.service.single_process import assemble
@@ -47,7 +47,7 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def serving(runner: Runner | None = None, *, warm: bool = True, **settings: Any) -> AsyncIterator[Service]:
+async def serving(runner: Backend | None = None, *, warm: bool = True, **settings: Any) -> AsyncIterator[Service]:
     """Serves the tiny checkpoint with `runner`; by the time of the first request it is warm, if `warm`.
 
     Without calibration, which takes a moment, unless the token budget is set to 0.

@@ -11,8 +11,8 @@ import pytest
 from polytask.model.encoding import InputEncoder
 from polytask.model.tasks import Kind, Task
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.torch_cpu import TorchRunner
-from polytask.service.versions.answer_drift import moved, shifts
+from polytask.service.backends.torch_cpu import TorchBackend
+from polytask.service.versions.answer_drift import answer_drift, task_drifts
 from tests.service.support import checkpoints
 from tests.support import tiny
 
@@ -50,17 +50,17 @@ def test_how_far_an_answer_has_moved(
 ) -> None:
     """The same in both directions, from nothing to 1."""
     task = TASKS[kind]
-    assert moved(task, before, after) == moved(task, after, before) == pytest.approx(far)
-    assert moved(task, before, before) == moved(task, after, after) == 0
+    assert answer_drift(task, before, after) == answer_drift(task, after, before) == pytest.approx(far)
+    assert answer_drift(task, before, before) == answer_drift(task, after, after) == 0
 
 
 def found(seed: int, tasks: tuple[Task, ...], tolerance: float = 0.5) -> dict[str, Any]:
     """The shifts of a network beside the tiny one, of the tasks that both have."""
     encoder = InputEncoder(tiny.tokenizer())
-    forward = Forward(TorchRunner(tiny.network(seed, tasks)), tasks, encoder.pad_id)
+    forward = Forward(TorchBackend(tiny.network(seed, tasks)), tasks, encoder.pad_id)
     names = {task.name for task in tiny.tasks()}
     tolerances = {task.name: tolerance for task in tasks if task.name in names}
-    return shifts(forward, tasks, encoder, checkpoints.in_memory().manifest, tolerances)
+    return task_drifts(forward, tasks, encoder, checkpoints.in_memory().manifest, tolerances)
 
 
 def test_the_same_network_has_not_moved() -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from polytask.service.backends.contract import Runner
-from polytask.service.backends.selection import load_runner
+from polytask.service.backends.contract import Backend
+from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import Settings
 from tests.service.processes.test_remote_engine import both
 from tests.service.support import checkpoints
@@ -83,7 +83,7 @@ class Admin:
 
 
 @contextlib.asynccontextmanager
-async def administered(store: Path, runner: Runner | None = None, **settings: Any) -> AsyncIterator[Admin]:
+async def administered(store: Path, runner: Backend | None = None, **settings: Any) -> AsyncIterator[Admin]:
     """Serves version 1."""
     async with serving(runner, store=store, model="tiny/1", threads=1, api_keys=KEYS, **settings) as service:
         service.client.headers.update(bearer("ops"))
@@ -249,7 +249,7 @@ async def test_a_second_load_waits_for_its_turn(store: Path, monkeypatch: pytest
 
     def slowly(settings: Settings) -> Any:
         assert go_on.wait(30)
-        return load_runner(settings)
+        return load_backend(settings)
 
     monkeypatch.setattr("polytask.service.single_process.load_runner", slowly)
     async with administered(store) as admin:
@@ -288,7 +288,7 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
     runners = []
 
     def noted(settings: Settings) -> Any:
-        found = load_runner(settings)
+        found = load_backend(settings)
         runners.append(weakref.ref(found[1]))
         return found
 

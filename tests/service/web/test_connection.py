@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from polytask.service.web.connection import ENDING, BoundedConnection, Ending
+from polytask.service.web.connection import DISCONNECT_EVENT, BoundedConnection, DisconnectEvent
 from tests.service.support.processes import PATIENCE_S
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
@@ -194,7 +194,7 @@ def test_what_is_ready_of_a_stream_is_not_held_back() -> None:
 def test_those_who_watch_hear_of_the_end_of_a_connection_once() -> None:
     """At once where it has ended before; not at all where they have stopped to watch."""
     heard: list[str] = []
-    ending = Ending()
+    ending = DisconnectEvent()
     ending.watch(lambda: heard.append("first"))
     ending.watch(lambda: heard.append("not"))()
     ending.come()
@@ -210,7 +210,7 @@ def test_an_application_can_watch_for_the_end_of_its_connection(num_bytes: int) 
     async def answer(scope: Scope, receive: Receive, _: Send) -> None:
         while (await receive()).get("more_body"):
             pass
-        scope[ENDING].watch(ended.set)
+        scope[DISCONNECT_EVENT].watch(ended.set)
         begun.set()
         await asyncio.to_thread(ended.wait, PATIENCE_S)
 

@@ -20,7 +20,7 @@ from pyarrow import parquet
 from polytask.model.tasks import Kind
 from polytask.training.data import files
 from polytask.training.data.files import fingerprint, read_rows
-from polytask.training.data.issues import DataError, Problems
+from polytask.training.data.issues import DataError, DataIssues
 from polytask.training.data.records import read_records
 from tests.training.support import toy
 
@@ -96,7 +96,7 @@ def test_tables_may_be_compressed(tmp_path: Path, name: str) -> None:
 
 
 def _rows(folder: Path, name: str, *columns: str) -> list[tuple[str, dict[str, Any]]]:
-    problems = Problems()
+    problems = DataIssues()
     rows = list(read_rows(folder, name, columns, problems))
     problems.raise_if_any()
     return rows

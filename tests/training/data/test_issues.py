@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from polytask.training.data.issues import DataError, Problems, read_all
+from polytask.training.data.issues import DataError, DataIssues, read_all
 
 
-def _message(problems: Problems) -> str:
+def _message(problems: DataIssues) -> str:
     with pytest.raises(DataError) as caught:
         problems.raise_if_any()
     return str(caught.value)
@@ -18,7 +18,7 @@ def _message(problems: Problems) -> str:
 @pytest.mark.parametrize("count", [19, 20, 21, 45])
 def test_the_first_twenty_problems_are_listed_and_the_rest_counted(count: int) -> None:
     """However many problems of a sort there are, 20 are listed and the number of the others is said."""
-    problems = Problems()
+    problems = DataIssues()
     for number in range(count):
         problems.add(f"file:{number}", "broken")
     listed = [f"file:{number}: broken" for number in range(min(count, 20))]
@@ -27,7 +27,7 @@ def test_the_first_twenty_problems_are_listed_and_the_rest_counted(count: int) -
 
 def test_each_sort_is_listed_by_itself() -> None:
     """A flood of one sort hides no other: each has its own twenty, in the order in which the sorts first appeared."""
-    problems = Problems()
+    problems = DataIssues()
     for number in range(30):
         problems.add(f"a:{number}", f"label {number}", sort="unknown label")
         if number % 10 == 0:
@@ -39,7 +39,7 @@ def test_each_sort_is_listed_by_itself() -> None:
 
 def test_no_problem_is_no_error() -> None:
     """Nothing noted, nothing raised."""
-    Problems().raise_if_any()
+    DataIssues().raise_if_any()
 
 
 def test_problems_of_several_files_come_together() -> None:
@@ -47,7 +47,7 @@ def test_problems_of_several_files_come_together() -> None:
 
     def reader(file: str, count: int) -> Callable[[], str]:
         def read() -> str:
-            problems = Problems()
+            problems = DataIssues()
             for number in range(count):
                 problems.add(f"{file}:{number}", "blank")
             problems.raise_if_any()

@@ -11,14 +11,14 @@ import pytest
 
 from polytask.model.tasks import Kind
 from polytask.training.data.issues import DataError
-from polytask.training.data.records import Located, read_records
+from polytask.training.data.records import SourcedRecord, read_records
 from polytask.training.record_schemas import field_names
 from tests.training.support import toy
 
 GOOD = {kind: toy.records(kind, 1)[0] for kind in Kind}
 
 
-def _read(path: Path, kind: Kind, **options: Any) -> list[Located]:
+def _read(path: Path, kind: Kind, **options: Any) -> list[SourcedRecord]:
     return read_records(path.parent, path.name, kind, **options)
 
 

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.training.data.splits import capped, hold_out
+from polytask.training.data.splits import hold_out, subsample
 
 
 @given(st.lists(st.integers()), st.integers(1, 20) | st.none(), st.integers(0, 9))
 def test_a_cap_only_leaves_out(items: list[int], cap: int | None, seed: int) -> None:
     """As many are kept as may be, in the order they came in; a larger cap keeps all that a smaller one does."""
     places = list(range(len(items)))
-    kept = capped(places, cap, seed)
+    kept = subsample(places, cap, seed)
     assert kept == sorted(set(kept))
     assert len(kept) == min(len(items), len(items) if cap is None else cap)
     if cap is not None:
-        assert set(kept) <= set(capped(places, cap + 1, seed))
+        assert set(kept) <= set(subsample(places, cap + 1, seed))
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.floats(0.01, 0.99))

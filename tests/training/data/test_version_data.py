@@ -11,7 +11,7 @@ import pytest
 
 from polytask.model.tasks import Kind
 from polytask.model_store.errors import ManifestInvalid
-from polytask.model_store.save import Contents, save
+from polytask.model_store.save import NewVersion, save
 from polytask.training.data.issues import DataError
 from polytask.training.data.version_data import changed_files, validation_data
 from polytask.training.publishing.publish import provenance
@@ -27,7 +27,7 @@ class Published:
     def __init__(self, folder: Path, workshop: Workshop) -> None:
         self.store = folder / "store"
         self.data = shutil.copytree(workshop.folder / "data", folder / "data")
-        self.contents = Contents(
+        self.contents = NewVersion(
             network=workshop.network(),
             tokenizer_json=workshop.backbone.tokenizer.to_str(),
             base=None,

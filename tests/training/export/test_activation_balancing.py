@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from polytask.service.backends.exported import feed
-from polytask.training.export.activation_balancing import divide
+from polytask.training.export.activation_balancing import fold_scales
 from tests.support import exported
 
 
@@ -33,7 +33,7 @@ def divided() -> tuple[onnx.ModelProto, set[str]]:
     """The tiny network with every activation divided that can be, by other numbers for every feature; and which."""
     model, random = copy.deepcopy(exported.graph()), np.random.default_rng(0)
     divisors = {name: random.uniform(1, 4, size).astype(np.float32) for name, size in activations(model.graph).items()}
-    return model, divide(model.graph, divisors)
+    return model, fold_scales(model.graph, divisors)
 
 
 def test_outputs_stay_what_they_were(divided: tuple[onnx.ModelProto, set[str]]) -> None:
@@ -68,9 +68,9 @@ def test_what_is_added_twice_is_left_alone() -> None:
         }"""
     graph = onnx.parser.parse_graph(text)
     graph.initializer.extend([numpy_helper.from_array(table, "table"), numpy_helper.from_array(weights, "weights")])
-    assert divide(graph, {"both": np.full(3, 2, np.float32)}) == set()
+    assert fold_scales(graph, {"both": np.full(3, 2, np.float32)}) == set()
     graph.node[3].op_type = "Mul"
-    assert divide(graph, {"both": np.full(3, 2, np.float32)}) == {"both"}
+    assert fold_scales(graph, {"both": np.full(3, 2, np.float32)}) == {"both"}
 
 
 def graph_count(graph: onnx.GraphProto, kind: str) -> int:

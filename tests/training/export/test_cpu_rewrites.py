@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 
 from polytask.service.backends.exported import feed
-from polytask.training.export.cpu_rewrites import use_cpu_forms
+from polytask.training.export.cpu_rewrites import rewrite_for_cpu
 from tests.support import exported, tiny
 
 TINY = tiny.config()
@@ -19,7 +19,7 @@ TINY = tiny.config()
 def rewritten() -> onnx.ModelProto:
     """The tiny network's graph in the forms for a CPU."""
     model = copy.deepcopy(exported.graph())
-    use_cpu_forms(model.graph)
+    rewrite_for_cpu(model.graph)
     return model
 
 

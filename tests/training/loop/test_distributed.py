@@ -18,10 +18,10 @@ from polytask.model_store.load import verify
 from polytask.model_store.versions import versions
 from polytask.training import run
 from polytask.training.loop.distributed import Group, joined_group
-from polytask.training.loop.interrupts import Stopped
+from polytask.training.loop.interrupts import Interrupted
 from polytask.training.loop.trainer import train
 from polytask.training.runs.checkpoints import latest, read_snapshot
-from polytask.training.runs.run_logger import Journal, Step
+from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop, build_workshop
 from tests.training.support import toy
 from tests.training.support.processes import run_together
@@ -111,7 +111,7 @@ def test_one_of_two_processes_shows_and_publishes(tmp_path: Path) -> None:
     assert shown.count("48 of 48 examples") == 1
 
 
-class _AskedToStop(Journal):
+class _AskedToStop(RunLogger):
     """SIGTERM comes in the third update."""
 
     def advance(self, step: Step) -> None:
@@ -125,8 +125,8 @@ def _stop_and_go_on(folder: Path, out: Path) -> None:
     recipe = toy.recipe(folder / "backbone", length={"examples": 80})
     with joined_group() as group:
         training = start(workshop, recipe, group=group)
-        journal = quiet_journal(training, Journal if group.first else _AskedToStop)
-        with pytest.raises(Stopped):
+        journal = quiet_journal(training, RunLogger if group.first else _AskedToStop)
+        with pytest.raises(Interrupted):
             train(training, journal, out, lambda _: None)
         assert training.updates == 4
         checkpoint = group.from_first(latest(out))

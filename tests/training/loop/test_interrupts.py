@@ -9,24 +9,24 @@ from contextlib import suppress
 
 import pytest
 
-from polytask.training.loop.interrupts import Signals, Stopped
+from polytask.training.loop.interrupts import Interrupted, InterruptHandler
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted(number: signal.Signals) -> None:
     """It does not interrupt the block; `check` raises it where the block wants to hear of it."""
-    with Signals() as signals:
+    with InterruptHandler() as signals:
         signals.check()
         os.kill(os.getpid(), number)
         assert signals.received == number
-        with pytest.raises(Stopped) as caught:
+        with pytest.raises(Interrupted) as caught:
             signals.check()
     assert caught.value.number == number
 
 
 def test_the_third_signal_ends_at_once() -> None:
     """Who asks three times does not want to wait for the step."""
-    with Signals():
+    with InterruptHandler():
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
@@ -36,7 +36,7 @@ def test_the_third_signal_ends_at_once() -> None:
 def test_outside_the_block_signals_do_what_they_did() -> None:
     """The handlers of before are back after the block, also when it fails."""
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with suppress(ValueError), Signals():
+    with suppress(ValueError), InterruptHandler():
         assert signal.getsignal(signal.SIGTERM) not in before
         raise ValueError
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
@@ -47,7 +47,7 @@ def test_a_thread_leaves_signals_alone() -> None:
     found = []
 
     def run() -> None:
-        with Signals() as signals:
+        with InterruptHandler() as signals:
             found.append((signal.getsignal(signal.SIGTERM), signals.received))
 
     thread = threading.Thread(target=run)

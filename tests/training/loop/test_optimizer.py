@@ -10,7 +10,7 @@ from torch import nn
 
 from polytask.model.conditioning import Conditional
 from polytask.model.network import Network, freeze_backbone
-from polytask.training.loop.optimizer import Average, make_optimizer, schedule, set_learning_rate
+from polytask.training.loop.optimizer import WeightAverage, make_optimizer, schedule, set_learning_rate
 from polytask.training.recipes.schema import OptimizerConfig
 
 CONFIG = OptimizerConfig(learning_rate=0.5, added_learning_rate=2.0, weight_decay=0.3)
@@ -108,7 +108,7 @@ def test_decay_shrinks_matrices_only(tiny_network: Network) -> None:
         torch.testing.assert_close(after, before[name] * (1 - rate * decay))
 
 
-def _walk(parameters: list[nn.Parameter], average: Average, steps: int) -> list[list[torch.Tensor]]:
+def _walk(parameters: list[nn.Parameter], average: WeightAverage, steps: int) -> list[list[torch.Tensor]]:
     """Weights at random after each of some updates, which the average takes in."""
     generator, seen = torch.Generator().manual_seed(0), []
     for step in range(steps):
@@ -125,7 +125,7 @@ def test_an_average_follows_its_formula(decay: float) -> None:
     """After update n the average keeps min(decay, (1 + n) / (10 + n)) of itself and takes the rest from the weights."""
     parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(4))]
     expected = [parameter.detach().clone() for parameter in parameters]
-    average = Average(parameters, decay)
+    average = WeightAverage(parameters, decay)
     for step, weights in enumerate(_walk(parameters, average, 20)):
         kept = min(decay, (1 + step) / (10 + step))
         expected = [kept * old + (1 - kept) * new for old, new in zip(expected, weights, strict=True)]
@@ -136,7 +136,7 @@ def test_an_average_follows_its_formula(decay: float) -> None:
 def test_an_average_stands_in_for_the_weights() -> None:
     """In its block the network has the average, after it the very weights it had, also when the block fails."""
     parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(4))]
-    average = Average(parameters, 0.9)
+    average = WeightAverage(parameters, 0.9)
     own = _walk(parameters, average, 3)[-1]
     for error in (None, ValueError):
         with suppress(ValueError), average.in_place():
@@ -151,7 +151,7 @@ def test_an_average_stands_in_for_the_weights() -> None:
 def test_without_an_average_the_weights_are_their_own() -> None:
     """With decay 0 nothing is kept, and nothing moves."""
     parameters = [nn.Parameter(torch.ones(2, 3))]
-    average = Average(parameters, 0.0)
+    average = WeightAverage(parameters, 0.0)
     own = _walk(parameters, average, 3)[-1]
     assert average.weights == []
     with average.in_place():

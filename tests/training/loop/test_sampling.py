@@ -17,11 +17,11 @@ from polytask.model.encoding import Encoding
 from polytask.training.data.examples import EncodedExample
 from polytask.training.loop.sampling import (
     _WINDOW_BATCHES,
-    Batches,
-    Draws,
-    KeptEntropies,
+    BatchSampler,
+    EntropyCache,
     Ref,
     Score,
+    ShuffledExamples,
     cut_by_length,
     task_shares,
     uncertain_shares,
@@ -90,12 +90,12 @@ def _never(_: Sequence[EncodedExample]) -> list[Entropy]:
 
 def _batches(
     examples: Examples, config: SamplerConfig, length: LengthConfig = LENGTH, score: Score | None = None, seed: int = 0
-) -> Batches:
+) -> BatchSampler:
     uncertain = config.name is SamplerName.MT_UNCERTAINTY
-    return Batches(examples, config, length, seed, score or (_Scorer() if uncertain else _never))
+    return BatchSampler(examples, config, length, seed, score or (_Scorer() if uncertain else _never))
 
 
-def _next(batches: Batches, entropy: Callable[[Ref], Entropy] = _entropy, progress: float = 0.0) -> list[Ref]:
+def _next(batches: BatchSampler, entropy: Callable[[Ref], Entropy] = _entropy, progress: float = 0.0) -> list[Ref]:
     """The next batch, observed where that is of any use, as training does."""
     batch = batches.next(progress)
     if batches.observes:
@@ -103,8 +103,8 @@ def _next(batches: Batches, entropy: Callable[[Ref], Entropy] = _entropy, progre
     return [_ref(example) for example in batch]
 
 
-def _kept(num_tasks: int) -> KeptEntropies:
-    return KeptEntropies(num_tasks, random.Random(0))  # noqa: S311 - sampling, not cryptography
+def _kept(num_tasks: int) -> EntropyCache:
+    return EntropyCache(num_tasks, random.Random(0))  # noqa: S311 - sampling, not cryptography
 
 
 # Shares
@@ -200,7 +200,7 @@ def test_tasks_come_by_their_shares(config: SamplerConfig, progress: float) -> N
 
 def test_every_example_comes_once_in_a_round() -> None:
     """A task's examples come in rounds: each exactly once, in a new order each time."""
-    draws = Draws([7], seed=1)
+    draws = ShuffledExamples([7], seed=1)
     rounds = [[place for _, place in draws.draw(7, [1.0])] for _ in range(20)]
     assert all(sorted(one) == list(range(7)) for one in rounds)
     assert len({tuple(one) for one in rounds}) > 15
@@ -209,7 +209,7 @@ def test_every_example_comes_once_in_a_round() -> None:
 def test_each_task_has_its_own_round() -> None:
     """However unequal the tasks are, no example comes a second time before all of its task came once."""
     seen: list[list[int]] = [[], []]
-    for task_id, place in Draws([3, 50], seed=1).draw(400, [0.2, 0.8]):
+    for task_id, place in ShuffledExamples([3, 50], seed=1).draw(400, [0.2, 0.8]):
         seen[task_id].append(place)
     for size, own in zip((3, 50), seen, strict=True):
         whole = len(own) // size * size
@@ -219,7 +219,7 @@ def test_each_task_has_its_own_round() -> None:
 
 def test_each_task_can_be_drawn_alike() -> None:
     """`draw_each` takes as many of every task, whatever their sizes, and mixes them."""
-    draws = Draws([3, 50, 7], seed=1)
+    draws = ShuffledExamples([3, 50, 7], seed=1)
     drawn = [[task_id for task_id, _ in draws.draw_each(4)] for _ in range(10)]
     assert all(Counter(one) == {0: 4, 1: 4, 2: 4} for one in drawn)
     assert len({tuple(one) for one in drawn}) == 10

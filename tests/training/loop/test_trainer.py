@@ -20,13 +20,13 @@ from polytask.model.network import Network
 from polytask.model.tasks import Kind
 from polytask.training.data.examples import EncodedExample
 from polytask.training.evaluation.evaluate import evaluate_tasks
-from polytask.training.loop.interrupts import Stopped
+from polytask.training.loop.interrupts import Interrupted
 from polytask.training.loop.losses import batch_examples, example_losses
 from polytask.training.loop.trainer import FAILED, NonFiniteLossError, Training, train
 from polytask.training.recipes.schema import Recipe, SamplerName
 from polytask.training.runs.checkpoints import latest, read_snapshot
 from polytask.training.runs.console_display import Display
-from polytask.training.runs.run_logger import Journal, Step
+from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 from tests.training.support.runs import quiet_journal, start, text_of
@@ -42,7 +42,7 @@ def _train(
     """A network trained from the start, and what the console showed."""
     training, shown = start(workshop, recipe), io.StringIO()
     network, total = training.network, recipe.length.examples
-    journal = Journal(network.tasks, total, Display(Console(file=shown, width=200), network.tasks, total))
+    journal = RunLogger(network.tasks, total, Display(Console(file=shown, width=200), network.tasks, total))
     with tempfile.TemporaryDirectory() as folder:
         train(training, journal, Path(folder), lambda _: evaluate(network))
     return network, shown.getvalue()
@@ -259,10 +259,10 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(workshop: Workshop) -> None:
 # Stopping
 
 
-def _stopping(number: signal.Signals, at: int) -> Callable[[Training], Journal]:
+def _stopping(number: signal.Signals, at: int) -> Callable[[Training], RunLogger]:
     """A journal in whose `advance` the signal comes, as if from outside, in update `at`."""
 
-    class Stopping(Journal):
+    class Stopping(RunLogger):
         def advance(self, step: Step) -> None:
             super().advance(step)
             if step.updates == at:
@@ -276,7 +276,7 @@ def test_a_signal_stops_the_run_with_a_checkpoint(workshop: Workshop, tmp_path: 
     """After the step that is going on the run stops with a checkpoint; then signals do again what they did before."""
     training = start(workshop, _recipe(workshop))
     handlers = [signal.getsignal(own) for own in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(Interrupted) as caught:
         train(training, _stopping(number, 3)(training), tmp_path, lambda _: None)
     assert caught.value.number == number
     checkpoint = latest(tmp_path)
@@ -295,7 +295,7 @@ def test_a_signal_stops_an_evaluation(workshop: Workshop, tmp_path: Path) -> Non
         check()
         raise AssertionError("must not be reached")
 
-    with pytest.raises(Stopped):
+    with pytest.raises(Interrupted):
         train(training, quiet_journal(training), tmp_path, evaluate)
     assert 40 <= training.examples < 80
     checkpoint = latest(tmp_path)
@@ -310,7 +310,7 @@ def test_the_last_two_checkpoints_stay(workshop: Workshop, tmp_path: Path) -> No
     training = start(workshop, _recipe(workshop, length={"examples": 160, "checkpoint_every": 40}))
     counts = []
 
-    class Looking(Journal):
+    class Looking(RunLogger):
         def advance(self, step: Step) -> None:
             counts.append(len(list(tmp_path.iterdir())))
             super().advance(step)

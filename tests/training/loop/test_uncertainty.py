@@ -16,7 +16,7 @@ from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import EncodedExample
 from polytask.training.loop.losses import batch_examples
-from polytask.training.loop.sampling import Batches
+from polytask.training.loop.sampling import BatchSampler
 from polytask.training.loop.uncertainty import (
     Entropy,
     batch_entropies,
@@ -309,7 +309,7 @@ def test_the_four_least_sure_of_two_tasks_are_trained_on(
         return _entropies(network, workshop, list(found))
 
     config = SamplerConfig(name=SamplerName.MT_UNCERTAINTY, form=form)
-    batches = Batches(two, config, LengthConfig(examples=1, batch_rows=4, batch_tokens=1000), 0, score)
+    batches = BatchSampler(two, config, LengthConfig(examples=1, batch_rows=4, batch_tokens=1000), 0, score)
     for _ in range(5):
         chosen = {id(example) for example in batches.next(0.0)}
         (candidates,) = shown

@@ -26,8 +26,8 @@ from polytask.training.runs.checkpoints import (
     write_next,
     write_snapshot,
 )
-from polytask.training.runs.event_log import Event, History, read_history
-from polytask.training.runs.run_logger import Journal, Step
+from polytask.training.runs.event_log import Event, EventLog, read_history
+from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 from tests.training.support.runs import quiet_journal, start
@@ -42,7 +42,7 @@ class Killed(BaseException):
 def _run(workshop: Workshop, recipe: Recipe, folder: Path, dies_after: int | None = None) -> Training:
     """A run from its beginning, or from where it was killed in the same folder; killed after so many updates."""
 
-    class Mortal(Journal):
+    class Mortal(RunLogger):
         def advance(self, step: Step) -> None:
             super().advance(step)
             if step.updates == dies_after:
@@ -51,7 +51,7 @@ def _run(workshop: Workshop, recipe: Recipe, folder: Path, dies_after: int | Non
     training = start(workshop, recipe)
     checkpoint = latest(folder / "checkpoints")
     snapshot = None if checkpoint is None else read_snapshot(checkpoint)
-    history = History(folder / "history.jsonl", 0 if snapshot is None else snapshot.state["journal"]["history"])
+    history = EventLog(folder / "history.jsonl", 0 if snapshot is None else snapshot.state["journal"]["history"])
     own = quiet_journal(training, Mortal, history)
     if snapshot is None:
         own.start("toy", {})

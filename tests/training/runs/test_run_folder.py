@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polytask.training.runs.checkpoints import RunError
-from polytask.training.runs.event_log import History
+from polytask.training.runs.event_log import EventLog
 from polytask.training.runs.run_folder import FACTS, RECIPE, RunFolder
 
 _FACTS = {"recipe": {"name": "toy", "length": {"examples": 10}, "tasks": [{"name": "mood"}]}, "data": {"a.jsonl": "x"}}
@@ -26,7 +26,7 @@ def _begin(path: Path, *, resume: bool = False, **changes: Any) -> dict[str, Any
 
 
 def _finish(path: Path) -> None:
-    history = History(RunFolder(path).history)
+    history = EventLog(RunFolder(path).history)
     history.append({"event": "finish"})
 
 

@@ -9,19 +9,19 @@ import pytest
 from rich.console import Console
 
 from polytask.training.runs.console_display import Display
-from polytask.training.runs.event_log import Event, History, read_history
-from polytask.training.runs.run_logger import Journal, Step
+from polytask.training.runs.event_log import Event, EventLog, read_history
+from polytask.training.runs.run_logger import RunLogger, Step
 from tests.support import tiny
 
 _TASKS = tiny.tasks()
 _TOTAL = 1000
 
 
-def _journal(path: Path) -> Journal:
-    return Journal(_TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), History(path))
+def _journal(path: Path) -> RunLogger:
+    return RunLogger(_TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), EventLog(path))
 
 
-def _advance(journal: Journal, updates: range) -> None:
+def _advance(journal: RunLogger, updates: range) -> None:
     """Updates of three examples: two of task 0, one of another."""
     for update in updates:
         losses = [1.0, 2.0, 0.5 * update]
@@ -65,8 +65,8 @@ def test_a_journal_goes_on(tmp_path: Path) -> None:
     _advance(first, range(18))
     state = json.loads(json.dumps(first.state()))
     _advance(first, range(18, 30))
-    again = Journal(
-        _TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), History(tmp_path / "parts", state["history"])
+    again = RunLogger(
+        _TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), EventLog(tmp_path / "parts", state["history"])
     )
     again.restore(state)
     _advance(again, range(18, 50))

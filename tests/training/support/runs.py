@@ -10,8 +10,8 @@ from polytask.training.loop.distributed import Group
 from polytask.training.loop.trainer import Training
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.console_display import Display
-from polytask.training.runs.event_log import History
-from polytask.training.runs.run_logger import Journal
+from polytask.training.runs.event_log import EventLog
+from polytask.training.runs.run_logger import RunLogger
 from tests.training.conftest import Workshop
 
 
@@ -26,7 +26,7 @@ def start(workshop: Workshop, recipe: Recipe, network: Network | None = None, gr
     return Training(own, workshop.examples, recipe, workshop.encoder.pad_id, text_of, group)
 
 
-def quiet_journal(training: Training, kind: type[Journal] = Journal, history: History | None = None) -> Journal:
+def quiet_journal(training: Training, kind: type[RunLogger] = RunLogger, history: EventLog | None = None) -> RunLogger:
     """A journal of the run that shows nothing."""
     tasks, total = training.network.tasks, training.recipe.length.examples
     return kind(tasks, total, Display(Console(quiet=True), tasks, total), history)

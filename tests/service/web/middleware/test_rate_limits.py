@@ -11,24 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytask.service.config.api_keys import Key
-from polytask.service.errors import RateLimited, TooManyAtOnce
-from polytask.service.web.middleware.rate_limits import Allowance, Place, allowances
+from polytask.service.errors import ConcurrencyLimited, RateLimited
+from polytask.service.web.middleware.rate_limits import ProcessIndex, RateLimiter, allowances
 
 HASH = "0" * 64
 
 
-def in_one_process(**limits: float) -> Allowance:
+def in_one_process(**limits: float) -> RateLimiter:
     """The allowance of a key with these limits."""
     return allowances([Key("web", HASH, **limits)])["web"]  # type: ignore[arg-type]
 
 
-def in_processes(folder: Path, of: int, **limits: float) -> list[Allowance]:
+def in_processes(folder: Path, of: int, **limits: float) -> list[RateLimiter]:
     """The allowance of one key as each of several processes has it."""
     key = Key("web", HASH, **limits)  # type: ignore[arg-type]
-    return [allowances([key], Place(folder / "allowances", number, of))["web"] for number in range(of)]
+    return [allowances([key], ProcessIndex(folder / "allowances", number, of))["web"] for number in range(of)]
 
 
-def lets_in(allowance: Allowance, now: float) -> bool:
+def lets_in(allowance: RateLimiter, now: float) -> bool:
     """Whether a request that comes now enters; it ends at once."""
     try:
         allowance.enter(now)
@@ -112,11 +112,11 @@ def test_places_are_counted_over_all_processes(tmp_path: Path) -> None:
     for allowance in (first, first, second):
         allowance.enter(0)
     for allowance in (first, second):
-        with pytest.raises(TooManyAtOnce):
+        with pytest.raises(ConcurrencyLimited):
             allowance.enter(0)
     first.leave(0.1)
     second.enter(0)
-    with pytest.raises(TooManyAtOnce):
+    with pytest.raises(ConcurrencyLimited):
         first.enter(0)
 
 
@@ -127,9 +127,9 @@ def test_requests_of_a_process_that_died_are_forgotten_and_its_tokens_are_not(tm
     now = time.monotonic()
     first.enter(now)
     second.enter(now)
-    successor = allowances([Key("web", HASH, **limits)], Place(tmp_path / "allowances", 0, 2))["web"]  # type: ignore[arg-type]
+    successor = allowances([Key("web", HASH, **limits)], ProcessIndex(tmp_path / "allowances", 0, 2))["web"]  # type: ignore[arg-type]
     successor.enter(now)
-    with pytest.raises(TooManyAtOnce):
+    with pytest.raises(ConcurrencyLimited):
         second.enter(now)
     second.leave(0)
     with pytest.raises(RateLimited):
@@ -141,7 +141,7 @@ def test_a_request_that_is_refused_for_want_of_a_place_takes_no_token() -> None:
     allowance, now = in_one_process(requests_per_s=1, burst=2, concurrent=1), time.monotonic()
     allowance.enter(now)
     for _ in range(5):
-        with pytest.raises(TooManyAtOnce):
+        with pytest.raises(ConcurrencyLimited):
             allowance.enter(now)
     allowance.leave(0)
     assert lets_in(allowance, now)
@@ -156,7 +156,7 @@ def test_a_place_is_expected_when_requests_of_the_key_usually_end() -> None:
         allowance.leave(8)
     for _ in range(4):
         allowance.enter(0)
-    with pytest.raises(TooManyAtOnce) as refused:
+    with pytest.raises(ConcurrencyLimited) as refused:
         allowance.enter(0)
     assert refused.value.retry_after_s == 2
 
@@ -164,10 +164,10 @@ def test_a_place_is_expected_when_requests_of_the_key_usually_end() -> None:
 def test_keys_do_not_share_their_limits(tmp_path: Path) -> None:
     """Each has a bucket and places of its own, in the order of the lines."""
     keys = [Key(name, HASH, requests_per_s=1, burst=1, concurrent=1) for name in ("one", "two", "three")]
-    found = allowances(keys, Place(tmp_path / "allowances", 1, 2))
+    found = allowances(keys, ProcessIndex(tmp_path / "allowances", 1, 2))
     now = time.monotonic()
     for allowance in found.values():
         allowance.enter(now)
     for allowance in found.values():
-        with pytest.raises(TooManyAtOnce):
+        with pytest.raises(ConcurrencyLimited):
             allowance.enter(now)
