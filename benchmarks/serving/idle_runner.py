@@ -47,7 +47,7 @@ class IdleRunner:
 def idle() -> Iterator[None]:
     """Within this block what would run torch runs nothing. Its golden answers are wrong, of course."""
     with (
-        patch("polytask.service.backends.selection.TorchRunner", IdleRunner),
+        patch("polytask.service.backends.selection.TorchBackend", IdleRunner),
         patch("polytask.service.engine.warmup.check_goldens"),
     ):
         yield

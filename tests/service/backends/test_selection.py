@@ -136,7 +136,7 @@ def test_on_cuda_small_batches_are_recorded(store: Path, monkeypatch: pytest.Mon
         return TorchBackend(network)
 
     monkeypatch.setattr("polytask.service.backends.selection.pick_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr("polytask.service.backends.selection.CudaRunner", opened)
+    monkeypatch.setattr("polytask.service.backends.selection.CudaBackend", opened)
     some: dict[str, Any] = {"store": store, "model": "tiny", "threads": 1}
     for settings in (
         Settings(**some),
