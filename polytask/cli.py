@@ -61,7 +61,7 @@ def _serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP until SIGTERM. Every flag is a POLYTASK_ variable as well."""
     settings = Settings.from_environment(os.environ, flags)
     try:
-        if settings.engines:
+        if settings.engine_devices:
             from polytask.service.processes import supervisor
 
             supervisor.serve(settings)

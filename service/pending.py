@@ -29,7 +29,7 @@ class Results:
 class ResultSink(Protocol):
     """Where the results of a request's rows go. Any thread may call any of this."""
 
-    def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
+    def answer(self, index: int, logits: Logits, started: float, ended: float) -> None:
         """The result of the row at `place`, and when its batch started and ended."""
 
     def expire(self) -> None:
@@ -45,22 +45,22 @@ class PendingRequest:
     `ends`: the `mailbox_of_requests` of the loop that waits.
     """
 
-    def __init__(self, num_rows: int, ends: LoopMailbox[Completion]) -> None:
-        self.future: asyncio.Future[Results] = ends.loop.create_future()
-        self._ends = ends
+    def __init__(self, num_rows: int, mailbox: LoopMailbox[Completion]) -> None:
+        self.future: asyncio.Future[Results] = mailbox.loop.create_future()
+        self._mailbox = mailbox
         self._logits: list[Logits | None] = [None] * num_rows
         self._missing = num_rows
         self._lock = threading.Lock()
 
-    def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
+    def answer(self, index: int, logits: Logits, started: float, ended: float) -> None:
         """The result of the row at `place`, once for each. From any thread."""
         with self._lock:
-            self._logits[place] = logits
+            self._logits[index] = logits
             self._missing -= 1
             done = not self._missing
         if done:
             results = Results([logits for logits in self._logits if logits is not None], started, ended)
-            self._ends.put(Completion(self, results))
+            self._mailbox.put(Completion(self, results))
 
     def expire(self) -> None:
         """The deadline has passed. From any thread."""
@@ -69,29 +69,29 @@ class PendingRequest:
     def fail(self, error: Exception) -> None:
         """A row has failed, or the request is no longer wanted. From any thread."""
         known = error if isinstance(error, ServiceError) else InternalError(error, textless=True)
-        self._ends.put(Completion(self, known))
+        self._mailbox.put(Completion(self, known))
 
 
 class Completion(NamedTuple):
     """How a ticket ends."""
 
-    ticket: PendingRequest
+    request: PendingRequest
     outcome: Results | ServiceError
 
 
-def mailbox_of_requests(loop: asyncio.AbstractEventLoop) -> LoopMailbox[Completion]:
+def completion_mailbox(loop: asyncio.AbstractEventLoop) -> LoopMailbox[Completion]:
     """Where the tickets of those who wait on this loop end: their futures are done there."""
-    return LoopMailbox(loop, _end)
+    return LoopMailbox(loop, _complete)
 
 
-def _end(ends: list[Completion]) -> None:
-    for ticket, outcome in ends:
-        if ticket.future.done():
+def _complete(completions: list[Completion]) -> None:
+    for request, outcome in completions:
+        if request.future.done():
             continue
         if isinstance(outcome, Results):
-            ticket.future.set_result(outcome)
+            request.future.set_result(outcome)
         else:
-            ticket.future.set_exception(outcome)
+            request.future.set_exception(outcome)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +99,8 @@ class RowPayload:
     """What a row in the queue carries: what to run, and where the result goes."""
 
     encoding: Encoding
-    ticket: ResultSink
-    place: int
+    sink: ResultSink
+    index: int
 
 
 class LoopMailbox(Generic[Item]):

@@ -63,14 +63,14 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
 
 def _application(settings: Settings, ended: Callable[[Exception | None], None]) -> FastAPI:
     # On its own, so that nothing here holds on to the first version when another one has taken its place.
-    checkpoint, runner = load_backend(settings)
-    return assemble(checkpoint, settings, runner, ended)[1]
+    checkpoint, backend = load_backend(settings)
+    return assemble(checkpoint, settings, backend, ended)[1]
 
 
 def assemble(
     checkpoint: Checkpoint,
     settings: Settings,
-    runner: Backend,
+    backend: Backend,
     ended: Callable[[Exception | None], None] = lambda _: None,
 ) -> tuple[Worker, FastAPI]:
     """The first worker and the application in one process. The application's lifespan starts and stops workers.
@@ -91,7 +91,7 @@ def assemble(
         folder = resolve(settings.store, reference)
         return f"{folder.parent.name}/{folder.name}"
 
-    first = loaded(checkpoint, runner, settings, metrics, over)
+    first = loaded(checkpoint, backend, settings, metrics, over)
     first.serves()
     swaps = VersionManager(first, resolved, open_version, settings.swap_tolerance, SHUTDOWN_S)
 
@@ -112,7 +112,7 @@ def assemble(
 
 def loaded(
     checkpoint: Checkpoint,
-    runner: Backend,
+    backend: Backend,
     settings: Settings,
     metrics: Metrics,
     ended: Callable[[str], None],
@@ -123,11 +123,11 @@ def loaded(
     `ended` is called with its name and version from the worker's thread when that ends.
     """
     manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
-    engine = BackendInfo(runner.backend, runner.precision, runner.device)
+    engine = BackendInfo(backend.name, backend.precision, backend.device)
     own = metrics.of(manifest.tasks)
     # What is measured beside a version that works is wrong. One of the same build takes as long.
     limits = beside.worker.limits if beside is not None and _alike(beside, manifest, engine) else None
-    worker = build_worker(checkpoint, encoder, settings, runner, own, partial(ended, revision(manifest)), limits)
+    worker = build_worker(checkpoint, encoder, settings, backend, own, partial(ended, revision(manifest)), limits)
     return Loaded(
         manifest=manifest,
         desk=worker,
@@ -138,7 +138,7 @@ def loaded(
         worker=worker,
         encoder=encoder,
         metrics=own,
-        run=Forward(runner, manifest.tasks, encoder.pad_id),
+        run=Forward(backend, manifest.tasks, encoder.pad_id),
     )
 
 

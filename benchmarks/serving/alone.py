@@ -34,7 +34,7 @@ class Alone:
     @property
     def engine(self) -> str:
         """What runs it, such as onnxruntime-int8."""
-        return f"{self._runner.backend}-{self._runner.precision}"
+        return f"{self._runner.name}-{self._runner.precision}"
 
     def texts_per_s(self, size: int, seconds: float) -> float:
         """Rows a second in batches of `size`. It goes on where the last call with this size has stopped."""
@@ -45,7 +45,7 @@ class Alone:
         done, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
             # Enough for each stream that what the last one takes alone in the end is little.
-            some = list(islice(self._sources[size], _BATCHES * self._runner.streams**2))
+            some = list(islice(self._sources[size], _BATCHES * self._runner.num_streams**2))
             run_all(self._runner, some)
             done += sum(len(batch.lengths) for batch in some)
         return done / elapsed

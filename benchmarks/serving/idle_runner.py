@@ -23,11 +23,11 @@ from polytask.service.single_process import serve
 class IdleRunner:
     """Gives logits of zero at once."""
 
-    backend = "torch"
+    name = "torch"
     device = "cpu"
     precision = "float32"
-    overlaps = False
-    streams = 1
+    is_async = False
+    num_streams = 1
 
     def __init__(self, network: Network) -> None:
         self._widths = len(network.heads.sentence.bias), len(network.heads.token.bias)

@@ -36,8 +36,8 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 def run_all(runner: Backend, batches: Sequence[Batch]) -> None:
     """Runs the batches as the service would: side by side, or each begun while the one before runs, where that is possible."""
-    if runner.streams > 1:
-        with ThreadPoolExecutor(runner.streams) as threads:
+    if runner.num_streams > 1:
+        with ThreadPoolExecutor(runner.num_streams) as threads:
             list(threads.map(runner.run, batches))
         return
     waiting: Callable[[], object] | None = None

@@ -17,7 +17,7 @@ class Backend(Protocol):
     """An engine with a network loaded. `streams` threads call it."""
 
     @property
-    def backend(self) -> str:
+    def name(self) -> str:
         """The engine, such as `torch`."""
 
     @property
@@ -29,11 +29,11 @@ class Backend(Protocol):
         """The type that it computes in, such as `float32`."""
 
     @property
-    def streams(self) -> int:
+    def num_streams(self) -> int:
         """How many threads may run a batch each at the same time."""
 
     @property
-    def overlaps(self) -> bool:
+    def is_async(self) -> bool:
         """Whether a started batch runs by itself, so that it pays to start the next one before asking for its outputs."""
 
     def run(self, batch: Batch) -> Outputs:

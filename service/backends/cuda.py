@@ -26,9 +26,9 @@ class CudaBackend:
     A batch goes over in one copy, padded to a multiple of 8 tokens, or to its bucket where that has a graph.
     """
 
-    backend = "torch"
-    streams = 1
-    overlaps = True
+    name = "torch"
+    num_streams = 1
+    is_async = True
 
     def __init__(
         self,

@@ -19,21 +19,21 @@ Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
 class Forward:
     """Rows in, each row's own logits out: padded into a batch, run, and cut out of the outputs of all heads."""
 
-    def __init__(self, runner: Backend, tasks: Sequence[Task], pad_id: int) -> None:
-        self._runner = runner
+    def __init__(self, backend: Backend, tasks: Sequence[Task], pad_id: int) -> None:
+        self._backend = backend
         self._token_level = [task.token_level for task in tasks]
         self._slices = output_slices(tasks)
         self._pad_id = pad_id
 
     @property
-    def streams(self) -> int:
+    def num_streams(self) -> int:
         """As of the runner."""
-        return self._runner.streams
+        return self._backend.num_streams
 
     @property
-    def overlaps(self) -> bool:
+    def is_async(self) -> bool:
         """As of the runner."""
-        return self._runner.overlaps
+        return self._backend.is_async
 
     def __call__(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:
         """Per row, in order: [num_outputs] of its task, or [length, num_outputs] for a token-level task."""
@@ -43,7 +43,7 @@ class Forward:
         """Begins the rows as a batch. What it returns waits for their logits."""
         token_level = any(self._token_level[task_id] for task_id in task_ids)
         batch = collate(encodings, task_ids, token_level=token_level, pad_id=self._pad_id)
-        return partial(self._cut_out, self._runner.start(batch), task_ids, encodings)
+        return partial(self._cut_out, self._backend.start(batch), task_ids, encodings)
 
     def _cut_out(
         self, outputs_of: Callable[[], Outputs], task_ids: Sequence[int], encodings: Sequence[Encoding]

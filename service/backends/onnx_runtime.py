@@ -26,17 +26,17 @@ _SLOWER = ("SkipLayerNormFusion",)
 class OnnxRuntimeBackend:
     """A file that `polytask export` has written. On the CPU no row's logits depend on its batch mates or on padding."""
 
-    backend = "onnxruntime"
-    overlaps = False
+    name = "onnxruntime"
+    is_async = False
 
     def __init__(
-        self, file: Path, precision: str, threads: int, streams: int = 1, providers: Sequence[str] = CPU
+        self, file: Path, precision: str, threads: int, num_streams: int = 1, providers: Sequence[str] = CPU
     ) -> None:
         """`threads`: on the CPU, shared by `streams`. `providers`: ONNX Runtime's, the first one first.
 
         Raises StartupError.
         """
-        self.streams = streams
+        self.num_streams = num_streams
         self.device = "cpu" if providers[0] in CPU else "cuda"
         self.precision = precision
         available = onnxruntime.get_available_providers()
@@ -47,7 +47,7 @@ class OnnxRuntimeBackend:
             )
         disabled = _SLOWER if self.device == "cpu" else ()
         self._session = onnxruntime.InferenceSession(
-            file, _options(max(1, threads // streams)), providers=list(providers), disabled_optimizers=disabled
+            file, _options(max(1, threads // num_streams)), providers=list(providers), disabled_optimizers=disabled
         )
         self._names = [output.name for output in self._session.get_outputs()]
 

@@ -28,10 +28,10 @@ class OpenVinoBackend:
     step, so there rows of different lengths are run apart, each without padding.
     """
 
-    backend = "openvino"
+    name = "openvino"
     device = "cpu"
-    overlaps = False
-    streams = 1
+    is_async = False
+    num_streams = 1
 
     def __init__(self, file: Path, precision: str, threads: int) -> None:
         self.precision = precision

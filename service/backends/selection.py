@@ -47,9 +47,9 @@ def load_backend(settings: Settings) -> tuple[Checkpoint, Backend]:
         return checkpoint, runner
     logger.info("runs as it was exported for %s in %s", candidate.backend, candidate.precision)
     file = None if candidate.file is None else exported_file(*found, candidate.file)
-    streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
+    num_streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
     runner = open_backend(
-        candidate.backend, candidate.precision, file, checkpoint.network, threads, device.type, streams
+        candidate.backend, candidate.precision, file, checkpoint.network, threads, device.type, num_streams
     )
     if file is not None:
         # The engine has weights of its own.
@@ -87,7 +87,7 @@ def open_backend(
     network: Network,
     threads: int,
     device: str = "cpu",
-    streams: int = 1,
+    num_streams: int = 1,
     buckets: Buckets | None = None,
 ) -> Backend:
     """A runner of that engine: of an exported `file`, or for torch of the network.
@@ -108,7 +108,7 @@ def open_backend(
     if backend == "onnxruntime":
         from polytask.service.backends.onnx_runtime import CPU, CUDA, OnnxRuntimeBackend  # noqa: PLC0415, not installed everywhere
 
-        return OnnxRuntimeBackend(file, precision, threads, streams, CUDA if device == "cuda" else CPU)
+        return OnnxRuntimeBackend(file, precision, threads, num_streams, CUDA if device == "cuda" else CPU)
     from polytask.service.backends.open_vino import OpenVinoBackend  # noqa: PLC0415, not installed everywhere
 
     return OpenVinoBackend(file, precision, threads)

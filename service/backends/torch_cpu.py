@@ -15,11 +15,11 @@ from polytask.model.network import Network
 class TorchBackend:
     """The network as it is, on the CPU in float32."""
 
-    backend = "torch"
+    name = "torch"
     device = "cpu"
     precision = "float32"
-    streams = 1
-    overlaps = False
+    num_streams = 1
+    is_async = False
 
     def __init__(self, network: Network) -> None:
         """Evaluates its task tables, once."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from polytask.model_store import DEFAULT_STORE
 from polytask.service.config.api_keys import Key, KeyLineError, configured
-from polytask.service.config.task_policies import PolicyError, TaskPolicy, lane_policies
+from polytask.service.config.task_policies import PolicyError, TaskPolicy, parse_task_policies
 from polytask.service.errors import StartupError
 
 SHUTDOWN_S = 5
@@ -183,18 +183,18 @@ class Settings:
         self._check_access()
         if not re.fullmatch(r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?", self.devices):
             raise SettingsError(
-                f"{variable('devices')} must be numbers of CUDA devices, or cpu, with commas between them; got {self.devices!r}"
+                f"{env_name('devices')} must be numbers of CUDA devices, or cpu, with commas between them; got {self.devices!r}"
             )
         if self.devices and self.device != "auto":
-            raise SettingsError(f"set {variable('device')} or {variable('devices')}, not both")
+            raise SettingsError(f"set {env_name('device')} or {env_name('devices')}, not both")
         if self.traces == "yes" and not _tracing_is_installed():
             raise SettingsError(
-                f"{variable('traces')} needs OpenTelemetry, which is not installed: pip install 'polytask[tracing]', or set it to no"
+                f"{env_name('traces')} needs OpenTelemetry, which is not installed: pip install 'polytask[tracing]', or set it to no"
             )
         try:
-            lane_policies(self.lanes)
+            parse_task_policies(self.lanes)
         except PolicyError as error:
-            raise SettingsError(f"{variable('lanes')} {error}") from None
+            raise SettingsError(f"{env_name('lanes')} {error}") from None
 
     def _check_values(self) -> None:
         for setting in fields(self):
@@ -202,34 +202,34 @@ class Settings:
             # `not within` rather than `outside`: NaN is refused as well.
             if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
                 most = "" if limits["most"] == math.inf else f" and at most {limits['most']}"
-                raise SettingsError(f"{variable(setting.name)} must be at least {limits['least']}{most}, got {value}")
+                raise SettingsError(f"{env_name(setting.name)} must be at least {limits['least']}{most}, got {value}")
             if limits["choices"] and value not in limits["choices"]:
                 raise SettingsError(
-                    f"{variable(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
+                    f"{env_name(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
                 )
 
     def _check_access(self) -> None:
         if self.api_keys and self.api_keys_file:
-            raise SettingsError(f"set {variable('api_keys')} or {variable('api_keys_file')}, not both")
+            raise SettingsError(f"set {env_name('api_keys')} or {env_name('api_keys_file')}, not both")
         try:
             configured(self.api_keys, self.api_keys_file)
         except KeyLineError as error:
-            raise SettingsError(f"{variable('api_keys_file' if self.api_keys_file else 'api_keys')} {error}") from None
+            raise SettingsError(f"{env_name('api_keys_file' if self.api_keys_file else 'api_keys')} {error}") from None
         for origin in self.origins:
             if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
                 raise SettingsError(
-                    f"{variable('cors_origins')} must be * or origins such as https://example.org, without a path; got {origin!r}"
+                    f"{env_name('cors_origins')} must be * or origins such as https://example.org, without a path; got {origin!r}"
                 )
 
     @property
-    def engines(self) -> tuple[str, ...]:
+    def engine_devices(self) -> tuple[str, ...]:
         """The device of each engine process: an entry of `devices`, else `device`. None where one process does everything."""
         return tuple(self.devices.split(",")) if self.devices else (self.device,) * bool(self.frontends)
 
     @property
     def num_frontends(self) -> int:
         """HTTP processes; 0 where one process does everything."""
-        return self.frontends or len(self.engines)
+        return self.frontends or len(self.engine_devices)
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -248,12 +248,12 @@ class Settings:
 
     def to_environment(self) -> dict[str, str]:
         """The variables from which `from_environment` makes the same settings."""
-        return {variable(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
+        return {env_name(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
 
     @property
     def policies(self) -> dict[str, TaskPolicy]:
         """What `lanes` says, by task."""
-        return lane_policies(self.lanes)
+        return parse_task_policies(self.lanes)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
@@ -262,8 +262,8 @@ class Settings:
         Raises SettingsError for a `POLYTASK_` variable that is none of ours and for a value that does not fit.
         """
         given = {name: text for name, text in environ.items() if name.startswith(PREFIX)}
-        given |= {variable(name): text for name, text in (flags or {}).items() if text is not None}
-        known = {variable(setting.name): setting for setting in fields(cls)}
+        given |= {env_name(name): text for name, text in (flags or {}).items() if text is not None}
+        known = {env_name(setting.name): setting for setting in fields(cls)}
         for name in given:
             if name not in known and name not in CLIENT:
                 raise SettingsError(_unknown(name, list(known)))
@@ -275,7 +275,7 @@ class Settings:
         return cls(**values)
 
 
-def variable(name: str) -> str:
+def env_name(name: str) -> str:
     """The environment variable of a field."""
     return PREFIX + name.upper()
 

@@ -39,7 +39,7 @@ class TaskPolicy:
                 raise PolicyError(f"{name} must be at least 0, got {getattr(self, name)}")
 
 
-def lane_policies(text: str) -> dict[str, TaskPolicy]:
+def parse_task_policies(text: str) -> dict[str, TaskPolicy]:
     """Policies by the name of the task, from JSON: {"intent": {"weight": 4, "mix": false}}. Raises PolicyError."""
     try:
         given = json.loads(text)

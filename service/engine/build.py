@@ -17,7 +17,7 @@ from polytask.service.config.task_policies import by_task_id
 from polytask.service.engine.warmup import BatchTimeTarget, warm_up
 from polytask.service.engine.worker import Worker
 from polytask.service.observability.metrics import Metrics
-from polytask.service.scheduling.queue import FairQueue, Limits
+from polytask.service.scheduling.queue import BatchLimits, FairQueue
 
 _MOST_TOKENS = 262_144
 """In a batch, however fast the device is: its memory has an end."""
@@ -27,45 +27,45 @@ def build_worker(
     checkpoint: Checkpoint,
     encoder: InputEncoder,
     settings: Settings,
-    runner: Backend,
+    backend: Backend,
     metrics: Metrics,
-    ended: Callable[[], None],
-    known: Limits | None = None,
+    on_exit: Callable[[], None],
+    known: BatchLimits | None = None,
 ) -> Worker:
     """The worker of a device, not started: the same for one process and for an engine process.
 
     `known`: limits that were calibrated before.
     """
     manifest = checkpoint.manifest
-    limits = known or batch_limits(settings, runner.device)
-    metrics.watch_memory(*memory_of(runner.device))
+    limits = known or batch_limits(settings, backend.device)
+    metrics.watch_memory(*memory_of(backend.device))
     first = manifest.tasks[0]
     return Worker(
         FairQueue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),
-        Forward(runner, manifest.tasks, encoder.pad_id),
+        Forward(backend, manifest.tasks, encoder.pad_id),
         metrics,
-        known_good=(0, encoder.encode(first, [example_input(first, manifest)])[0][0]),
+        probe_row=(0, encoder.encode(first, [example_input(first, manifest)])[0][0]),
         warm_up=partial(
             warm_up,
             tasks=manifest.tasks,
             encoder=encoder,
             goldens=manifest.goldens,
             limits=limits,
-            precision=runner.precision,
-            target=None if known else calibration_target(settings, runner.device),
+            precision=backend.precision,
+            target=None if known else calibration_target(settings, backend.device),
             golden_check=metrics.device.golden_check,
         ),
-        ended=ended,
+        on_exit=on_exit,
     )
 
 
-def batch_limits(settings: Settings, device: str) -> Limits:
+def batch_limits(settings: Settings, device: str) -> BatchLimits:
     """The limits in the settings; where they leave it open, what suits the device, before it is calibrated.
 
     A forward by itself costs as much as a few dozen tokens on a CPU, and as much as some thousands on a GPU.
     """
     max_rows, token_budget, forward_tokens = (MOST_ROWS, 32_768, 2048) if device == "cuda" else (32, 1024, 32)
-    return Limits(
+    return BatchLimits(
         max_rows=settings.max_rows or max_rows,
         token_budget=settings.token_budget or token_budget,
         forward_tokens=forward_tokens,

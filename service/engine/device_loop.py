@@ -43,12 +43,12 @@ class DeviceLoop:
     `known_good`: task id and encoding of a row that runs if anything does.
     """
 
-    def __init__(self, line: SharedQueue, forward: Forward, metrics: Metrics, known_good: tuple[int, Encoding]) -> None:
+    def __init__(self, line: SharedQueue, forward: Forward, metrics: Metrics, probe_row: tuple[int, Encoding]) -> None:
         self.ready = True
-        self._line = line
+        self._queue = line
         self._forward = forward
         self._metrics = metrics
-        self._known_good = known_good
+        self._probe_row = probe_row
         self._last_succeeded = True
         self._recoveries = 0
         self._started: deque[_Started] = deque()
@@ -61,18 +61,18 @@ class DeviceLoop:
 
     def run(self) -> None:
         """Returns when there is nothing left to do ever. Raises DeviceLost."""
-        while self._started or self._line.wait(self._recoveries):
-            self._recoveries = self._line.recoveries
-            if not self._start_next() or len(self._started) > self._forward.overlaps:
+        while self._started or self._queue.wait(self._recoveries):
+            self._recoveries = self._queue.recoveries
+            if not self._start_next() or len(self._started) > self._forward.is_async:
                 self._finish_first()
             self.ready = self._last_succeeded or self._known_good_runs()
 
     def _start_next(self) -> bool:
         """Takes a batch and starts it; False when there was none."""
-        taken = self._line.take()
+        taken = self._queue.take()
         for row in taken.expired:
             self._metrics.dropped(row.task_id, DEADLINE, 1)
-            row.payload.ticket.expire()
+            row.payload.sink.expire()
         if taken.rows:
             self._started.append(self._start(taken.rows))
         return bool(taken.rows)
@@ -89,7 +89,7 @@ class DeviceLoop:
         # It stays among the started until its rows have their answers: whatever happens, they are not forgotten.
         if self._started:
             self._finish(self._started[0])
-            self._line.drained(self._started.popleft().rows)
+            self._queue.batch_done(self._started.popleft().rows)
 
     def _finish(self, batch: _Started) -> None:
         rows, self._last_succeeded = batch.rows, False
@@ -100,7 +100,7 @@ class DeviceLoop:
         except Exception as error:  # noqa: BLE001, whatever it is, it is the answer of these rows and the loop goes on
             self._metrics.device.failed(out_of_memory=isinstance(error, MemoryError))
             if len(rows) == 1:
-                rows[0].payload.ticket.fail(error)
+                rows[0].payload.sink.fail(error)
                 return
             # One row may be the reason, and must not hurt its mates.
             logger.warning("a batch of %d rows failed (%s); they are run one by one", len(rows), error)
@@ -115,13 +115,13 @@ class DeviceLoop:
         # A batch that was started while another ran has waited for that one.
         began, self._free_at = max(batch.at, self._free_at), ended
         for row, own in zip(batch.rows, logits, strict=True):
-            row.payload.ticket.answer(row.payload.place, own, began, ended)
+            row.payload.sink.answer(row.payload.index, own, began, ended)
         self._metrics.device.ran(
             [row.task_id for row in batch.rows], [row.num_tokens for row in batch.rows], ended - began
         )
 
     def _known_good_runs(self) -> bool:
-        task_id, encoding = self._known_good
+        task_id, encoding = self._probe_row
         try:
             self._forward([task_id], [encoding])
         except DeviceLost:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from polytask.service.pending import RowPayload
-from polytask.service.scheduling.queue import FairQueue, Limits, Row, Taken, Waiting
+from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row, Taken, Waiting
 
 
 class SharedQueue:
@@ -16,9 +16,9 @@ class SharedQueue:
     `streams`: how many threads take batches; each calls `wait`, `take` and `drained` in turn.
     """
 
-    def __init__(self, queue: FairQueue[RowPayload], streams: int) -> None:
+    def __init__(self, queue: FairQueue[RowPayload], num_streams: int) -> None:
         self._queue = queue
-        self._streams = streams
+        self._streams = num_streams
         self._changed = threading.Condition()
         self._busy = 0
         self._free_at = 0.0
@@ -56,11 +56,11 @@ class SharedQueue:
             return self._queue.waiting(), self._queue.oldest_s(time.monotonic())
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> BatchLimits:
         """How batches are cut."""
         return self._queue.limits
 
-    def limit(self, limits: Limits) -> None:
+    def limit(self, limits: BatchLimits) -> None:
         """How batches are cut from now on."""
         with self._changed:
             self._queue.limits = limits
@@ -97,17 +97,17 @@ class SharedQueue:
             self._busy += bool(taken.rows)
             return taken
 
-    def drained(self, rows: Sequence[Row[RowPayload]]) -> None:
+    def batch_done(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Notes that a batch which was taken is done, whatever became of it."""
         with self._changed:
             now = time.monotonic()
             # Batches that run side by side share the time that has passed: it is counted once. Streams that had nothing to
             # do would have taken their part of it.
-            self._queue.drained(rows, (now - self._free_at) * self._busy / self._streams)
+            self._queue.batch_done(rows, (now - self._free_at) * self._busy / self._streams)
             self._busy -= 1
             self._free_at = now
 
-    def rest(self) -> list[Row[RowPayload]]:
+    def close_and_drain(self) -> list[Row[RowPayload]]:
         """Closes the line and empties it."""
         left: list[Row[RowPayload]] = []
         with self._changed:

@@ -15,7 +15,7 @@ from polytask.model_store.manifest import Golden
 from polytask.service.backends.forward import Run
 from polytask.service.engine.calibration import best_of_repeats, calibrate
 from polytask.service.errors import StartupError
-from polytask.service.scheduling.queue import Limits
+from polytask.service.scheduling.queue import BatchLimits
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2, "int8": 5e-2}
 """How far a golden answer's numbers may be off, by the runner's precision; of values above 1, the share of them.
@@ -57,11 +57,11 @@ def warm_up(
     tasks: Sequence[Task],
     encoder: InputEncoder,
     goldens: Sequence[Golden],
-    limits: Limits,
+    limits: BatchLimits,
     precision: str,
     target: BatchTimeTarget | None = None,
     golden_check: GoldenCheck = _unheard,
-) -> Limits:
+) -> BatchLimits:
     """Runs everything once. Raises GoldenMismatch where an answer is not the golden one; `golden_check` hears of it.
 
     Returns the limits; with a target, what calibration made of them.
@@ -84,7 +84,9 @@ def warm_up(
     return limits
 
 
-def _calibrated(run_shape: Callable[[int, int], None], longest: int, limits: Limits, target: BatchTimeTarget) -> Limits:
+def _calibrated(
+    run_shape: Callable[[int, int], None], longest: int, limits: BatchLimits, target: BatchTimeTarget
+) -> BatchLimits:
     found = calibrate(
         lambda num_rows, length: best_of_repeats(partial(run_shape, num_rows, length), target.seconds),
         longest=longest,
@@ -101,7 +103,7 @@ def _calibrated(run_shape: Callable[[int, int], None], longest: int, limits: Lim
     return replace(limits, token_budget=found.token_budget, forward_tokens=found.forward_tokens)
 
 
-def worst_shapes(tasks: Sequence[Task], limits: Limits) -> list[tuple[int, int]]:
+def worst_shapes(tasks: Sequence[Task], limits: BatchLimits) -> list[tuple[int, int]]:
     """Rows and length of the largest batches: one row, as many long rows as fit, and as long ones as fit when full.
 
     Only the one row may be over the token budget.

@@ -16,7 +16,7 @@ from polytask.service.engine.device_loop import DeviceLoop
 from polytask.service.engine.shared_queue import SharedQueue
 from polytask.service.observability.metrics import Metrics
 from polytask.service.pending import RowPayload
-from polytask.service.scheduling.queue import FairQueue, Limits, Row, Waiting
+from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -37,17 +37,17 @@ class Worker:
         forward: Forward,
         metrics: Metrics,
         *,
-        known_good: tuple[int, Encoding],
-        warm_up: Callable[[Run], Limits],
-        ended: Callable[[], None] = lambda: None,
+        probe_row: tuple[int, Encoding],
+        warm_up: Callable[[Run], BatchLimits],
+        on_exit: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: Exception | None = None
-        self._line = SharedQueue(queue, forward.streams)
-        self._streams = [DeviceLoop(self._line, forward, metrics, known_good) for _ in range(forward.streams)]
+        self._queue = SharedQueue(queue, forward.num_streams)
+        self._streams = [DeviceLoop(self._queue, forward, metrics, probe_row) for _ in range(forward.num_streams)]
         self._forward = forward
         self._metrics = metrics
         self._warm_up = warm_up
-        self._ended = ended
+        self._on_exit = on_exit
         self._warm = False
         self._settled = threading.Event()
         self._warmup_s = 0.0
@@ -56,28 +56,28 @@ class Worker:
     @property
     def ready(self) -> bool:
         """Whether rows are taken and would be answered."""
-        return self._warm and not self._line.closed and all(stream.ready for stream in self._streams)
+        return self._warm and not self._queue.closed and all(stream.ready for stream in self._streams)
 
     @property
     def draining(self) -> bool:
         """Whether the worker is ending, or has ended: it takes no rows any more."""
-        return self._line.closed
+        return self._queue.closed
 
     def start(self) -> None:
         """Starts the thread: warm-up, then batches."""
         self._thread.start()
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> BatchLimits:
         """How batches are cut; until it is warm, before calibration."""
-        return self._line.limits
+        return self._queue.limits
 
     @property
     def warmup_s(self) -> float:
         """How long it took to get warm; 0 before."""
         return self._warmup_s
 
-    def settle(self) -> None:
+    def wait_until_ready(self) -> None:
         """Returns when it is warm, or raises why it did not get so."""
         self._settled.wait()
         if self.failure is not None:
@@ -85,32 +85,32 @@ class Worker:
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
         """As `FairQueue.require_room`."""
-        self._line.require_room(task_id, num_tokens, before, deadline)
+        self._queue.require_room(task_id, num_tokens, before, deadline)
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""
-        self._line.admit(rows)
+        self._queue.admit(rows)
         for task_id, own in groupby(rows, _task_id):
             self._metrics.admitted(task_id, [row.payload.encoding for row in own])
 
     def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
         """Takes out of the line those rows of a request that are still in it, and counts them as dropped for `reason`."""
-        dropped = self._line.cancel(rows)
+        dropped = self._queue.cancel(rows)
         if reason is not None:
             for task_id, num_rows in Counter(map(_task_id, dropped)).items():
                 self._metrics.dropped(task_id, reason, num_rows)
 
     def recover(self) -> None:
         """If the last forward failed, tries the known-good row once more."""
-        self._line.recover()
+        self._queue.recover()
 
     def waiting(self) -> tuple[dict[int, Waiting], float]:
         """What is in line, by task id, and for how many seconds its oldest row has been."""
-        return self._line.waiting()
+        return self._queue.waiting()
 
     def stop(self, timeout_s: float) -> bool:
         """Takes nothing more, runs what is in line, ends. Returns whether it ended within `timeout_s`."""
-        self._line.close()
+        self._queue.close()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -132,7 +132,7 @@ class Worker:
                 other.join()
         self._abandon()
         self._settled.set()
-        self._ended()
+        self._on_exit()
 
     def _run(self, stream: DeviceLoop) -> None:
         try:
@@ -144,13 +144,13 @@ class Worker:
     def _fail(self, error: Exception) -> None:
         self.failure = self.failure or error
         # Nobody is to wait for streams that go on to be told so, too.
-        for row in self._line.rest():
-            row.payload.ticket.fail(error)
+        for row in self._queue.close_and_drain():
+            row.payload.sink.fail(error)
 
     def _get_warm(self) -> None:
         started = time.monotonic()
         limits = self._warm_up(self._forward)
-        self._line.limit(limits)
+        self._queue.limit(limits)
         self._warmup_s = time.monotonic() - started
         self._warm = True
         self._settled.set()
@@ -158,6 +158,6 @@ class Worker:
 
     def _abandon(self) -> None:
         """Every row that was accepted gets an error if it has no answer."""
-        left = [row for stream in self._streams for row in stream.unanswered] + self._line.rest()
+        left = [row for stream in self._streams for row in stream.unanswered] + self._queue.close_and_drain()
         for row in left:
-            row.payload.ticket.fail(self.failure or RuntimeError("the worker has ended"))
+            row.payload.sink.fail(self.failure or RuntimeError("the worker has ended"))

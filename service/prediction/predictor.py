@@ -27,7 +27,7 @@ from polytask.service.errors import (
     UnknownTask,
 )
 from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
-from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, mailbox_of_requests
+from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
 from polytask.service.prediction.token_estimate import TokenEstimator
@@ -184,7 +184,7 @@ class Predictor:
             return Results([], now, now)
         loop = asyncio.get_running_loop()
         if self._ends is None or self._ends.loop is not loop:
-            self._ends = mailbox_of_requests(loop)
+            self._ends = completion_mailbox(loop)
         ticket = PendingRequest(len(job.rows), self._ends)
         rows = [
             Row(task_id, len(encoding), deadline, RowPayload(encoding, ticket, place))

@@ -157,9 +157,9 @@ class _PendingRemoteRequest:
 
 def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None:
     """Serves rows on `socket` until told to end. Raises StoreError or StartupError where it cannot."""
-    checkpoint, runner = load_backend(settings)
+    checkpoint, backend = load_backend(settings)
     metrics = Metrics(checkpoint.manifest.tasks)
-    metrics.serves(revision(checkpoint.manifest), runner.backend, runner.precision, runner.device)
+    metrics.serves(revision(checkpoint.manifest), backend.name, backend.precision, backend.device)
 
     async def main() -> Worker:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
@@ -169,7 +169,7 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(over.set)
 
-        worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, runner, metrics, end)
+        worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics, end)
         reception = EngineServer(worker, loop)
         await loop.create_unix_server(reception.connect, str(socket))
         parent.when_over(end)

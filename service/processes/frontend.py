@@ -31,7 +31,7 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
     manifest, card = read_manifest(version), read_card(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
     metrics = Metrics(manifest.tasks, predictions=settings.counts_predictions)
-    sockets = [engine_socket(folder, number) for number in range(len(settings.engines))]
+    sockets = [engine_socket(folder, number) for number in range(len(settings.engine_devices))]
     desk = RemoteEngineClient(sockets, settings.max_waiting_tokens)
     predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, settings, revision(manifest))
 

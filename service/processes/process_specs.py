@@ -56,10 +56,10 @@ class ProcessSpec:
 
 def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:
     """A slot for each engine, which sees no device but its own. Those on the CPU share its cores."""
-    on_cpu = sum(device != "cuda" and not device.isdigit() for device in settings.engines)
+    on_cpu = sum(device != "cuda" and not device.isdigit() for device in settings.engine_devices)
     threads = settings.threads or max(1, available_cores() // max(1, on_cpu))
     slots = []
-    for number, entry in enumerate(settings.engines):
+    for number, entry in enumerate(settings.engine_devices):
         device = "cuda" if entry.isdigit() else entry
         own = replace(settings, device=device, devices="", threads=threads).to_environment()
         if entry.isdigit():

@@ -81,11 +81,11 @@ class RemoteEngineClient:
         if up:
             min(up, key=_tokens).submit(rows)
         else:
-            rows[0].payload.ticket.fail(NotReady("no engine is up", retry_after_s=1))
+            rows[0].payload.sink.fail(NotReady("no engine is up", retry_after_s=1))
 
     def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
         """Tells the engine that nobody waits for a request any more."""
-        ticket = next(iter(rows)).payload.ticket
+        ticket = next(iter(rows)).payload.sink
         for engine in self._engines:
             engine.cancel(ticket, reason)
 
@@ -137,7 +137,7 @@ class _EngineConnection:
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         assert self._connection is not None, "an engine that is ready is connected"
-        number, ticket = next(self._numbers), rows[0].payload.ticket
+        number, ticket = next(self._numbers), rows[0].payload.sink
         self._sent[number] = sent = _Sent(ticket, sum(row.num_tokens for row in rows))
         self._by_ticket[ticket] = number
         self.tokens += sent.tokens

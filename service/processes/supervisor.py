@@ -46,7 +46,7 @@ def serve(settings: Settings, engine: str = "polytask.service.processes.engine")
     configure_logs("supervisor", settings.log_format)
     with listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory(prefix="polytask-") as name:
         folder = Path(name)
-        if len(os.fsencode(engine_socket(folder, len(settings.engines)))) > _MAX_SOCKET_PATH:
+        if len(os.fsencode(engine_socket(folder, len(settings.engine_devices)))) > _MAX_SOCKET_PATH:
             raise StartupError(f"the path of {folder} is too long for a socket; set TMPDIR to a shorter one")
         (folder / METRICS).mkdir()
         # Pinned: a version that is promoted while this one is served must not come in by the restart of a process.

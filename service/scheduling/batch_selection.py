@@ -29,7 +29,7 @@ _PADDING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     """What a batch and the line may hold. A row longer than the token budget runs alone.
 
     `token_budget`: rows times the longest row. `forward_tokens`: what a forward costs by itself, in tokens that the
@@ -66,28 +66,28 @@ class LookAheadWindow:
     def add(self, place: QueuedRow) -> None:
         """Lets a row in."""
         self._all.append(place)
-        lane = place.lane
-        place.fresh = not lane.num_in_front
-        lane.front.append(place)
-        if place.fresh:
+        lane = place.task_queue
+        place.first_of_task = not lane.num_in_window
+        lane.window.append(place)
+        if place.first_of_task:
             lane.served = max(lane.served, self._clock)
             self._schedule(lane)
         length = place.row.num_tokens
         if length not in self._of_length:
             insort(self._lengths, length)
             self._of_length[length] = ({}, {})
-        self._of_length[length][not place.fresh][place] = None
+        self._of_length[length][not place.first_of_task][place] = None
         self.num_tokens += length
-        place.in_front = True
-        lane.num_in_front += 1
+        place.in_window = True
+        lane.num_in_window += 1
 
     def serve(self, places: Iterable[QueuedRow]) -> None:
         """Takes out rows that are going to be run."""
         lanes = set[TaskQueue]()
         for place in places:
             self.remove(place)
-            place.lane.served += place.row.num_tokens / place.lane.policy.weight
-            lanes.add(place.lane)
+            place.task_queue.served += place.row.num_tokens / place.task_queue.policy.weight
+            lanes.add(place.task_queue)
         for lane in lanes:
             self._schedule(lane)
 
@@ -95,15 +95,15 @@ class LookAheadWindow:
         """Takes a row out."""
         length = place.row.num_tokens
         same = self._of_length[length]
-        del same[not place.fresh][place]
+        del same[not place.first_of_task][place]
         if not any(same):
             del self._of_length[length]
             del self._lengths[bisect_left(self._lengths, length)]
         self.num_tokens -= length
-        place.in_front = False
-        place.lane.num_in_front -= 1
+        place.in_window = False
+        place.task_queue.num_in_window -= 1
 
-    def select_batch(self, limits: Limits, line_tokens: int, now: float) -> BatchSelection:
+    def select_batch(self, limits: BatchLimits, line_tokens: int, now: float) -> BatchSelection:
         """The next batch, which is not taken out yet. Without rows if the first one has expired, or there is none.
 
         `line_tokens`: of all rows that wait, here and behind.
@@ -121,7 +121,7 @@ class LookAheadWindow:
 
     @staticmethod
     def _first(places: deque[QueuedRow]) -> QueuedRow | None:
-        while places and not places[0].in_front:
+        while places and not places[0].in_window:
             places.popleft()
         return places[0] if places else None
 
@@ -129,7 +129,7 @@ class LookAheadWindow:
         """The first row of the lane that was served least. There are rows."""
         while True:
             served, _, lane = self._least_served[0]
-            place = self._first(lane.front)
+            place = self._first(lane.window)
             if place is not None and served == lane.served:
                 self._clock = served
                 return place
@@ -138,13 +138,13 @@ class LookAheadWindow:
     def _schedule(self, lane: TaskQueue) -> None:
         heapq.heappush(self._least_served, (lane.served, next(self._ties), lane))
 
-    def _grow_batch(self, seed: QueuedRow, limits: Limits, waiting: int, now: float) -> BatchSelection:
+    def _grow_batch(self, seed: QueuedRow, limits: BatchLimits, waiting: int, now: float) -> BatchSelection:
         """The row and its neighbours by length, each time the one with less padding, as many as pay and limits allow."""
-        selection, of_lane, best = BatchSelection([seed]), Counter([seed.lane]), 1
+        selection, of_lane, best = BatchSelection([seed]), Counter([seed.task_queue]), 1
 
         def fits(place: QueuedRow) -> bool:
-            most = place.lane.policy.max_rows
-            return not most or of_lane[place.lane] < most
+            most = place.task_queue.policy.max_rows
+            return not most or of_lane[place.task_queue] < most
 
         def live(lengths: Iterable[int]) -> Iterator[QueuedRow]:
             for length in lengths:
@@ -167,7 +167,7 @@ class LookAheadWindow:
                 break
             place = (shorter if with_shorter < with_longer else longer).pop()
             selection.places.append(place)
-            of_lane[place.lane] += 1
+            of_lane[place.task_queue] += 1
             real += place.row.num_tokens
             longest = max(longest, place.row.num_tokens)
             part = (real - seed.row.num_tokens) / waiting

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 from itertools import count
 
-from polytask.service.scheduling.batch_selection import BatchSelection, Limits, LookAheadWindow
+from polytask.service.scheduling.batch_selection import BatchLimits, BatchSelection, LookAheadWindow
 from polytask.service.scheduling.task_queue import QueuedRow, TaskQueue, Turn
 
 LOOK_AHEAD = 16
@@ -44,12 +44,12 @@ class FairScheduler:
 
     def add(self, lane: TaskQueue, places: list[QueuedRow]) -> None:
         """Puts rows at the end of their lane."""
-        lane.behind += places
+        lane.backlog += places
         self.num_rows += len(places)
         self.num_tokens += sum(place.row.num_tokens for place in places)
         self._schedule(lane)
 
-    def select_batch(self, limits: Limits, now: float) -> BatchSelection:
+    def select_batch(self, limits: BatchLimits, now: float) -> BatchSelection:
         """Removes the next batch, and expired rows met on the way. At least one row leaves, whichever way."""
         late = self._fill_front(limits, now)
         cut = self._front.select_batch(limits, self.num_tokens, now)
@@ -64,15 +64,15 @@ class FairScheduler:
     def withdraw(self, place: QueuedRow) -> None:
         """Removes a row that is not going to be run."""
         self._leave(place)
-        if place.in_front:
+        if place.in_window:
             self._front.remove(place)
 
     def _leave(self, place: QueuedRow) -> None:
-        place.gone = True
+        place.removed = True
         self.num_rows -= 1
         self.num_tokens -= place.row.num_tokens
 
-    def _fill_front(self, limits: Limits, now: float) -> list[QueuedRow]:
+    def _fill_front(self, limits: BatchLimits, now: float) -> list[QueuedRow]:
         """Lets rows into the front by turn while there is room, and the first of each lane in any case.
 
         Returns those that have expired instead.
@@ -81,9 +81,9 @@ class FairScheduler:
         for _ in range(limits.max_rows + _BURST):
             lane = self._next_lane()
             room = self._front.num_tokens < LOOK_AHEAD * limits.token_budget
-            if lane is None or not (room or not lane.num_in_front):
+            if lane is None or not (room or not lane.num_in_window):
                 break
-            place = lane.behind.popleft()
+            place = lane.backlog.popleft()
             if place.row.deadline <= now:
                 expired.append(place)
             else:

@@ -27,12 +27,12 @@ from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
 from polytask.service.config.task_policies import TaskPolicy
-from polytask.service.scheduling.batch_selection import Limits
+from polytask.service.scheduling.batch_selection import BatchLimits
 from polytask.service.scheduling.fair_queueing import FairScheduler
 from polytask.service.scheduling.task_queue import QueuedRow, Row, TaskQueue
 from polytask.service.scheduling.throughput import ThroughputEstimator
 
-__all__ = ["Closed", "FairQueue", "Full", "Limits", "QuotaFull", "Row", "Taken", "TooLate", "Waiting"]
+__all__ = ["BatchLimits", "Closed", "FairQueue", "Full", "QuotaFull", "Row", "Taken", "TooLate", "Waiting"]
 
 Payload = TypeVar("Payload")
 
@@ -91,7 +91,7 @@ class FairQueue(Generic[Payload]):
     `policies`: by task id, for tasks that want another than the default.
     """
 
-    def __init__(self, limits: Limits, policies: Mapping[int, TaskPolicy] | None = None) -> None:
+    def __init__(self, limits: BatchLimits, policies: Mapping[int, TaskPolicy] | None = None) -> None:
         self.closed = False
         self.limits = limits
         self._policies = dict(policies or {})
@@ -166,9 +166,9 @@ class FairQueue(Generic[Payload]):
             self._forget(place)
         return [place.row for place in places]
 
-    def drained(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
+    def batch_done(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
         """Notes how long a batch kept the whole device busy, for the estimates that go with Full."""
-        self._drain.note(rows, seconds, self.limits)
+        self._drain.record(rows, seconds, self.limits)
 
     def waiting(self) -> dict[int, Waiting]:
         """What is in line, by task id; only tasks that have something there."""
@@ -205,7 +205,7 @@ class FairQueue(Generic[Payload]):
 
     def _forget(self, place: QueuedRow) -> None:
         del self._places[place.row]
-        lane, num_tokens = place.lane, place.row.num_tokens
+        lane, num_tokens = place.task_queue, place.row.num_tokens
         lane.num_rows -= 1
         lane.num_tokens -= num_tokens
         self._tokens -= num_tokens
@@ -265,7 +265,7 @@ class FairQueue(Generic[Payload]):
         `weight`: of all lanes that have rows in line, this one included.
         """
         share = self._policy(task_id).weight / weight
-        return (self._drain.rate(self.limits) or 0.0) * max(self._drain.share(task_id), share)
+        return (self._drain.rate(self.limits) or 0.0) * max(self._drain.task_share(task_id), share)
 
 
 _DEFAULT = TaskPolicy()

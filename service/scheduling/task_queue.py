@@ -33,13 +33,13 @@ class QueuedRow:
     """
 
     row: Row[Any]
-    lane: TaskQueue
+    task_queue: TaskQueue
     arrival: int
     admitted_at: float
     clock: float
-    in_front: bool = False
-    fresh: bool = False
-    gone: bool = False
+    in_window: bool = False
+    first_of_task: bool = False
+    removed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -52,17 +52,17 @@ class TaskQueue:
     """
 
     policy: TaskPolicy
-    behind: deque[QueuedRow] = field(default_factory=deque)
-    front: deque[QueuedRow] = field(default_factory=deque)
+    backlog: deque[QueuedRow] = field(default_factory=deque)
+    window: deque[QueuedRow] = field(default_factory=deque)
     finish: float = 0.0
     served: float = 0.0
     next_turn: Turn | None = None
     num_rows: int = 0
     num_tokens: int = 0
-    num_in_front: int = 0
+    num_in_window: int = 0
 
     def head(self) -> QueuedRow | None:
         """The first row behind the front."""
-        while self.behind and self.behind[0].gone:
-            self.behind.popleft()
-        return self.behind[0] if self.behind else None
+        while self.backlog and self.backlog[0].removed:
+            self.backlog.popleft()
+        return self.backlog[0] if self.backlog else None

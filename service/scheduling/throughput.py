@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from polytask.service.scheduling.batch_selection import Limits
+from polytask.service.scheduling.batch_selection import BatchLimits
 from polytask.service.scheduling.task_queue import Row
 
 _MEMORY = 0.95
@@ -27,7 +27,7 @@ class ThroughputEstimator:
         self._rows = 0.0
         self._of_task: dict[int, tuple[int, float]] = {}
 
-    def note(self, rows: Iterable[Row[Any]], seconds: float, limits: Limits) -> None:
+    def record(self, rows: Iterable[Row[Any]], seconds: float, limits: BatchLimits) -> None:
         """A batch of these rows took the whole of the device so long."""
         self._batches += 1
         self._seconds = _MEMORY * self._seconds + max(seconds, 1e-6)
@@ -40,14 +40,14 @@ class ThroughputEstimator:
             self._tokens += row.num_tokens
             self._of_task[row.task_id] = (self._batches, self._recent(row.task_id) + row.num_tokens)
 
-    def rate(self, limits: Limits) -> float | None:
+    def rate(self, limits: BatchLimits) -> float | None:
         """Tokens a second in full batches; None before the first batch."""
         if not self._rows:
             return None
         full = min(limits.token_budget, limits.max_rows * self._tokens / self._rows)
         return self._work / self._seconds * full / (full + limits.forward_tokens)
 
-    def share(self, task_id: int) -> float:
+    def task_share(self, task_id: int) -> float:
         """Which part of these tokens were the task's."""
         return self._recent(task_id) / self._tokens if self._tokens else 0.0
 

@@ -191,7 +191,7 @@ class VersionManager:
         loaded = self._open(revision, active)
         try:
             loaded.worker.start()
-            loaded.worker.settle()
+            loaded.worker.wait_until_ready()
             both = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
             found = task_drifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, both)
         except BaseException:

@@ -9,7 +9,7 @@ import pytest
 from polytask.service.config.settings import Settings
 from polytask.service.single_process import assemble
 from tests.service.support import checkpoints
-from tests.service.support.doubles import real_runner
+from tests.service.support.doubles import real_backend
 from tests.service.web.middleware.test_authentication import KEYS
 
 _PREDICT = dict.fromkeys(("404", "413", "422", "429", "500", "503", "504"), "Problem")
@@ -196,7 +196,7 @@ RESPONSES = {
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """The OpenAPI document of a service."""
-    _, app = assemble(checkpoints.in_memory(), Settings(), real_runner())
+    _, app = assemble(checkpoints.in_memory(), Settings(), real_backend())
     return app.openapi()
 
 
@@ -223,7 +223,7 @@ def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> No
     of_admins = {"not-allowed", "conflict", "several-processes"}
     of_keys = {"unauthorized", "rate-limited", "too-many-at-once"} | of_admins
     assert shown(document) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere - of_keys}
-    _, keyed = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_runner())
+    _, keyed = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_backend())
     assert shown(keyed.openapi()) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere}
     admin = {path for path in keyed.openapi()["paths"] if path.startswith("/admin")}
     assert admin == {f"/admin/models{verb}" for verb in ("", "/load", "/activate", "/rollback", "/unload")}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from polytask.model.encoding import InputEncoder
 from polytask.service.api.schemas import from_input
-from tests.service.support.doubles import GatedRunner
+from tests.service.support.doubles import GatedBackend
 from tests.service.support.serving import Service, hold, serving, until
 from tests.support import tiny
 
@@ -258,9 +258,9 @@ async def test_several_tasks_may_refuse_each_its_own_items() -> None:
 
 async def test_several_tasks_are_refused_together() -> None:
     """Where the lane of one task is full nothing of the request is in line, and both tasks count the refusal."""
-    runner = GatedRunner()
-    async with serving(runner, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
-        running = await hold(service, runner)
+    backend = GatedBackend()
+    async with serving(backend, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
+        running = await hold(service, backend)
         body = {"tasks": ["mood", "topics"], "inputs": ["cat"]}
         waiting = asyncio.create_task(service.client.post("/v1/predict", json=body))
         await until(lambda: service.num_waiting() == 2)
@@ -272,7 +272,7 @@ async def test_several_tasks_are_refused_together() -> None:
         for task in ("mood", "topics"):
             assert await service.metric(f'polytask_rejections_total{{reason="task_quota",task="{task}"}}') == 1
         assert await service.metric('polytask_inputs_total{task="topics"}') == 1
-        runner.open()
+        backend.open()
         assert (await waiting).status_code == (await running).status_code == 200
         assert await service.metric('polytask_requests_total{outcome="ok",task="topics"}') == 1
         assert (await service.client.post("/v1/predict", content=b"{}")).status_code == 422

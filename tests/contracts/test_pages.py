@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from polytask.service.config.settings import CLIENT, Settings, variable
+from polytask.service.config.settings import CLIENT, Settings, env_name
 from polytask.training.data.examples import load_task
 from polytask.training.recipes.schema import Recipe
 
@@ -40,7 +40,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_settings_exist(page: Path) -> None:
     """Every variable that a page names is one of the service, or of the client."""
     named = set(re.findall(r"\bPOLYTASK_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
-    assert named <= {variable(setting.name) for setting in fields(Settings)} | CLIENT
+    assert named <= {env_name(setting.name) for setting in fields(Settings)} | CLIENT
 
 
 def test_the_quickstart_trains_on_what_it_writes(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def forward_on(device: str, *, graphs: bool = True) -> Forward:
     """The embedded checkpoint on a device; on CUDA with graphs, as it is served, or without."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     buckets = Buckets.up_to(checkpoint.network.config.max_length) if graphs else None
-    runner = open_backend("torch", "", None, checkpoint.network, available_cores(), device, buckets=buckets)
-    return Forward(runner, checkpoint.manifest.tasks, InputEncoder(checkpoint.tokenizer).pad_id)
+    backend = open_backend("torch", "", None, checkpoint.network, available_cores(), device, buckets=buckets)
+    return Forward(backend, checkpoint.manifest.tasks, InputEncoder(checkpoint.tokenizer).pad_id)
 
 
 def worst(left: Sequence[Logits], right: Sequence[Logits]) -> float:

@@ -80,8 +80,8 @@ def batches() -> list[Batch]:
 
 def test_replays_give_what_the_network_gives() -> None:
     """Batches that are all started before the first is asked for have the logits that they have one by one, without graphs."""
-    runner, plain = cuda(graphs=True), cuda(graphs=False)
-    started = [runner.start(batch) for batch in batches()]
+    backend, plain = cuda(graphs=True), cuda(graphs=False)
+    started = [backend.start(batch) for batch in batches()]
     for batch, outputs in zip(batches(), started, strict=True):
         assert_near(outputs(), plain.run(batch), batch)
 
@@ -97,11 +97,11 @@ def test_single_rows_are_replayed() -> None:
 @pytest.mark.parametrize("graphs", [True, False])
 def test_a_start_waits_for_nothing(*, graphs: bool) -> None:
     """Neither copies nor kernels of a batch make the host wait, replayed or not."""
-    runner = cuda(graphs=graphs)
+    backend = cuda(graphs=graphs)
     for batch in batches():
-        runner.run(batch)
+        backend.run(batch)
     with nobody_waits():
-        started = [runner.start(batch) for batch in batches()]
+        started = [backend.start(batch) for batch in batches()]
     for outputs in started:
         outputs()
 
@@ -111,11 +111,11 @@ def test_graphs_take_little_memory() -> None:
     cuda(graphs=True)  # what torch and its libraries take once
     torch.cuda.synchronize()
     before, _ = torch.cuda.mem_get_info()
-    runner = cuda(graphs=True)
+    backend = cuda(graphs=True)
     torch.cuda.synchronize()
     after, _ = torch.cuda.mem_get_info()
     assert before - after < MOST_BYTES
-    assert runner._graphs is not None
+    assert backend._graphs is not None
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch, about the recording that failed
@@ -164,13 +164,13 @@ def test_a_version_is_recorded_beside_one_that_answers() -> None:
 
 def test_a_batch_that_does_not_fit_is_a_memory_error() -> None:
     """With graphs as without; the next batch gets what it got before."""
-    runner, batch = cuda(graphs=True), exported.batch([9, 3])
-    before = runner.run(batch)
+    backend, batch = cuda(graphs=True), exported.batch([9, 3])
+    before = backend.run(batch)
     taken = torch.empty(torch.cuda.mem_get_info()[0] - LEFT_BYTES, dtype=torch.uint8, device="cuda")
     with pytest.raises(MemoryError):
-        runner.run(exported.batch([64] * 2**16))
+        backend.run(exported.batch([64] * 2**16))
     del taken
-    assert_near(runner.run(batch), before, batch)
+    assert_near(backend.run(batch), before, batch)
 
 
 def test_a_device_that_is_lost_says_so() -> None:

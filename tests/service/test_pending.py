@@ -13,7 +13,7 @@ import pytest
 
 from polytask.model.answers import Logits
 from polytask.service.errors import ClientGone, DeadlineExceeded, InternalError
-from polytask.service.pending import PendingRequest, mailbox_of_requests
+from polytask.service.pending import PendingRequest, completion_mailbox
 
 pytestmark = pytest.mark.anyio
 
@@ -30,19 +30,19 @@ def in_thread(*calls: Callable[[], None]) -> None:
     thread.join()
 
 
-def _ticket(num_rows: int) -> PendingRequest:
+def _pending(num_rows: int) -> PendingRequest:
     """A ticket of the running loop."""
-    return PendingRequest(num_rows, mailbox_of_requests(asyncio.get_running_loop()))
+    return PendingRequest(num_rows, completion_mailbox(asyncio.get_running_loop()))
 
 
 async def test_the_results_come_in_the_order_of_the_rows() -> None:
     """Whatever order rows finish in, the future gets all results in the request's order, and the last batch's times."""
-    ticket = _ticket(2)
-    in_thread(lambda: ticket.answer(1, logits(1.0), 1.0, 2.0))
+    pending = _pending(2)
+    in_thread(lambda: pending.answer(1, logits(1.0), 1.0, 2.0))
     await asyncio.sleep(0)
-    assert not ticket.future.done()
-    in_thread(lambda: ticket.answer(0, logits(0.0), 3.0, 4.0))
-    results = await ticket.future
+    assert not pending.future.done()
+    in_thread(lambda: pending.answer(0, logits(0.0), 3.0, 4.0))
+    results = await pending.future
     assert [row.tolist() for row in results.logits] == [[0.0], [1.0]]
     assert (results.started, results.ended) == (3.0, 4.0)
 
@@ -59,30 +59,30 @@ async def test_a_loop_is_woken_once_not_once_a_row_or_request(monkeypatch: pytes
         return call_soon(*arguments)
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
-    ends = mailbox_of_requests(loop)
-    tickets = [PendingRequest(50, ends) for _ in range(3)]
-    in_thread(*(partial(ticket.answer, place, logits(0), 0, 0) for ticket in tickets for place in range(50)))
-    await asyncio.gather(*(ticket.future for ticket in tickets))
+    ends = completion_mailbox(loop)
+    requests = [PendingRequest(50, ends) for _ in range(3)]
+    in_thread(*(partial(pending.answer, index, logits(0), 0, 0) for pending in requests for index in range(50)))
+    await asyncio.gather(*(pending.future for pending in requests))
     assert woken == 1
 
 
 async def test_the_first_end_counts() -> None:
     """After a failure neither a second failure nor results change anything."""
-    ticket = _ticket(1)
-    in_thread(ticket.expire, lambda: ticket.fail(RuntimeError()), lambda: ticket.answer(0, logits(0), 0, 0))
+    pending = _pending(1)
+    in_thread(pending.expire, lambda: pending.fail(RuntimeError()), lambda: pending.answer(0, logits(0), 0, 0))
     with pytest.raises(DeadlineExceeded):
-        await ticket.future
+        await pending.future
 
 
 async def test_a_failure_of_the_device_is_an_internal_error() -> None:
     """What is not meant for clients is wrapped; what is goes through."""
-    ticket = _ticket(1)
+    pending = _pending(1)
     cause = RuntimeError("out of luck")
-    ticket.fail(cause)
+    pending.fail(cause)
     with pytest.raises(InternalError) as raised:
-        await ticket.future
+        await pending.future
     assert raised.value.__cause__ is cause
-    gone = _ticket(1)
+    gone = _pending(1)
     gone.fail(ClientGone("gone"))
     with pytest.raises(ClientGone):
         await gone.future
@@ -91,7 +91,7 @@ async def test_a_failure_of_the_device_is_an_internal_error() -> None:
 def test_a_loop_that_is_closed_is_no_failure_of_the_worker() -> None:
     """The worker may finish a row when the server has already gone."""
     loop = asyncio.new_event_loop()
-    ticket = PendingRequest(1, mailbox_of_requests(loop))
+    pending = PendingRequest(1, completion_mailbox(loop))
     loop.close()
-    ticket.answer(0, logits(0), 0, 0)
-    ticket.fail(RuntimeError())
+    pending.answer(0, logits(0), 0, 0)
+    pending.fail(RuntimeError())

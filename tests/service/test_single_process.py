@@ -22,12 +22,12 @@ from polytask.service.engine.build import batch_limits, calibration_target
 from polytask.service.engine.warmup import BatchTimeTarget
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import StartupError
-from polytask.service.scheduling.queue import Limits
+from polytask.service.scheduling.queue import BatchLimits
 from polytask.service.single_process import assemble, serve
 from polytask.service.web.listener import listen
 from polytask.service.web.server import http_server
 from tests.service.support import checkpoints
-from tests.service.support.doubles import GatedRunner, real_runner
+from tests.service.support.doubles import GatedBackend, real_backend
 from tests.service.support.gated_service import process
 from tests.service.support.processes import PATIENCE_S, refused, until
 from tests.service.support.serving import body
@@ -111,13 +111,15 @@ def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "device", "limits"),
     [
-        (Settings(), "cpu", Limits(32, 1024, 32, 65_536)),
-        (Settings(), "cuda", Limits(256, 32_768, 2048, 65_536)),
-        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", Limits(3, 99, 32, 9)),
-        (Settings(token_budget=99), "cuda", Limits(256, 99, 2048, 65_536)),
+        (Settings(), "cpu", BatchLimits(32, 1024, 32, 65_536)),
+        (Settings(), "cuda", BatchLimits(256, 32_768, 2048, 65_536)),
+        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", BatchLimits(3, 99, 32, 9)),
+        (Settings(token_budget=99), "cuda", BatchLimits(256, 99, 2048, 65_536)),
     ],
 )
-def test_batches_suit_the_device_unless_settings_say_otherwise(settings: Settings, device: str, limits: Limits) -> None:
+def test_batches_suit_the_device_unless_settings_say_otherwise(
+    settings: Settings, device: str, limits: BatchLimits
+) -> None:
     """On a CPU little padding is worth a batch, on a GPU much."""
     assert batch_limits(settings, device) == limits
 
@@ -133,7 +135,7 @@ def test_the_token_budget_is_calibrated_unless_it_is_set() -> None:
 def test_a_policy_for_a_task_that_is_not_served_is_a_failed_start() -> None:
     """The message names the variable and the nearest task."""
     with pytest.raises(StartupError, match="POLYTASK_LANES: the checkpoint has no task 'mod'; did you mean 'mood'"):
-        assemble(checkpoints.in_memory(), Settings(lanes='{"mod": {"weight": 4}}'), real_runner())
+        assemble(checkpoints.in_memory(), Settings(lanes='{"mod": {"weight": 4}}'), real_backend())
 
 
 @dataclass
@@ -153,10 +155,10 @@ class Listening:
 
 
 @contextlib.contextmanager
-def listening(runner: Backend, **settings: int) -> Iterator[Listening]:
+def listening(backend: Backend, **settings: int) -> Iterator[Listening]:
     """Serves the tiny checkpoint on a free port until the end of the block."""
     chosen = Settings(**settings)  # type: ignore[arg-type]
-    worker, app = assemble(checkpoints.in_memory(), chosen, runner)
+    worker, app = assemble(checkpoints.in_memory(), chosen, backend)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = http_server(app, chosen)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -177,29 +179,29 @@ def request(task: str, content: bytes, *headers: str) -> bytes:
 
 def test_a_connection_that_is_cut_takes_its_rows_out_of_the_line() -> None:
     """Over a socket as well: rows of a client that has gone are never forwarded."""
-    runner = GatedRunner()
+    backend = GatedBackend()
     content = body("cat", "paris")
     posted = request("topics", content, f"Content-Length: {len(content)}")
-    with listening(runner) as started:
-        before = len(runner.batches)
-        runner.shut()
+    with listening(backend) as started:
+        before = len(backend.batches)
+        backend.shut()
         with started.connect() as running:
             running.sendall(posted)
-            until(lambda: len(runner.batches) > before)
-            taken = len(runner.batches)
+            until(lambda: len(backend.batches) > before)
+            taken = len(backend.batches)
             with started.connect() as dropped:
                 dropped.sendall(posted)
                 until(lambda: started.num_waiting() == 2)
             until(lambda: started.num_waiting() == 0)
-            runner.open()
+            backend.open()
             assert running.recv(100).startswith(b"HTTP/1.1 200")
-    assert len(runner.batches) == taken
+    assert len(backend.batches) == taken
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_an_endless_body_is_refused_while_it_is_still_coming(chunked: bool) -> None:
     """The service does not wait for the end of a body that is too large, with or without a declared length."""
-    with listening(real_runner(), max_body_bytes=1000) as started, started.connect() as client:
+    with listening(real_backend(), max_body_bytes=1000) as started, started.connect() as client:
         if chunked:
             client.sendall(request("mood", b"7d0\r\n" + b" " * 2000 + b"\r\n", "Transfer-Encoding: chunked"))
         else:
@@ -216,6 +218,6 @@ def refused_and_closed(client: socket.socket, status: bytes) -> None:
 
 def test_a_client_that_sends_no_body_is_not_waited_for_after_its_deadline() -> None:
     """A silent client does not hold its connection."""
-    with listening(real_runner()) as started, started.connect() as client:
+    with listening(real_backend()) as started, started.connect() as client:
         client.sendall(request("mood", b"{", "Content-Length: 100", "Polytask-Deadline-Ms: 20"))
         refused_and_closed(client, b"HTTP/1.1 504")

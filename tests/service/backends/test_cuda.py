@@ -99,9 +99,9 @@ def test_bfloat16_is_near_float32(layout: str) -> None:
     """In every layout the logits of all tasks are within the stated bound, and are float32 that bfloat16 does not have."""
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25, 64])
     expected = TorchBackend(network_of(layout)).run(batch)
-    runner: Backend = CudaBackend(network_of(layout), CPU)
-    assert runner.precision == "bfloat16"
-    found = runner.run(batch)
+    backend: Backend = CudaBackend(network_of(layout), CPU)
+    assert backend.precision == "bfloat16"
+    found = backend.run(batch)
     assert found.token is not None
     assert expected.token is not None
     assert_same(found, expected, batch.lengths, BF16_BOUND * float(expected.token.std() + expected.sentence.std()))
@@ -176,11 +176,11 @@ def test_a_forward_never_asks_the_device(layout: str) -> None:
 )
 def test_replays_give_what_the_network_gives(batches: list[tuple[list[int], bool, int]], overlapping: bool) -> None:
     """For any batches in a row, larger and smaller, also where the next ones are started before the first is asked for."""
-    runner, recorder = replaying()
+    backend, recorder = replaying()
     plain = TorchBackend(tiny.network())
     asked = [replace(exported.batch(lengths, seed=seed), token_level=level) for lengths, level, seed in batches]
     before = recorder.replays
-    found = [runner.start(batch) if overlapping else _after(runner.run(batch)) for batch in asked]
+    found = [backend.start(batch) if overlapping else _after(backend.run(batch)) for batch in asked]
     for batch, outputs in zip(asked, found, strict=True):
         assert_same(outputs(), plain.run(batch), batch.lengths)
     assert recorder.replays - before == sum(BUCKETS.of(*batch.input_ids.shape) is not None for batch in asked)
@@ -196,9 +196,9 @@ def test_all_buckets_are_recorded() -> None:
     float32(BUCKETS, recorder)
     assert recorder.recordings == len(BUCKETS.all)
     for other in (CpuRecorder(pays=False), CpuRecorder(wrong=True)):
-        runner = float32(BUCKETS, other)
+        backend = float32(BUCKETS, other)
         before = other.replays
-        runner.run(exported.batch([5]))
+        backend.run(exported.batch([5]))
         assert other.replays == before
 
 
@@ -207,13 +207,13 @@ def test_what_cannot_be_recorded_is_run_without(fails_at: int, caplog: pytest.Lo
     """It is a warning; what was recorded before is replayed, the largest bucket and then the smallest ones."""
     recorder = CpuRecorder(fails_at=fails_at)
     with caplog.at_level(logging.WARNING):
-        runner = float32(BUCKETS, recorder)
+        backend = float32(BUCKETS, recorder)
     assert "cannot be recorded; no more CUDA graphs" in caplog.text
     assert recorder.recordings == fails_at
     before, plain = recorder.replays, TorchBackend(tiny.network())
     for lengths in ([5], [64] * 3, [32] * 8):
         batch = exported.batch(lengths)
-        assert_same(runner.run(batch), plain.run(batch), batch.lengths)
+        assert_same(backend.run(batch), plain.run(batch), batch.lengths)
     assert recorder.replays - before == (2 if fails_at else 0)
 
 
@@ -230,9 +230,9 @@ def test_graphs_take_a_part_of_the_memory(caplog: pytest.LogCaptureFixture) -> N
 def test_a_network_without_token_level_tasks_has_graphs() -> None:
     """Its outputs have no token logits, and its empty ones no columns."""
     tasks = (Task("mood", Kind.CLASSIFICATION, 32, labels=("good", "bad")),)
-    runner = CudaBackend(tiny.network(0, tasks), CPU, BUCKETS, torch.float32, CpuRecorder())
+    backend = CudaBackend(tiny.network(0, tasks), CPU, BUCKETS, torch.float32, CpuRecorder())
     batch = replace(exported.batch([5, 9]), task_ids=torch.tensor([0, 0]), token_level=False)
-    assert_same(runner.run(batch), TorchBackend(tiny.network(0, tasks)).run(batch), batch.lengths)
+    assert_same(backend.run(batch), TorchBackend(tiny.network(0, tasks)).run(batch), batch.lengths)
 
 
 @pytest.mark.parametrize(
@@ -247,21 +247,21 @@ def test_failures_have_names_that_do_not_depend_on_the_engine(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too little memory and a lost device are told apart from other failures."""
-    runner = float32()
+    backend = float32()
 
     def fail(*_: object) -> None:
         raise raised
 
     monkeypatch.setattr(Network, "forward", fail)
     with pytest.raises(expected):
-        runner.start(exported.batch([5]))
+        backend.start(exported.batch([5]))
 
 
 def test_a_service_answers_with_replays() -> None:
     """Requests of all tasks at once, calibrated and overlapping, get the answers of the runner of the CPU."""
 
-    async def answers(runner: Backend) -> list[Any]:
-        async with serving(runner, token_budget=0, batch_ms=2) as service:
+    async def answers(backend: Backend) -> list[Any]:
+        async with serving(backend, token_budget=0, batch_ms=2) as service:
             calls = [service.predict("mood", *texts) for texts in (["cat"], ["the cat sat", "bad"])]
             calls += [service.predict("entities", "The cat sat in Paris.") for _ in range(20)]
             responses = await asyncio.gather(*calls)

@@ -29,10 +29,10 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntimeBackend:
 
 def test_float32_gives_what_torch_gives(tmp_path: Path) -> None:
     """Outputs agree to 1e-4 for rows of several tasks and lengths, whether run or started."""
-    runner: Backend = OnnxRuntimeBackend(exported.write(tmp_path, exported.graph()), "float32", 1)
-    assert (runner.backend, runner.device, runner.precision) == ("onnxruntime", "cpu", "float32")
+    backend: Backend = OnnxRuntimeBackend(exported.write(tmp_path, exported.graph()), "float32", 1)
+    assert (backend.name, backend.device, backend.precision) == ("onnxruntime", "cpu", "float32")
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25])
-    expected, found = run(tiny.network(), batch), runner.start(batch)()
+    expected, found = run(tiny.network(), batch), backend.start(batch)()
     assert expected.token is not None
     assert found.token is not None
     torch.testing.assert_close(found.sentence, expected.sentence, atol=1e-4, rtol=0)
@@ -96,9 +96,9 @@ def test_a_provider_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
 def test_streams_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Batches that run side by side get what they get alone, to the bit."""
     file = exported.write(tmp_path, exported.eight_bits(fused=True))
-    runner = OnnxRuntimeBackend(file, "int8", threads=2, streams=2)
+    backend = OnnxRuntimeBackend(file, "int8", threads=2, num_streams=2)
     batches = [exported.batch([length, 30 - length, 9], seed=length) for length in range(3, 27)]
-    expected = [runner.run(batch) for batch in batches]
-    with ThreadPoolExecutor(runner.streams) as threads:
-        for found, alone in zip(threads.map(runner.run, batches), expected, strict=True):
+    expected = [backend.run(batch) for batch in batches]
+    with ThreadPoolExecutor(backend.num_streams) as threads:
+        for found, alone in zip(threads.map(backend.run, batches), expected, strict=True):
             assert torch.equal(found.sentence, alone.sentence)

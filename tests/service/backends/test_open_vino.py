@@ -18,11 +18,11 @@ from tests.support import exported, tiny
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.3)])
 def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path) -> None:
     """Outputs agree within what the precision allows, whether run or started; a later batch does not change them."""
-    runner: Backend = OpenVinoBackend(exported.write(tmp_path, exported.graph()), precision, 1)
-    assert (runner.backend, runner.device, runner.precision) == ("openvino", "cpu", precision)
+    backend: Backend = OpenVinoBackend(exported.write(tmp_path, exported.graph()), precision, 1)
+    assert (backend.name, backend.device, backend.precision) == ("openvino", "cpu", precision)
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25])
-    expected, found = run(tiny.network(), batch), runner.start(batch)()
-    runner.run(exported.batch([11, 5, 30, 8, 8, 17, 25], seed=1))
+    expected, found = run(tiny.network(), batch), backend.start(batch)()
+    backend.run(exported.batch([11, 5, 30, 8, 8, 17, 25], seed=1))
     assert expected.token is not None
     assert found.token is not None
     torch.testing.assert_close(found.sentence, expected.sentence, atol=bound, rtol=0)
@@ -32,13 +32,13 @@ def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path)
 
 def test_in_8_bits_a_row_is_the_same_to_the_bit(tmp_path: Path) -> None:
     """A row's logits do not depend on its batch mates, as rows of other lengths are run apart from it."""
-    runner = OpenVinoBackend(exported.write(tmp_path, exported.eight_bits(fused=False)), "int8", 1)
+    backend = OpenVinoBackend(exported.write(tmp_path, exported.eight_bits(fused=False)), "int8", 1)
     lengths = [7, 19, 7, 12, 19, 19, 3, 30]
     batch = exported.batch(lengths)
-    together = runner.run(batch)
+    together = backend.run(batch)
     assert together.token is not None
     for row, length in enumerate(lengths):
-        alone = runner.run(exported.padded(batch, row, length))
+        alone = backend.run(exported.padded(batch, row, length))
         assert alone.token is not None
         assert torch.equal(together.sentence[row], alone.sentence[0])
         assert torch.equal(together.token[row, :length], alone.token[0])

@@ -101,7 +101,7 @@ def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     golden = checkpoints.goldens()[:1]
     checkpoints.export(resolve(store, "tiny"), exported.write(tmp_path, exported.eight_bits(fused=True)), golden)
     checkpoint, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
-    assert (runner.backend, runner.precision) == ("onnxruntime", "int8")
+    assert (runner.name, runner.precision) == ("onnxruntime", "int8")
     assert checkpoint.manifest.goldens == golden
     reference = open_backend("torch", "float32", None, tiny.network(), 1)
     batch = exported.batch([9, 12, 30])

@@ -23,11 +23,11 @@ BATCH = collate([Encoding((2, 7, 3), (0, 0, 0)), Encoding((2, 3), (0, 0))], [0, 
 
 def test_the_runner_gives_what_the_network_gives() -> None:
     """On the CPU the outputs are the network's own, in float32, without gradients."""
-    runner: Backend = TorchBackend(tiny.network())
+    backend: Backend = TorchBackend(tiny.network())
     network = tiny.network()
     expected = network(BATCH, network.condition())
-    found = runner.run(BATCH)
-    assert (runner.backend, runner.device, runner.precision) == ("torch", "cpu", "float32")
+    found = backend.run(BATCH)
+    assert (backend.name, backend.device, backend.precision) == ("torch", "cpu", "float32")
     assert found.token is not None
     torch.testing.assert_close(found.sentence, expected.sentence.detach(), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.token, expected.token.detach(), atol=1e-5, rtol=0)
@@ -46,9 +46,9 @@ def test_the_hypernetwork_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> 
         return condition(network)
 
     monkeypatch.setattr(Network, "condition", counted)
-    runner = TorchBackend(tiny.network())
+    backend = TorchBackend(tiny.network())
     for _ in range(3):
-        runner.run(BATCH)
+        backend.run(BATCH)
     assert calls == 1
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from polytask.service.config.settings import Settings, SettingsError, variable
+from polytask.service.config.settings import Settings, SettingsError, env_name
 from polytask.service.config.task_policies import TaskPolicy
 
 
 def test_the_settings_are_these() -> None:
     """The list of variables is an interface: a new one needs a reason, and a line here."""
-    defaults = {variable(setting.name): setting.default for setting in fields(Settings)}
+    defaults = {env_name(setting.name): setting.default for setting in fields(Settings)}
     assert isinstance(defaults.pop("POLYTASK_STORE"), Path)
     assert defaults == {
         "POLYTASK_MODEL": "demo",
@@ -170,7 +170,7 @@ def test_settings_do_not_change() -> None:
 )
 def test_devices_and_frontends_decide_which_engines_there_are(settings: Settings, engines: tuple[str, ...]) -> None:
     """One engine a device, one for frontends alone, and none where one process does everything."""
-    assert settings.engines == engines
+    assert settings.engine_devices == engines
 
 
 def test_one_device_and_several_cannot_both_be_asked_for() -> None:

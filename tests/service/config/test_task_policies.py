@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from polytask.service.config.task_policies import PolicyError, TaskPolicy, by_task_id, lane_policies
+from polytask.service.config.task_policies import PolicyError, TaskPolicy, by_task_id, parse_task_policies
 from polytask.service.errors import StartupError
 
 
 def test_policies_are_read_from_json() -> None:
     """What is not said is as by default."""
-    found = lane_policies(
+    found = parse_task_policies(
         '{"intent": {"weight": 4, "max_waiting_tokens": 20000, "max_rows": 8, "mix": false}, "a": {}}'
     )
     assert found == {"intent": TaskPolicy(4, 20_000, 8, mix=False), "a": TaskPolicy()}
-    assert lane_policies("{}") == {}
+    assert parse_task_policies("{}") == {}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_policies_are_read_from_json() -> None:
 def test_a_policy_that_cannot_be_is_an_error_that_says_where(text: str, problem: str) -> None:
     """The message has the task, the key and the value."""
     with pytest.raises(PolicyError) as refused:
-        lane_policies(text)
+        parse_task_policies(text)
     assert problem in str(refused.value)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from polytask.service.engine.shared_queue import SharedQueue
-from polytask.service.scheduling.queue import FairQueue, Limits, Row
+from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row
 
-LIMITS = Limits(max_rows=1, token_budget=64, forward_tokens=4, max_waiting_tokens=400)
+LIMITS = BatchLimits(max_rows=1, token_budget=64, forward_tokens=4, max_waiting_tokens=400)
 
 
 class Noted(FairQueue[Any]):
@@ -21,10 +21,10 @@ class Noted(FairQueue[Any]):
         super().__init__(LIMITS)
         self.seconds: list[float] = []
 
-    def drained(self, rows: Sequence[Row[Any]], seconds: float) -> None:
+    def batch_done(self, rows: Sequence[Row[Any]], seconds: float) -> None:
         """As for any queue."""
         self.seconds.append(seconds)
-        super().drained(rows, seconds)
+        super().batch_done(rows, seconds)
 
 
 def test_a_batch_has_the_part_of_the_device_that_its_stream_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,15 +32,15 @@ def test_a_batch_has_the_part_of_the_device_that_its_stream_is(monkeypatch: pyte
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("polytask.service.engine.shared_queue.time", SimpleNamespace(monotonic=lambda: clock.now))
     queue = Noted()
-    line = SharedQueue(queue, streams=2)
+    line = SharedQueue(queue, num_streams=2)
     rows: list[Row[Any]] = [Row(0, 10, 1e9, None) for _ in range(3)]
     line.admit(rows)
     first, second = line.take(), line.take()
     clock.now = 3.0
-    line.drained(first.rows)
+    line.batch_done(first.rows)
     third = line.take()
     clock.now = 4.0
-    line.drained(second.rows)
+    line.batch_done(second.rows)
     clock.now = 6.0
-    line.drained(third.rows)
+    line.batch_done(third.rows)
     assert queue.seconds == [3.0, 1.0, 1.0]

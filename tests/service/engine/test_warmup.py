@@ -16,17 +16,17 @@ from polytask.model.encoding import Encoding, InputEncoder
 from polytask.service.backends.forward import Forward
 from polytask.service.engine.warmup import TOLERANCES, agree, check_goldens, warm_up, worst_shapes
 from polytask.service.errors import StartupError
-from polytask.service.scheduling.queue import Limits
+from polytask.service.scheduling.queue import BatchLimits
 from tests.service.support import checkpoints
-from tests.service.support.doubles import real_runner
+from tests.service.support.doubles import real_backend
 from tests.support import tiny
 
-LIMITS = Limits(max_rows=8, token_budget=256, forward_tokens=32, max_waiting_tokens=1000)
+LIMITS = BatchLimits(max_rows=8, token_budget=256, forward_tokens=32, max_waiting_tokens=1000)
 
 
 def real_forward(noise: float = 0.0) -> Any:
     """The tiny network's logits, each off by about `noise`."""
-    forward = Forward(real_runner(), tiny.tasks(), 0)
+    forward = Forward(real_backend(), tiny.tasks(), 0)
     random = np.random.default_rng(0)
 
     def run(task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:

@@ -18,16 +18,16 @@ from polytask.service.backends.forward import Forward, Run
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import DeadlineExceeded, InternalError
 from polytask.service.observability.metrics import Metrics
-from polytask.service.pending import PendingRequest, Results, RowPayload, mailbox_of_requests
-from polytask.service.scheduling.queue import Closed, FairQueue, Limits, Row
-from tests.service.support.doubles import FailingRunner, GatedRunner
+from polytask.service.pending import PendingRequest, Results, RowPayload, completion_mailbox
+from polytask.service.scheduling.queue import BatchLimits, Closed, FairQueue, Row
+from tests.service.support.doubles import FailingBackend, GatedBackend
 from tests.service.support.serving import until
 from tests.support import tiny
 
 pytestmark = pytest.mark.anyio
 
 KNOWN_GOOD = (0, Encoding((2, 3), (0, 0)))
-LIMITS = Limits(max_rows=8, token_budget=256, forward_tokens=256, max_waiting_tokens=1000)
+LIMITS = BatchLimits(max_rows=8, token_budget=256, forward_tokens=256, max_waiting_tokens=1000)
 POISON = 9
 
 
@@ -41,22 +41,22 @@ class Bench:
 
     def submit(self, *tokens: int, deadline_s: float = 60) -> asyncio.Future[Results]:
         """Submits a request with a row for each token; the rows are of task 0 and three tokens long."""
-        ticket = PendingRequest(len(tokens), mailbox_of_requests(asyncio.get_running_loop()))
+        pending = PendingRequest(len(tokens), completion_mailbox(asyncio.get_running_loop()))
         rows = [
-            Row(0, 3, time.monotonic() + deadline_s, RowPayload(Encoding((2, token, 3), (0, 0, 0)), ticket, place))
-            for place, token in enumerate(tokens)
+            Row(0, 3, time.monotonic() + deadline_s, RowPayload(Encoding((2, token, 3), (0, 0, 0)), pending, index))
+            for index, token in enumerate(tokens)
         ]
         self.worker.submit(rows)
-        return ticket.future
+        return pending.future
 
 
 @contextlib.contextmanager
-def working(runner: Backend, warm_up: Callable[[Run], Limits] = lambda _: LIMITS) -> Iterator[Bench]:
+def working(backend: Backend, warm_up: Callable[[Run], BatchLimits] = lambda _: LIMITS) -> Iterator[Bench]:
     """A started worker, stopped in the end."""
     ended = threading.Event()
-    forward = Forward(runner, tiny.tasks(), 0)
+    forward = Forward(backend, tiny.tasks(), 0)
     metrics = Metrics(tiny.tasks())
-    worker = Worker(FairQueue(LIMITS), forward, metrics, known_good=KNOWN_GOOD, warm_up=warm_up, ended=ended.set)
+    worker = Worker(FairQueue(LIMITS), forward, metrics, probe_row=KNOWN_GOOD, warm_up=warm_up, on_exit=ended.set)
     worker.start()
     try:
         yield Bench(worker, ended, metrics)
@@ -66,57 +66,57 @@ def working(runner: Backend, warm_up: Callable[[Run], Limits] = lambda _: LIMITS
 
 async def test_rows_that_wait_together_run_together() -> None:
     """A batch is formed when the device is free: whatever has come in the meantime, without a timer."""
-    runner = GatedRunner()
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend()
+    with working(backend) as bench:
+        backend.shut()
         first = bench.submit(7)
-        await until(lambda: len(runner.batches) == 1)
+        await until(lambda: len(backend.batches) == 1)
         others = [bench.submit(token) for token in (7, 8, 10)]
-        runner.open()
+        backend.open()
         for future in (first, *others):
             assert len((await future).logits) == 1
-    assert [len(batch.lengths) for batch in runner.batches] == [1, 3]
+    assert [len(batch.lengths) for batch in backend.batches] == [1, 3]
 
 
 async def test_the_next_batch_is_started_while_one_runs_and_no_further_one() -> None:
     """Where the device runs by itself one batch is ahead; what is left in line is taken when there is room again."""
-    runner = GatedRunner(overlaps=True)
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend(is_async=True)
+    with working(backend) as bench:
+        backend.shut()
         calls = [bench.submit(*[7] * 20)]
-        await until(lambda: len(runner.batches) == 2)
+        await until(lambda: len(backend.batches) == 2)
         calls.append(bench.submit(8, 8))
         assert sum(waiting.rows for waiting in bench.worker.waiting()[0].values()) == 6
-        runner.open()
+        backend.open()
         assert [len((await call).logits) for call in calls] == [20, 2]
-    assert [len(batch.lengths) for batch in runner.batches] == [8, 8, 6]
+    assert [len(batch.lengths) for batch in backend.batches] == [8, 8, 6]
 
 
 async def test_expired_and_cancelled_rows_are_dropped_with_the_next_batch_started() -> None:
     """With two batches on the device, what leaves the line in the meantime never gets there."""
-    runner = GatedRunner(overlaps=True)
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend(is_async=True)
+    with working(backend) as bench:
+        backend.shut()
         first = bench.submit(*[7] * 16)
-        await until(lambda: len(runner.batches) == 2)
+        await until(lambda: len(backend.batches) == 2)
         late, last = bench.submit(POISON, deadline_s=0), bench.submit(8)
-        ticket = PendingRequest(1, mailbox_of_requests(asyncio.get_running_loop()))
-        unwanted = Row(0, 3, float("inf"), RowPayload(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
+        pending = PendingRequest(1, completion_mailbox(asyncio.get_running_loop()))
+        unwanted = Row(0, 3, float("inf"), RowPayload(Encoding((2, POISON, 3), (0, 0, 0)), pending, 0))
         bench.worker.submit([unwanted])
         bench.worker.cancel([unwanted])
-        runner.open()
+        backend.open()
         with pytest.raises(DeadlineExceeded):
             await late
         for call in (first, last):
             await call
-    assert all(POISON not in batch.input_ids for batch in runner.batches)
+    assert all(POISON not in batch.input_ids for batch in backend.batches)
 
 
 @pytest.mark.parametrize("at_start", [False, True])
 async def test_a_failing_batch_that_overlaps_hurts_only_the_row_that_fails(at_start: bool) -> None:
     """Wherever it fails, in its start or later, and whatever is on the device before and behind it."""
-    runner = FailingRunner(lambda batch: POISON in batch.input_ids, overlaps=True)
-    gate = GatedRunner(runner, overlaps=True)
+    backend = FailingBackend(lambda batch: POISON in batch.input_ids, is_async=True)
+    gate = GatedBackend(backend, is_async=True)
     if at_start:
         gate.start = lambda batch: partial(lambda outputs: outputs, gate.run(batch))  # type: ignore[method-assign]
     with working(gate) as bench:
@@ -133,8 +133,8 @@ async def test_a_failing_batch_that_overlaps_hurts_only_the_row_that_fails(at_st
 
 async def test_a_device_that_is_lost_with_two_batches_on_it_answers_everybody() -> None:
     """The rows of both, and those in line, get an error."""
-    runner = FailingRunner(lambda _: True, DeviceLost("gone"), overlaps=True)
-    gate = GatedRunner(runner, overlaps=True)
+    backend = FailingBackend(lambda _: True, DeviceLost("gone"), is_async=True)
+    gate = GatedBackend(backend, is_async=True)
     with working(gate) as bench:
         gate.shut()
         doomed = [bench.submit(*[7] * 9) for _ in range(3)]
@@ -149,16 +149,16 @@ async def test_a_device_that_is_lost_with_two_batches_on_it_answers_everybody() 
 
 async def test_the_limits_of_the_warm_up_hold() -> None:
     """What the warm-up returns is how batches are cut."""
-    runner = GatedRunner()
-    with working(runner, lambda _: replace(LIMITS, max_rows=2)) as bench:
+    backend = GatedBackend()
+    with working(backend, lambda _: replace(LIMITS, max_rows=2)) as bench:
         await bench.submit(7, 8, 10, 11, 12)
-    assert [len(batch.lengths) for batch in runner.batches] == [2, 2, 1]
+    assert [len(batch.lengths) for batch in backend.batches] == [2, 2, 1]
 
 
 async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
     """The rows of a batch that fails are run one by one; the next batch runs as if nothing had been."""
-    runner = FailingRunner(lambda batch: POISON in batch.input_ids)
-    gate = GatedRunner(runner)
+    backend = FailingBackend(lambda batch: POISON in batch.input_ids)
+    gate = GatedBackend(backend)
     with working(gate) as bench:
         gate.shut()
         first = bench.submit(7)
@@ -176,49 +176,49 @@ async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
 
 async def test_it_is_not_ready_while_the_known_good_row_fails() -> None:
     """Readiness is what the last forward says; a request to recover makes it try again."""
-    runner = FailingRunner(lambda _: True)
-    with working(runner) as bench:
+    backend = FailingBackend(lambda _: True)
+    with working(backend) as bench:
         with pytest.raises(InternalError):
             await bench.submit(7)
         await until(lambda: not bench.worker.ready)
-        tried = len(runner.batches)
+        tried = len(backend.batches)
         bench.worker.recover()
-        await until(lambda: len(runner.batches) > tried)
+        await until(lambda: len(backend.batches) > tried)
         assert not bench.worker.ready
-        runner.fails = lambda _: False
+        backend.fails = lambda _: False
         bench.worker.recover()
         await until(lambda: bench.worker.ready)
 
 
 async def test_an_expired_row_never_reaches_the_device() -> None:
     """A row whose deadline passes in line is told so, and not run."""
-    runner = GatedRunner()
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend()
+    with working(backend) as bench:
+        backend.shut()
         first = bench.submit(7)
-        await until(lambda: len(runner.batches) == 1)
+        await until(lambda: len(backend.batches) == 1)
         late, last = bench.submit(POISON, deadline_s=0), bench.submit(8)
-        runner.open()
+        backend.open()
         with pytest.raises(DeadlineExceeded):
             await late
         await first
         await last
-    assert all(POISON not in batch.input_ids for batch in runner.batches)
+    assert all(POISON not in batch.input_ids for batch in backend.batches)
 
 
 async def test_stopping_answers_what_was_accepted() -> None:
     """After stop nothing is taken, and everything that was is answered before the thread ends."""
-    runner = GatedRunner()
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend()
+    with working(backend) as bench:
+        backend.shut()
         first = bench.submit(7)
-        await until(lambda: len(runner.batches) == 1)
+        await until(lambda: len(backend.batches) == 1)
         waiting = bench.submit(*[8] * 40)
         stopped = asyncio.create_task(asyncio.to_thread(bench.worker.stop, 30))
         await until(lambda: not bench.worker.ready)
         with pytest.raises(Closed):
             bench.submit(7)
-        runner.open()
+        backend.open()
         assert await stopped
         assert len((await first).logits) == 1
         assert len((await waiting).logits) == 40
@@ -228,20 +228,20 @@ async def test_stopping_answers_what_was_accepted() -> None:
 
 async def test_stopping_takes_no_longer_than_it_may() -> None:
     """When a batch does not end, stop gives up and says so."""
-    runner = GatedRunner()
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend()
+    with working(backend) as bench:
+        backend.shut()
         first = bench.submit(7)
-        await until(lambda: len(runner.batches) == 1)
+        await until(lambda: len(backend.batches) == 1)
         assert not bench.worker.stop(timeout_s=0)
-        runner.open()
+        backend.open()
         await first
 
 
 async def test_a_lost_device_ends_the_worker_and_answers_everybody() -> None:
     """When no forward can succeed any more, rows in hand and rows in line get an error, and the end is announced."""
-    runner = FailingRunner(lambda batch: POISON in batch.input_ids, DeviceLost("gone"))
-    gate = GatedRunner(runner)
+    backend = FailingBackend(lambda batch: POISON in batch.input_ids, DeviceLost("gone"))
+    gate = GatedBackend(backend)
     with working(gate) as bench:
         gate.shut()
         first = bench.submit(7)
@@ -264,12 +264,12 @@ async def test_it_is_ready_after_the_warm_up_only() -> None:
     gate = threading.Event()
     seen: list[int] = []
 
-    def warm_up(run: Callable[[Sequence[int], Sequence[Encoding]], list[object]]) -> Limits:
+    def warm_up(run: Callable[[Sequence[int], Sequence[Encoding]], list[object]]) -> BatchLimits:
         seen.append(len(run([0, 1], [KNOWN_GOOD[1]] * 2)))
         assert gate.wait(30)
         return replace(LIMITS, max_rows=1)
 
-    with working(GatedRunner(), warm_up) as bench:  # type: ignore[arg-type]
+    with working(GatedBackend(), warm_up) as bench:  # type: ignore[arg-type]
         await until(lambda: seen == [2])
         assert not bench.worker.ready
         gate.set()
@@ -279,10 +279,10 @@ async def test_it_is_ready_after_the_warm_up_only() -> None:
 async def test_a_failed_warm_up_ends_the_worker() -> None:
     """What the warm-up raises is kept for whoever started the worker."""
 
-    def warm_up(_: Run) -> Limits:
+    def warm_up(_: Run) -> BatchLimits:
         raise ValueError("wrong answers")
 
-    with working(GatedRunner(), warm_up) as bench:
+    with working(GatedBackend(), warm_up) as bench:
         await until(bench.ended.is_set)
         assert str(bench.worker.failure) == "wrong answers"
         assert not bench.worker.ready
@@ -290,55 +290,55 @@ async def test_a_failed_warm_up_ends_the_worker() -> None:
 
 async def test_a_cancelled_row_is_not_run() -> None:
     """Rows leave the line when nobody wants them, and are counted once; rows that are being run are left alone."""
-    runner = GatedRunner()
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend()
+    with working(backend) as bench:
+        backend.shut()
         first = bench.submit(7)
-        await until(lambda: len(runner.batches) == 1)
-        ticket = PendingRequest(1, mailbox_of_requests(asyncio.get_running_loop()))
-        row = Row(0, 3, float("inf"), RowPayload(Encoding((2, POISON, 3), (0, 0, 0)), ticket, 0))
+        await until(lambda: len(backend.batches) == 1)
+        pending = PendingRequest(1, completion_mailbox(asyncio.get_running_loop()))
+        row = Row(0, 3, float("inf"), RowPayload(Encoding((2, POISON, 3), (0, 0, 0)), pending, 0))
         bench.worker.submit([row])
         for _ in range(2):
             bench.worker.cancel([row], "disconnect")
             assert 'polytask_dropped_inputs_total{reason="disconnect",task="mood"} 1.0' in bench.metrics.page().decode()
-        runner.open()
+        backend.open()
         await first
-    assert [len(batch.lengths) for batch in runner.batches] == [1]
+    assert [len(batch.lengths) for batch in backend.batches] == [1]
 
 
 async def test_streams_run_side_by_side() -> None:
     """Where the device takes two batches at a time, neither waits for the other; a third one waits."""
-    runner = GatedRunner(streams=2)
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend(num_streams=2)
+    with working(backend) as bench:
+        backend.shut()
         calls = []
         for token, running in ((7, 1), (8, 2), (10, 2)):
             calls.append(bench.submit(token))
-            await until(lambda running=running: len(runner.batches) == running)  # type: ignore[misc]
+            await until(lambda running=running: len(backend.batches) == running)  # type: ignore[misc]
         assert sum(waiting.rows for waiting in bench.worker.waiting()[0].values()) == 1
-        runner.open()
+        backend.open()
         assert [len((await call).logits) for call in calls] == [1, 1, 1]
 
 
 async def test_idle_streams_share_what_comes() -> None:
     """The rows of one request are divided between those that have nothing to do, and put together again in order."""
-    runner = GatedRunner(streams=2)
-    with working(runner) as bench:
-        runner.shut()
+    backend = GatedBackend(num_streams=2)
+    with working(backend) as bench:
+        backend.shut()
         call = bench.submit(7, 8, 7, 8, 7, 8)
-        await until(lambda: len(runner.batches) == 2)
-        runner.open()
+        await until(lambda: len(backend.batches) == 2)
+        backend.open()
         logits = (await call).logits
         alone = [(await bench.submit(token)).logits[0] for token in (7, 8)]
-    assert sorted(len(batch.lengths) for batch in runner.batches[:2]) == [3, 3]
-    for place, own in enumerate(logits):
-        assert own == pytest.approx(alone[place % 2], abs=1e-4)
+    assert sorted(len(batch.lengths) for batch in backend.batches[:2]) == [3, 3]
+    for index, own in enumerate(logits):
+        assert own == pytest.approx(alone[index % 2], abs=1e-4)
 
 
 async def test_a_device_that_is_lost_in_one_stream_ends_them_all() -> None:
     """Rows in line get an error at once, the batches of other streams are answered, and then it is over."""
-    runner = FailingRunner(lambda batch: POISON in batch.input_ids, DeviceLost("gone"), streams=2)
-    gate = GatedRunner(runner, streams=2)
+    backend = FailingBackend(lambda batch: POISON in batch.input_ids, DeviceLost("gone"), num_streams=2)
+    gate = GatedBackend(backend, num_streams=2)
     with working(gate) as bench:
         gate.shut()
         good = bench.submit(7)
@@ -353,9 +353,9 @@ async def test_a_device_that_is_lost_in_one_stream_ends_them_all() -> None:
 
 async def test_one_stream_that_fails_makes_it_not_ready() -> None:
     """It is tried again when somebody asks, though the others have nothing to complain about."""
-    runner = FailingRunner(lambda batch: POISON in batch.input_ids or fails, streams=2)
+    backend = FailingBackend(lambda batch: POISON in batch.input_ids or fails, num_streams=2)
     fails = True
-    with working(runner) as bench:
+    with working(backend) as bench:
         with pytest.raises(InternalError):
             await bench.submit(POISON)
         await until(lambda: not bench.worker.ready)

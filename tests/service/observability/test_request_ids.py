@@ -12,7 +12,7 @@ import pytest
 
 from polytask.service.observability.logs import JsonLines, TextLines
 from polytask.service.observability.request_ids import request_id, trace_id
-from tests.service.support.doubles import FailingRunner
+from tests.service.support.doubles import FailingBackend
 from tests.service.support.serving import Service, body, serving
 from tests.support import tiny
 
@@ -193,8 +193,8 @@ async def test_no_text_of_a_client_is_in_the_log_unless_it_is_switched_on(
 ) -> None:
     """Whatever goes wrong, at whatever level, wherever it is printed."""
     unlucky = tiny.VOCABULARY.index("x")
-    runner = FailingRunner(lambda batch: unlucky in batch.input_ids)
-    async with serving(runner, log_texts=switch, log_requests=1, max_inputs=8, max_body_bytes=4000) as service:
+    backend = FailingBackend(lambda batch: unlucky in batch.input_ids)
+    async with serving(backend, log_texts=switch, log_requests=1, max_inputs=8, max_body_bytes=4000) as service:
         statuses = await fail_everywhere(service, monkeypatch)
     assert statuses == [422, 422, 422, 422, 413, 413, 422, 404, *[500] * 10, 504, 500, 500]
     text = log()

@@ -11,7 +11,7 @@ import pytest
 from polytask.service.config.api_keys import new_key
 from polytask.service.observability.request_log import RequestLine, RequestLog
 from polytask.service.request_context import RequestContext
-from tests.service.support.doubles import FailingRunner, GatedRunner, real_runner
+from tests.service.support.doubles import FailingBackend, GatedBackend, real_backend
 from tests.service.support.serving import hold, serving
 from tests.support import tiny
 
@@ -75,7 +75,7 @@ async def test_the_name_of_a_key_is_said_and_never_the_key(caplog: pytest.LogCap
 
 async def test_what_failed_is_said_even_if_nothing_else_is(caplog: pytest.LogCaptureFixture) -> None:
     """Without a share, a request that was accepted and got no answer has its line; answers and refusals have none."""
-    gated = GatedRunner(real_runner())
+    gated = GatedBackend(real_backend())
     async with serving(gated) as service:
         busy = await hold(service, gated)
         late = await service.predict("mood", "cat", headers={"Polytask-Deadline-Ms": "30"})
@@ -83,9 +83,9 @@ async def test_what_failed_is_said_even_if_nothing_else_is(caplog: pytest.LogCap
         assert (await busy).status_code == 200
         await service.predict("mood", 4)
     unlucky = tiny.VOCABULARY.index("x")
-    async with serving(FailingRunner(lambda batch: unlucky in batch.input_ids)) as service:
+    async with serving(FailingBackend(lambda batch: unlucky in batch.input_ids)) as service:
         await service.predict("mood", "x")
-    cold = GatedRunner(real_runner())
+    cold = GatedBackend(real_backend())
     cold.shut()
     async with serving(cold, warm=False) as service:
         assert (await service.predict("mood", "cat")).status_code == 503

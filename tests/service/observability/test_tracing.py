@@ -22,7 +22,7 @@ from polytask.service.config.settings import Settings, SettingsError
 from polytask.service.observability.request_log import RequestLine
 from tests.service.processes.test_supervisor import supervised
 from tests.service.support.collector import Collector, attributes, collector
-from tests.service.support.doubles import FailingRunner, GatedRunner
+from tests.service.support.doubles import FailingBackend, GatedBackend
 from tests.service.support.processes import PATIENCE_S
 from tests.service.support.serving import hold, serving, until
 from tests.support import tiny
@@ -127,7 +127,7 @@ async def test_the_standard_variables_decide_which_are_kept_and_what_the_service
 async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector) -> None:
     """An error by status from 500 on, with the type of the problem; the stages that were reached are there."""
     unlucky = tiny.VOCABULARY.index("x")
-    gated = GatedRunner(FailingRunner(lambda batch: unlucky in batch.input_ids))
+    gated = GatedBackend(FailingBackend(lambda batch: unlucky in batch.input_ids))
     async with serving(gated, traces="yes") as service:
         await service.predict("mood", 4)
         busy = await hold(service, gated)
@@ -150,7 +150,7 @@ async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector)
 
 async def test_requests_that_ran_in_one_batch_can_be_told(spans: Collector) -> None:
     """The spans of their forwards name the same batch, whatever their tasks; those of other batches name another."""
-    gated = GatedRunner()
+    gated = GatedBackend()
     async with serving(gated, traces="yes") as service:
         busy = await hold(service, gated)
         together = [asyncio.create_task(service.predict(task, "cat")) for task in ("mood", "topics")]

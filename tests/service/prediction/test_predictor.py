@@ -143,7 +143,7 @@ async def test_a_request_becomes_rows_and_rows_become_answers(desk: Desk, predic
     assert [row.num_tokens for row in desk.rows] == [len(row.payload.encoding) for row in desk.rows]
     for place in (2, 0, 1):
         work = desk.rows[place].payload
-        work.ticket.answer(work.place, np.array([float(place)], np.float32), 1.0, 3.0)
+        work.sink.answer(work.index, np.array([float(place)], np.float32), 1.0, 3.0)
     prediction = await task
     response = json.loads(prediction.body)
     assert response["model"] == "tiny/1"
@@ -215,7 +215,7 @@ async def test_a_small_request_needs_no_thread(desk: Desk, encoder: GatedEncoder
     task = asyncio.create_task(predictor.predict(call("mood", body("cat"))))
     await until(lambda: bool(desk.rows))
     assert encoder.callers == [threading.current_thread().name]
-    desk.rows[0].payload.ticket.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
+    desk.rows[0].payload.sink.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
     await task
 
 
@@ -230,7 +230,7 @@ async def test_few_requests_are_tokenised_at_once(desk: Desk, encoder: GatedEnco
     await until(lambda: len(desk.rows) == 5)
     assert set(encoder.callers) <= {"prepare_0", "prepare_1"}
     for row in desk.rows:
-        row.payload.ticket.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
+        row.payload.sink.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
     await asyncio.gather(*calls)
 
 
@@ -252,7 +252,7 @@ async def test_what_is_being_tokenised_counts_as_before(
     await until(lambda: len(desk.rows) == 3)
     assert desk.expected[-1][2] == 0
     for row, outputs in zip(desk.rows, (3, 3, 3), strict=True):
-        row.payload.ticket.answer(0, np.zeros(outputs, np.float32), 1.0, 2.0)
+        row.payload.sink.answer(0, np.zeros(outputs, np.float32), 1.0, 2.0)
     await asyncio.gather(first, second, third)
 
 
@@ -272,7 +272,7 @@ async def test_several_tasks_teach_what_one_of_them_has(
     assert learnt == [learnt[0]] * 2
     for row in desk.rows:
         outputs = len(tiny.tasks()[row.task_id].labels)
-        row.payload.ticket.answer(row.payload.place, np.zeros(outputs, np.float32), 1.0, 2.0)
+        row.payload.sink.answer(row.payload.index, np.zeros(outputs, np.float32), 1.0, 2.0)
     await asyncio.gather(*running)
 
 

@@ -27,7 +27,7 @@ from polytask.service.scheduling.queue import Full
 from polytask.service.versions.served import FixedVersion, ServedVersion
 from polytask.service.web.application import application
 from tests.service.support import checkpoints
-from tests.service.support.doubles import FailingRunner, GatedRunner, real_runner
+from tests.service.support.doubles import FailingBackend, GatedBackend, real_backend
 from tests.service.support.serving import RawCall, Service, body, hold, serving, until
 from tests.support import tiny
 
@@ -57,12 +57,12 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def engine(socket: Path, runner: Backend, **settings: Any) -> AsyncIterator[Engine]:
+async def engine(socket: Path, backend: Backend, **settings: Any) -> AsyncIterator[Engine]:
     """An engine that is ready; its connections are cut in the end."""
     loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
     worker = build_worker(
-        checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), runner, metrics, lambda: None
+        checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), backend, metrics, lambda: None
     )
     reception = EngineServer(worker, loop)
     ends: list[Any] = []
@@ -106,11 +106,11 @@ async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterato
 
 
 @contextlib.asynccontextmanager
-async def both(tmp_path: Path, runner: Backend, **settings: Any) -> AsyncIterator[tuple[Service, Engine]]:
+async def both(tmp_path: Path, backend: Backend, **settings: Any) -> AsyncIterator[tuple[Service, Engine]]:
     """A frontend in front of one engine."""
     socket = tmp_path / "engine.sock"
     async with (
-        engine(socket, runner, **settings) as behind,
+        engine(socket, backend, **settings) as behind,
         frontend({socket: behind}, **settings) as (service, _),
     ):
         yield service, behind
@@ -131,7 +131,7 @@ def examples() -> dict[str, Any]:
 
 async def test_the_answers_are_those_of_one_process(tmp_path: Path) -> None:
     """For every kind of task the response is the same, to the byte."""
-    async with both(tmp_path, real_runner()) as (service, _), serving() as alone:
+    async with both(tmp_path, real_backend()) as (service, _), serving() as alone:
         for task, inputs in examples().items():
             found, expected = await service.predict(task, *inputs), await alone.predict(task, *inputs)
             assert found.status_code == 200
@@ -141,7 +141,7 @@ async def test_the_answers_are_those_of_one_process(tmp_path: Path) -> None:
 async def test_several_tasks_in_one_call_share_their_way(tmp_path: Path) -> None:
     """Their rows go to one engine as one request, and each is counted with its own task."""
     content = {"tasks": ["mood", "entities"], "inputs": ["The cat sat in Paris.", "bad"]}
-    async with both(tmp_path, real_runner()) as (service, behind), serving() as alone:
+    async with both(tmp_path, real_backend()) as (service, behind), serving() as alone:
         found, expected = [await each.client.post("/v1/predict", json=content) for each in (service, alone)]
         assert found.status_code == 200
         assert found.content == expected.content
@@ -151,9 +151,9 @@ async def test_several_tasks_in_one_call_share_their_way(tmp_path: Path) -> None
 
 async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
     """429 with Retry-After, as from one process; the request is refused whole and not counted as in line."""
-    runner = GatedRunner()
-    async with both(tmp_path, runner, max_waiting_tokens=40) as (service, behind):
-        running = await hold(service, runner)
+    backend = GatedBackend()
+    async with both(tmp_path, backend, max_waiting_tokens=40) as (service, behind):
+        running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", "cat", "paris"))
         await until(lambda: service.num_waiting() == 2)
         refused = await service.predict("mood", *["good"] * 12)
@@ -163,19 +163,19 @@ async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
         assert service.num_waiting() == 2
         assert behind.sample('polytask_inputs_total{task="mood"}') == 1
         assert await service.metric('polytask_rejections_total{reason="queue_full",task="mood"}') == 1
-        runner.open()
+        backend.open()
         assert [(await call).status_code for call in (running, waiting)] == [200, 200]
 
 
 async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: Path) -> None:
     """A frontend that has as much in flight as an engine may have in line does not tokenise what comes on top."""
-    runner = GatedRunner()
+    backend = GatedBackend()
     socket, settings = tmp_path / "engine.sock", {"max_waiting_tokens": 40}
     async with (
-        engine(socket, runner, **settings) as behind,
+        engine(socket, backend, **settings) as behind,
         frontend({socket: behind}, **settings) as (service, desk),
     ):
-        running = await hold(service, runner)
+        running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", *["cat"] * 8))
         await until(lambda: service.num_waiting() == 8)
         with pytest.raises(Full):
@@ -184,51 +184,51 @@ async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: P
         refused = await service.predict("mood", "good " * 60)
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
-        runner.open()
+        backend.open()
         assert [(await call).status_code for call in (running, waiting)] == [200, 200]
 
 
 async def test_rows_of_a_client_that_has_gone_are_not_run(tmp_path: Path) -> None:
     """They leave the engine's line, and the engine counts them."""
-    runner = GatedRunner()
-    async with both(tmp_path, runner) as (service, behind):
-        running = await hold(service, runner)
+    backend = GatedBackend()
+    async with both(tmp_path, backend) as (service, behind):
+        running = await hold(service, backend)
         call = RawCall(service, "topics", body("cat", "paris"))
         dropped = asyncio.create_task(call.run())
         await until(lambda: service.num_waiting() == 2)
         call.hung_up.set()
         await dropped
         await until(lambda: service.num_waiting() == 0)
-        batches = len(runner.batches)
-        runner.open()
+        batches = len(backend.batches)
+        backend.open()
         assert (await running).status_code == 200
         assert (await service.predict("mood", "cat")).status_code == 200
-        assert len(runner.batches) == batches + 1
+        assert len(backend.batches) == batches + 1
         assert behind.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 2
 
 
 async def test_rows_that_are_late_are_not_run(tmp_path: Path) -> None:
     """A passed deadline is 504, and its rows are dropped and counted once each."""
-    runner = GatedRunner()
-    async with both(tmp_path, runner) as (service, behind):
-        running = await hold(service, runner)
+    backend = GatedBackend()
+    async with both(tmp_path, backend) as (service, behind):
+        running = await hold(service, backend)
         late = await service.predict("topics", "cat", "paris", headers={"Polytask-Deadline-Ms": "50"})
         assert late.status_code == 504
         await until(lambda: service.num_waiting() == 0)
-        batches = len(runner.batches)
-        runner.open()
+        batches = len(backend.batches)
+        backend.open()
         assert (await running).status_code == 200
         assert (await service.predict("mood", "cat")).status_code == 200
-        assert len(runner.batches) == batches + 1
+        assert len(backend.batches) == batches + 1
         assert behind.sample('polytask_dropped_inputs_total{reason="deadline",task="topics"}') == 2
 
 
 async def test_a_failure_in_the_engine_is_logged_in_front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The client gets an id, and the frontend's log has the engine's trace under it; the next request is answered."""
-    runner = FailingRunner(lambda _: False)
-    async with both(tmp_path, runner) as (service, _):
+    backend = FailingBackend(lambda _: False)
+    async with both(tmp_path, backend) as (service, _):
         with caplog.at_level(logging.ERROR):
-            runner.fails = lambda batch: tiny.VOCABULARY.index("paris") in batch.input_ids
+            backend.fails = lambda batch: tiny.VOCABULARY.index("paris") in batch.input_ids
             failed = await service.predict("mood", "paris")
         assert failed.status_code == 500
         assert failed.json()["request_id"] in caplog.text
@@ -238,11 +238,11 @@ async def test_a_failure_in_the_engine_is_logged_in_front(tmp_path: Path, caplog
 
 async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_found(tmp_path: Path) -> None:
     """Rows that wait get 503 with Retry-After, the service is not ready, and is again when an engine is back."""
-    runner, socket = GatedRunner(), tmp_path / "engine.sock"
+    backend, socket = GatedBackend(), tmp_path / "engine.sock"
     async with contextlib.AsyncExitStack() as first:
-        behind = await first.enter_async_context(engine(socket, runner))
+        behind = await first.enter_async_context(engine(socket, backend))
         async with frontend({socket: behind}) as (service, desk):
-            calls = [await hold(service, runner), asyncio.create_task(service.predict("mood", "cat", "paris"))]
+            calls = [await hold(service, backend), asyncio.create_task(service.predict("mood", "cat", "paris"))]
             await until(lambda: service.num_waiting() == 2)
             behind.die()
             for call in calls:
@@ -252,18 +252,18 @@ async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_f
                 assert "died" in response.json()["detail"]
             assert (await service.client.get("/readyz")).status_code == 503
             assert (await service.predict("mood", "cat")).status_code == 503
-            runner.open()
+            backend.open()
             await first.aclose()
-            async with engine(socket, real_runner()):
+            async with engine(socket, real_backend()):
                 await until(lambda: desk.ready)
                 assert (await service.predict("mood", "cat")).status_code == 200
 
 
 async def test_a_frontend_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
     """Rows that nobody waits for any more are dropped and counted; rows of other frontends are run."""
-    runner, socket = GatedRunner(), tmp_path / "engine.sock"
-    async with engine(socket, runner) as behind, frontend({socket: behind}) as (service, _):
-        running = await hold(service, runner)
+    backend, socket = GatedBackend(), tmp_path / "engine.sock"
+    async with engine(socket, backend) as behind, frontend({socket: behind}) as (service, _):
+        running = await hold(service, backend)
         async with contextlib.AsyncExitStack() as dying:
             other, _ = await dying.enter_async_context(frontend({socket: behind}))
             lost = asyncio.create_task(other.predict("topics", "cat", "paris", "good"))
@@ -273,22 +273,22 @@ async def test_a_frontend_that_dies_takes_its_rows_along(tmp_path: Path) -> None
             await until(lambda: service.num_waiting() == 1)
             assert behind.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 3
             assert (await lost).status_code == 503
-            runner.open()
+            backend.open()
             assert [(await call).status_code for call in (running, kept)] == [200, 200]
 
 
 async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Path) -> None:
     """Short requests go elsewhere while a long one is in flight; an engine that is not ready gets nothing."""
-    runners = [GatedRunner(), GatedRunner()]
+    backends = [GatedBackend(), GatedBackend()]
     sockets = [tmp_path / f"{number}.sock" for number in range(2)]
     async with (
-        engine(sockets[0], runners[0]) as left,
-        engine(sockets[1], runners[1]) as right,
+        engine(sockets[0], backends[0]) as left,
+        engine(sockets[1], backends[1]) as right,
         frontend({sockets[0]: left, sockets[1]: right}) as (service, desk),
     ):
         await until(lambda: desk.num_ready == 2)
-        for runner in runners:
-            runner.shut()
+        for backend in backends:
+            backend.shut()
         long = [asyncio.create_task(service.predict("mood", "the cat sat good bad paris a b c d e f g h"))]
         await until(lambda: admitted(left, right) == [0, 1] or admitted(left, right) == [1, 0])
         busy = admitted(left, right).index(1)
@@ -297,8 +297,8 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
             short.append(asyncio.create_task(service.predict("mood", "cat")))
             await until(lambda number=number: sum(admitted(left, right)) == number + 2)  # type: ignore[misc]
         assert admitted(left, right)[busy] == 1
-        for runner in runners:
-            runner.open()
+        for backend in backends:
+            backend.open()
         assert {(await call).status_code for call in long + short} == {200}
         before = admitted(left, right)[0]
         left.reception.tell(ready=False)

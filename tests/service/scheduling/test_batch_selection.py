@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytask.service.config.task_policies import TaskPolicy
-from polytask.service.scheduling.queue import FairQueue, Full, Limits, Row
+from polytask.service.scheduling.queue import BatchLimits, FairQueue, Full, Row
 
-CPU = Limits(max_rows=32, token_budget=1024, forward_tokens=32, max_waiting_tokens=65_536)
-GPU = Limits(max_rows=256, token_budget=16_384, forward_tokens=1500, max_waiting_tokens=65_536)
+CPU = BatchLimits(max_rows=32, token_budget=1024, forward_tokens=32, max_waiting_tokens=65_536)
+GPU = BatchLimits(max_rows=256, token_budget=16_384, forward_tokens=1500, max_waiting_tokens=65_536)
 
 
 def row(length: int, *, task_id: int = 0) -> Row[None]:
@@ -22,7 +22,7 @@ def row(length: int, *, task_id: int = 0) -> Row[None]:
     return Row(task_id, length, math.inf, None)
 
 
-def batches(limits: Limits, lengths: list[int]) -> list[list[int]]:
+def batches(limits: BatchLimits, lengths: list[int]) -> list[list[int]]:
     """Lengths in each batch, in order, when a request with these rows is all that waits."""
     queue: FairQueue[None] = FairQueue(limits)
     queue.admit([row(length) for length in lengths], now=0)
@@ -77,7 +77,7 @@ def test_a_lane_with_its_fill_leaves_room_for_others() -> None:
 @settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1).map(np.random.default_rng), st.sampled_from([CPU, GPU]))
 def test_padding_is_under_a_tenth_of_every_batch_while_much_waits(
-    generator: np.random.Generator, limits: Limits
+    generator: np.random.Generator, limits: BatchLimits
 ) -> None:
     """Whatever the lengths are, once ten times as many tokens are in front as a forward costs."""
     spread = float(generator.uniform(0, 2))
@@ -90,7 +90,7 @@ def test_padding_is_under_a_tenth_of_every_batch_while_much_waits(
 
 
 @pytest.mark.parametrize("limits", [CPU, GPU])
-def test_padding_of_a_full_queue_of_nine_tasks(limits: Limits) -> None:
+def test_padding_of_a_full_queue_of_nine_tasks(limits: BatchLimits) -> None:
     """With texts as long as those of nine real tasks, short ones, pairs and passages, it is under a tenth over all."""
     generator = np.random.default_rng(0)
     medians = [(14, 0.45)] * 4 + [(30, 0.4)] * 4 + [(150, 0.4)]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from polytask.service.config.task_policies import TaskPolicy
 from polytask.service.scheduling.fair_queueing import LOOK_AHEAD
-from polytask.service.scheduling.queue import Closed, FairQueue, Full, Limits, QuotaFull, Row, TooLate, Waiting
+from polytask.service.scheduling.queue import BatchLimits, Closed, FairQueue, Full, QuotaFull, Row, TooLate, Waiting
 
-LIMITS = Limits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
+LIMITS = BatchLimits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
 PLAIN = replace(LIMITS, forward_tokens=0)
 """Where forwards cost nothing by themselves, so that a rate is tokens over seconds."""
 POLICIES = {
@@ -261,7 +261,9 @@ def test_a_batch_mixes_tasks() -> None:
 
 def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
     """Rows of quiet tasks are in the next batch of their length, however long the line of a busy task is."""
-    queue: FairQueue[str] = FairQueue(Limits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    queue: FairQueue[str] = FairQueue(
+        BatchLimits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000)
+    )
     queue.admit([row(8) for _ in range(500)], now=0)
     queue.take(now=0)
     quiet = [row(8, task_id=1), row(8, task_id=2)]
@@ -272,7 +274,9 @@ def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
 
 def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
     """A second row of a task does not go before the first row of another."""
-    queue: FairQueue[str] = FairQueue(Limits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000))
+    queue: FairQueue[str] = FairQueue(
+        BatchLimits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000)
+    )
     for task_id in range(6):
         queue.admit([row(task_id=task_id), row(task_id=task_id)], now=0)
     assert {queue.take(now=0).rows[0].task_id for _ in range(6)} == set(range(6))
@@ -341,7 +345,7 @@ def test_full_tells_when_there_will_be_room() -> None:
     with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
         queue.admit([row(30)], now=0)
     assert unmeasured.value.wait_s == 0
-    queue.drained([row(100)], seconds=2)
+    queue.batch_done([row(100)], seconds=2)
     with pytest.raises(Full) as measured:
         queue.admit([row(30)], now=0)
     assert measured.value.wait_s == pytest.approx(30 / 50)
@@ -350,7 +354,7 @@ def test_full_tells_when_there_will_be_room() -> None:
 def test_a_row_that_would_expire_in_line_is_refused() -> None:
     """A request is not accepted when what is before it takes longer than its deadline allows."""
     queue: FairQueue[str] = FairQueue(PLAIN)
-    queue.drained([row(100)], seconds=2)
+    queue.batch_done([row(100)], seconds=2)
     queue.admit([row(50) for _ in range(4)], now=10)
     with pytest.raises(TooLate, match="200 tokens are waiting before its last row") as refused:
         queue.admit([row(deadline=13)], now=10)
@@ -377,10 +381,10 @@ def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
 def test_tasks_that_come_together_count_as_neighbours() -> None:
     """What a lane can be sure of is its share among all lanes that will then have rows."""
     alone: FairQueue[str] = FairQueue(LIMITS)
-    alone.drained([row(100, task_id=9)], seconds=1)
+    alone.batch_done([row(100, task_id=9)], seconds=1)
     alone.admit([row(40, deadline=3), row(10, deadline=3)], now=0)
     together: FairQueue[str] = FairQueue(LIMITS)
-    together.drained([row(100, task_id=9)], seconds=1)
+    together.batch_done([row(100, task_id=9)], seconds=1)
     with pytest.raises(TooLate):
         together.admit([row(40, task_id=task_id, deadline=3) for task_id in (0, 1, 2, 3) for _ in range(2)], now=0)
 
@@ -388,7 +392,7 @@ def test_tasks_that_come_together_count_as_neighbours() -> None:
 def test_what_there_is_no_room_for_is_known_beforehand() -> None:
     """What is refused before it is there is refused as the row itself would be, behind what comes before it."""
     queue: FairQueue[str] = FairQueue(PLAIN)
-    queue.drained([row(100)], seconds=2)
+    queue.batch_done([row(100)], seconds=2)
     queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
     queue.admit([row(50) for _ in range(7)], now=0)
     queue.require_room(0, num_tokens=49, before=1, deadline=99, now=0)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from polytask.service.config.task_policies import TaskPolicy
-from polytask.service.scheduling.queue import FairQueue, Full, Limits, QuotaFull, Row, TooLate
+from polytask.service.scheduling.queue import BatchLimits, FairQueue, Full, QuotaFull, Row, TooLate
 from polytask.service.scheduling.throughput import ThroughputEstimator
 
-LIMITS = Limits(max_rows=32, token_budget=1024, forward_tokens=32, max_waiting_tokens=30_000)
+LIMITS = BatchLimits(max_rows=32, token_budget=1024, forward_tokens=32, max_waiting_tokens=30_000)
 TOKENS_PER_S = 10_000
 QUOTA = 6000
 
@@ -26,14 +26,14 @@ def row(length: int, *, task_id: int = 0, deadline: float = 1e9) -> Row[None]:
 def test_the_rate_is_that_of_the_last_batches() -> None:
     """By time rather than by batch, and by task; nothing is known before the first."""
     drain, limits = ThroughputEstimator(), replace(LIMITS, forward_tokens=0)
-    assert (drain.rate(limits), drain.share(0)) == (None, 0)
+    assert (drain.rate(limits), drain.task_share(0)) == (None, 0)
     for _ in range(200):
-        drain.note([row(1000)], 10, limits)
+        drain.record([row(1000)], 10, limits)
     for _ in range(200):
-        drain.note([row(90), row(10, task_id=1)], 1, limits)
-        drain.note([row(300)], 1, limits)
+        drain.record([row(90), row(10, task_id=1)], 1, limits)
+        drain.record([row(300)], 1, limits)
     assert drain.rate(limits) == pytest.approx(200, rel=0.05)
-    assert drain.share(1) == pytest.approx(10 / 400, rel=0.1)
+    assert drain.task_share(1) == pytest.approx(10 / 400, rel=0.1)
 
 
 @pytest.mark.parametrize(("length", "together"), [(4, 1), (4, 20), (30, 1), (30, 32), (1000, 1)])
@@ -41,7 +41,7 @@ def test_the_rate_is_that_of_full_batches_however_small_the_last_were(length: in
     """What a device can do does not depend on how little it was asked lately, but on how long rows are."""
     drain = ThroughputEstimator()
     for _ in range(50):
-        drain.note([row(length)] * together, (LIMITS.forward_tokens + together * length) / TOKENS_PER_S, LIMITS)
+        drain.record([row(length)] * together, (LIMITS.forward_tokens + together * length) / TOKENS_PER_S, LIMITS)
     full = min(LIMITS.max_rows * length, LIMITS.token_budget)
     assert drain.rate(LIMITS) == pytest.approx(TOKENS_PER_S * full / (LIMITS.forward_tokens + full), rel=0.01)
 
@@ -51,7 +51,7 @@ def test_many_rows_are_let_in_after_single_ones() -> None:
     queue: FairQueue[None] = FairQueue(LIMITS)
     for _ in range(50):
         queue.admit([row(4)], 0)
-        queue.drained(queue.take(0).rows, (LIMITS.forward_tokens + 4) / TOKENS_PER_S)
+        queue.batch_done(queue.take(0).rows, (LIMITS.forward_tokens + 4) / TOKENS_PER_S)
     queue.admit([row(100, deadline=10) for _ in range(200)], 0)
 
 
@@ -88,7 +88,7 @@ class Simulation:
                 )
                 next_at += lengths.sum() / TOKENS_PER_S / times
             now += took
-            self.queue.drained(rows, took)
+            self.queue.batch_done(rows, took)
 
     def _request(self, rows: list[Row[None]], now: float) -> None:
         waiting = self.queue.waiting()

@@ -15,7 +15,7 @@ from tests.support import tiny
 _PATIENCE_S = 30
 
 
-def real_runner() -> TorchBackend:
+def real_backend() -> TorchBackend:
     """The tiny network on the CPU."""
     return TorchBackend(tiny.network())
 
@@ -23,15 +23,15 @@ def real_runner() -> TorchBackend:
 class _Double:
     """Keeps the batches that it is asked to run, and runs them."""
 
-    backend = "double"
+    name = "double"
     device = "cpu"
     precision = "float32"
 
-    def __init__(self, inner: Backend | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
+    def __init__(self, inner: Backend | None = None, *, is_async: bool = False, num_streams: int = 1) -> None:
         self.batches: list[Batch] = []
-        self.overlaps = overlaps
-        self.streams = streams
-        self._inner = inner or real_runner()
+        self.is_async = is_async
+        self.num_streams = num_streams
+        self._inner = inner or real_backend()
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
         return partial(self.run, batch)
@@ -41,14 +41,14 @@ class _Double:
         return self._inner.run(batch)
 
 
-class GatedRunner(_Double):
+class GatedBackend(_Double):
     """While the gate is shut, a batch that has arrived waits there. The gate is open at first.
 
     With `overlaps` a batch arrives when it is started, as on a device that runs by itself.
     """
 
-    def __init__(self, inner: Backend | None = None, *, overlaps: bool = False, streams: int = 1) -> None:
-        super().__init__(inner, overlaps=overlaps, streams=streams)
+    def __init__(self, inner: Backend | None = None, *, is_async: bool = False, num_streams: int = 1) -> None:
+        super().__init__(inner, is_async=is_async, num_streams=num_streams)
         self._gate = threading.Event()
         self._gate.set()
 
@@ -61,7 +61,7 @@ class GatedRunner(_Double):
         self._gate.set()
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
-        if not self.overlaps:
+        if not self.is_async:
             return super().start(batch)
         self.batches.append(batch)
         outputs = self._inner.start(batch)
@@ -82,7 +82,7 @@ class GatedRunner(_Double):
             raise AssertionError("the test forgot to open the gate")
 
 
-class FailingRunner(_Double):
+class FailingBackend(_Double):
     """Raises `error` for every batch for which `fails` says so."""
 
     def __init__(
@@ -91,10 +91,10 @@ class FailingRunner(_Double):
         error: Exception | None = None,
         inner: Backend | None = None,
         *,
-        overlaps: bool = False,
-        streams: int = 1,
+        is_async: bool = False,
+        num_streams: int = 1,
     ) -> None:
-        super().__init__(inner, overlaps=overlaps, streams=streams)
+        super().__init__(inner, is_async=is_async, num_streams=num_streams)
         self.fails = fails
         self._error = error or RuntimeError("the device does not like this batch")
 

@@ -14,23 +14,23 @@ from polytask.model.network import Network
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.single_process import serve
-from tests.service.support.doubles import GatedRunner
+from tests.service.support.doubles import GatedBackend
 
 
-def gated(network: Network) -> GatedRunner:
+def gated(network: Network) -> GatedBackend:
     """The runner that the service gets in place of the real one, which it holds back."""
-    runner = GatedRunner(TorchBackend(network))
+    backend = GatedBackend(TorchBackend(network))
     if "SHUT" in os.environ:
-        runner.shut()
+        backend.shut()
 
     def obey() -> None:
         for line in sys.stdin:
-            {"shut": runner.shut, "open": runner.open}[line.strip()]()
+            {"shut": backend.shut, "open": backend.open}[line.strip()]()
             sys.stdout.write(line)
             sys.stdout.flush()
 
     threading.Thread(target=obey, daemon=True).start()
-    return runner
+    return backend
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from polytask.service.config.settings import Settings
 from polytask.service.engine.worker import Worker
 from polytask.service.single_process import assemble
 from tests.service.support import checkpoints
-from tests.service.support.doubles import GatedRunner, real_runner
+from tests.service.support.doubles import GatedBackend, real_backend
 
 _PATIENCE_S = 30
 
@@ -47,13 +47,13 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def serving(runner: Backend | None = None, *, warm: bool = True, **settings: Any) -> AsyncIterator[Service]:
+async def serving(backend: Backend | None = None, *, warm: bool = True, **settings: Any) -> AsyncIterator[Service]:
     """Serves the tiny checkpoint with `runner`; by the time of the first request it is warm, if `warm`.
 
     Without calibration, which takes a moment, unless the token budget is set to 0.
     """
     settings.setdefault("token_budget", 1024)
-    worker, app = assemble(checkpoints.in_memory(), Settings(**settings), runner or real_runner())
+    worker, app = assemble(checkpoints.in_memory(), Settings(**settings), backend or real_backend())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -65,12 +65,12 @@ async def serving(runner: Backend | None = None, *, warm: bool = True, **setting
         yield service
 
 
-async def hold(service: Service, runner: GatedRunner) -> asyncio.Task[httpx.Response]:
+async def hold(service: Service, backend: GatedBackend) -> asyncio.Task[httpx.Response]:
     """Keeps the device busy until the gate opens: the request that does so, its batch at the gate."""
-    before = len(runner.batches)
-    runner.shut()
+    before = len(backend.batches)
+    backend.shut()
     call = asyncio.create_task(service.predict("mood", "cat"))
-    await until(lambda: len(runner.batches) == before + 1)
+    await until(lambda: len(backend.batches) == before + 1)
     return call
 
 

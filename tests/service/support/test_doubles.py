@@ -9,41 +9,41 @@ import torch
 
 from polytask.model.batch import collate
 from polytask.model.encoding import Encoding
-from tests.service.support.doubles import FailingRunner, GatedRunner, real_runner
+from tests.service.support.doubles import FailingBackend, GatedBackend, real_backend
 
 BATCH = collate([Encoding((2, 7, 3), (0, 0, 0))], [0], token_level=False)
 
 
 def test_a_gated_runner_holds_a_batch_until_the_gate_opens() -> None:
     """A batch that meets a shut gate has arrived, but has no outputs until the gate opens."""
-    runner = GatedRunner()
-    runner.shut()
+    backend = GatedBackend()
+    backend.shut()
     outputs = []
-    thread = threading.Thread(target=lambda: outputs.append(runner.run(BATCH)))
+    thread = threading.Thread(target=lambda: outputs.append(backend.run(BATCH)))
     thread.start()
-    while not runner.batches:
+    while not backend.batches:
         pass
     assert not outputs
-    runner.open()
+    backend.open()
     thread.join()
-    assert torch.equal(outputs[0].sentence, real_runner().run(BATCH).sentence)
+    assert torch.equal(outputs[0].sentence, real_backend().run(BATCH).sentence)
 
 
 def test_a_gated_runner_that_overlaps_holds_the_outputs_only() -> None:
     """A batch arrives when it is started; its outputs come when the gate opens."""
-    runner = GatedRunner(overlaps=True)
-    runner.shut()
-    outputs = runner.start(BATCH)
-    assert runner.batches == [BATCH]
-    runner.open()
-    assert torch.equal(outputs().sentence, real_runner().run(BATCH).sentence)
+    backend = GatedBackend(is_async=True)
+    backend.shut()
+    outputs = backend.start(BATCH)
+    assert backend.batches == [BATCH]
+    backend.open()
+    assert torch.equal(outputs().sentence, real_backend().run(BATCH).sentence)
 
 
 def test_a_failing_runner_fails_only_the_batches_it_should() -> None:
     """The given error is raised where the predicate holds; other batches get the real outputs."""
-    runner = FailingRunner(lambda batch: len(batch.lengths) > 1, MemoryError("full"))
-    assert torch.equal(runner.run(BATCH).sentence, real_runner().run(BATCH).sentence)
+    backend = FailingBackend(lambda batch: len(batch.lengths) > 1, MemoryError("full"))
+    assert torch.equal(backend.run(BATCH).sentence, real_backend().run(BATCH).sentence)
     two = collate([Encoding((2, 3), (0, 0))] * 2, [0, 1], token_level=False)
     with pytest.raises(MemoryError, match="full"):
-        runner.run(two)
-    assert runner.batches == [BATCH, two]
+        backend.run(two)
+    assert backend.batches == [BATCH, two]

@@ -20,7 +20,7 @@ from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import Settings
 from tests.service.processes.test_remote_engine import both
 from tests.service.support import checkpoints
-from tests.service.support.doubles import GatedRunner, real_runner
+from tests.service.support.doubles import GatedBackend, real_backend
 from tests.service.support.serving import Service, hold, serving, until
 from tests.service.web.middleware.test_authentication import KEYS, bearer, refused
 from tests.support import exported, tiny
@@ -83,9 +83,9 @@ class Admin:
 
 
 @contextlib.asynccontextmanager
-async def administered(store: Path, runner: Backend | None = None, **settings: Any) -> AsyncIterator[Admin]:
+async def administered(store: Path, backend: Backend | None = None, **settings: Any) -> AsyncIterator[Admin]:
     """Serves version 1."""
-    async with serving(runner, store=store, model="tiny/1", threads=1, api_keys=KEYS, **settings) as service:
+    async with serving(backend, store=store, model="tiny/1", threads=1, api_keys=KEYS, **settings) as service:
         service.client.headers.update(bearer("ops"))
         yield Admin(service)
 
@@ -265,17 +265,17 @@ async def test_a_second_load_waits_for_its_turn(store: Path, monkeypatch: pytest
 
 async def test_a_request_is_answered_by_the_version_that_admitted_it(store: Path) -> None:
     """Those that come after the swap get the new one, however long the old ones take; unloading waits for these."""
-    runner = GatedRunner()
-    async with administered(store, runner) as admin:
+    backend = GatedBackend()
+    async with administered(store, backend) as admin:
         await admin.load("tiny/2", tolerances=ANYTHING)
-        admitted = await hold(admin.service, runner)
+        admitted = await hold(admin.service, backend)
         await admin.change("activate")
         assert (await admin.answers())[0] == "tiny/2"
         unloading = asyncio.create_task(admin.change("unload"))
         assert (await admin.answers())[0] == "tiny/2"
         refused(await admin.post("load", model="tiny/1"), 409, "Conflict")
         assert not unloading.done()
-        runner.open()
+        backend.open()
         assert (await admitted).json()["model"] == "tiny/1"
         assert await unloading == ("tiny/2", None)
 
@@ -285,11 +285,11 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
     store: Path, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
     """Its threads end and its network is freed at once, without a look for cycles; also when it was active before."""
-    runners = []
+    backends = []
 
     def noted(settings: Settings) -> Any:
         found = load_backend(settings)
-        runners.append(weakref.ref(found[1]))
+        backends.append(weakref.ref(found[1]))
         return found
 
     monkeypatch.setattr("polytask.service.single_process.load_backend", noted)
@@ -305,9 +305,9 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
             await admin.change("activate")
         gc.disable()
         try:
-            assert runners[0]() is not None
+            assert backends[0]() is not None
             await admin.change("unload")
-            assert runners[0]() is None
+            assert backends[0]() is None
         finally:
             gc.enable()
         assert sum(thread.name == "device" for thread in threading.enumerate()) == 1
@@ -333,7 +333,7 @@ async def test_tasks_come_and_go(store: Path) -> None:
 
 async def test_several_processes_refuse_all_of_it(tmp_path: Path) -> None:
     """What is served is seen from each of them, but none of them could change it for all."""
-    async with both(tmp_path, real_runner(), api_keys=KEYS) as (service, _):
+    async with both(tmp_path, real_backend(), api_keys=KEYS) as (service, _):
         service.client.headers.update(bearer("ops"))
         (model,) = (await service.client.get("/v1/models")).json()["models"]
         assert (model["model"], model["backend"]) == ("tiny/1", None)

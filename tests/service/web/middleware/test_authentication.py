@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from polytask.service.web.middleware.authentication import secret
-from tests.service.support.doubles import GatedRunner
+from tests.service.support.doubles import GatedBackend
 from tests.service.support.serving import hold, serving, until
 from tests.support import tiny
 
@@ -161,10 +161,10 @@ async def test_a_key_over_its_rate_is_told_when_to_come_back() -> None:
 
 async def test_a_key_with_all_its_places_taken_is_refused_until_one_is_free() -> None:
     """A place is free again however its request ended."""
-    runner = GatedRunner()
-    async with serving(runner, api_keys=line("web", ", concurrent = 2")) as service:
+    backend = GatedBackend()
+    async with serving(backend, api_keys=line("web", ", concurrent = 2")) as service:
         service.client.headers.update(bearer("web"))
-        running = await hold(service, runner)
+        running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", "cat", headers={"Polytask-Deadline-Ms": "100"}))
         await until(lambda: service.num_waiting() == 1)
         response = await service.predict("mood", "cat")
@@ -173,7 +173,7 @@ async def test_a_key_with_all_its_places_taken_is_refused_until_one_is_free() ->
         assert (await waiting).status_code == 504
         other = asyncio.create_task(service.predict("mood", "cat"))
         await until(lambda: service.num_waiting() == 1)
-        runner.open()
+        backend.open()
         assert (await running).status_code == (await other).status_code == 200
         assert (await service.predict("nothing", "cat")).status_code == 404
         assert (await service.predict("mood", "cat")).status_code == 200

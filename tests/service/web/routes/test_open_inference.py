@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.support.doubles import GatedRunner
+from tests.service.support.doubles import GatedBackend
 from tests.service.support.serving import Service, hold, serving
 from tests.service.web.middleware.test_authentication import KEYS
 from tests.support import tiny
@@ -218,18 +218,18 @@ async def test_what_a_task_does_not_read_is_refused(inputs: list[Body], more: Bo
 async def test_refusals_have_the_statuses_of_our_own_api() -> None:
     """Unknown tasks and versions are 404, too much 413, late 504, a bad deadline 400, each counted as ever."""
     text = tensor("text", "cat")
-    runner = GatedRunner()
-    async with serving(runner, max_inputs=2, max_body_bytes=1000) as service:
+    backend = GatedBackend()
+    async with serving(backend, max_inputs=2, max_body_bytes=1000) as service:
         unknown = await infer(service, "moood", text)
         version = await infer(service, "mood/versions/2", text)
         served = await infer(service, "mood/versions/1", text)
         many = await infer(service, "mood", tensor("text", "a", "b", "c"))
         large = await infer(service, "mood", tensor("text", "a" * 2000))
-        call = await hold(service, runner)
+        call = await hold(service, backend)
         body = {"inputs": [text]}
         late = await service.client.post("/v2/models/mood/infer", json=body, headers={"Polytask-Deadline-Ms": "20"})
         bad = await service.client.post("/v2/models/mood/infer", json=body, headers={"Polytask-Deadline-Ms": "x"})
-        runner.open()
+        backend.open()
         await call
         expired = await service.metric('polytask_requests_total{outcome="expired",task="mood"}')
     assert "did you mean 'mood'" in message(unknown, 404)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.service.support.doubles import FailingRunner, GatedRunner
+from tests.service.support.doubles import FailingBackend, GatedBackend
 from tests.service.support.serving import RawCall, body, hold, serving, until
 from tests.support import tiny
 
@@ -72,20 +72,20 @@ async def test_answers_come_in_the_order_of_the_inputs() -> None:
 
 async def test_an_answer_does_not_depend_on_its_batch_mates() -> None:
     """Alone and in a batch of all tasks, every task gives the same answer to the same input."""
-    runner = GatedRunner()
-    async with serving(runner, max_rows=32, token_budget=10_000) as service:
+    backend = GatedBackend()
+    async with serving(backend, max_rows=32, token_budget=10_000) as service:
         examples = {
             task["name"]: task["example"]["inputs"] for task in (await service.client.get("/v1/tasks")).json()["tasks"]
         }
         alone = {task: (await service.predict(task, *inputs)).json() for task, inputs in examples.items()}
-        first = await hold(service, runner)
+        first = await hold(service, backend)
         calls = [asyncio.create_task(service.predict(task, *inputs)) for task, inputs in examples.items()]
         await until(lambda: service.num_waiting() == 10)
-        held = len(runner.batches)
-        runner.open()
+        held = len(backend.batches)
+        backend.open()
         mixed = dict(zip(examples, [(await call).json() for call in calls], strict=True))
         await first
-    assert max(len(set(batch.task_ids.tolist())) for batch in runner.batches[held:]) > 1, "no batch mixed tasks"
+    assert max(len(set(batch.task_ids.tolist())) for batch in backend.batches[held:]) > 1, "no batch mixed tasks"
     for task in TASKS:
         assert flat(mixed[task]) == pytest.approx(flat(alone[task]), abs=1e-4)
 
@@ -144,26 +144,26 @@ async def test_too_many_inputs_or_candidates_or_tokens_are_413() -> None:
 
 async def test_a_full_queue_refuses_the_whole_request() -> None:
     """Of a request that does not fit nothing is run; Retry-After says when to come back."""
-    runner = GatedRunner()
-    async with serving(runner, max_waiting_tokens=16, max_rows=1) as service:
-        running = await hold(service, runner)
+    backend = GatedBackend()
+    async with serving(backend, max_waiting_tokens=16, max_rows=1) as service:
+        running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("mood", "cat sat good the"))
         await until(lambda: service.num_waiting() == 1)
         refused = await service.predict("topics", "cat", "cat", "cat", "paris")
         found = problem(refused, 429, "queue-full")
         assert int(refused.headers["retry-after"]) == found["retry_after_s"] >= 1
         assert service.num_waiting() == 1
-        before = len(runner.batches)
-        runner.open()
+        before = len(backend.batches)
+        backend.open()
         assert (await running).status_code == (await waiting).status_code == 200
-    assert all(batch.task_ids.tolist() == [0] for batch in runner.batches[before - 1 :])
+    assert all(batch.task_ids.tolist() == [0] for batch in backend.batches[before - 1 :])
 
 
 async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
     """The quota of one task is a 429 of its own; a request that is larger than it will never fit."""
-    runner = GatedRunner()
-    async with serving(runner, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
-        running = await hold(service, runner)
+    backend = GatedBackend()
+    async with serving(backend, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
+        running = await hold(service, backend)
         problem(await service.predict("topics", "cat", "cat", "paris"), 413, "too-many-inputs")
         waiting = [asyncio.create_task(service.predict("topics", "cat")) for _ in range(2)]
         await until(lambda: service.num_waiting() == 2)
@@ -171,7 +171,7 @@ async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
         assert found["retry_after_s"] >= 1
         waiting.append(asyncio.create_task(service.predict("mood", "cat")))
         await until(lambda: service.num_waiting() == 3)
-        runner.open()
+        backend.open()
         assert [(await call).status_code for call in (running, *waiting)] == [200] * 4
         assert await service.metric('polytask_rejections_total{reason="task_quota",task="topics"}') == 1
 
@@ -187,17 +187,17 @@ async def test_the_calibrated_budget_is_on_the_page() -> None:
 
 async def test_a_deadline_that_passes_is_504_and_the_rows_are_not_run() -> None:
     """A request that waits longer than the client allows is told so, and its rows never reach the device."""
-    runner = GatedRunner()
-    async with serving(runner) as service:
-        running = await hold(service, runner)
-        before = len(runner.batches)
+    backend = GatedBackend()
+    async with serving(backend) as service:
+        running = await hold(service, backend)
+        before = len(backend.batches)
         late = await service.predict("topics", "cat", "paris", headers={"Polytask-Deadline-Ms": "20"})
         problem(late, 504, "deadline-exceeded")
-        runner.open()
+        backend.open()
         assert (await running).status_code == 200
         assert await service.metric('polytask_dropped_inputs_total{reason="deadline",task="topics"}') == 2
         assert await service.metric('polytask_requests_total{outcome="expired",task="topics"}') == 1
-    assert len(runner.batches) == before
+    assert len(backend.batches) == before
 
 
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "", "1e3", "9" * 30])
@@ -230,29 +230,29 @@ async def test_supervisors_may_ask_with_head(path: str) -> None:
 
 async def test_a_client_that_hangs_up_is_never_forwarded() -> None:
     """Rows of a client that has gone leave the line before they are run."""
-    runner = GatedRunner()
-    async with serving(runner) as service:
-        running = await hold(service, runner)
-        before = len(runner.batches)
+    backend = GatedBackend()
+    async with serving(backend) as service:
+        running = await hold(service, backend)
+        before = len(backend.batches)
         call = RawCall(service, "topics", body("cat", "paris"))
         dropped = asyncio.create_task(call.run())
         await until(lambda: service.num_waiting() == 2)
         call.hung_up.set()
         await dropped
         assert service.num_waiting() == 0
-        runner.open()
+        backend.open()
         await running
         assert await service.metric('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 2
         assert await service.metric('polytask_requests_total{outcome="cancelled",task="topics"}') == 1
-    assert len(runner.batches) == before
+    assert len(backend.batches) == before
 
 
 async def test_before_the_warm_up_ends_only_liveness_answers() -> None:
     """While warming up the service is live, not ready, and predicts nothing; descriptions and metrics are there."""
-    runner = GatedRunner()
-    runner.shut()
-    async with serving(runner, warm=False) as service:
-        await until(lambda: bool(runner.batches))
+    backend = GatedBackend()
+    backend.shut()
+    async with serving(backend, warm=False) as service:
+        await until(lambda: bool(backend.batches))
         assert (await service.client.get("/livez")).json() == {"status": "live"}
         refused = await service.client.get("/readyz")
         problem(refused, 503, "not-ready")
@@ -260,7 +260,7 @@ async def test_before_the_warm_up_ends_only_liveness_answers() -> None:
         problem(await service.predict("mood", "a"), 503, "not-ready")
         assert len((await service.client.get("/v1/tasks")).json()["tasks"]) == 7
         assert await service.metric("polytask_ready") == 0
-        runner.open()
+        backend.open()
         await until(lambda: service.worker.ready)
         assert (await service.client.get("/readyz")).json() == {"status": "ready"}
         assert (await service.predict("mood", "a")).status_code == 200
@@ -280,10 +280,10 @@ async def test_while_shutting_down_nothing_new_is_taken() -> None:
 async def test_one_bad_row_hurts_only_its_own_request() -> None:
     """Of requests that share a batch only the one with the row that fails gets an error; the log knows its id."""
     poison = tiny.VOCABULARY.index("bad")
-    runner = FailingRunner(lambda _: False)
-    gate = GatedRunner(runner)
+    backend = FailingBackend(lambda _: False)
+    gate = GatedBackend(backend)
     async with serving(gate) as service:
-        runner.fails = lambda batch: poison in batch.input_ids
+        backend.fails = lambda batch: poison in batch.input_ids
         running = await hold(service, gate)
         calls = [asyncio.create_task(service.predict("mood", text)) for text in ("cat", "good", "bad", "sat")]
         await until(lambda: service.num_waiting() == 4)
@@ -299,14 +299,14 @@ async def test_one_bad_row_hurts_only_its_own_request() -> None:
 
 async def test_ready_flips_when_the_device_fails_and_recovers_with_it() -> None:
     """While not even the known-good row runs the service is not ready; asking whether it is makes it try again."""
-    runner = FailingRunner(lambda _: False)
-    async with serving(runner) as service:
-        runner.fails = lambda _: True
+    backend = FailingBackend(lambda _: False)
+    async with serving(backend) as service:
+        backend.fails = lambda _: True
         problem(await service.predict("mood", "cat"), 500, "internal-error")
         await until(lambda: not service.worker.ready)
         problem(await service.client.get("/readyz"), 503, "not-ready")
         problem(await service.predict("mood", "cat"), 503, "not-ready")
-        runner.fails = lambda _: False
+        backend.fails = lambda _: False
         await service.client.get("/readyz")
         await until(lambda: service.worker.ready)
         assert (await service.predict("mood", "cat")).status_code == 200
