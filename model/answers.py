@@ -37,7 +37,7 @@ class AnswerOptions:
     thresholds: tuple[float, ...] | None = None
 
 
-AS_USUAL = AnswerOptions()
+DEFAULT_OPTIONS = AnswerOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def answer(
     item: Input,
     encodings: Sequence[Encoding],
     logits: Sequence[Logits],
-    options: AnswerOptions = AS_USUAL,
+    options: AnswerOptions = DEFAULT_OPTIONS,
 ) -> Answer:
     """The answer to one input of `task` from the logits of its rows, in the order of `encodings`."""
     if len(encodings) > max(1, len(item.candidates)):
@@ -223,10 +223,12 @@ def _choice(item: Input, logits: Logits, options: AnswerOptions) -> MultipleChoi
 
 
 def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> TaggingAnswer:
-    own = logits[list(encoding.places)] if encoding.places else np.zeros((0, len(task.labels)), np.float32)
-    scores = softmax(own) if len(own) else own
+    word_logits = (
+        logits[list(encoding.positions)] if encoding.positions else np.zeros((0, len(task.labels)), np.float32)
+    )
+    scores = softmax(word_logits) if len(word_logits) else word_logits
     tags = [task.labels[i] for i in scores.argmax(axis=-1).tolist()]
-    confidence = (own if options.raw_scores else scores).max(axis=-1).tolist()
+    confidence = (word_logits if options.raw_scores else scores).max(axis=-1).tolist()
     entities = []
     for label, first, stop in word_runs(tags, bio=task.bio):
         start, end = encoding.offsets[first][0], encoding.offsets[stop - 1][1]
@@ -240,15 +242,15 @@ def word_runs(tags: Sequence[str], *, bio: bool) -> list[tuple[str, int, int]]:
     In BIO tags an `I-x` that does not continue an `x` starts a new run, as in conlleval.
     """
     if not bio:
-        return [(tag, place, place + 1) for place, tag in enumerate(tags)]
+        return [(tag, index, index + 1) for index, tag in enumerate(tags)]
     runs: list[tuple[str, int, int]] = []
     open_label = None
-    for place, tag in enumerate(tags):
+    for index, tag in enumerate(tags):
         label = None if tag == "O" else tag[2:]
         if label is not None and tag[0] == "I" and label == open_label:
-            runs[-1] = (label, runs[-1][1], place + 1)
+            runs[-1] = (label, runs[-1][1], index + 1)
         elif label is not None:
-            runs.append((label, place, place + 1))
+            runs.append((label, index, index + 1))
         open_label = label
     return runs
 
@@ -260,15 +262,15 @@ def tagged_ranges(words: Offsets, tags: Sequence[str], *, bio: bool) -> list[tup
 
 def _span(item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> SpanAnswer:
     assert item.text_pair is not None
-    if not encoding.places:
+    if not encoding.positions:
         return SpanAnswer("", 0, 0, 0.0)
-    own = logits[list(encoding.places)]
-    scores = softmax(own.T)
+    token_logits = logits[list(encoding.positions)]
+    scores = softmax(token_logits.T)
     # Of each start only the ends that a span may have: the square of a long context would be too large.
     ends = sliding_window_view(np.pad(scores[1], (0, _MAX_SPAN_TOKENS - 1)), _MAX_SPAN_TOKENS)
     joint = scores[0][:, None] * ends
     first, further = map(int, np.unravel_index(int(joint.argmax()), joint.shape))
     last = first + further
     start, end = encoding.offsets[first][0], encoding.offsets[last][1]
-    score = own[first, 0] + own[last, 1] if options.raw_scores else joint[first, further]
+    score = token_logits[first, 0] + token_logits[last, 1] if options.raw_scores else joint[first, further]
     return SpanAnswer(item.text_pair[start:end], start, end, _rounded(score))

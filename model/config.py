@@ -54,7 +54,7 @@ class BottleneckForm(StrEnum):
     LADDER = "ladder"
 
 
-_LEAST = {
+_MINIMUMS = {
     "vocab_size": 1,
     "hidden_size": 1,
     "num_layers": 1,
@@ -108,9 +108,9 @@ class NetworkConfig:
     relative_attention_buckets: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, minimum in _MINIMUMS.items():
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.relative_attention_buckets % 4:

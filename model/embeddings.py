@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from polytask.model.config import NetworkConfig
 from polytask.model.dropout import Dropout
 
-_FAR = 128
+_MAX_DISTANCE = 128
 """Tokens apart from which on all distances share the last bucket, as in T5 and MPNet."""
 
 
@@ -62,8 +62,8 @@ class DistanceBias(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         """The bias of any row of that many tokens: [1, H, L, L], queries before keys."""
-        place = torch.arange(length, device=self.weight.device)
-        bucket_LL = _bucket(place[None] - place[:, None], len(self.weight))
+        positions = torch.arange(length, device=self.weight.device)
+        bucket_LL = _bucket(positions[None] - positions[:, None], len(self.weight))
         return self.weight[bucket_LL].permute(2, 0, 1)[None]
 
 
@@ -72,6 +72,6 @@ def _bucket(distance: Tensor, num_buckets: int) -> Tensor:
     exact = half // 2
     apart = distance.abs()
     # As transformers computes it, to the last bit: a distance at a bucket's edge must not fall on the other side.
-    share = torch.log(apart.clamp(min=1).float() / exact) / math.log(_FAR / exact)
+    share = torch.log(apart.clamp(min=1).float() / exact) / math.log(_MAX_DISTANCE / exact)
     ranged = (exact + (share * (half - exact)).long()).clamp(max=half - 1)
     return torch.where(apart < exact, apart, ranged) + (distance > 0) * half

@@ -65,7 +65,7 @@ class Tables:
         )
         return Tables(alignment, attention, tuple(layer.map(function) for layer in self.layers), pooling, self.matrices)
 
-    def rows(self, task_ids_B: Tensor) -> Tables:
+    def gather(self, task_ids_B: Tensor) -> Tables:
         """The constants of each row of a batch: one gather per table."""
         return self.map(lambda table: table[task_ids_B])
 
@@ -88,8 +88,8 @@ class JoinedTables:
         self._sizes = [part.shape[1] for part in parts]
         self._joined = torch.cat(parts, dim=1) if parts else None
 
-    def rows(self, task_ids_B: Tensor) -> Tables:
-        """As `Tables.rows`, as views."""
+    def gather(self, task_ids_B: Tensor) -> Tables:
+        """As `Tables.gather`, as views."""
         pooling = None if self._pooling is None else self._pooling[task_ids_B]
         if self._joined is None:
             return replace(self._shapes, pooling=pooling)
@@ -133,18 +133,18 @@ class EncoderLayer(nn.Module):
             bottleneck_norm=None if bottleneck_norm is None else bottleneck_norm.table(task_TE),
         )
 
-    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, rows: LayerTables) -> Tensor:
+    def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, constants: LayerTables) -> Tensor:
         """`mask_BHLL` is added to the attention scores: -inf at padding, else the bias. Its axes before the last may be 1."""
         attended = self.dropout(self._attend(states_BLD, mask_BHLL))
-        attended = self.attention_norm(states_BLD + attended, rows.attention_norm)
+        attended = self.attention_norm(states_BLD + attended, constants.attention_norm)
         inner = functional.gelu(self.expand(attended))
-        states = self.output_norm(attended + self.dropout(self.contract(inner)), rows.output_norm)
+        states = self.output_norm(attended + self.dropout(self.contract(inner)), constants.output_norm)
         if self.bottleneck is None or self.bottleneck.form is BottleneckForm.LADDER:
             return cast(Tensor, states)
-        narrowed = self.bottleneck(states, rows.bottleneck)
+        narrowed = self.bottleneck(states, constants.bottleneck)
         if self.bottleneck.norm is None:
             return cast(Tensor, states + narrowed)
-        return cast(Tensor, self.bottleneck.norm(narrowed + attended, rows.bottleneck_norm))
+        return cast(Tensor, self.bottleneck.norm(narrowed + attended, constants.bottleneck_norm))
 
     def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor) -> Tensor:
         def heads(projected_BLD: Tensor) -> Tensor:
@@ -187,30 +187,30 @@ class Encoder(nn.Module):
             matrices=torch.stack([bias.blocks() for bias in biases]) if biases else None,
         )
 
-    def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor, is_token_BL: Tensor, rows: Tables) -> Tensor:
-        """Token states [B, L, D]. `rows` holds the gathered constants of each row."""
+    def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor, is_token_BL: Tensor, constants: Tables) -> Tensor:
+        """Token states [B, L, D]. `constants` holds the gathered constants of each row."""
         states = self.embeddings(input_ids_BL, segment_ids_BL)
-        if rows.alignment is not None:
+        if constants.alignment is not None:
             align = modulate if self.alignment_matrix is None else self.alignment_matrix
-            states = align(states, rows.alignment)
+            states = align(states, constants.alignment)
         padding = torch.zeros_like(is_token_BL, dtype=states.dtype).masked_fill(~is_token_BL, float("-inf"))
-        masks = self._masks(padding, rows)
+        masks = self._masks(padding, constants)
         ladder = None
-        for layer, mask, constants in zip(self.layers, masks, rows.layers, strict=True):
-            states = layer(states, mask, constants)
+        for layer, mask, layer_constants in zip(self.layers, masks, constants.layers, strict=True):
+            states = layer(states, mask, layer_constants)
             bottleneck = cast(EncoderLayer, layer).bottleneck
             if bottleneck is not None and bottleneck.form is BottleneckForm.LADDER:
-                ladder = bottleneck(states if ladder is None else states + ladder, constants.bottleneck)
+                ladder = bottleneck(states if ladder is None else states + ladder, layer_constants.bottleneck)
         return cast(Tensor, states if ladder is None else ladder)
 
-    def _masks(self, padding_BL: Tensor, rows: Tables) -> Iterator[Tensor]:
+    def _masks(self, padding_BL: Tensor, constants: Tables) -> Iterator[Tensor]:
         """What each layer adds to its attention scores, as it is asked for: [B, 1 or H, L, L]."""
         length, distance = padding_BL.shape[1], self.embeddings.distance
         # Over all queries by name: ONNX Runtime's attention does not broadcast it by itself.
         unbiased = padding_BL[:, None, None].expand(-1, -1, length, -1)
         biased: Iterator[Tensor] = iter(())
-        if rows.attention is not None and rows.matrices is not None:
-            biased = attention_masks(rows.matrices, rows.attention, padding_BL, self.attention_block_width)
+        if constants.attention is not None and constants.matrices is not None:
+            biased = attention_masks(constants.matrices, constants.attention, padding_BL, self.attention_block_width)
         for layer in self.layers:
             mask = unbiased if cast(EncoderLayer, layer).attention_bias is None else next(biased)
             yield mask if distance is None else mask + distance(length)

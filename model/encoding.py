@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tokenizers
 
-from polytask.model.special_tokens import ensure_frame, frame_of, special_id
+from polytask.model.special_tokens import ensure_special_tokens, read_special_tokens, special_id
 from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
 from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
 
@@ -57,13 +57,13 @@ class TextRange(NamedTuple):
     """A stretch of one text that a row holds.
 
     `text`: which of the input's texts, 0 for `text`, then `text_pair` or the candidates. Its tokens from `start` to
-    before `stop`, the first of them at `place` in the row.
+    before `stop`, the first of them at `position` in the row.
     """
 
     text: int
     start: int
     stop: int
-    place: int
+    position: int
 
 
 class Token(NamedTuple):
@@ -88,7 +88,7 @@ class Encoding:
     input_ids: tuple[int, ...]
     segment_ids: tuple[int, ...]
     dropped_tokens: int = 0
-    places: tuple[int, ...] = ()
+    positions: tuple[int, ...] = ()
     offsets: Offsets = ()
     parts: tuple[TextRange, ...] = ()
 
@@ -112,10 +112,10 @@ class InputEncoder:
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        ensure_frame(self._tokenizer)
-        self._around_one = frame_of(self._tokenizer, pair=False)
-        self._around_two = frame_of(self._tokenizer, pair=True)
-        start = self._tokenizer.id_to_token(self._around_one.row([()])[0][0]) or ""
+        ensure_special_tokens(self._tokenizer)
+        self._single_template = read_special_tokens(self._tokenizer, pair=False)
+        self._pair_template = read_special_tokens(self._tokenizer, pair=True)
+        start = self._tokenizer.id_to_token(self._single_template.row([()])[0][0]) or ""
         # Not whichever it has: MPNet's vocabulary holds all of BERT's.
         self.pad_id = special_id(self._tokenizer, "<pad>" if start.startswith("<") else "[PAD]")
         # A text that spells [SEP] is a text; it must not end the segment.
@@ -128,132 +128,132 @@ class InputEncoder:
     @property
     def num_segments(self) -> int:
         """How many segments the rows have: two where the tokenizer tells the texts of a pair apart."""
-        return 1 + max(self._around_two.segments)
+        return 1 + max(self._pair_template.segments)
 
     def encode(
         self,
         task: Task,
         inputs: Sequence[Input],
         truncation: Truncation = Truncation.LONGEST_FIRST,
-        known: TokenCache | None = None,
+        cache: TokenCache | None = None,
     ) -> list[tuple[Encoding, ...]]:
         """The rows of each input: one, or for ranking and multiple choice one per candidate; with windows more of each.
 
-        What is among the `known` pieces is not tokenised again; what is, is put there.
+        What is among the `cache` pieces is not tokenised again; what is, is put there.
 
         Raises ValueError for an input without candidates where the kind needs them.
         """
         if task.kind in CANDIDATE_KINDS and not all(item.candidates for item in inputs):
             raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
         if task.kind is Kind.TAGGING:
-            return [tuple(self._encode_words(task, item, truncation, known)) for item in inputs]
+            return [tuple(self._encode_words(task, item, truncation, cache)) for item in inputs]
         texts = [text for item in inputs for text in _texts(item)]
-        pieces = iter(self._pieces(texts, known))
-        return [self._rows(task, item, [next(pieces) for _ in _texts(item)], truncation) for item in inputs]
+        pieces = iter(self._tokenise_cached(texts, cache))
+        return [self._encode_item(task, item, [next(pieces) for _ in _texts(item)], truncation) for item in inputs]
 
-    def tokens(self, task: Task, item: Input, row: Encoding, known: TokenCache) -> list[Token]:
-        """The tokens that a row of `item` holds, without those of the frame. `known`: as filled by `encode`."""
+    def tokens(self, task: Task, item: Input, row: Encoding, cache: TokenCache) -> list[Token]:
+        """The tokens that a row of `item` holds, without those of the frame. `cache`: as filled by `encode`."""
         found: list[Token] = []
         for text, start, stop, _ in row.parts:
             if task.kind is Kind.TAGGING:
-                ranges = _ranges(item)
-                pieces = known[_words(item, ranges)]
-                characters = _characters(item.text, ranges, pieces)
+                ranges = _word_ranges(item)
+                pieces = cache[_words(item, ranges)]
+                characters = _piece_offsets(item.text, ranges, pieces)
             else:
-                pieces = known[_texts(item)[text]]
+                pieces = cache[_texts(item)[text]]
                 characters = pieces.offsets
             found += [
-                Token(text, token, *inked)
-                for token, inked in zip(pieces.tokens[start:stop], characters[start:stop], strict=True)
+                Token(text, token, *span)
+                for token, span in zip(pieces.tokens[start:stop], characters[start:stop], strict=True)
             ]
         return found
 
-    def _pieces(self, texts: Sequence[str], known: TokenCache | None) -> list[tokenizers.Encoding]:
-        if known is None:
-            return self._tokenised(texts)
-        new = [text for text in dict.fromkeys(texts) if text not in known]
-        known.update(zip(new, self._tokenised(new), strict=True))
-        return [known[text] for text in texts]
+    def _tokenise_cached(self, texts: Sequence[str], cache: TokenCache | None) -> list[tokenizers.Encoding]:
+        if cache is None:
+            return self._tokenise(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in cache]
+        cache.update(zip(new, self._tokenise(new), strict=True))
+        return [cache[text] for text in texts]
 
-    def _tokenised(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    def _tokenise(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
         if len(texts) > _SERIAL_LIMIT:
             return self._tokenizer.encode_batch(texts, add_special_tokens=False)
         return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
-    def _rows(
+    def _encode_item(
         self, task: Task, item: Input, pieces: list[tokenizers.Encoding], truncation: Truncation
     ) -> tuple[Encoding, ...]:
-        first, *others = map(self._ids, pieces)
+        first, *others = map(self._token_ids, pieces)
         if not others:
-            return tuple(self._single(task, first, truncation))
+            return tuple(self._single_rows(task, first, truncation))
         pairs = (
             row
             for number, other in enumerate(others, start=1)
-            for row in self._pair(task, first, other, number, truncation)
+            for row in self._pair_rows(task, first, other, number, truncation)
         )
         if task.kind is Kind.SPAN:
             assert item.text_pair is not None
-            return tuple(_tied(row, item.text_pair, pieces[1]) for row in pairs)
+            return tuple(_with_offsets(row, item.text_pair, pieces[1]) for row in pairs)
         return tuple(pairs)
 
-    def _ids(self, pieces: tokenizers.Encoding) -> list[int]:
+    def _token_ids(self, pieces: tokenizers.Encoding) -> list[int]:
         """The pieces' ids. A unigram model finds the special tokens that a text spells: here they become unknown."""
         ids = pieces.ids
         if self._reserved.isdisjoint(ids):
             return ids
         return [self._unknown if token_id in self._reserved else token_id for token_id in ids]
 
-    def _single(self, task: Task, ids: list[int], truncation: Truncation) -> Iterator[Encoding]:
-        stretches = truncate_one(len(ids), task.max_length - self._around_one.num_tokens, truncation)
-        place, dropped = self._around_one.place([()]), len(ids) - _covered(stretches)
-        for start, stop in stretches:
-            row = self._around_one.row([ids[start:stop]])
-            yield Encoding(*row, dropped, parts=(TextRange(0, start, stop, place),))
+    def _single_rows(self, task: Task, ids: list[int], truncation: Truncation) -> Iterator[Encoding]:
+        ranges = truncate_one(len(ids), task.max_length - self._single_template.num_tokens, truncation)
+        position, dropped = self._single_template.last_text_position([()]), len(ids) - _num_covered(ranges)
+        for start, stop in ranges:
+            row = self._single_template.row([ids[start:stop]])
+            yield Encoding(*row, dropped, parts=(TextRange(0, start, stop, position),))
             dropped = 0
 
-    def _pair(
+    def _pair_rows(
         self, task: Task, first: list[int], second: list[int], number: int, truncation: Truncation
     ) -> Iterator[Encoding]:
         """The rows of two texts, the second of which is the input's text of this number."""
-        room, asks = task.max_length - self._around_two.num_tokens, task.kind is Kind.SPAN
-        pairs = truncate_two(len(first), len(second), room, truncation, asks=asks)
-        covered = sum(_covered([pair[side] for pair in pairs]) for side in (0, 1))
+        room, second_is_context = task.max_length - self._pair_template.num_tokens, task.kind is Kind.SPAN
+        pairs = truncate_two(len(first), len(second), room, truncation, second_is_context=second_is_context)
+        covered = sum(_num_covered([pair[side] for pair in pairs]) for side in (0, 1))
         dropped = len(first) + len(second) - covered
-        place = self._around_two.place([(), ()])
+        position = self._pair_template.last_text_position([(), ()])
         for (start_first, stop_first), (start, stop) in pairs:
             texts = first[start_first:stop_first], second[start:stop]
             parts = (
-                TextRange(0, start_first, stop_first, len(self._around_two.gaps[0][0])),
-                TextRange(number, start, stop, place + len(texts[0])),
+                TextRange(0, start_first, stop_first, len(self._pair_template.gaps[0][0])),
+                TextRange(number, start, stop, position + len(texts[0])),
             )
-            yield Encoding(*self._around_two.row(texts), dropped, parts=parts)
+            yield Encoding(*self._pair_template.row(texts), dropped, parts=parts)
             dropped = 0
 
     def _encode_words(
-        self, task: Task, item: Input, truncation: Truncation, known: TokenCache | None
+        self, task: Task, item: Input, truncation: Truncation, cache: TokenCache | None
     ) -> Iterator[Encoding]:
-        ranges = _ranges(item)
+        ranges = _word_ranges(item)
         words = _words(item, ranges)
-        pieces = None if known is None else known.get(words)
+        pieces = None if cache is None else cache.get(words)
         if pieces is None:
             pieces = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
-        if known is not None:
-            known[words] = pieces
+        if cache is not None:
+            cache[words] = pieces
         word_ids = pieces.word_ids
-        for row in self._single(task, self._ids(pieces), truncation):
-            _, start, stop, begin = row.parts[0]
-            places, offsets = [], []
+        for row in self._single_rows(task, self._token_ids(pieces), truncation):
+            _, start, stop, first_position = row.parts[0]
+            positions, offsets = [], []
             # The rest of a word whose first piece was cut off is no word.
             previous = word_ids[start - 1] if start else None
-            for place, word in enumerate(word_ids[start:stop], start=begin):
+            for position, word in enumerate(word_ids[start:stop], start=first_position):
                 if word is not None and word != previous:
-                    places.append(place)
+                    positions.append(position)
                     offsets.append(ranges[word])
                 previous = word
-            yield replace(row, places=tuple(places), offsets=tuple(offsets))
+            yield replace(row, positions=tuple(positions), offsets=tuple(offsets))
 
 
-def _ranges(item: Input) -> Offsets:
+def _word_ranges(item: Input) -> Offsets:
     """The character range of each word of a tagging input."""
     return split_words(item.text) if item.words is None else item.words
 
@@ -267,7 +267,7 @@ def _words(item: Input, ranges: Offsets) -> tuple[str, ...]:
     return tuple(f" {word}" if word else "" for word in stripped)
 
 
-def _characters(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list[tuple[int, int]]:
+def _piece_offsets(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list[tuple[int, int]]:
     """The characters of each piece of words: in the text, not in its word, whose first blank is none of the text's."""
     starts = [end - len(text[start:end].lstrip()) for start, end in ranges]
     return [
@@ -276,22 +276,27 @@ def _characters(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list
     ]
 
 
-def _covered(stretches: Sequence[TokenRange]) -> int:
-    """How many tokens of a text the stretches cover; they come in order, and leave no gap."""
-    return stretches[-1][1] - stretches[0][0]
+def _num_covered(ranges: Sequence[TokenRange]) -> int:
+    """How many tokens of a text the ranges cover; they come in order, and leave no gap."""
+    return ranges[-1][1] - ranges[0][0]
 
 
-def _tied(row: Encoding, context: str, pieces: tokenizers.Encoding) -> Encoding:
+def _with_offsets(row: Encoding, context: str, pieces: tokenizers.Encoding) -> Encoding:
     """The row of a span task with the characters of its context tokens."""
-    _, start, stop, begin = row.parts[1]
-    tied = [
-        (place, inked)
-        for place, piece, characters in zip(
-            range(begin, begin + stop - start), pieces.tokens[start:stop], pieces.offsets[start:stop], strict=True
+    _, start, stop, first_position = row.parts[1]
+    kept = [
+        (position, trimmed)
+        for position, piece, characters in zip(
+            range(first_position, first_position + stop - start),
+            pieces.tokens[start:stop],
+            pieces.offsets[start:stop],
+            strict=True,
         )
-        if (inked := _without_blanks(context, *characters)) and piece != _SPACE
+        if (trimmed := _trim(context, *characters)) and piece != _SPACE
     ]
-    return replace(row, places=tuple(place for place, _ in tied), offsets=tuple(inked for _, inked in tied))
+    return replace(
+        row, positions=tuple(position for position, _ in kept), offsets=tuple(trimmed for _, trimmed in kept)
+    )
 
 
 def _texts(item: Input) -> tuple[str, ...]:
@@ -300,7 +305,7 @@ def _texts(item: Input) -> tuple[str, ...]:
     return (item.text,) if item.text_pair is None else (item.text, item.text_pair)
 
 
-def _without_blanks(text: str, start: int, end: int) -> tuple[int, int] | None:
+def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
     """The range without the blanks at its ends, which some vocabularies make part of a word; None if nothing is left."""
     # Nearly always, and for every token of a long text.
     if start < end and not (text[start].isspace() or text[end - 1].isspace()):

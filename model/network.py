@@ -52,11 +52,11 @@ class Network(nn.Module):
         """The logits of every head for every row."""
         positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
         is_token_BL = positions < batch.lengths[:, None]
-        rows = tables.rows(batch.task_ids)
-        states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, rows)
+        constants = tables.gather(batch.task_ids)
+        states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, constants)
         # An encoder in bfloat16 has pooling and heads in float32 behind it: a count of 257 tokens has no bfloat16.
         states = states.to(self.heads.sentence.weight.dtype)
-        pooled = self._pool(states, is_token_BL, batch.segment_ids, rows.pooling)
+        pooled = self._pool(states, is_token_BL, batch.segment_ids, constants.pooling)
         return cast(Outputs, self.heads(pooled, states, batch.token_level))
 
     def _pool(self, states_BLD: Tensor, is_token_BL: Tensor, segment_ids_BL: Tensor, query_BD: Tensor | None) -> Tensor:
@@ -110,7 +110,7 @@ def freeze_backbone(
         parameter.requires_grad_(False)
 
 
-def draw_at_random(modules: Iterable[nn.Module]) -> None:
+def init_random(modules: Iterable[nn.Module]) -> None:
     """The start of a BERT, for each of the modules itself: weights N(0, 0.02²), biases 0; what has neither stays.
 
     With all modules of a new network, the start of the released CA-MTL code: no FiLM is zero then, only the matrix R of

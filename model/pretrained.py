@@ -38,11 +38,11 @@ _ARCHITECTURES: dict[str, dict[str, str]] = {
     "xlm-roberta": _SIZES,
 }
 _SEGMENTED = frozenset({"bert", "electra", "roberta", "xlm-roberta"})
-_PLACED_BEHIND_PADDING = frozenset({"mpnet", "roberta", "xlm-roberta"})
+_POSITIONS_AFTER_PADDING = frozenset({"mpnet", "roberta", "xlm-roberta"})
 _MPNET_BUCKETS = 32
 
 # What a `config.json` may say that would make the same weights compute something else.
-_ONLY = {
+_SUPPORTED_VALUES = {
     "hidden_act": "gelu",
     "activation": "gelu",
     "position_embedding_type": "absolute",
@@ -105,9 +105,9 @@ def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
     if architecture not in _ARCHITECTURES:
         supported = ", ".join(_ARCHITECTURES)
         raise ValueError(f"backbone architecture {architecture!r} is not supported; supported: {supported}")
-    for key, only in _ONLY.items():
-        if published.get(key, only) != only:
-            raise ValueError(f"backbone {key} {published[key]!r} is not supported; supported: {only}")
+    for key, value in _SUPPORTED_VALUES.items():
+        if published.get(key, value) != value:
+            raise ValueError(f"backbone {key} {published[key]!r} is not supported; supported: {value}")
     sizes = {name: published[key] for name, key in _ARCHITECTURES[architecture].items()}
     if sizes.get("embedding_size") == sizes["hidden_size"]:
         del sizes["embedding_size"]
@@ -127,7 +127,7 @@ def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
 
 def _first_position(architecture: str, published: Mapping[str, Any]) -> int:
     """The row of the position table that belongs to the first token."""
-    if architecture not in _PLACED_BEHIND_PADDING:
+    if architecture not in _POSITIONS_AFTER_PADDING:
         return 0
     # MPNet's is fixed, whatever its config says of padding.
     return 2 if architecture == "mpnet" else int(published.get("pad_token_id", 1)) + 1

@@ -24,7 +24,7 @@ class SpecialTokens:
         """How many tokens of a row are the frame's."""
         return sum(len(ids) for ids, _ in self.gaps)
 
-    def place(self, texts: Sequence[Sequence[int]]) -> int:
+    def last_text_position(self, texts: Sequence[Sequence[int]]) -> int:
         """The row position of the last text's first token."""
         return sum(len(ids) for ids, _ in self.gaps[:-1]) + sum(map(len, texts[:-1]))
 
@@ -37,7 +37,7 @@ class SpecialTokens:
         return tuple(ids), tuple(segment_ids)
 
 
-def frame_of(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> SpecialTokens:
+def read_special_tokens(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> SpecialTokens:
     """The frame of the tokenizer's own post-processor, read off a row that it makes."""
     probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
     gaps: list[tuple[list[int], list[int]]] = [([], [])]
@@ -52,7 +52,7 @@ def frame_of(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> SpecialTokens:
     return SpecialTokens(tuple((tuple(ids), tuple(segment_ids)) for ids, segment_ids in gaps), tuple(segments))
 
 
-def ensure_frame(tokenizer: tokenizers.Tokenizer) -> None:
+def ensure_special_tokens(tokenizer: tokenizers.Tokenizer) -> None:
     """Gives a tokenizer without a frame that of BERT. Raises ValueError if it lacks [CLS] or [SEP]."""
     if not tokenizer.num_special_tokens_to_add(is_pair=False):
         separator, start = (("[SEP]", special_id(tokenizer, "[SEP]")), ("[CLS]", special_id(tokenizer, "[CLS]")))

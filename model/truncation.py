@@ -60,15 +60,15 @@ def truncate_one(length: int, room: int, rule: Truncation) -> list[TokenRange]:
 
 
 def truncate_two(
-    first: int, second: int, room: int, rule: Truncation, *, asks: bool
+    first: int, second: int, room: int, rule: Truncation, *, second_is_context: bool
 ) -> list[tuple[TokenRange, TokenRange]]:
     """What is read of two texts, a stretch of each for each row.
 
-    Windows lie over the longer one, on a tie or if the first `asks` about the second over the second; the other keeps
+    Windows lie over the longer one, on a tie or if the first `second_is_context` about the second over the second; the other keeps
     its beginning, up to half the room.
     """
     if first + second > room and rule is Truncation.WINDOW:
-        if first <= second or asks:
+        if first <= second or second_is_context:
             kept = (0, min(first, room // 2))
             return [(kept, window) for window in windows(second, room - kept[1])]
         kept = (0, min(second, room // 2))

@@ -24,28 +24,28 @@ def merge_windows(
     that shows most around it. What follows from all tokens at once, a softmax over a context, is then taken once over
     the whole text, so that its scores can be compared. A row of several windows is good for its places alone.
     """
-    found = [
-        _stitched(*zip(*windows, strict=True)) if task.token_level else _averaged(*zip(*windows, strict=True))
+    merged = [
+        _stitch(*zip(*windows, strict=True)) if task.token_level else _average(*zip(*windows, strict=True))
         for _, windows in groupby(zip(rows, logits, strict=True), key=lambda pair: pair[0].parts[-1].text)
     ]
-    return [row for row, _ in found], [own for _, own in found]
+    return [row for row, _ in merged], [row_logits for _, row_logits in merged]
 
 
-def _averaged(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encoding, _Logits]:
+def _average(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encoding, _Logits]:
     return rows[0], logits[0] if len(logits) == 1 else np.mean(logits, axis=0)
 
 
-def _stitched(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encoding, _Logits]:
-    if len(rows) == 1 or not any(row.places for row in rows):
+def _stitch(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encoding, _Logits]:
+    if len(rows) == 1 or not any(row.positions for row in rows):
         return rows[0], logits[0]
     best: dict[int, tuple[int, tuple[int, int], _Logits]] = {}
-    for row, own in zip(rows, logits, strict=True):
-        _, start, stop, begin = row.parts[-1]
-        for place, characters in zip(row.places, row.offsets, strict=True):
-            token = start + place - begin
+    for row, row_logits in zip(rows, logits, strict=True):
+        _, start, stop, first_position = row.parts[-1]
+        for position, characters in zip(row.positions, row.offsets, strict=True):
+            token = start + position - first_position
             around = min(token - start, stop - 1 - token)
             if token not in best or around > best[token][0]:
-                best[token] = around, characters, own[place]
+                best[token] = around, characters, row_logits[position]
     tokens = [best[token] for token in sorted(best)]
-    places, offsets = tuple(range(len(tokens))), tuple(characters for _, characters, _ in tokens)
-    return replace(rows[0], places=places, offsets=offsets), np.stack([own for *_, own in tokens])
+    positions, offsets = tuple(range(len(tokens))), tuple(characters for _, characters, _ in tokens)
+    return replace(rows[0], positions=positions, offsets=offsets), np.stack([row_logits for *_, row_logits in tokens])

@@ -20,7 +20,7 @@ SHARDS = "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin"
 _FILES = ("config.json", "tokenizer.json")
 _WEIGHTS = (BASE_WEIGHTS, SHARDS, PICKLED_WEIGHTS)
-_SAFE = (*_FILES, BASE_WEIGHTS, SHARDS, "model-*.safetensors")
+_WITHOUT_PICKLED = (*_FILES, BASE_WEIGHTS, SHARDS, "model-*.safetensors")
 _NO_TOKENIZER = "write it with transformers: AutoTokenizer.from_pretrained(NAME).save_pretrained(FOLDER)"
 _HUB_TIMEOUT_S = 5.0
 
@@ -58,11 +58,11 @@ def load_base(base: Base, config: NetworkConfig) -> dict[str, Tensor]:
     path = locate_backbone(base.name) / BASE_WEIGHTS
     if not path.is_file():
         raise BaseMissing(path, "is missing", "put the weights in safetensors there")
-    found = sha256_of(path)
-    if found != base.sha256:
+    actual = sha256_of(path)
+    if actual != base.sha256:
         raise BaseMismatch(
             path,
-            f"is not the {base.name} that is needed: sha256 {found}, expected {base.sha256}",
+            f"is not the {base.name} that is needed: sha256 {actual}, expected {base.sha256}",
             "put the backbone with the expected hash there",
         )
     try:
@@ -87,7 +87,11 @@ def _from_hub(name: str, remedy: str) -> Path:
     remedy = f"{remedy}allow access to the Hugging Face hub, or give a folder"
     reason: Exception | None = None
     # Pickled weights only where there are no others.
-    for cached, patterns in ((True, _SAFE), (False, _SAFE), (False, (*_SAFE, PICKLED_WEIGHTS))):
+    for cached, patterns in (
+        (True, _WITHOUT_PICKLED),
+        (False, _WITHOUT_PICKLED),
+        (False, (*_WITHOUT_PICKLED, PICKLED_WEIGHTS)),
+    ):
         try:
             folder = snapshot_download(
                 name, allow_patterns=list(patterns), etag_timeout=_HUB_TIMEOUT_S, local_files_only=cached

@@ -22,7 +22,7 @@ EXPORTS = "exports"
 EXPORT_MANIFEST = "exports.json"
 FORMAT = 1
 
-_AGAIN = "run `polytask export` again"
+_EXPORT_AGAIN = "run `polytask export` again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Exports:
 
 def export_folder(version: Path) -> Path:
     """Where exports of the version in this folder are written."""
-    inside, own = export_folders(version)
-    return inside if os.access(inside if inside.is_dir() else version, os.W_OK) else own
+    inside, user_folder = export_folders(version)
+    return inside if os.access(inside if inside.is_dir() else version, os.W_OK) else user_folder
 
 
 def export_folders(version: Path) -> tuple[Path, Path]:
@@ -114,12 +114,14 @@ def read_exports(version: Path) -> tuple[Path, Exports] | None:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(values, dict) and values.get("format") != FORMAT:
-            raise ExportInvalid(path, f"has format {values.get('format')}, this release reads format {FORMAT}", _AGAIN)
+            raise ExportInvalid(
+                path, f"has format {values.get('format')}, this release reads format {FORMAT}", _EXPORT_AGAIN
+            )
         exports = decode(Exports, values)
     except (ValueError, DecodingError) as error:
-        raise ExportInvalid(path, f"cannot be read: {error}", _AGAIN) from error
+        raise ExportInvalid(path, f"cannot be read: {error}", _EXPORT_AGAIN) from error
     if exports.version_sha256 != sha256_of(version / MANIFEST):
-        raise ExportInvalid(path, f"was made from another version than {version}", _AGAIN)
+        raise ExportInvalid(path, f"was made from another version than {version}", _EXPORT_AGAIN)
     return folder, exports
 
 
@@ -127,10 +129,10 @@ def exported_file(folder: Path, exports: Exports, name: str) -> Path:
     """The path of a file of the exports in `folder`. Raises FileCorrupt where it is missing or not the one exported."""
     path = folder / name
     if not path.is_file():
-        raise FileCorrupt(path, "is missing", _AGAIN)
-    found = sha256_of(path)
-    if found != exports.files.get(name):
-        raise FileCorrupt(path, f"has sha256 {found}, {EXPORT_MANIFEST} says {exports.files.get(name)}", _AGAIN)
+        raise FileCorrupt(path, "is missing", _EXPORT_AGAIN)
+    actual = sha256_of(path)
+    if actual != exports.files.get(name):
+        raise FileCorrupt(path, f"has sha256 {actual}, {EXPORT_MANIFEST} says {exports.files.get(name)}", _EXPORT_AGAIN)
     return path
 
 

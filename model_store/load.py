@@ -69,9 +69,9 @@ def _tensors(path: Path, manifest: Manifest, expected: dict[str, Tensor]) -> dic
     base = {} if manifest.base is None or not from_base else load_base(manifest.base, manifest.network)
     tensors = {name: base[name] for name in from_base if name in base} | stored
     problems = [
-        _listed("lacks", expected.keys() - tensors.keys()),
-        _listed("has unknown", {*stored, *from_base} - expected.keys()),
-        _listed("has the wrong shape or type:", _misfits(tensors, expected)),
+        _describe("lacks", expected.keys() - tensors.keys()),
+        _describe("has unknown", {*stored, *from_base} - expected.keys()),
+        _describe("has the wrong shape or type:", _mismatches(tensors, expected)),
     ]
     if any(problems):
         summary = "; ".join(problem for problem in problems if problem)
@@ -88,7 +88,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
         raise FileCorrupt(path, f"is not a safetensors file ({error})", RESTORE) from error
 
 
-def _misfits(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
+def _mismatches(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
     return [
         f"{name} ({tensors[name].dtype} {list(tensors[name].shape)} for {list(wanted.shape)})"
         for name, wanted in expected.items()
@@ -97,7 +97,7 @@ def _misfits(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[st
     ]
 
 
-def _listed(problem: str, names: Iterable[str], shown: int = 5) -> str:
+def _describe(problem: str, names: Iterable[str], shown: int = 5) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - shown} more" if len(ordered) > shown else ""
     return f"{problem} {', '.join(ordered[:shown])}{more}" if ordered else ""

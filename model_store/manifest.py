@@ -94,15 +94,15 @@ def from_json(text: str, path: Path) -> Manifest:
         values = json.loads(text)
     except ValueError as error:
         raise ManifestInvalid(path, f"is not JSON: {error}", _RESTORE) from error
-    written = values.get("format") if isinstance(values, dict) else None
-    if type(written) is int and written > FORMAT:
+    format_number = values.get("format") if isinstance(values, dict) else None
+    if type(format_number) is int and format_number > FORMAT:
         raise FormatTooNew(
             path,
-            f"has format {written}, this release reads format {FORMAT} and older",
+            f"has format {format_number}, this release reads format {FORMAT} and older",
             "install a newer release of polytask",
         )
     try:
-        manifest = decode(Manifest, _upgraded(values) if type(written) is int and written == 1 else values)
+        manifest = decode(Manifest, _upgrade(values) if type(format_number) is int and format_number == 1 else values)
         _check(manifest)
     except (DecodingError, ValueError) as error:
         raise ManifestInvalid(path, str(error), _RESTORE) from error
@@ -135,7 +135,7 @@ def manifest_hash(content: bytes) -> str:
     return f"{hashlib.sha256(content).hexdigest()}  {MANIFEST}\n"
 
 
-def _upgraded(values: dict[str, Any]) -> dict[str, Any]:
+def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
     """A manifest of format 1 as one of this format: what is new since has the value that it had without a name."""
     new: dict[str, Any] = {"parameters": None}
     if isinstance(values.get("network"), dict):

@@ -73,7 +73,7 @@ def check_writable(store: Path, name: str) -> None:
             temporary.rmdir()
 
 
-def save(store: Path, name: str, contents: NewVersion) -> Path:
+def save(store: Path, name: str, new_version: NewVersion) -> Path:
     """Saves the next version of checkpoint `name` and gives its folder. It is whole or not there at all.
 
     Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch,
@@ -81,12 +81,12 @@ def save(store: Path, name: str, contents: NewVersion) -> Path:
     """
     folder = store / check_name(name)
     with writing(folder), _temporary_folder(folder) as temporary:
-        _write_weights(temporary / WEIGHTS, contents)
-        _write_text(temporary / TOKENIZER, contents.tokenizer_json)
-        _write_text(temporary / CARD, contents.card)
+        _write_weights(temporary / WEIGHTS, new_version)
+        _write_text(temporary / TOKENIZER, new_version.tokenizer_json)
+        _write_text(temporary / CARD, new_version.card)
         with locked(folder):
             version = _next_version(store, name)
-            _write_manifest(temporary, _manifest(name, version, contents, temporary))
+            _write_manifest(temporary, _manifest(name, version, new_version, temporary))
             flush(temporary)
             temporary.rename(folder / str(version))
         flush(folder)
@@ -127,19 +127,19 @@ def _next_version(store: Path, name: str) -> int:
     return max(taken, default=0) + 1
 
 
-def _manifest(name: str, version: int, contents: NewVersion, folder: Path) -> Manifest:
+def _manifest(name: str, version: int, new_version: NewVersion, folder: Path) -> Manifest:
     return Manifest(
         name=name,
         version=version,
-        network=contents.network.config,
-        tasks=contents.network.tasks,
-        base=contents.base,
+        network=new_version.network.config,
+        tasks=new_version.network.tasks,
+        base=new_version.base,
         files={file: sha256_of(folder / file) for file in (WEIGHTS, TOKENIZER, CARD)},
-        metrics=contents.metrics,
-        baselines=contents.baselines,
-        goldens=contents.goldens,
-        provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **contents.provenance},
-        parameters=parameter_counts(contents.network),
+        metrics=new_version.metrics,
+        baselines=new_version.baselines,
+        goldens=new_version.goldens,
+        provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **new_version.provenance},
+        parameters=parameter_counts(new_version.network),
     )
 
 
@@ -155,15 +155,15 @@ def _write_text(path: Path, text: str) -> None:
     _finish(path)
 
 
-def _write_weights(path: Path, contents: NewVersion) -> None:
-    base = {} if contents.base is None else load_base(contents.base, contents.network.config)
+def _write_weights(path: Path, new_version: NewVersion) -> None:
+    base = {} if new_version.base is None else load_base(new_version.base, new_version.network.config)
     stored, from_base = {}, []
-    for name, tensor in contents.network.state_dict().items():
+    for name, tensor in new_version.network.state_dict().items():
         value = tensor.detach().float().cpu()
         if name in base and _same_bits(value, base[name].float()):
             from_base.append(name)
         else:
-            stored[name] = _cast(name, value, contents.precision)
+            stored[name] = _cast(name, value, new_version.precision)
     try:
         save_file(stored, path, {"format": "pt", FROM_BASE: "\n".join(from_base)})
     except SafetensorError as error:  # the tensors are in order, so it is the writing that failed

@@ -25,6 +25,6 @@ def check_hash(path: Path, expected: str) -> None:
     """Raises FileCorrupt where the file is missing or has another sha256."""
     if not path.is_file():
         raise FileCorrupt(path, "is missing", RESTORE)
-    found = sha256_of(path)
-    if found != expected:
-        raise FileCorrupt(path, f"has sha256 {found}, the manifest says {expected}", RESTORE)
+    actual = sha256_of(path)
+    if actual != expected:
+        raise FileCorrupt(path, f"has sha256 {actual}, the manifest says {expected}", RESTORE)

@@ -47,8 +47,8 @@ def resolve(store: Path, reference: str) -> Path:
     if version is None:
         version = current(store, name)
         if version is None:
-            known = ", ".join(f"{name}/{number}" for number in versions(store, name))
-            raise VersionNotFound(store / name, "no version was promoted", f"promote one, or name one: {known}")
+            available = ", ".join(f"{name}/{number}" for number in versions(store, name))
+            raise VersionNotFound(store / name, "no version was promoted", f"promote one, or name one: {available}")
     _require(store, name, version)
     return store / name / str(version)
 
@@ -121,12 +121,12 @@ def _write_pointer(folder: Path, promoted: list[int]) -> None:
 
 def _require_name(store: Path, name: str) -> None:
     if not versions(store, name):
-        known = ", ".join(names(store)) or "none"
-        raise VersionNotFound(store / name, "there is no such checkpoint", f"the store has: {known}")
+        available = ", ".join(names(store)) or "none"
+        raise VersionNotFound(store / name, "there is no such checkpoint", f"the store has: {available}")
 
 
 def _require(store: Path, name: str, version: int) -> None:
     _require_name(store, name)
     if version not in versions(store, name):
-        known = ", ".join(str(number) for number in versions(store, name))
-        raise VersionNotFound(store / name / str(version), "there is no such version", f"{name} has: {known}")
+        available = ", ".join(str(number) for number in versions(store, name))
+        raise VersionNotFound(store / name / str(version), "there is no such version", f"{name} has: {available}")

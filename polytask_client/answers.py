@@ -135,7 +135,7 @@ class Prediction:
 
     def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
         """The answers as answers of that kind, for a type checker as for people. Raises TypeError if one is of another."""
-        return tuple(_as(kind, answer, self.task, place) for place, answer in enumerate(self.answers))
+        return tuple(_require_kind(kind, answer, self.task, index) for index, answer in enumerate(self.answers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +174,12 @@ def read_answer(fields: Mapping[str, Any]) -> Answer:
         "tokens": fields.get("tokens"),
         "dropped_tokens": fields.get("dropped_tokens"),
     }
-    return next((read(fields, common) for name, read in _KINDS.items() if name in fields), Answer(**common))
+    return next((read(fields, common) for name, read in _READERS.items() if name in fields), Answer(**common))
 
 
 def read_prediction(fields: Mapping[str, Any], num_inputs: int) -> Prediction:
     """A response of one task. Raises BadResponse."""
-    with_answers = _read(
+    prediction = _parse(
         lambda: Prediction(
             task=fields["task"],
             model=fields["model"],
@@ -189,12 +189,12 @@ def read_prediction(fields: Mapping[str, Any], num_inputs: int) -> Prediction:
             fields=fields,
         )
     )
-    return _counted(with_answers, with_answers.answers, num_inputs)
+    return _check_count(prediction, prediction.answers, num_inputs)
 
 
 def read_tasks_prediction(fields: Mapping[str, Any], num_inputs: int) -> TasksPrediction:
     """A response of several tasks. Raises BadResponse."""
-    found = _read(
+    prediction = _parse(
         lambda: TasksPrediction(
             model=fields["model"],
             results={task: tuple(map(read_answer, result["answers"])) for task, result in fields["results"].items()},
@@ -202,14 +202,14 @@ def read_tasks_prediction(fields: Mapping[str, Any], num_inputs: int) -> TasksPr
             fields=fields,
         )
     )
-    for answers in found.results.values():
-        _counted(found, answers, num_inputs)
-    return found
+    for answers in prediction.results.values():
+        _check_count(prediction, answers, num_inputs)
+    return prediction
 
 
 def read_task_list(fields: Mapping[str, Any]) -> TaskList:
     """What the service says about its tasks. Raises BadResponse."""
-    return _read(
+    return _parse(
         lambda: TaskList(
             fields["model"],
             {
@@ -225,24 +225,24 @@ def read_task_list(fields: Mapping[str, Any]) -> TaskList:
 _Result = TypeVar("_Result")
 
 
-def _read(build: Callable[[], _Result]) -> _Result:
+def _parse(build: Callable[[], _Result]) -> _Result:
     try:
         return build()
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BadResponse(f"the response is not what the API says: {type(error).__name__} {error}") from error
 
 
-def _counted(result: _Result, answers: Sequence[Answer], num_inputs: int) -> _Result:
+def _check_count(result: _Result, answers: Sequence[Answer], num_inputs: int) -> _Result:
     if len(answers) != num_inputs:
         raise BadResponse(f"{num_inputs} inputs were sent, {len(answers)} answers came back")
     return result
 
 
-def _as(kind: type[_Kind], answer: Answer, task: str, place: int) -> _Kind:
+def _require_kind(kind: type[_Kind], answer: Answer, task: str, index: int) -> _Kind:
     if isinstance(answer, kind):
         return answer
     why = f": {answer.problem.detail}" if isinstance(answer, Failed) else ""
-    raise TypeError(f"answer {place} of {task!r} is a {type(answer).__name__}, not a {kind.__name__}{why}")
+    raise TypeError(f"answer {index} of {task!r} is a {type(answer).__name__}, not a {kind.__name__}{why}")
 
 
 def _entity(fields: Mapping[str, Any]) -> Entity:
@@ -253,22 +253,26 @@ def _label_score(fields: Mapping[str, Any]) -> LabelScore:
     return LabelScore(fields["label"], fields["score"])
 
 
-def _candidate(fields: Mapping[str, Any]) -> RankedCandidate:
+def _ranked_candidate(fields: Mapping[str, Any]) -> RankedCandidate:
     return RankedCandidate(fields["index"], fields["text"], fields["score"])
 
 
 # By the field that only this kind has. `scores` may be left out by an option, so it is never required.
-_KINDS: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Answer]] = {
-    "error": lambda own, common: Failed(read_problem(own["error"]), **common),
-    "labels": lambda own, common: MultilabelAnswer(
-        tuple(map(_label_score, own["labels"])), own.get("scores", {}), **common
+_READERS: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Answer]] = {
+    "error": lambda fields, common: Failed(read_problem(fields["error"]), **common),
+    "labels": lambda fields, common: MultilabelAnswer(
+        tuple(map(_label_score, fields["labels"])), fields.get("scores", {}), **common
     ),
-    "label": lambda own, common: ClassificationAnswer(own["label"], own["score"], own.get("scores", {}), **common),
-    "value": lambda own, common: RegressionAnswer(own["value"], **common),
-    "ranking": lambda own, common: RankingAnswer(tuple(map(_candidate, own["ranking"])), **common),
-    "choice": lambda own, common: MultipleChoiceAnswer(
-        own["choice"], own["text"], tuple(own.get("scores", ())), **common
+    "label": lambda fields, common: ClassificationAnswer(
+        fields["label"], fields["score"], fields.get("scores", {}), **common
     ),
-    "entities": lambda own, common: TaggingAnswer(tuple(map(_entity, own["entities"])), **common),
-    "start": lambda own, common: SpanAnswer(own["text"], own["start"], own["end"], own["score"], **common),
+    "value": lambda fields, common: RegressionAnswer(fields["value"], **common),
+    "ranking": lambda fields, common: RankingAnswer(tuple(map(_ranked_candidate, fields["ranking"])), **common),
+    "choice": lambda fields, common: MultipleChoiceAnswer(
+        fields["choice"], fields["text"], tuple(fields.get("scores", ())), **common
+    ),
+    "entities": lambda fields, common: TaggingAnswer(tuple(map(_entity, fields["entities"])), **common),
+    "start": lambda fields, common: SpanAnswer(
+        fields["text"], fields["start"], fields["end"], fields["score"], **common
+    ),
 }

@@ -12,12 +12,12 @@ import httpx
 
 from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksPrediction
 from polytask_client.batches import Stream, async_batches
-from polytask_client.call_protocol import Send, Steps
+from polytask_client.call_protocol import CallSteps, Send
 from polytask_client.calls import Calls
-from polytask_client.connection import DEFAULT_URL, connection_options, meaning, out_of_time, timeouts
+from polytask_client.connection import DEFAULT_URL, connection_options, out_of_time, timeouts, translate_error
 from polytask_client.errors import PolytaskError
 from polytask_client.messages import Input, Reply
-from polytask_client.progress import async_shown
+from polytask_client.progress import async_with_bar
 from polytask_client.retries import Retries
 
 _Result = TypeVar("_Result")
@@ -63,7 +63,7 @@ class AsyncClient:
         deadline_s: float | None = None,
     ) -> Prediction:
         """One answer for each input, in order. `options` and `errors` are passed on as they are."""
-        return await self._take(self._calls.within(deadline_s).predict(task, inputs, options, errors))
+        return await self._run_steps(self._calls.within(deadline_s).predict(task, inputs, options, errors))
 
     async def predict_tasks(
         self,
@@ -75,7 +75,7 @@ class AsyncClient:
         deadline_s: float | None = None,
     ) -> TasksPrediction:
         """The answers of several tasks to the same inputs, in one request."""
-        return await self._take(self._calls.within(deadline_s).predict_tasks(tasks, inputs, options, errors))
+        return await self._run_steps(self._calls.within(deadline_s).predict_tasks(tasks, inputs, options, errors))
 
     def stream(
         self,
@@ -92,15 +92,15 @@ class AsyncClient:
     ) -> AsyncGenerator[Answer, None]:
         """As `Client.stream`. To stop early, `aclose` the iterator, which cancels what is under way."""
         stream = Stream(task, batch_size, concurrency, options, keep_failed, model)
-        return async_shown(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
+        return async_with_bar(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
 
     async def tasks(self, *, deadline_s: float | None = None) -> TaskList:
         """The tasks of the model that is served."""
-        return await self._take(self._calls.within(deadline_s).tasks())
+        return await self._run_steps(self._calls.within(deadline_s).tasks())
 
     async def ready(self, *, deadline_s: float | None = None) -> bool:
         """Whether the service would answer now."""
-        return await self._take(self._calls.within(deadline_s).ready())
+        return await self._run_steps(self._calls.within(deadline_s).ready())
 
     async def _stream(
         self, stream: Stream, inputs: Iterable[Input | Failed] | AsyncIterable[Input | Failed], calls: Calls
@@ -108,7 +108,7 @@ class AsyncClient:
         waiting: deque[asyncio.Task[list[Answer]]] = deque()
         try:
             async for batch in async_batches(inputs, stream.batch_size):
-                waiting.append(asyncio.create_task(self._take(stream.answers(calls, batch))))
+                waiting.append(asyncio.create_task(self._run_steps(stream.answers(calls, batch))))
                 while waiting and (waiting[0].done() or len(waiting) == stream.concurrency):
                     for answer in await waiting.popleft():
                         yield answer
@@ -120,7 +120,7 @@ class AsyncClient:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
 
-    async def _take(self, steps: Steps[_Result]) -> _Result:
+    async def _run_steps(self, steps: CallSteps[_Result]) -> _Result:
         """Takes the steps of a call to its result."""
         reply: Reply | PolytaskError | None = None
         while True:
@@ -145,4 +145,4 @@ class AsyncClient:
         except TimeoutError:
             return out_of_time(self._http.base_url)
         except httpx.RequestError as error:
-            return meaning(error, self._http.base_url)
+            return translate_error(error, self._http.base_url)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from polytask_client.answers import Answer, Failed
-from polytask_client.call_protocol import Steps
+from polytask_client.call_protocol import CallSteps
 from polytask_client.calls import Calls
 from polytask_client.errors import InvalidInput, ModelChanged, TooLarge
 from polytask_client.messages import Input, refuse_single
@@ -36,55 +36,55 @@ class Stream:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
-    def answers(self, calls: Calls, inputs: Sequence[Input | Failed]) -> Steps[list[Answer]]:
+    def answers(self, calls: Calls, inputs: Sequence[Input | Failed]) -> CallSteps[list[Answer]]:
         """The answers to one batch, in order. What is too large for one request is divided.
 
         With `keep_failed` the inputs to blame for a refusal are asked about alone, so that what is said about one does not
         depend on its batch mates.
         """
-        found: dict[int, Answer] = {place: item for place, item in enumerate(inputs) if isinstance(item, Failed)}
-        pieces = [[place for place in range(len(inputs)) if place not in found]]
-        while pieces:
-            places = pieces.pop()
-            asked = [item for place in places if not isinstance(item := inputs[place], Failed)]
-            if not asked:
+        answers: dict[int, Answer] = {index: item for index, item in enumerate(inputs) if isinstance(item, Failed)}
+        batches_left = [[index for index in range(len(inputs)) if index not in answers]]
+        while batches_left:
+            indices = batches_left.pop()
+            pending = [item for index in indices if not isinstance(item := inputs[index], Failed)]
+            if not pending:
                 continue
             try:
-                prediction = yield from calls.predict(self.task, asked, self.options, None)
+                prediction = yield from calls.predict(self.task, pending, self.options, None)
             except (InvalidInput, TooLarge) as error:
-                smaller = self._divided(places, error)
+                smaller = self._split(indices, error)
                 if smaller:
-                    pieces += smaller
+                    batches_left += smaller
                 elif self.keep_failed and _is_about_inputs(error):
                     # What is said of an input is the same whenever it is asked about.
-                    found[places[0]] = Failed.of(replace(error.problem, request_id=None))
+                    answers[indices[0]] = Failed.of(replace(error.problem, request_id=None))
                 else:
                     raise
                 continue
             if self.model is not None and prediction.model != self.model:
                 raise ModelChanged(f"expected answers of {self.model}, but the service has {prediction.model} now")
-            found |= zip(places, prediction.answers, strict=True)
-        return [found[place] for place in range(len(inputs))]
+            answers |= zip(indices, prediction.answers, strict=True)
+        return [answers[index] for index in range(len(inputs))]
 
-    def _divided(self, places: list[int], error: InvalidInput | TooLarge) -> list[list[int]]:
+    def _split(self, indices: list[int], error: InvalidInput | TooLarge) -> list[list[int]]:
         """What to send instead of these inputs; nothing where that does not help."""
-        if len(places) == 1:
+        if len(indices) == 1:
             return []
-        if blamed := _blamed(error, len(places)):
-            rest = [place for index, place in enumerate(places) if index not in blamed]
-            return [rest, *([places[index]] for index in sorted(blamed))] if self.keep_failed else []
-        middle = len(places) // 2
-        return [places[:middle], places[middle:]] if isinstance(error, TooLarge) else []
+        if blamed := _blamed_positions(error, len(indices)):
+            rest = [index for position, index in enumerate(indices) if position not in blamed]
+            return [rest, *([indices[position]] for position in sorted(blamed))] if self.keep_failed else []
+        middle = len(indices) // 2
+        return [indices[:middle], indices[middle:]] if isinstance(error, TooLarge) else []
 
 
-def _blamed(error: InvalidInput | TooLarge, num_inputs: int) -> set[int]:
+def _blamed_positions(error: InvalidInput | TooLarge, num_inputs: int) -> set[int]:
     """The indices of the inputs that the service names."""
     named = (re.match(r"inputs\[(\d+)\]", wrong.field) for wrong in error.problem.errors)
-    return {index for match in named if match and (index := int(match[1])) < num_inputs}
+    return {position for match in named if match and (position := int(match[1])) < num_inputs}
 
 
 def _is_about_inputs(error: InvalidInput | TooLarge) -> bool:
-    return isinstance(error, TooLarge) or bool(_blamed(error, 1))
+    return isinstance(error, TooLarge) or bool(_blamed_positions(error, 1))
 
 
 _Item = TypeVar("_Item")

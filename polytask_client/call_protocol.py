@@ -39,12 +39,12 @@ class Wait:
 
 
 _Result = TypeVar("_Result")
-Steps = Generator[Send | Wait, Reply | PolytaskError | None, _Result]
+CallSteps = Generator[Send | Wait, Reply | PolytaskError | None, _Result]
 
 
 def exchange(
     request: Request, retries: Retries, deadline_s: float, clock: Callable[[], float] = time.monotonic
-) -> Steps[Reply]:
+) -> CallSteps[Reply]:
     """A successful reply to the request. Raises the last error when no other try is worth it or there is no time."""
     started = clock()
     deadline, tries = started + deadline_s, 0

@@ -14,7 +14,7 @@ from polytask_client.answers import (
     read_task_list,
     read_tasks_prediction,
 )
-from polytask_client.call_protocol import Steps, exchange
+from polytask_client.call_protocol import CallSteps, exchange
 from polytask_client.errors import PolytaskError
 from polytask_client.messages import Input, Reply, Request, json_object, predict_request, predict_tasks_request
 from polytask_client.retries import Retries
@@ -37,23 +37,23 @@ class Calls:
 
     def predict(
         self, task: str, inputs: Sequence[Input], options: Mapping[str, Any] | None, errors: str | None
-    ) -> Steps[Prediction]:
+    ) -> CallSteps[Prediction]:
         """One task's answers to the inputs."""
         reply = yield from self._exchange(predict_request(task, inputs, options, errors))
         return read_prediction(json_object(reply), len(inputs))
 
     def predict_tasks(
         self, tasks: Sequence[str], inputs: Sequence[Input], options: Mapping[str, Any] | None, errors: str | None
-    ) -> Steps[TasksPrediction]:
+    ) -> CallSteps[TasksPrediction]:
         """Several tasks' answers to the same inputs."""
         reply = yield from self._exchange(predict_tasks_request(tasks, inputs, options, errors))
         return read_tasks_prediction(json_object(reply), len(inputs))
 
-    def tasks(self) -> Steps[TaskList]:
+    def tasks(self) -> CallSteps[TaskList]:
         """What the service says about its tasks."""
         return read_task_list(json_object((yield from self._exchange(Request("/v1/tasks")))))
 
-    def ready(self) -> Steps[bool]:
+    def ready(self) -> CallSteps[bool]:
         """Whether requests would be answered, asked once."""
         try:
             yield from exchange(Request("/readyz"), Retries(max_tries=1), self.deadline_s)
@@ -61,5 +61,5 @@ class Calls:
             return False
         return True
 
-    def _exchange(self, request: Request) -> Steps[Reply]:
+    def _exchange(self, request: Request) -> CallSteps[Reply]:
         return exchange(request, self.retries, self.deadline_s)

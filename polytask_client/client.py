@@ -14,12 +14,12 @@ import httpx
 
 from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksPrediction
 from polytask_client.batches import Stream, batches
-from polytask_client.call_protocol import Send, Steps, Wait
+from polytask_client.call_protocol import CallSteps, Send, Wait
 from polytask_client.calls import Calls
-from polytask_client.connection import DEFAULT_URL, connection_options, meaning, out_of_time, timeouts
+from polytask_client.connection import DEFAULT_URL, connection_options, out_of_time, timeouts, translate_error
 from polytask_client.errors import PolytaskError
 from polytask_client.messages import Input, Reply
-from polytask_client.progress import shown
+from polytask_client.progress import with_bar
 from polytask_client.retries import Retries
 
 _Result = TypeVar("_Result")
@@ -67,7 +67,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> Prediction:
         """One answer for each input, in order. `options` and `errors` are passed on as they are."""
-        return self._take(self._calls.within(deadline_s).predict(task, inputs, options, errors))
+        return self._run_steps(self._calls.within(deadline_s).predict(task, inputs, options, errors))
 
     def predict_tasks(
         self,
@@ -79,7 +79,7 @@ class Client:
         deadline_s: float | None = None,
     ) -> TasksPrediction:
         """The answers of several tasks to the same inputs, in one request."""
-        return self._take(self._calls.within(deadline_s).predict_tasks(tasks, inputs, options, errors))
+        return self._run_steps(self._calls.within(deadline_s).predict_tasks(tasks, inputs, options, errors))
 
     def stream(
         self,
@@ -100,22 +100,22 @@ class Client:
         is a `Failed` already comes back in its place. To stop early, close the iterator.
         """
         stream = Stream(task, batch_size, concurrency, options, keep_failed, model)
-        return shown(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
+        return with_bar(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
 
     def tasks(self, *, deadline_s: float | None = None) -> TaskList:
         """The tasks of the model that is served."""
-        return self._take(self._calls.within(deadline_s).tasks())
+        return self._run_steps(self._calls.within(deadline_s).tasks())
 
     def ready(self, *, deadline_s: float | None = None) -> bool:
         """Whether the service would answer now."""
-        return self._take(self._calls.within(deadline_s).ready())
+        return self._run_steps(self._calls.within(deadline_s).ready())
 
     def _stream(self, stream: Stream, inputs: Iterable[Input | Failed], calls: Calls) -> Generator[Answer, None, None]:
         stop = threading.Event()
         waiting: deque[Future[list[Answer]]] = deque()
 
         def ask(batch: list[Input | Failed]) -> Future[list[Answer]]:
-            return _in_thread(lambda: self._take(stream.answers(calls, batch), stop))
+            return _in_thread(lambda: self._run_steps(stream.answers(calls, batch), stop))
 
         try:
             for batch in batches(inputs, stream.batch_size):
@@ -128,7 +128,7 @@ class Client:
         finally:
             stop.set()
 
-    def _take(self, steps: Steps[_Result], stop: threading.Event | None = None) -> _Result:
+    def _run_steps(self, steps: CallSteps[_Result], stop: threading.Event | None = None) -> _Result:
         """Takes the steps of a call to its result. `stop`: ends it before its next step."""
         stop = stop or threading.Event()
         reply: Reply | PolytaskError | None = None
@@ -158,7 +158,7 @@ class Client:
                         return out_of_time(self._http.base_url)
                 return Reply(response.status_code, response.headers, bytes(content))
         except httpx.RequestError as error:
-            return meaning(error, self._http.base_url)
+            return translate_error(error, self._http.base_url)
 
 
 class _OpenWhileInUse:

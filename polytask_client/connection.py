@@ -40,13 +40,13 @@ def timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
 
 
-def meaning(error: httpx.RequestError, url: httpx.URL) -> PolytaskError:
+def translate_error(error: httpx.RequestError, url: httpx.URL) -> PolytaskError:
     """What an error of httpx is to those who call."""
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return out_of_time(url)
-    found = Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}")
-    found.__cause__ = error
-    return found
+    unreachable = Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}")
+    unreachable.__cause__ = error
+    return unreachable
 
 
 def out_of_time(url: httpx.URL) -> OutOfTime:

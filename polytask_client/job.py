@@ -24,10 +24,10 @@ from polytask_client.errors import Problem
 from polytask_client.messages import Input, encode
 from polytask_client.progress import Bar
 
-STANDARD = Path("-")
+STDIO = Path("-")
 """In place of a file: standard input or output."""
 
-_FIRST_S = 10.0
+_FIRST_CALL_S = 10.0
 """For the first call: an address that is wrong should show at once, however long a job may wait for a busy service."""
 
 _CHUNK = 1 << 20
@@ -72,7 +72,7 @@ def read_options(text: str | None) -> dict[str, Any] | None:
 
 def plan(client: Client, task: str, options: Mapping[str, Any] | None, batch_size: int, concurrency: int) -> Job:
     """The job, of the model that is served now. Raises PolytaskError, or JobError where there is no such task."""
-    served = client.tasks(deadline_s=_FIRST_S)
+    served = client.tasks(deadline_s=_FIRST_CALL_S)
     if task not in served.tasks:
         raise JobError(f"{served.model} has no task {task!r}; its tasks are {', '.join(served.tasks)}")
     return Job(task, served.model, options, batch_size, concurrency)
@@ -83,12 +83,12 @@ def run(client: Client, job: Job, source: Path, target: Path) -> Outcome:
 
     A line that is no input, or that the service refuses, is answered with its problem and told on stderr.
     """
-    if target == STANDARD:
-        if source == STANDARD:
-            return _answer(client, job, sys.stdin.buffer, sys.stdout.buffer, Outcome(0, 0), None)
-        with _opened(source) as lines:
-            return _answer(client, job, lines, sys.stdout.buffer, Outcome(0, 0), _survey(source)[1])
-    if source == STANDARD:
+    if target == STDIO:
+        if source == STDIO:
+            return _answer_lines(client, job, sys.stdin.buffer, sys.stdout.buffer, Outcome(0, 0), None)
+        with _open(source) as lines:
+            return _answer_lines(client, job, lines, sys.stdout.buffer, Outcome(0, 0), _hash_and_count(source)[1])
+    if source == STDIO:
         return _run_once(client, job, target)
     return _run_resumable(client, job, source, target)
 
@@ -96,35 +96,35 @@ def run(client: Client, job: Job, source: Path, target: Path) -> Outcome:
 def _run_once(client: Client, job: Job, target: Path) -> Outcome:
     """From standard input, which cannot be read again."""
     _refuse_existing(target)
-    with _part(target) as part:
+    with _open_part(target) as part:
         if part.read(1):
             raise JobError(f"{part.name} is there already, and what comes from stdin cannot go on; remove it first")
-        outcome = _answer(client, job, sys.stdin.buffer, part, Outcome(0, 0), None)
-        _complete(part, target)
+        outcome = _answer_lines(client, job, sys.stdin.buffer, part, Outcome(0, 0), None)
+        _finish(part, target)
     return outcome
 
 
 def _run_resumable(client: Client, job: Job, source: Path, target: Path) -> Outcome:
     _refuse_existing(target)
-    digest, total = _survey(source)
+    digest, total = _hash_and_count(source)
     identity = {"input_sha256": digest, "task": job.task, "model": job.model, "options": job.options}
-    record = _beside(target, ".job")
-    with _part(target) as part:
+    record = _sibling(target, ".job")
+    with _open_part(target) as part:
         if part.read(1):
-            _refuse_other(record, identity, part.name)
+            _require_same_job(record, identity, part.name)
         else:
             _write_record(record, identity)
-        done = _done(part)
+        done = _resume_point(part)
         if done.lines > total:
             raise JobError(f"{part.name} has more lines than {source}; remove it to start anew")
-        with _opened(source) as lines:
-            outcome = _answer(client, job, itertools.islice(lines, done.lines, None), part, done, total)
-        _complete(part, target)
+        with _open(source) as lines:
+            outcome = _answer_lines(client, job, itertools.islice(lines, done.lines, None), part, done, total)
+        _finish(part, target)
     record.unlink()
     return outcome
 
 
-def _answer(
+def _answer_lines(
     client: Client, job: Job, lines: Iterable[bytes], out: BinaryIO, done: Outcome, total: int | None
 ) -> Outcome:
     """Writes a line for each of `lines`, which come after those that are done."""
@@ -134,7 +134,7 @@ def _answer(
         contextlib.closing(
             client.stream(
                 job.task,
-                map(_input, lines),
+                map(_parse_line, lines),
                 batch_size=job.batch_size,
                 concurrency=job.concurrency,
                 options=job.options,
@@ -147,15 +147,15 @@ def _answer(
             num_lines += 1
             if isinstance(answer, Failed):
                 failed += 1
-                bar.say(f"line {num_lines}: {answer.problem.detail}")
+                bar.print_line(f"line {num_lines}: {answer.problem.detail}")
             # At once, so that what is killed loses no answer that it has shown.
-            out.write(_line(answer))
+            out.write(_json_line(answer))
             out.flush()
             bar.advance()
     return Outcome(num_lines, failed)
 
 
-def _input(line: bytes) -> Input | Failed:
+def _parse_line(line: bytes) -> Input | Failed:
     """A line as an input; what is no JSON fails here, and what is no input of the task at the service."""
     try:
         value: Input = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
@@ -175,14 +175,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"there is no {name}")
 
 
-def _line(answer: Answer) -> bytes:
+def _json_line(answer: Answer) -> bytes:
     return json.dumps(answer.fields, ensure_ascii=False).encode() + b"\n"
 
 
-def _survey(source: Path) -> tuple[str, int]:
+def _hash_and_count(source: Path) -> tuple[str, int]:
     """The sha256 of a file and the number of its lines, the last of which may lack its end."""
     digest, num_lines, last = hashlib.sha256(), 0, b"\n"
-    with _opened(source) as file:
+    with _open(source) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             num_lines += chunk.count(b"\n")
@@ -190,7 +190,7 @@ def _survey(source: Path) -> tuple[str, int]:
     return digest.hexdigest(), num_lines + (last != b"\n")
 
 
-def _done(part: BinaryIO) -> Outcome:
+def _resume_point(part: BinaryIO) -> Outcome:
     """What an earlier try has written. Cuts off the line at which it was killed, and leaves the file at its end."""
     part.seek(0)
     num_lines, failed, end = 0, 0, 0
@@ -206,9 +206,9 @@ def _done(part: BinaryIO) -> Outcome:
 
 
 @contextlib.contextmanager
-def _part(target: Path) -> Iterator[BinaryIO]:
+def _open_part(target: Path) -> Iterator[BinaryIO]:
     """The unfinished output, for this process alone."""
-    path = _beside(target, ".part")
+    path = _sibling(target, ".part")
     with path.open("a+b") as part:
         try:
             fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,16 +218,16 @@ def _part(target: Path) -> Iterator[BinaryIO]:
         yield part
 
 
-def _complete(part: BinaryIO, target: Path) -> None:
+def _finish(part: BinaryIO, target: Path) -> None:
     os.fsync(part.fileno())
     Path(part.name).replace(target)
 
 
-def _beside(target: Path, ending: str) -> Path:
+def _sibling(target: Path, ending: str) -> Path:
     return target.with_name(target.name + ending)
 
 
-def _opened(source: Path) -> BinaryIO:
+def _open(source: Path) -> BinaryIO:
     if source.exists() and not source.is_file():
         raise JobError(f"{source} is not a file that can be read twice; use --input - and let it come from stdin")
     try:
@@ -241,7 +241,7 @@ def _refuse_existing(target: Path) -> None:
         raise JobError(f"{target} exists already; remove it or name another --output")
 
 
-def _refuse_other(record: Path, identity: Mapping[str, Any], part: str) -> None:
+def _require_same_job(record: Path, identity: Mapping[str, Any], part: str) -> None:
     """Raises JobError unless the answers that are there belong to the same job."""
     try:
         before = json.loads(record.read_bytes())
@@ -267,6 +267,6 @@ def _refuse_other(record: Path, identity: Mapping[str, Any], part: str) -> None:
 
 
 def _write_record(record: Path, identity: Mapping[str, Any]) -> None:
-    temporary = _beside(record, ".new")
+    temporary = _sibling(record, ".new")
     temporary.write_text(json.dumps(identity), encoding="utf-8")
     temporary.replace(record)

@@ -77,13 +77,17 @@ def json_object(reply: Reply) -> dict[str, Any]:
 def refusal(reply: Reply) -> ServiceError:
     """The error that a reply stands for, also where something between client and service wrote it."""
     try:
-        found = read_problem(json_object(reply))
+        problem = read_problem(json_object(reply))
     except BadResponse:
-        found = Problem("about:blank", _phrase(reply.status), reply.status, _quoted(reply))
-    after = _seconds(reply.headers.get("retry-after"))
+        problem = Problem("about:blank", _phrase(reply.status), reply.status, _quoted(reply))
+    retry_after_s = _seconds(reply.headers.get("retry-after"))
     # The status line is what happened; a body may claim anything.
     return service_error(
-        replace(found, status=reply.status, retry_after_s=found.retry_after_s if after is None else after)
+        replace(
+            problem,
+            status=reply.status,
+            retry_after_s=problem.retry_after_s if retry_after_s is None else retry_after_s,
+        )
     )
 
 

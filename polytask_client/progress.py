@@ -44,33 +44,35 @@ class Bar:
         """One more is done."""
         self._progress.advance(self._task)
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def shown(answers: Generator[_Item, None, None], inputs: object, *, progress: bool) -> Generator[_Item, None, None]:
+def with_bar(answers: Generator[_Item, None, None], inputs: object, *, progress: bool) -> Generator[_Item, None, None]:
     """The answers, with a bar while they come if there is to be one; of a total if the inputs have a length."""
-    return _shown(answers, _bar(inputs)) if progress else answers
+    return _with_bar(answers, _bar(inputs)) if progress else answers
 
 
-def async_shown(answers: AsyncGenerator[_Item, None], inputs: object, *, progress: bool) -> AsyncGenerator[_Item, None]:
-    """As `shown`."""
-    return _async_shown(answers, _bar(inputs)) if progress else answers
+def async_with_bar(
+    answers: AsyncGenerator[_Item, None], inputs: object, *, progress: bool
+) -> AsyncGenerator[_Item, None]:
+    """As `with_bar`."""
+    return _async_with_bar(answers, _bar(inputs)) if progress else answers
 
 
 def _bar(inputs: object) -> Bar:
     return Bar(len(inputs) if isinstance(inputs, Sized) else None)
 
 
-def _shown(answers: Generator[_Item, None, None], bar: Bar) -> Generator[_Item, None, None]:
+def _with_bar(answers: Generator[_Item, None, None], bar: Bar) -> Generator[_Item, None, None]:
     with bar, contextlib.closing(answers):
         for answer in answers:
             yield answer
             bar.advance()
 
 
-async def _async_shown(answers: AsyncGenerator[_Item, None], bar: Bar) -> AsyncGenerator[_Item, None]:
+async def _async_with_bar(answers: AsyncGenerator[_Item, None], bar: Bar) -> AsyncGenerator[_Item, None]:
     with bar:
         async with contextlib.aclosing(answers):
             async for answer in answers:

@@ -22,10 +22,10 @@ class Retries:
     first_s: float = 0.1
     longest_s: float = 10.0
 
-    def wait_s(self, tries: int, error: PolytaskError, share: float) -> float | None:
+    def wait_s(self, tries: int, error: PolytaskError, jitter: float) -> float | None:
         """How long to wait after so many tries, the last of which ended with `error`; None to give up.
 
-        `share`: a random number from 0 to 1, so that clients that were refused together do not come back together.
+        `jitter`: a random number from 0 to 1, so that clients that were refused together do not come back together.
         """
         if tries == self.max_tries or not _transient(error):
             return None
@@ -33,7 +33,7 @@ class Retries:
         backoff = min(self.longest_s, self.first_s * 2.0 ** min(tries - 1, 64))
         after = error.problem.retry_after_s if isinstance(error, ServiceError) else None
         # Not before the service has said, and not all at that very moment.
-        return backoff * (1 + share) / 2 if after is None else after + backoff * share
+        return backoff * (1 + jitter) / 2 if after is None else after + backoff * jitter
 
 
 def _transient(error: PolytaskError) -> bool:

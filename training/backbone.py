@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polytask.model.config import NetworkConfig
 from polytask.model.encoding import InputEncoder
-from polytask.model.network import Network, backbone_parameters, draw_at_random, freeze_backbone
+from polytask.model.network import Network, backbone_parameters, freeze_backbone, init_random
 from polytask.model.pretrained import config_from_published, fold_positions, rename_published
 from polytask.model.tasks import Task
 from polytask.model_store.backbones import BASE_WEIGHTS, PICKLED_WEIGHTS, SHARDS, locate_backbone
@@ -107,7 +107,7 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
         raise RecipeError(f"recipe {recipe.name!r}: {error}") from error
     fresh_layers = [network.encoder.layers[layer] for layer in fresh]
     random_start = recipe.conditioning.start is Start.RANDOM
-    draw_at_random(network.modules() if random_start else (part for layer in fresh_layers for part in layer.children()))
+    init_random(network.modules() if random_start else (part for layer in fresh_layers for part in layer.children()))
     wanted, without = network.state_dict(), tuple(f"encoder.layers.{layer}." for layer in fresh)
     found = {n: tensor for n, tensor in backbone.tensors.items() if n in wanted and not n.startswith(without)}
     own = {id(parameter) for parameter in backbone_parameters(network.encoder)}

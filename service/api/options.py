@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from polytask.model.answers import AS_USUAL, AnswerOptions
+from polytask.model.answers import DEFAULT_OPTIONS, AnswerOptions
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
 from polytask.service.errors import FieldError, InvalidInput
@@ -57,7 +57,7 @@ class Options(BaseModel):
 def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[AnswerOptions]:
     """What the options mean for each of the tasks that share a request. Raises InvalidInput for one that is for none."""
     if options is None:
-        return [AS_USUAL] * len(tasks)
+        return [DEFAULT_OPTIONS] * len(tasks)
     errors = [
         FieldError(f"options.{name}", f"means nothing to {_and(tasks)}: it is for tasks of kind {', '.join(kinds)}")
         for name, kinds in _FOR.items()

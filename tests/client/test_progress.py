@@ -14,12 +14,12 @@ def test_a_terminal_has_a_bar_with_the_time_left() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with Bar(10, 4, console) as bar:
         bar.advance()
-        bar.say("line 5: [red]not JSON[/red]")
+        bar.print_line("line 5: [red]not JSON[/red]")
     assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
-    assert "5/10" in shown
-    assert "left" in shown
-    assert "line 5: [red]not JSON[/red]" in shown
+    with_bar = console.file.getvalue()
+    assert "5/10" in with_bar
+    assert "left" in with_bar
+    assert "line 5: [red]not JSON[/red]" in with_bar
 
 
 def test_a_file_has_only_what_is_said() -> None:
@@ -27,6 +27,6 @@ def test_a_file_has_only_what_is_said() -> None:
     console = Console(file=io.StringIO(), width=120)
     with Bar(None, console=console) as bar:
         bar.advance()
-        bar.say("a line")
+        bar.print_line("a line")
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "a line\n"

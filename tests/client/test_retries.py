@@ -11,24 +11,24 @@ from polytask_client.call_protocol import Send, Wait, exchange
 from polytask_client.errors import service_error
 from polytask_client.messages import Reply, Request, refusal
 
-shares = st.floats(0, 1)
+jitters = st.floats(0, 1)
 
 
-@given(st.integers(1, 10_000), shares)
-def test_waits_grow_up_to_the_longest(tries: int, share: float) -> None:
+@given(st.integers(1, 10_000), jitters)
+def test_waits_grow_up_to_the_longest(tries: int, jitter: float) -> None:
     """Each is at most twice the one before, at least half of its bound, and never over the longest."""
     retries = Retries(max_tries=None, first_s=0.1, longest_s=3.0)
     bound = min(3.0, 0.1 * 2.0 ** min(tries - 1, 100))
-    wait_s = retries.wait_s(tries, Unreachable(), share)
+    wait_s = retries.wait_s(tries, Unreachable(), jitter)
     assert wait_s is not None
     assert bound / 2 <= wait_s <= bound
 
 
-@given(st.integers(1, 100), st.floats(0, 1e6), shares)
-def test_no_wait_is_shorter_than_what_the_service_says(tries: int, after_s: float, share: float) -> None:
+@given(st.integers(1, 100), st.floats(0, 1e6), jitters)
+def test_no_wait_is_shorter_than_what_the_service_says(tries: int, after_s: float, jitter: float) -> None:
     """And not much longer."""
     error = service_error(Problem("urn:polytask:busy", "Busy", 429, "", retry_after_s=after_s))
-    wait_s = Retries(max_tries=None).wait_s(tries, error, share)
+    wait_s = Retries(max_tries=None).wait_s(tries, error, jitter)
     assert wait_s is not None
     assert after_s <= wait_s <= after_s + 10
 

@@ -214,7 +214,7 @@ def close(one: Any, other: Any) -> bool:
 async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same answers as from calls of their own, for texts that are tokenised once."""
     tokenised: list[str] = []
-    usual = InputEncoder._tokenised
+    usual = InputEncoder._tokenise
 
     def counted(encoder: InputEncoder, texts: Any) -> Any:
         tokenised.extend(texts)
@@ -225,7 +225,7 @@ async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatc
         async with serving() as service:
             alone = {task: await answers(service, task, *inputs, **rest) for task in tasks}
             with monkeypatch.context() as patched:
-                patched.setattr(InputEncoder, "_tokenised", counted)
+                patched.setattr(InputEncoder, "_tokenise", counted)
                 found = await asked(service, "/v1/predict", tasks=tasks, inputs=inputs, **rest)
         assert list(found) == ["model", "results", "usage"]
         assert list(found["results"]) == tasks

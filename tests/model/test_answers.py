@@ -209,10 +209,10 @@ def test_plain_tags_are_a_run_for_each_word(tags: list[str]) -> None:
     assert word_runs(tags, bio=False) == [(tag, place, place + 1) for place, tag in enumerate(tags)]
 
 
-def _tagged(task: Task, item: Input, places: Sequence[int], logits: Logits) -> TaggingAnswer:
+def _tagged(task: Task, item: Input, positions: Sequence[int], logits: Logits) -> TaggingAnswer:
     assert item.words is not None
     length = len(logits)
-    row = Encoding((1,) * length, (0,) * length, places=tuple(places), offsets=item.words[: len(places)])
+    row = Encoding((1,) * length, (0,) * length, positions=tuple(positions), offsets=item.words[: len(positions)])
     return cast(TaggingAnswer, answer(task, item, [row], [logits]))
 
 
@@ -224,10 +224,10 @@ STEP = st.integers(-40, 40).map(lambda quarters: quarters / 4)
 def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]], gap: int) -> None:
     """Only the logits at words' places count: entities are the runs of their likeliest tags, scored by the mean."""
     item = Input.from_words([f"word{place}" for place in range(len(word_logits))])
-    places = [1 + place * (gap + 1) for place in range(len(word_logits))]
-    logits = np.full((places[-1] + 2, 5), np.nan, dtype=np.float32)
-    logits[places] = word_logits
-    entities = _tagged(Task("task", Kind.TAGGING, 64, labels=LABELS), item, places, logits).entities
+    positions = [1 + place * (gap + 1) for place in range(len(word_logits))]
+    logits = np.full((positions[-1] + 2, 5), np.nan, dtype=np.float32)
+    logits[positions] = word_logits
+    entities = _tagged(Task("task", Kind.TAGGING, 64, labels=LABELS), item, positions, logits).entities
     scores = [_exact_softmax(row) for row in word_logits]
     runs = word_runs([LABELS[row.index(max(row))] for row in word_logits], bio=True)
     assert item.words is not None
@@ -264,11 +264,11 @@ def _span(start_logits: Sequence[float], end_logits: Sequence[float]) -> tuple[S
     """The answer for a context of one token a word, and that context; what is not context has the largest logits."""
     context = " ".join(f"w{place:02}" for place in range(len(start_logits)))
     offsets = tuple((4 * place, 4 * place + 3) for place in range(len(start_logits)))
-    places = tuple(range(3, 3 + len(start_logits)))
-    row = Encoding((1,) * (len(places) + 4), (0,) * (len(places) + 4), places=places, offsets=offsets)
+    positions = tuple(range(3, 3 + len(start_logits)))
+    row = Encoding((1,) * (len(positions) + 4), (0,) * (len(positions) + 4), positions=positions, offsets=offsets)
     logits = np.full((len(row), 2), 50, dtype=np.float32)
-    if places:
-        logits[list(places)] = np.array([start_logits, end_logits]).T
+    if positions:
+        logits[list(positions)] = np.array([start_logits, end_logits]).T
     return cast(SpanAnswer, answer(SPAN, Input("question", context), [row], [logits])), context
 
 
@@ -345,7 +345,7 @@ def test_logits_may_be_wanted() -> None:
     assert [entry.score for entry in cast(RankingAnswer, ranking).ranking] == [4, -3]
     choice = answer(Task("task", Kind.MULTIPLE_CHOICE, 32, pair=True), item, [ROW] * 2, logits, raw)
     assert choice == MultipleChoiceAnswer(1, "y", (-3.0, 4.0))
-    span = Encoding((1,) * 3, (0,) * 3, places=(1, 2), offsets=((0, 1), (2, 3)))
+    span = Encoding((1,) * 3, (0,) * 3, positions=(1, 2), offsets=((0, 1), (2, 3)))
     found = answer(
         Task("task", Kind.SPAN, 32, pair=True), Input("q", "a b"), [span], [_logits([[0, 0], [3, 1], [1, 4]])], raw
     )
@@ -365,10 +365,12 @@ def test_thresholds_may_be_others() -> None:
 @given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=80))
 def test_a_span_is_the_best_of_all_that_are_short_enough(logits: list[tuple[float, float]]) -> None:
     """No pair of a start and an end at most thirty tokens on has a larger product of probabilities."""
-    places = tuple(range(len(logits)))
-    row = Encoding((1,) * len(logits), (0,) * len(logits), places=places, offsets=tuple((i, i + 1) for i in places))
+    positions = tuple(range(len(logits)))
+    row = Encoding(
+        (1,) * len(logits), (0,) * len(logits), positions=positions, offsets=tuple((i, i + 1) for i in positions)
+    )
     item = Input("q", "x" * len(logits))
     found = cast(SpanAnswer, answer(Task("task", Kind.SPAN, 99, pair=True), item, [row], [_logits(logits)]))
     starts, ends = (_exact_softmax(side) for side in zip(*logits, strict=True))
-    best = max(starts[i] * end for i in places for end in ends[i : i + 30])
+    best = max(starts[i] * end for i in positions for end in ends[i : i + 30])
     assert found.score == pytest.approx(best, abs=1e-6)

@@ -89,10 +89,10 @@ def test_distance_and_task_add_up(mpnet_like: Network) -> None:
     assert layer.attention_bias is not None
     assert distance is not None
     tables = mpnet_like.condition()
-    rows, padding = tables.rows(torch.zeros(1, dtype=torch.long)), torch.zeros(1, 20)
+    constants, padding = tables.gather(torch.zeros(1, dtype=torch.long)), torch.zeros(1, 20)
     states = torch.randn(1, 20, mpnet_like.config.hidden_size, generator=torch.Generator().manual_seed(0))
     of_distance = distance(20)[0]
-    mask = next(mpnet_like.encoder._masks(padding, rows))
+    mask = next(mpnet_like.encoder._masks(padding, constants))
     of_task = literal.attention_bias(layer.attention_bias, mpnet_like.task_embedding()[1][0])[:20, :20]
     assert of_task.abs().max() > 0.1
     expected = _literal_attention(layer, states[0], of_distance + of_task)

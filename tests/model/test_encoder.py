@@ -280,7 +280,7 @@ def test_tables_start_with_the_task(
     tables.map(note)
     assert shapes == [7] * count
     shapes.clear()
-    tables.rows(torch.tensor([0, 5, 5])).map(note)
+    tables.gather(torch.tensor([0, 5, 5])).map(note)
     assert shapes == [3] * count
 
 

@@ -165,7 +165,7 @@ def test_texts_without_tokens_are_rows_too(text: str) -> None:
     """A text that is empty to the tokenizer still makes a row of [CLS] and [SEP]."""
     assert _one(_task(Kind.CLASSIFICATION), Input(text)).input_ids == (START, END)
     assert _one(_task(Kind.SPAN), Input(text, text)).input_ids == (START, END, END)
-    assert _one(_task(Kind.TAGGING), Input(text)).places == ()
+    assert _one(_task(Kind.TAGGING), Input(text)).positions == ()
 
 
 @pytest.mark.parametrize(
@@ -221,14 +221,14 @@ def test_span_offsets_point_at_the_characters_of_each_token(context: str) -> Non
     """A context token's characters contain its piece, in order; characters of no token are blank to the tokenizer."""
     row = _one(_task(Kind.SPAN, 2000), Input("what?", context))
     tokens, covered, previous = _tokens(row), set[int](), 0
-    assert len(row.places) == len(row.offsets) == sum(row.segment_ids) - 1
-    for place, (start, end) in zip(row.places, row.offsets, strict=True):
-        assert row.segment_ids[place] == 1
-        assert tokens[place] == "[UNK]" or tokens[place].removeprefix("##") in _normalised(context[start:end])
+    assert len(row.positions) == len(row.offsets) == sum(row.segment_ids) - 1
+    for position, (start, end) in zip(row.positions, row.offsets, strict=True):
+        assert row.segment_ids[position] == 1
+        assert tokens[position] == "[UNK]" or tokens[position].removeprefix("##") in _normalised(context[start:end])
         assert previous <= start < end <= len(context)
         previous = start
         covered.update(range(start, end))
-    assert all(_normalised(sign) == "" for place, sign in enumerate(context) if place not in covered)
+    assert all(_normalised(sign) == "" for position, sign in enumerate(context) if position not in covered)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +250,8 @@ def test_span_offsets_of_known_texts(context: str, token: str, expected: str) ->
     row = _one(_task(Kind.SPAN), Input("q", context))
     found = [
         context[start:end]
-        for place, (start, end) in zip(row.places, row.offsets, strict=True)
-        if _tokens(row)[place] == token
+        for position, (start, end) in zip(row.positions, row.offsets, strict=True)
+        if _tokens(row)[position] == token
     ]
     assert found == [expected]
 
@@ -260,7 +260,7 @@ def test_truncated_span_rows_keep_the_offsets_that_fit() -> None:
     """A context that is cut has places and offsets for what was kept and no more."""
     context = "the cat sat " * 20
     whole, cut = (_one(_task(Kind.SPAN, length), Input("who sat?", context)) for length in (128, 16))
-    assert cut.places == tuple(range(5, 15))
+    assert cut.positions == tuple(range(5, 15))
     assert cut.offsets == whole.offsets[:10]
     assert cut.dropped_tokens == 50
 
@@ -273,8 +273,8 @@ def test_words_cover_all_but_the_spaces(text: str) -> None:
     for start, end in words:
         assert previous <= start < end
         previous = end
-    covered = {place for start, end in words for place in range(start, end)}
-    assert covered == {place for place, sign in enumerate(text) if not sign.isspace()}
+    covered = {position for start, end in words for position in range(start, end)}
+    assert covered == {position for position, sign in enumerate(text) if not sign.isspace()}
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ def test_a_word_stands_at_its_first_piece(words: list[str], max_length: int) -> 
         if own and len(pieces) < max_length - 1:
             expected.append((len(pieces), characters))
         pieces += own
-    assert list(zip(row.places, row.offsets, strict=True)) == expected
+    assert list(zip(row.positions, row.offsets, strict=True)) == expected
     assert _tokens(row) == [*pieces[: max_length - 1], "[SEP]"]
     assert row.dropped_tokens == len(pieces) - len(pieces[: max_length - 1])
 
@@ -327,7 +327,7 @@ def test_words_without_pieces_are_passed_over() -> None:
     """Blank and invisible words get no place, and the words around them keep theirs."""
     words = ["the", "", " ", "\u200b", "\u0301", "cat"]
     row = _one(_task(Kind.TAGGING), Input.from_words(words))
-    assert row.places == (1, 2)
+    assert row.positions == (1, 2)
     assert row.offsets == ((0, 3), (11, 14))
 
 
@@ -352,7 +352,9 @@ def test_the_given_tokenizer_is_left_alone() -> None:
 @pytest.mark.parametrize("missing", ["[CLS]", "[SEP]", "[PAD]"])
 def test_other_tokenizers_are_refused(missing: str) -> None:
     """A tokenizer without BERT's special tokens is refused by the token that it lacks."""
-    vocabulary = {token: place for place, token in enumerate(("[CLS]", "[SEP]", "[PAD]", "[UNK]")) if token != missing}
+    vocabulary = {
+        token: position for position, token in enumerate(("[CLS]", "[SEP]", "[PAD]", "[UNK]")) if token != missing
+    }
     model = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")  # noqa: S106, a piece, no password
     with pytest.raises(ValueError, match=rf"no \{missing[:-1]}\] token"):
         InputEncoder(tokenizers.Tokenizer(model))
@@ -366,7 +368,7 @@ def test_padding_has_the_tokenizers_own_id(tiny_tokenizer: tokenizers.Tokenizer)
 def test_threads_share_one_encoder() -> None:
     """Several threads that encode at once get what one thread gets."""
     task = _task(Kind.SPAN)
-    items = [Input(f"who is {place}?", "the cat sat " * place) for place in range(40)]
+    items = [Input(f"who is {position}?", "the cat sat " * position) for position in range(40)]
     expected = [ENCODER.encode(task, [item]) for item in items]
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda item: ENCODER.encode(task, [item]), items)) == expected
@@ -450,7 +452,7 @@ def test_words_of_every_sort_are_those_of_transformers(sort: str, words: list[st
     assert list(row.input_ids) == expected["input_ids"]
     word_ids = expected.word_ids()
     assert item.words is not None
-    assert dict(zip(row.offsets, row.places, strict=True)) == {
+    assert dict(zip(row.offsets, row.positions, strict=True)) == {
         item.words[word]: word_ids.index(word) for word in sorted(set(word_ids) - {None})
     }
 
@@ -474,7 +476,7 @@ def test_answers_have_the_characters_of_their_words(sort: str) -> None:
         touching = [(left, right) for left, right in row.offsets if left < end and right > start]
         assert touching[0][0] == start
         assert touching[-1][1] == end
-    tied = THEIRS[sort].convert_ids_to_tokens([row.input_ids[place] for place in row.places])
+    tied = THEIRS[sort].convert_ids_to_tokens([row.input_ids[position] for position in row.positions])
     assert not {"\u2581", "\u0120"} & set(tied)  # a piece that only marks a space neither begins nor ends an answer
 
 
@@ -485,13 +487,13 @@ def test_span_offsets_of_every_sort(sort: str, context: str) -> None:
     ((row,),) = OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("what?", context)])
     covered, previous = set[int](), 0
     begin = len(OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("what?", "")])[0][0]) - 1
-    for place, (start, end) in zip(row.places, row.offsets, strict=True):
-        assert begin <= place < len(row) - 1
+    for position, (start, end) in zip(row.positions, row.offsets, strict=True):
+        assert begin <= position < len(row) - 1
         assert previous <= start < end <= len(context)
         assert context[start:end] == context[start:end].strip()
         previous = start
         covered.update(range(start, end))
-    seen = {place for place, sign in enumerate(context) if not sign.isspace()}
+    seen = {position for position, sign in enumerate(context) if not sign.isspace()}
     if sort in {"roberta", "xlm-roberta"}:  # BERT's normalizer drops signs that are not blank as well
         assert covered >= seen
 
@@ -512,37 +514,37 @@ def test_rows_fit_and_know_what_they_hold(text: str, other: str, kind: Kind, rul
         assert len(row) <= 24
         assert set(row.offsets) <= set(full.offsets)
         for part, all_of_it in zip(row.parts, full.parts, strict=True):
-            tokens = row.input_ids[part.place : part.place + part.stop - part.start]
-            assert tokens == full.input_ids[all_of_it.place :][part.start : part.stop]
+            tokens = row.input_ids[part.position : part.position + part.stop - part.start]
+            assert tokens == full.input_ids[all_of_it.position :][part.start : part.stop]
     held = {(part.text, token) for row in rows for part in row.parts for token in range(part.start, part.stop)}
     in_all = sum(part.stop - part.start for part in full.parts)
     assert len(held) + sum(row.dropped_tokens for row in rows) == in_all
 
 
-def test_what_is_known_is_not_tokenised_again() -> None:
+def test_what_is_known_is_not_tokenise_again() -> None:
     """Tasks that tokenise alike share the pieces of a request; those that read words have their own."""
 
     class Counted(InputEncoder):
-        def _tokenised(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
+        def _tokenise(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
             asked.extend(texts)
-            return super()._tokenised(texts)
+            return super()._tokenise(texts)
 
     asked: list[str] = []
-    encoder, known = Counted(TOKENIZER), TokenCache()
+    encoder, cache = Counted(TOKENIZER), TokenCache()
     items = [Input("a cat"), Input("two cats"), Input("a cat")]
     for kind in (Kind.CLASSIFICATION, Kind.TAGGING, Kind.CLASSIFICATION, Kind.TAGGING):
-        assert encoder.encode(_task(kind), items, known=known) == ENCODER.encode(_task(kind), items)
+        assert encoder.encode(_task(kind), items, cache=cache) == ENCODER.encode(_task(kind), items)
     assert asked == ["a cat", "two cats"]
-    assert set(known) == {"a cat", "two cats", (" a", " cat"), (" two", " cats")}
+    assert set(cache) == {"a cat", "two cats", (" a", " cat"), (" two", " cats")}
 
 
 @given(TEXTS, st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING]))
 def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
     """The characters of each token of a row are its own: in lower case without accents they spell the token."""
-    known = TokenCache()
+    cache = TokenCache()
     task, item = _task(kind, 16), Input(text)
-    ((row,),) = ENCODER.encode(task, [item], known=known)
-    found = ENCODER.tokens(task, item, row, known)
+    ((row,),) = ENCODER.encode(task, [item], cache=cache)
+    found = ENCODER.tokens(task, item, row, cache)
     assert len(found) == len(row) - 2
     for token in found:
         assert 0 <= token.start <= token.end <= len(text)
@@ -553,10 +555,10 @@ def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
 
 def test_tokens_of_given_words_are_counted_in_the_joined_text() -> None:
     """Blanks around a word that was given are no part of it."""
-    known = TokenCache()
+    cache = TokenCache()
     task, item = _task(Kind.TAGGING), Input.from_words([" playing", "cats "])
-    ((row,),) = ENCODER.encode(task, [item], known=known)
-    assert [item.text[token.start : token.end] for token in ENCODER.tokens(task, item, row, known)] == [
+    ((row,),) = ENCODER.encode(task, [item], cache=cache)
+    assert [item.text[token.start : token.end] for token in ENCODER.tokens(task, item, row, cache)] == [
         "playing",
         "cats",
     ]

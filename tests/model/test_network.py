@@ -16,7 +16,7 @@ from polytask.model.batch import Batch
 from polytask.model.conditioning import ConditionalAttentionBias, FiLM, TaskEmbedding
 from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
 from polytask.model.encoder import EncoderLayer
-from polytask.model.network import Network, draw_at_random
+from polytask.model.network import Network, init_random
 from polytask.model.tasks import Kind, Task
 from tests.model.support import literal
 from tests.model.support.networks import build, classifiers, encode, one_row, random_batch, randomise_conditioning, run
@@ -246,7 +246,7 @@ def test_a_network_drawn_at_random_starts_as_the_released_code(tiny_config: Netw
     network = build(replace(tiny_config, bottleneck_form=BottleneckForm.ADAPTER), classifiers(7))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        draw_at_random(network.modules())
+        init_random(network.modules())
     for name, parameter in network.named_parameters():
         if name.endswith("norm.weight"):
             assert torch.equal(parameter, torch.ones_like(parameter)), name
@@ -260,7 +260,7 @@ def test_a_network_drawn_at_random_starts_as_the_released_code(tiny_config: Netw
 def test_at_a_random_start_the_attentions_scale_waits_for_its_matrix(tiny_config: NetworkConfig) -> None:
     """With R at zero the attention bias is the shift, however FiLM starts: the scale's gradient is exactly 0."""
     network = build(tiny_config, classifiers(7))
-    draw_at_random(network.modules())
+    init_random(network.modules())
     outputs = network(random_batch(tiny_config, (64,) * 7, range(7)), network.condition())
     outputs.sentence.square().sum().backward()
     for module in network.modules():
@@ -387,8 +387,9 @@ def test_a_new_task_changes_no_bit_of_the_encoder_under_old_tables(tiny_network:
     batch = random_batch(tiny_network.config, LENGTHS, range(7))
     is_token = torch.arange(40) < batch.lengths[:, None]
     with torch.no_grad():
-        rows = tiny_network.condition().rows(batch.task_ids)
+        constants = tiny_network.condition().gather(batch.task_ids)
         states = [
-            network.encoder(batch.input_ids, batch.segment_ids, is_token, rows) for network in (tiny_network, grown)
+            network.encoder(batch.input_ids, batch.segment_ids, is_token, constants)
+            for network in (tiny_network, grown)
         ]
     assert torch.equal(states[0], states[1])

@@ -44,9 +44,11 @@ def test_a_text_that_fits_is_read_whole(length: int, room: int, rule: Truncation
 
 
 @given(LENGTHS, LENGTHS, ROOMS, st.sampled_from(Truncation), st.booleans())
-def test_two_texts_fit_into_each_row(first: int, second: int, room: int, rule: Truncation, asks: bool) -> None:
+def test_two_texts_fit_into_each_row(
+    first: int, second: int, room: int, rule: Truncation, second_is_context: bool
+) -> None:
     """No row is over the room; without windows each side keeps as much as under the rule of longest first."""
-    found = truncate_two(first, second, room, rule, asks=asks)
+    found = truncate_two(first, second, room, rule, second_is_context=second_is_context)
     sizes = [tuple(stop - start for start, stop in pair) for pair in found]
     assert all(sum(pair) <= room for pair in sizes)
     if rule is not Truncation.WINDOW:
@@ -56,11 +58,11 @@ def test_two_texts_fit_into_each_row(first: int, second: int, room: int, rule: T
 
 
 @given(LENGTHS, LENGTHS, ROOMS, st.booleans())
-def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, asks: bool) -> None:
+def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, second_is_context: bool) -> None:
     """All of it is read, or of a text that is asked about; the other keeps its beginning, up to half the room."""
-    found = truncate_two(first, second, room, Truncation.WINDOW, asks=asks)
+    found = truncate_two(first, second, room, Truncation.WINDOW, second_is_context=second_is_context)
     sides = [[pair[side] for pair in found] for side in (0, 1)]
-    over = 1 if asks or second >= first else 0
+    over = 1 if second_is_context or second >= first else 0
     assert covered(sides[over]) == set(range((first, second)[over]))
     other = (second, first)[over]
     assert other <= room // 2 or len(covered(sides[1 - over])) >= room // 2
@@ -71,5 +73,5 @@ def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, as
 @pytest.mark.parametrize("rule", [Truncation.RIGHT, Truncation.LONGEST_FIRST, Truncation.ERROR])
 def test_right_is_another_name_of_the_default(rule: Truncation) -> None:
     """And who refuses what is too long sees what the default would have cut off."""
-    assert truncate_two(30, 10, 20, rule, asks=False) == [((0, 10), (0, 10))]
-    assert truncate_two(30, 10, 20, Truncation.LEFT, asks=False) == [((20, 30), (0, 10))]
+    assert truncate_two(30, 10, 20, rule, second_is_context=False) == [((0, 10), (0, 10))]
+    assert truncate_two(30, 10, 20, Truncation.LEFT, second_is_context=False) == [((20, 30), (0, 10))]

@@ -57,8 +57,8 @@ def test_every_word_has_the_logits_of_the_window_that_shows_most_around_it(text:
     ((row,), (own,)) = merge_windows(task, rows, logits)
     (whole,) = ENCODER.encode(Task("all", Kind.TAGGING, 2000, labels=task.labels), [item])[0]
     assert row.offsets == whole.offsets
-    for place, token in zip(row.places, whole.places, strict=True):
-        chosen = rows[int(own[place, 0])].parts[0]
+    for position, token in zip(row.positions, whole.positions, strict=True):
+        chosen = rows[int(own[position, 0])].parts[0]
         around = [min(token - 1 - part.start, part.stop - token) for part in (row.parts[0] for row in rows)]
         assert min(token - 1 - chosen.start, chosen.stop - token) == max(around)
 
@@ -71,9 +71,9 @@ def test_sentences_have_the_mean_of_their_windows_and_each_candidate_its_own() -
     texts = [row.parts[1].text for row in rows]
     assert texts == sorted(texts)
     assert texts.count(2) == 1
-    logits = [np.array([place], np.float32) for place in range(len(rows))]
+    logits = [np.array([position], np.float32) for position in range(len(rows))]
     _, own = merge_windows(task, rows, logits)
-    expected = [np.mean([place for place, text in enumerate(texts) if text == number]) for number in (1, 2, 3)]
+    expected = [np.mean([position for position, text in enumerate(texts) if text == number]) for number in (1, 2, 3)]
     assert [float(one[0]) for one in own] == expected
 
 
@@ -85,9 +85,9 @@ def test_a_span_is_found_in_any_window_and_counted_in_the_clients_text() -> None
     logits = [np.zeros((len(row), 2), np.float32) for row in rows]
     start = item.text_pair.index("paris") if item.text_pair else 0
     for row, own in zip(rows, logits, strict=True):
-        for place, characters in zip(row.places, row.offsets, strict=True):
+        for position, characters in zip(row.positions, row.offsets, strict=True):
             if characters == (start, start + 5):
-                own[place] = 20
+                own[position] = 20
     found = answer(task, item, rows, logits)
     assert isinstance(found, SpanAnswer)
     assert (found.text, found.start, found.end) == ("paris", start, start + 5)
@@ -98,12 +98,12 @@ def test_entities_across_the_edge_of_a_window_are_whole() -> None:
     """Words of one entity may come from two windows."""
     task, item = TASKS["entities"], Input("cat " * 80)
     rows = windows(task, item)
-    begin, inside = task.labels.index("B-animal"), task.labels.index("I-animal")
+    b_tag, inside = task.labels.index("B-animal"), task.labels.index("I-animal")
     logits = [np.zeros((len(row), 5), np.float32) for row in rows]
     for row, own in zip(rows, logits, strict=True):
         own[:, inside] = 9
         if row.parts[0].start == 0:
-            own[1, begin] = 99
+            own[1, b_tag] = 99
     found = answer(task, item, rows, logits, AnswerOptions())
     assert isinstance(found, TaggingAnswer)
     assert [asdict(entity) | {"score": 0} for entity in found.entities] == [

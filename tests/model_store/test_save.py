@@ -162,7 +162,7 @@ def test_a_store_that_cannot_be_written_is_found_beforehand(tmp_path: Path, plac
     (tmp_path / "folder" / "demo-is-a-file").mkdir(parents=True)
     for file in ("file", "folder/demo-is-a-file/demo"):
         (tmp_path / file).write_text("no folder", encoding="utf-8")
-    for attempt in (check_writable, partial(save, contents=stores.contents(tiny.network()))):
+    for attempt in (check_writable, partial(save, new_version=stores.contents(tiny.network()))):
         with pytest.raises(StoreUnwritable, match=rf"\A{tmp_path}/{place}/demo: cannot be written \((Not|File)"):
             attempt(tmp_path / place, "demo")
 

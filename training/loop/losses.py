@@ -87,7 +87,7 @@ def task_logits(
         start, stop = batch.starts[place], batch.starts[place + 1]
         if network.tasks[task_id].token_level:
             assert outputs.token is not None
-            tokens = list(batch.examples[place].encodings[0].places)
+            tokens = list(batch.examples[place].encodings[0].positions)
             logits.append(outputs.token[start, tokens, columns].float())
         else:
             logits.append(outputs.sentence[start:stop, columns].float())

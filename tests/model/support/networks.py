@@ -110,8 +110,8 @@ def encode(network: Network, batch: Batch) -> Tensor:
     """The encoder's token states [B, L, D]; those at padding mean nothing."""
     is_token = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
     with torch.no_grad():
-        rows = network.condition().rows(batch.task_ids)
-        states = network.encoder(batch.input_ids, batch.segment_ids, is_token, rows)
+        constants = network.condition().gather(batch.task_ids)
+        states = network.encoder(batch.input_ids, batch.segment_ids, is_token, constants)
     assert isinstance(states, Tensor)
     return states
 

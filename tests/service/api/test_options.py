@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from polytask.model.answers import AS_USUAL, AnswerOptions
+from polytask.model.answers import DEFAULT_OPTIONS, AnswerOptions
 from polytask.service.api.options import Options, answer_options
 from polytask.service.errors import InvalidInput
 from tests.support import tiny
@@ -22,8 +22,8 @@ def meant(*tasks: str, **options: Any) -> list[AnswerOptions]:
 def test_no_options_are_the_usual() -> None:
     """Neither none nor null nor false changes anything, whatever the task."""
     tasks = list(TASKS.values())
-    assert answer_options(None, tasks) == [AS_USUAL] * 7
-    assert meant(*TASKS, top_k=None, raw_scores=False, thresholds=None) == [AS_USUAL] * 7
+    assert answer_options(None, tasks) == [DEFAULT_OPTIONS] * 7
+    assert meant(*TASKS, top_k=None, raw_scores=False, thresholds=None) == [DEFAULT_OPTIONS] * 7
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_an_option_is_for_some_kinds(option: str, value: Any, tasks: set[str]) -
     """The others refuse it by its name, and say which kinds it is for."""
     for task in TASKS:
         if task in tasks:
-            assert meant(task, **{option: value}) != [AS_USUAL]
+            assert meant(task, **{option: value}) != [DEFAULT_OPTIONS]
         else:
             with pytest.raises(
                 InvalidInput, match=f"options.{option}: means nothing to '{task}'.*: it is for tasks of"

@@ -413,8 +413,8 @@ def test_a_label_of_validation_must_be_known_from_training(tmp_path: Path) -> No
     new = [{"text": "a", "label": "w"}, {"text": "a", "label": "v"}]
     with pytest.raises(DataError) as caught:
         _load(tmp_path, Kind.CLASSIFICATION, train, [*train, *new])
-    places = [f"{tmp_path}/validation.jsonl:{number}: label {label!r}" for number, label in ((3, "w"), (4, "v"))]
-    assert all(line.startswith(place) for line, place in zip(str(caught.value).splitlines(), places, strict=True))
+    positions = [f"{tmp_path}/validation.jsonl:{number}: label {label!r}" for number, label in ((3, "w"), (4, "v"))]
+    assert all(line.startswith(place) for line, place in zip(str(caught.value).splitlines(), positions, strict=True))
 
 
 def test_a_value_of_validation_must_be_in_the_range(tmp_path: Path) -> None:
@@ -463,10 +463,10 @@ def test_tags_stay_with_their_words_under_truncation(words: list[tuple[str, int]
     item = Input.from_words([word for word, _ in words])
     (encoded,) = _encode(TAGGING, Example(item, tuple(label for _, label in words)))
     (row,) = encoded.encodings
-    kept = len(row.places)
+    kept = len(row.positions)
     assert encoded.target == tuple(label for _, label in words[:kept])
     assert kept >= 1
-    for place, (start, end) in zip(row.places, row.offsets, strict=True):
+    for place, (start, end) in zip(row.positions, row.offsets, strict=True):
         first_piece = tiny.tokenizer().encode(item.text[start:end], add_special_tokens=False).ids[0]
         assert row.input_ids[place] == first_piece
 

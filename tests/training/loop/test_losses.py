@@ -115,7 +115,7 @@ def test_each_kind_has_its_loss(network: Network, workshop: Workshop) -> None:
         start, stop = batch.starts[place], batch.starts[place + 1]
         if task.token_level:
             assert outputs.token is not None
-            rows = [outputs.token[start, token, columns].tolist() for token in example.encodings[0].places]
+            rows = [outputs.token[start, token, columns].tolist() for token in example.encodings[0].positions]
         else:
             rows = outputs.sentence[start:stop, columns].tolist()
         assert losses[place].item() == pytest.approx(_literal(task, rows, example.target), abs=1e-5), task.kind
@@ -230,7 +230,7 @@ def test_padding_and_other_tasks_take_no_part(network: Network, workshop: Worksh
     for place, example in enumerate(examples):
         columns = network.output_slices[example.task_id]
         if network.tasks[example.task_id].token_level:
-            expected_token[batch.starts[place], list(example.encodings[0].places), columns] = 1
+            expected_token[batch.starts[place], list(example.encodings[0].positions), columns] = 1
         else:
             expected_sentence[batch.starts[place] : batch.starts[place + 1], columns] = 1
     assert outputs.token is not None
@@ -248,5 +248,5 @@ def test_logits_of_a_task_are_its_own(network: Network, workshop: Workshop) -> N
     for place, example in enumerate(examples):
         task = network.tasks[example.task_id]
         (logits,) = task_logits(network, outputs, batch, example.task_id, [place])
-        rows = len(example.encodings[0].places) if task.token_level else len(example.encodings)
+        rows = len(example.encodings[0].positions) if task.token_level else len(example.encodings)
         assert logits.shape == (rows, task.num_outputs)
