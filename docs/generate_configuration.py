@@ -7,7 +7,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from service.settings import Settings, variable
+from polytask.service.config.settings import Settings, variable
 
 PAGE = Path(__file__).with_name("configuration.md")
 GROUPS = {

@@ -1,9 +1,10 @@
-"""The pages in `docs/` are true: links lead somewhere, settings exist, and the data of the quickstart are as its recipe wants them."""
+"""The pages in `docs/` are true: links lead somewhere, what they name exists, and the quickstart's data are as its recipe wants."""
 
 from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -13,11 +14,15 @@ from pathlib import Path
 import pytest
 
 from polytask.service.config.settings import CLIENT, Settings, env_name
+from polytask.service.observability.metrics import Metrics
 from polytask.training.data.examples import load_task
 from polytask.training.recipes.schema import Recipe
+from tests.model import networks
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+STOPS_AT_MOST = 10
 
 
 def slug(heading: str) -> str:
@@ -43,9 +48,56 @@ def test_settings_exist(page: Path) -> None:
     assert named <= {env_name(setting.name) for setting in fields(Settings)} | CLIENT
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_metrics_exist(page: Path) -> None:
+    """Every series that a page names is on the page of the metrics."""
+    metrics = Metrics(networks.classifiers(1), predictions=True).page().decode()
+    named = set(re.findall(r"\bpolytask_(?!client)[a-z_]+\b", page.read_text(encoding="utf-8")))
+    assert named <= set(re.findall(r"^# TYPE (\w+) ", metrics, re.MULTILINE))
+
+
+def test_the_configuration_is_that_of_the_settings() -> None:
+    """Its tables are what `docs/generate_configuration.py` makes, and every setting is in one of them."""
+    generator = runpy.run_path(str(DOCS / "generate_configuration.py"))
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert generator["with_tables"](page) == page
+    rows = re.findall(r"^\| `(POLYTASK_\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(env_name(setting.name) for setting in fields(Settings))
+
+
+def test_the_files_of_the_architecture_exist() -> None:
+    """Each Python file that the page names is one of the product, by its path or the end of its path."""
+    folders = ("model", "model_store", "polytask", "polytask_client", "service", "training")
+    files = [f"/{path.relative_to(ROOT).as_posix()}" for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = set(re.findall(r"[\w/]+\.py\b", (DOCS / "architecture.md").read_text(encoding="utf-8")))
+    assert not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
+
+
+def test_the_ways_have_few_stops() -> None:
+    """A request and a training run have a drawing each, of at most ten stops with a file, numbered from one."""
+    drawings = re.findall(r"```text\n(.+?)```", (DOCS / "architecture.md").read_text(encoding="utf-8"), re.DOTALL)
+    ways = [re.findall(r"^ ?(\d+) ▼  (\S+\.py) ", drawing, re.MULTILINE) for drawing in drawings]
+    ways = [way for way in ways if way]
+    assert len(ways) == 2
+    for way in ways:
+        assert [int(number) for number, _ in way] == list(range(1, len(way) + 1))
+        assert len(way) <= STOPS_AT_MOST
+        assert all((ROOT / file).is_file() for _, file in way)
+
+
+def test_what_is_decided_is_decided_there() -> None:
+    """Each file of the table of decisions has the class, function or metric for which the reader is to look."""
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    decisions = re.findall(r"^\| .+\? \| \[([\w/.]+)\]\(\.\./\1\) \| `(\w+)` \|$", page, re.MULTILINE)
+    assert len(decisions) == len(re.findall(r"^\| .+\? \|", page, re.MULTILINE))
+    for file, name in decisions:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf'\b(def|class) {name}\b|"{name}"', text), f"{name} in {file}"
+
+
 def test_the_quickstart_trains_on_what_it_writes(tmp_path: Path) -> None:
     """Its program writes records of which its recipe makes two tasks, and no wish is both learned and measured."""
-    page = (ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")
+    page = (DOCS / "quickstart.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n([^`]+WISHES[^`]+)```", page)
     (text,) = re.findall(r"```toml\n(.+?)```", page, re.DOTALL)
     (tmp_path / "tickets.py").write_text(program, encoding="utf-8")

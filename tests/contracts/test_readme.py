@@ -1,4 +1,4 @@
-"""The README is true: its examples give what it shows, its map names every file, its recipe can be read."""
+"""The examples of the README and of `docs/` are true: sent or run as they stand, they give what the pages show."""
 
 from __future__ import annotations
 
@@ -20,16 +20,27 @@ from polytask.model_store.load import load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
+from polytask.service.config.task_policies import lane_policies
 from polytask.service.single_process import assemble
 from polytask.training.recipes.schema import Recipe
 from tests.service.support.processes import polytask_serve
 from tests.service.support.serving import until
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```bash\ncurl (.+?)\n```\n\n```json\n(.+?)\n```", README, re.DOTALL)
-PROGRAMS = re.findall(r"```(python|bash)\n([^`]+?)```\n\n```text\n(.+?)```", README, re.DOTALL)
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+README = PAGES["README.md"]
 SCORE_TOLERANCE = 0.005
+
+
+def found(pattern: str) -> dict[str, list[Any]]:
+    """What the pattern finds on each page where it finds anything."""
+    matches = {name: re.findall(pattern, page, re.DOTALL) for name, page in PAGES.items()}
+    return {name: matches[name] for name in sorted(matches) if matches[name]}
+
+
+EXAMPLES = found(r"```bash\ncurl (.+?)\n```\n\n```json\n(.+?)\n```")
+PROGRAMS = found(r"```(python|bash)\n([^`]+?)```\n\n```text\n(.+?)```")
+RECIPES = found(r"```toml\n(.+?)```")
 
 
 @pytest.fixture
@@ -64,8 +75,8 @@ def assert_alike(shown: Any, given: Any) -> None:
 
 @pytest.mark.anyio
 async def test_the_examples_give_what_is_shown() -> None:
-    """Every curl line, sent as it stands to the embedded checkpoint, gets the answer that the README prints below it."""
-    assert len(EXAMPLES) == 13
+    """Every curl line, sent as it stands to the embedded checkpoint, gets the answer that the page prints below it."""
+    assert {page: len(examples) for page, examples in EXAMPLES.items()} == {"README.md": 2, "api.md": 13}
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     worker, app = assemble(checkpoint, Settings(), TorchBackend(checkpoint.network))
     async with (
@@ -74,7 +85,7 @@ async def test_the_examples_give_what_is_shown() -> None:
     ):
         await until(lambda: worker.ready or worker.failure is not None)
         asked = set()
-        for command, shown in EXAMPLES:
+        for command, shown in [example for examples in EXAMPLES.values() for example in examples]:
             path, body = request_of(command)
             response = await client.post(path, content=body)
             assert response.status_code == 200, (path, response.text)
@@ -84,11 +95,15 @@ async def test_the_examples_give_what_is_shown() -> None:
 
 
 def test_the_programs_print_what_is_shown(tmp_path: Path) -> None:
-    """Every program of the client, run as it stands at the embedded checkpoint, prints what the README shows below it."""
-    assert [language for language, _, _ in PROGRAMS] == ["python", "python", "bash"]
+    """Every program of the client, run as it stands at the embedded checkpoint, prints what the page shows below it."""
+    assert {page: [language for language, _, _ in programs] for page, programs in PROGRAMS.items()} == {
+        "README.md": ["python"],
+        "client.md": ["python", "python", "bash"],
+        "quickstart.md": ["python"],
+    }
     with polytask_serve("--runner", "torch") as url:
         command = f"{sys.executable} -m polytask predict --url {url}"
-        for language, program, shown in PROGRAMS:
+        for language, program, shown in [program for programs in PROGRAMS.values() for program in programs]:
             here = program.replace("http://127.0.0.1:8000", url).replace("polytask predict", command)
             finished = subprocess.run(
                 [sys.executable, "-c", here] if language == "python" else ["bash", "-c", here],
@@ -102,15 +117,21 @@ def test_the_programs_print_what_is_shown(tmp_path: Path) -> None:
             assert finished.stdout == shown
 
 
-def test_the_map_names_every_file() -> None:
-    """Each Python file of the product stands in the README's list of files, and nothing stands there that is not."""
-    listed = set(re.findall(r"^\| `([\w/.]+\.py)` \|", README, re.MULTILINE))
-    folders = ("model", "model_store", "training", "service", "polytask_client")
-    files = {f"{folder}/{path.name}" for folder in folders for path in (ROOT / folder).glob("*.py")}
-    assert listed == {file for file in files if not file.endswith("__init__.py")} | {"polytask.py"}
+def test_the_recipes_can_be_read() -> None:
+    """Every recipe on a page is a valid one."""
+    tasks = {
+        page: [task.name for text in recipes for task in Recipe.model_validate(tomllib.loads(text)).tasks]
+        for page, recipes in RECIPES.items()
+    }
+    assert tasks == {"README.md": ["tickets"], "quickstart.md": ["team", "urgent"], "training.md": ["tickets"]}
 
 
-def test_the_recipe_can_be_read() -> None:
-    """The recipe in the README is a valid one."""
-    (recipe,) = re.findall(r"```toml\n(.+?)```", README, re.DOTALL)
-    assert Recipe.model_validate(tomllib.loads(recipe)).tasks[0].name == "tickets"
+def test_the_policies_can_be_read() -> None:
+    """Every example of task policies is a valid one."""
+    policies = [text for page in PAGES.values() for text in re.findall(r'\{"\w+": \{"(?:weight|mix)".*\}\}', page)]
+    assert [list(lane_policies(text)) for text in policies] == [["intent"], ["answer"], ["intent"]]
+
+
+def test_the_readme_is_short() -> None:
+    """What a newcomer reads first has 200 lines at most; the rest is in `docs/`."""
+    assert len(README.splitlines()) <= 200
