@@ -28,23 +28,22 @@ include_patterns = [
     "benchmarks/*/RESULTS.md",
     "model_store/checkpoints/demo/1/card.md",
 ]
-exclude_patterns = [".*", "build", "dist", "runs", "data", "tests"]
+exclude_patterns = [".*", "build", "dist", "runs", "data"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-templates_path: list[str] = []
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_inline"]
-nitpicky = False
 default_role = "code"
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 
 html_theme = "furo"
 html_extra_path = ["site"]
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False
-pygments_style = "default"
 
 
 class Modules(SphinxDirective):
@@ -59,7 +58,8 @@ class Modules(SphinxDirective):
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
             if docstring and path.parent.resolve().is_relative_to(ROOT / folder):
                 summary = " ".join(docstring.partition("\n\n")[0].split())
-                lines.append(f"- `{path.relative_to(ROOT)}`: {summary}")
+                name = str(path.relative_to(ROOT)).replace("__init__.py", "")
+                lines.append(f"- `{name}`: {summary}")
                 self.env.note_dependency(str(path))
         return self.parse_text_to_nodes("\n".join(lines))
 
