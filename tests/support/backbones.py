@@ -110,7 +110,7 @@ CONFIGS: dict[str, Callable[..., Any]] = {
     "electra": lambda **options: transformers.ElectraConfig(**_SIZES, **{"embedding_size": 20} | options),
     "mpnet": lambda **options: transformers.MPNetConfig(**_behind_padding(), **options),
 }
-"""The config of each architecture, by the name that the README gives it; 64 tokens fit into a row of any."""
+"""The config of each architecture, by the name that docs/training.md gives it; 64 tokens fit into a row of any."""
 
 
 def reference(kind: str, seed: int = 0, **options: Any) -> Any:
