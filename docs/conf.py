@@ -11,6 +11,7 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.search.en import SearchEnglish
 from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,19 @@ html_show_copyright = False
 html_show_sphinx = False
 
 
+class SearchWithNumbers(SearchEnglish):
+    """The search that also finds numbers, such as 429: the index and the page of results know them with an `n` in front."""
+
+    js_splitter_code = r"""
+splitQuery = (query) => query.split(/[^\p{Letter}\p{Number}_]+/gu).filter((term) => term)
+  .map((term) => term.replace(/^\d+$/, "n$&"));
+"""
+
+    def split(self, input: str) -> list[str]:  # noqa: A002, the name is Sphinx's
+        """The words of a text."""
+        return [f"n{word}" if word.isdigit() else word for word in super().split(input)]
+
+
 class Modules(SphinxDirective):
     """`{modules} FOLDER`: each module below the folder of the repository, with the first paragraph of its docstring."""
 
@@ -65,5 +79,6 @@ class Modules(SphinxDirective):
 
 
 def setup(app: Sphinx) -> None:
-    """Adds the directive."""
+    """Adds the directive and the search."""
+    app.add_search_language(SearchWithNumbers)
     app.add_directive("modules", Modules)

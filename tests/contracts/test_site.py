@@ -79,13 +79,16 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
         assert not re.search(r"url\(\s*['\"]?(https?:)?//|@import", path.read_text(encoding="utf-8")), path
 
 
-def test_the_search_works_without_a_server(site: Path) -> None:
-    """Opened as a file, the search finds the page of a word."""
+@pytest.mark.parametrize(
+    ("query", "pages"),
+    [("POLYTASK_SWAP_TOLERANCE", {"Configuration", "Upgrading"}), ("429", {"Architecture", "HTTP API"})],
+)
+def test_the_search_works_without_a_server(site: Path, query: str, pages: set[str]) -> None:
+    """Opened as a file, the search finds the pages of a word or a number."""
     if not CHROMIUM:
         pytest.skip("no Chromium on this machine; `apt install chromium` brings one")
     with chromium() as browser, browser.new_context(offline=True) as context:
         page = context.new_page()
-        page.goto(f"{(site / 'search.html').as_uri()}?q=POLYTASK_SWAP_TOLERANCE")
-        results = page.locator("#search-results li a")
-        results.first.wait_for()
-        assert {"Configuration", "Upgrading"} <= {text.partition(" ")[0] for text in results.all_inner_texts()}
+        page.goto(f"{(site / 'search.html').as_uri()}?q={query}")
+        page.get_by_text("Search finished").wait_for()
+        assert pages <= set(page.locator("#search-results li a").all_inner_texts())
