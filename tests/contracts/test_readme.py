@@ -27,7 +27,10 @@ from tests.service.support.processes import polytask_serve
 from tests.service.support.serving import until
 
 ROOT = Path(__file__).parents[2]
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", ROOT / "polytask_client" / "README.md", *(ROOT / "docs").glob("*.md")]
+}
 README = PAGES["README.md"]
 SCORE_TOLERANCE = 0.005
 
@@ -76,7 +79,7 @@ def assert_alike(shown: Any, given: Any) -> None:
 @pytest.mark.anyio
 async def test_the_examples_give_what_is_shown() -> None:
     """Every curl line, sent as it stands to the embedded checkpoint, gets the answer that the page prints below it."""
-    assert {page: len(examples) for page, examples in EXAMPLES.items()} == {"README.md": 2, "api.md": 13}
+    assert {page: len(examples) for page, examples in EXAMPLES.items()} == {"README.md": 2, "docs/api.md": 13}
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     worker, app = assemble(checkpoint, Settings(), TorchBackend(checkpoint.network))
     async with (
@@ -98,8 +101,9 @@ def test_the_programs_print_what_is_shown(tmp_path: Path) -> None:
     """Every program of the client, run as it stands at the embedded checkpoint, prints what the page shows below it."""
     assert {page: [language for language, _, _ in programs] for page, programs in PROGRAMS.items()} == {
         "README.md": ["python"],
-        "client.md": ["python", "python", "bash"],
-        "quickstart.md": ["python"],
+        "docs/client.md": ["python", "python", "bash"],
+        "docs/quickstart.md": ["python"],
+        "polytask_client/README.md": ["python"],
     }
     with polytask_serve("--runner", "torch") as url:
         command = f"{sys.executable} -m polytask predict --url {url}"
@@ -123,7 +127,11 @@ def test_the_recipes_can_be_read() -> None:
         page: [task.name for text in recipes for task in Recipe.model_validate(tomllib.loads(text)).tasks]
         for page, recipes in RECIPES.items()
     }
-    assert tasks == {"README.md": ["tickets"], "quickstart.md": ["team", "urgent"], "training.md": ["tickets"]}
+    assert tasks == {
+        "README.md": ["tickets"],
+        "docs/quickstart.md": ["team", "urgent"],
+        "docs/training.md": ["tickets"],
+    }
 
 
 def test_the_policies_can_be_read() -> None:
