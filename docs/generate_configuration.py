@@ -7,7 +7,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
-from polytask.service.config.settings import Settings, variable
+from polytask.service.config.settings import Settings, env_name
 
 PAGE = Path(__file__).with_name("configuration.md")
 GROUPS = {
@@ -43,7 +43,7 @@ def _row(setting: Field[Any]) -> str:
     if setting.metadata["choices"]:
         meaning += f". One of {', '.join(f'`{choice}`' for choice in setting.metadata['choices'])}"
     flag = "--" + setting.name.replace("_", "-")
-    return f"| `{variable(setting.name)}` | `{flag}` | {default} | {meaning} |"
+    return f"| `{env_name(setting.name)}` | `{flag}` | {default} | {meaning} |"
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from polytask.model_store.load import load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
-from polytask.service.config.task_policies import lane_policies
+from polytask.service.config.task_policies import parse_task_policies
 from polytask.service.single_process import assemble
 from polytask.training.recipes.schema import Recipe
 from tests.service.support.processes import polytask_serve
@@ -137,7 +137,7 @@ def test_the_recipes_can_be_read() -> None:
 def test_the_policies_can_be_read() -> None:
     """Every example of task policies is a valid one."""
     policies = [text for page in PAGES.values() for text in re.findall(r'\{"\w+": \{"(?:weight|mix)".*\}\}', page)]
-    assert [list(lane_policies(text)) for text in policies] == [["intent"], ["answer"], ["intent"]]
+    assert [list(parse_task_policies(text)) for text in policies] == [["intent"], ["answer"], ["intent"]]
 
 
 def test_the_readme_is_short() -> None:
