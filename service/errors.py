@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class StartupError(Exception):
@@ -52,7 +52,7 @@ class ServiceError(Exception):
     outcome: ClassVar[str] = "error"
     rejection: ClassVar[str | None] = None
     headers: ClassVar[Mapping[str, str]] = {}
-    unread: ClassVar[bool] = False
+    close_connection: ClassVar[bool] = False
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: float | None = None) -> None:
         super().__init__(detail)
@@ -60,6 +60,13 @@ class ServiceError(Exception):
         self.errors = tuple(errors)
         # Rounded up: a client that comes back before there is room only adds to the load.
         self.retry_after_s = None if retry_after_s is None else max(1, math.ceil(retry_after_s))
+
+    @classmethod
+    def restored(cls, detail: str, *, retry_after_s: float | None) -> Self:
+        """An error that another process raised. Its complete `detail` takes the place of the constructor's arguments."""
+        error = cls.__new__(cls)
+        ServiceError.__init__(error, detail, retry_after_s=retry_after_s)
+        return error
 
     def problem(self) -> Problem:
         """What the client is told."""
@@ -194,7 +201,7 @@ class BodyTooLarge(ServiceError):
     title = "Body too large"
     outcome = "rejected"
     rejection = "too_large"
-    unread = True
+    close_connection = True
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"a request body has at most {limit} bytes; split the request")
@@ -227,7 +234,7 @@ class DeadlineExceeded(ServiceError):
 class BodyTooSlow(DeadlineExceeded):
     """The deadline passed before the request body had arrived."""
 
-    unread = True
+    close_connection = True
 
 
 class NotReady(ServiceError):

@@ -15,7 +15,7 @@ from polytask.model.encoding import InputEncoder
 from polytask.model_store.load import Checkpoint
 from polytask.model_store.manifest import Manifest
 from polytask.model_store.versions import resolve
-from polytask.service.api.task_info import catalogue, revision
+from polytask.service.api.task_info import describe_tasks, revision
 from polytask.service.backends.contract import Backend
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.selection import load_backend
@@ -26,7 +26,7 @@ from polytask.service.errors import StartupError
 from polytask.service.observability.logs import configure_logs
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
-from polytask.service.versions.manager import Loaded, VersionManager
+from polytask.service.versions.manager import LoadedVersion, VersionManager
 from polytask.service.versions.served import BackendInfo
 from polytask.service.web.application import application
 from polytask.service.web.listener import listen
@@ -84,7 +84,7 @@ def assemble(
         if revision == swaps.active.revision:
             ended(swaps.active.worker.failure)
 
-    def open_version(reference: str, beside: Loaded) -> Loaded:
+    def open_version(reference: str, beside: LoadedVersion) -> LoadedVersion:
         return loaded(*load_backend(replace(settings, model=reference)), settings, metrics, over, beside)
 
     def resolved(reference: str) -> str:
@@ -92,7 +92,7 @@ def assemble(
         return f"{folder.parent.name}/{folder.name}"
 
     first = loaded(checkpoint, backend, settings, metrics, over)
-    first.serves()
+    first.report_served()
     swaps = VersionManager(first, resolved, open_version, settings.swap_tolerance, SHUTDOWN_S)
 
     @contextlib.asynccontextmanager
@@ -107,7 +107,7 @@ def assemble(
         active.metrics.line(*active.worker.waiting(), ready=active.worker.ready)
         return active.metrics.page()
 
-    return first.worker, application(swaps, settings, metrics.requests, page, running(), swaps=swaps)
+    return first.worker, application(swaps, settings, metrics.requests, page, running())
 
 
 def loaded(
@@ -116,25 +116,25 @@ def loaded(
     settings: Settings,
     metrics: Metrics,
     ended: Callable[[str], None],
-    beside: Loaded | None = None,
-) -> Loaded:
+    beside: LoadedVersion | None = None,
+) -> LoadedVersion:
     """A version with all that answers for it, its worker not started. `beside`: the active version, if there is one.
 
     `ended` is called with its name and version from the worker's thread when that ends.
     """
     manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
-    engine = BackendInfo(backend.name, backend.precision, backend.device)
+    info = BackendInfo(backend.name, backend.precision, backend.device)
     own = metrics.of(manifest.tasks)
     # What is measured beside a version that works is wrong. One of the same build takes as long.
-    limits = beside.worker.limits if beside is not None and _alike(beside, manifest, engine) else None
+    limits = beside.worker.limits if beside is not None and _alike(beside, manifest, info) else None
     worker = build_worker(checkpoint, encoder, settings, backend, own, partial(ended, revision(manifest)), limits)
-    return Loaded(
+    return LoadedVersion(
         manifest=manifest,
-        desk=worker,
+        engine=worker,
         predictor=Predictor(manifest.tasks, encoder, worker, metrics.requests, settings, revision(manifest)),
-        tasks=catalogue(manifest, settings),
+        tasks=describe_tasks(manifest, settings),
         card=checkpoint.card,
-        engine=engine,
+        backend=info,
         worker=worker,
         encoder=encoder,
         metrics=own,
@@ -142,7 +142,7 @@ def loaded(
     )
 
 
-def _alike(beside: Loaded, manifest: Manifest, engine: BackendInfo) -> bool:
+def _alike(beside: LoadedVersion, manifest: Manifest, info: BackendInfo) -> bool:
     """Whether batches of a version take as long as those of another."""
     longest, other = (max(task.max_length for task in each.tasks) for each in (manifest, beside.manifest))
-    return (engine, manifest.network, longest) == (beside.engine, beside.manifest.network, other)
+    return (info, manifest.network, longest) == (beside.backend, beside.manifest.network, other)

@@ -66,7 +66,7 @@ def revision(manifest: Manifest) -> str:
     return f"{manifest.name}/{manifest.version}"
 
 
-def catalogue(manifest: Manifest, settings: Settings) -> dict[str, TaskInfo]:
+def describe_tasks(manifest: Manifest, settings: Settings) -> dict[str, TaskInfo]:
     """What there is to say about each task, by name."""
     return {task.name: _info(task, manifest, settings) for task in manifest.tasks}
 

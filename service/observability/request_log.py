@@ -21,64 +21,66 @@ class RequestLog:
     def __init__(self, share: float) -> None:
         self._share = share
 
-    def wants(self, course: RequestContext) -> bool:
+    def wants(self, context: RequestContext) -> bool:
         """Whether the request has a line."""
-        if course.exception is not None or (course.status >= 500 and (course.status != _NOT_READY or course.stages)):
+        if context.exception is not None or (
+            context.status >= 500 and (context.status != _NOT_READY or context.stages)
+        ):
             return True
         return self._share > 0 and random.random() < self._share  # noqa: S311, a sample, not cryptography
 
-    def write(self, course: RequestContext) -> None:
+    def write(self, context: RequestContext) -> None:
         """Writes the line of a request that is over."""
-        level = logging.INFO if course.status < 500 else logging.WARNING
-        if course.exception is not None:
+        level = logging.INFO if context.status < 500 else logging.WARNING
+        if context.exception is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):
             # Not `logger.log`: it would look for the place in the code, which takes as long as all the rest.
-            logger.handle(logger.makeRecord(logger.name, level, __file__, 0, RequestLine(course), (), None))
+            logger.handle(logger.makeRecord(logger.name, level, __file__, 0, RequestLine(context), (), None))
 
 
 class RequestLine(StructuredMessage):
     """A request as a message of the log."""
 
-    def __init__(self, course: RequestContext) -> None:
-        self._course = course
+    def __init__(self, context: RequestContext) -> None:
+        self._context = context
 
     def fields(self) -> dict[str, Any]:
         """What is known of it; seconds have microseconds."""
-        course = self._course
+        context = self._context
         fields: dict[str, Any] = {
             "event": "request",
-            "request_id": course.request_id,
-            "method": course.method,
-            "path": course.route,
-            "status": course.status,
-            "outcome": course.outcome,
-            "seconds": round(course.ended - course.arrived, 6),
+            "request_id": context.request_id,
+            "method": context.method,
+            "path": context.route,
+            "status": context.status,
+            "outcome": context.outcome,
+            "seconds": round(context.ended - context.arrived, 6),
         }
-        if course.tasks:
-            fields["task"] = ",".join(course.tasks)
-        if course.stages:
-            fields["stages"] = {stage: round(seconds, 6) for stage, seconds in course.seconds().items()}
-        if course.num_inputs:
-            fields |= {"inputs": course.num_inputs, "rows": course.num_rows, "tokens": course.num_tokens}
+        if context.tasks:
+            fields["task"] = ",".join(context.tasks)
+        if context.stages:
+            fields["stages"] = {stage: round(seconds, 6) for stage, seconds in context.seconds().items()}
+        if context.num_inputs:
+            fields |= {"inputs": context.num_inputs, "rows": context.num_rows, "tokens": context.num_tokens}
         for name in ("problem", "revision", "key", "trace_id", "exception"):
-            value = getattr(course, name)
+            value = getattr(context, name)
             if value is not None:
                 fields[name] = value
         return fields
 
     def __str__(self) -> str:
-        course = self._course
-        what = " ".join(filter(None, [course.method, course.route, ",".join(course.tasks)]))
-        stages = ", ".join(f"{stage} {seconds * 1000:.1f}" for stage, seconds in course.seconds().items())
+        context = self._context
+        what = " ".join(filter(None, [context.method, context.route, ",".join(context.tasks)]))
+        stages = ", ".join(f"{stage} {seconds * 1000:.1f}" for stage, seconds in context.seconds().items())
         parts = [
-            f"{what}: {course.status} {course.problem or course.outcome} in {(course.ended - course.arrived) * 1000:.1f} ms"
+            f"{what}: {context.status} {context.problem or context.outcome} in {(context.ended - context.arrived) * 1000:.1f} ms"
             + (f" ({stages})" if stages else ""),
-            f"{course.num_rows} rows, {course.num_tokens} tokens" if course.num_inputs else "",
-            f"request {course.request_id}",
-            f"trace {course.trace_id}" if course.trace_id else "",
-            f"key {course.key}" if course.key else "",
-            course.revision or "",
+            f"{context.num_rows} rows, {context.num_tokens} tokens" if context.num_inputs else "",
+            f"request {context.request_id}",
+            f"trace {context.trace_id}" if context.trace_id else "",
+            f"key {context.key}" if context.key else "",
+            context.revision or "",
         ]
         line = ", ".join(filter(None, parts))
-        return f"{line}\n{course.exception}" if course.exception else line
+        return f"{line}\n{context.exception}" if context.exception else line

@@ -43,7 +43,7 @@ class SpanTraces:
         self._tracer = self._provider.get_tracer("polytask", version("polytask"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def trace(self, course: RequestContext, scope: Scope) -> str | None:
+    def trace(self, context: RequestContext, scope: Scope) -> str | None:
         """Makes the spans of a request that is over; the id of its trace if that one is kept."""
         # From the clock of the stages to the one of traces, the same for all spans of a request.
         before_ns = time.time_ns() - round(time.monotonic() * 1e9)
@@ -52,23 +52,23 @@ class SpanTraces:
             return before_ns + round(seconds * 1e9)
 
         span = self._tracer.start_span(
-            f"{'HTTP' if course.method == OTHER_METHOD else course.method} {course.route}".strip(),
+            f"{'HTTP' if context.method == OTHER_METHOD else context.method} {context.route}".strip(),
             self._parent(scope),
             SpanKind.SERVER,
-            _attributes(course, scope),
-            start_time=at(course.arrived),
+            _attributes(context, scope),
+            start_time=at(context.arrived),
         )
         if not span.is_recording():
             return None
-        if course.status >= 500:
+        if context.status >= 500:
             span.set_status(StatusCode.ERROR)
-            span.set_attribute("error.type", course.problem or str(course.status))
+            span.set_attribute("error.type", context.problem or str(context.status))
         inside = set_span_in_context(span, Context())
-        for stage, (start, end) in course.stages.items():
+        for stage, (start, end) in context.stages.items():
             # Rows that ran together began at the same time, to the bit.
             own = {"polytask.batch": f"{start:.6f}"} if stage == "forward" else None
             self._tracer.start_span(stage, inside, attributes=own, start_time=at(start)).end(at(end))
-        span.end(at(course.ended))
+        span.end(at(context.ended))
         return format_trace_id(span.get_span_context().trace_id)
 
     def close(self) -> None:
@@ -86,28 +86,28 @@ class SpanTraces:
         return self._propagator.extract(carrier, Context())
 
 
-def _attributes(course: RequestContext, scope: Scope) -> dict[str, AttributeValue]:
+def _attributes(context: RequestContext, scope: Scope) -> dict[str, AttributeValue]:
     """What is known of a request, by the semantic conventions where they have a name for it.
 
     Not its path, which they ask for: it may hold whatever a client has put there.
     """
     known: dict[str, AttributeValue | None] = {
-        "http.request.method": course.method,
-        "http.route": course.route or None,
-        "http.response.status_code": course.status or None,
+        "http.request.method": context.method,
+        "http.route": context.route or None,
+        "http.response.status_code": context.status or None,
         "url.scheme": scope.get("scheme", "http"),
         "network.protocol.version": scope.get("http_version"),
-        "polytask.request_id": course.request_id,
-        "polytask.outcome": course.outcome,
-        "polytask.problem": course.problem,
-        "polytask.task": ",".join(course.tasks) or None,
-        "polytask.revision": course.revision,
-        "polytask.key": course.key,
+        "polytask.request_id": context.request_id,
+        "polytask.outcome": context.outcome,
+        "polytask.problem": context.problem,
+        "polytask.task": ",".join(context.tasks) or None,
+        "polytask.revision": context.revision,
+        "polytask.key": context.key,
     }
-    if course.num_inputs:
+    if context.num_inputs:
         known |= {
-            "polytask.inputs": course.num_inputs,
-            "polytask.rows": course.num_rows,
-            "polytask.tokens": course.num_tokens,
+            "polytask.inputs": context.num_inputs,
+            "polytask.rows": context.num_rows,
+            "polytask.tokens": context.num_tokens,
         }
     return {name: value for name, value in known.items() if value is not None}

@@ -56,12 +56,12 @@ class EngineClient(Protocol):
         """Forgets those rows of a request that have not been started, and counts them as dropped for the reason."""
 
 
-def require_ready(desk: EngineClient) -> None:
+def require_ready(engine: EngineClient) -> None:
     """Raises NotReady or Draining where rows would not be answered; asks for another try where that may help."""
-    if desk.draining:
+    if engine.draining:
         raise Draining(_DRAINING)
-    if not desk.ready:
-        desk.recover()
+    if not engine.ready:
+        engine.recover()
         raise NotReady("the service is warming up, or its last batch failed", retry_after_s=1)
 
 

@@ -65,7 +65,7 @@ class PredictCall:
 
     `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says
     so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the
-    request. `course`: where is noted how it goes.
+    request. `context`: where is noted how it goes.
     """
 
     task: str | None
@@ -73,7 +73,7 @@ class PredictCall:
     watch: Callable[[Callable[[], None]], Callable[[], object]]
     deadline_s: Callable[[], float | None] = lambda: None
     translate: TranslateBody = as_it_is
-    course: RequestContext = field(default_factory=RequestContext)
+    context: RequestContext = field(default_factory=RequestContext)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +91,18 @@ class Predictor:
         self,
         tasks: Sequence[Task],
         encoder: InputEncoder,
-        desk: EngineClient,
+        engine: EngineClient,
         series: RequestSeries,
         settings: Settings,
         revision: str,
     ) -> None:
-        self.jobs = RequestPreparer(tasks, encoder, settings, revision, series.predicted)
-        self._desk = desk
+        self.preparer = RequestPreparer(tasks, encoder, settings, revision, series.predicted)
+        self._engine = engine
         self._series = series
         self._settings = settings
-        self._expected = TokenEstimator()
+        self._tokens = TokenEstimator()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
-        self._ends: LoopMailbox[Completion] | None = None
+        self._mailbox: LoopMailbox[Completion] | None = None
 
     def close(self) -> None:
         """Ends the predictor's threads, when nobody waits for an answer any more."""
@@ -115,66 +115,66 @@ class Predictor:
             try:
                 prediction = await self._predict(call, arrived)
             except ServiceError as error:
-                self._failed(call.course, error, arrived)
+                self._failed(call.context, error, arrived)
                 raise
             except Exception as error:
                 internal = InternalError(error)
-                self._failed(call.course, internal, arrived)
+                self._failed(call.context, internal, arrived)
                 raise internal from error
-        for task in call.course.tasks:
+        for task in call.context.tasks:
             self._series.answered(task, prediction.stages, time.monotonic() - arrived)
         return prediction
 
-    def _failed(self, course: RequestContext, error: ServiceError, arrived: float) -> None:
+    def _failed(self, context: RequestContext, error: ServiceError, arrived: float) -> None:
         # A body that is for several tasks may not have been read.
-        for task in course.tasks or (UNKNOWN_TASK,):
+        for task in context.tasks or (UNKNOWN_TASK,):
             self._series.failed(task, error, time.monotonic() - arrived)
 
     async def _predict(self, call: PredictCall, arrived: float) -> Prediction:
-        course = call.course
+        context = call.context
         if call.task is not None:
-            if call.task not in self.jobs.tasks:
-                raise UnknownTask(call.task, list(self.jobs.tasks))
-            course.tasks = (call.task,)
-        require_ready(self._desk)
+            if call.task not in self.preparer.tasks:
+                raise UnknownTask(call.task, list(self.preparer.tasks))
+            context.tasks = (call.task,)
+        require_ready(self._engine)
         asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
         deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
         body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
         # Before it is tokenised: under overload a refusal must cost little, and come at once.
-        task_id = None if call.task is None else self.jobs.ids[call.task]
+        task_id = None if call.task is None else self.preparer.ids[call.task]
         with _told_to_clients():
-            self._desk.require_room(task_id, self._expected.of(len(body)), self._expected.in_hand, deadline)
+            self._engine.require_room(task_id, self._tokens.estimate(len(body)), self._tokens.pending_tokens, deadline)
         started = time.monotonic()
         job = await self._job(call, body, deadline)
         tokenized = time.monotonic()
-        course.tasks = job.tasks
-        course.num_inputs, course.num_rows, course.num_tokens = job.num_inputs, len(job.rows), job.num_tokens
-        course.stages["tokenize"] = started, tokenized
+        context.tasks = job.tasks
+        context.num_inputs, context.num_rows, context.num_tokens = job.num_inputs, len(job.rows), job.num_tokens
+        context.stages["tokenize"] = started, tokenized
         results = await self._run(job, deadline, call)
         woken = time.monotonic()
-        course.stages["queue"] = tokenized, results.started
-        course.stages["forward"] = results.started, results.ended
+        context.stages["queue"] = tokenized, results.started
+        context.stages["forward"] = results.started, results.ended
         rendered = await self._decode(job, results.logits)
-        course.stages["postprocess"] = woken, time.monotonic()
-        return Prediction(rendered, course.seconds())
+        context.stages["postprocess"] = woken, time.monotonic()
+        return Prediction(rendered, context.seconds())
 
     async def _job(self, call: PredictCall, body: bytes, deadline: float) -> PreparedRequest:
         def job() -> PreparedRequest:
-            return self.jobs.job(call.task, call.translate(body))
+            return self.preparer.prepare(call.task, call.translate(body))
 
         if len(body) <= _SMALL_BODY:
             return self._learnt(body, job())
         late = DeadlineExceeded("the deadline passed before the request was in line")
-        expected = self._expected.of(len(body))
-        self._expected.begin(expected)
+        expected = self._tokens.estimate(len(body))
+        self._tokens.add(expected)
         try:
             return self._learnt(body, await _by(deadline, self._on_thread(job), late))
         finally:
-            self._expected.end(expected)
+            self._tokens.remove(expected)
 
     def _learnt(self, body: bytes, job: PreparedRequest) -> PreparedRequest:
         # Of one task: what several tasks make of the same texts would be expected of every single one.
-        self._expected.learn(len(body), job.num_tokens // len(job.shares))
+        self._tokens.update(len(body), job.num_tokens // len(job.shares))
         return job
 
     async def _run(self, job: PreparedRequest, deadline: float, call: PredictCall) -> Results:
@@ -183,9 +183,9 @@ class Predictor:
             now = time.monotonic()
             return Results([], now, now)
         loop = asyncio.get_running_loop()
-        if self._ends is None or self._ends.loop is not loop:
-            self._ends = completion_mailbox(loop)
-        ticket = PendingRequest(len(job.rows), self._ends)
+        if self._mailbox is None or self._mailbox.loop is not loop:
+            self._mailbox = completion_mailbox(loop)
+        ticket = PendingRequest(len(job.rows), self._mailbox)
         rows = [
             Row(task_id, len(encoding), deadline, RowPayload(encoding, ticket, place))
             for place, (task_id, encoding) in enumerate(job.rows)
@@ -196,7 +196,7 @@ class Predictor:
         try:
             return await ticket.future
         except BaseException as error:
-            self._desk.cancel(rows, drop_reason(error))
+            self._engine.cancel(rows, drop_reason(error))
             raise
         finally:
             timer.cancel()
@@ -206,13 +206,13 @@ class Predictor:
         if rows[0].deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was in line")
         with _told_to_clients():
-            self._desk.submit(rows)
+            self._engine.submit(rows)
 
     async def _decode(self, job: PreparedRequest, logits: list[Logits]) -> bytes:
         num_tokens = sum(len(own) for own in logits if own.ndim > 1)
         if len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE:
-            return self.jobs.response(job, logits)
-        return await self._on_thread(self.jobs.response, job, logits)
+            return self.preparer.render(job, logits)
+        return await self._on_thread(self.preparer.render, job, logits)
 
     def _on_thread(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)

@@ -50,7 +50,7 @@ class TaskPart:
 class PreparedRequest:
     """A request that can be run. `alone`: it came to the path of its only task. `pieces`: None where nobody keeps any.
 
-    `rows`: of all shares with their task ids, in the order in which `RequestPreparer.response` wants their logits; they have
+    `rows`: of all shares with their task ids, in the order in which `RequestPreparer.render` wants their logits; they have
     `num_tokens` together.
     """
 
@@ -94,7 +94,7 @@ class RequestPreparer:
         self._revision = revision
         self._predicted = predicted
 
-    def job(self, task: str | None, body: bytes) -> PreparedRequest:
+    def prepare(self, task: str | None, body: bytes) -> PreparedRequest:
         """The job of a body that came to the path of `task`, or that itself says which tasks it is for.
 
         Raises UnknownTask, InvalidInput or TooManyInputs.
@@ -119,7 +119,7 @@ class RequestPreparer:
         rows = [(share.task_id, row) for share in shares for encodings in share.encodings for row in encodings]
         return PreparedRequest(shares, task is not None, len(parsed.items), options, pieces, rows, most_tokens - left)
 
-    def response(self, job: PreparedRequest, logits: Sequence[Logits]) -> bytes:
+    def render(self, job: PreparedRequest, logits: Sequence[Logits]) -> bytes:
         """The response to a job whose rows have these logits."""
         usage, remaining = Usage(job.num_inputs, len(job.rows), job.num_tokens), iter(logits)
         answers = {share.task.name: self._answers(job, share, remaining) for share in job.shares}

@@ -13,23 +13,23 @@ class TokenEstimator:
     """The tokens of requests that are being tokenised, as far as can be known. Not thread-safe: for one event loop."""
 
     def __init__(self) -> None:
-        self.in_hand = 0
+        self.pending_tokens = 0
         self._bytes = _FIRST_BYTES
         self._tokens = _FIRST_TOKENS
 
-    def of(self, num_bytes: int) -> int:
+    def estimate(self, num_bytes: int) -> int:
         """The tokens of a body of so many bytes."""
         return int(num_bytes * self._tokens / self._bytes)
 
-    def begin(self, num_tokens: int) -> None:
+    def add(self, num_tokens: int) -> None:
         """A request of which so many are expected is now being tokenised."""
-        self.in_hand += num_tokens
+        self.pending_tokens += num_tokens
 
-    def end(self, num_tokens: int) -> None:
+    def remove(self, num_tokens: int) -> None:
         """It is no longer, whatever became of it."""
-        self.in_hand -= num_tokens
+        self.pending_tokens -= num_tokens
 
-    def learn(self, num_bytes: int, num_tokens: int) -> None:
+    def update(self, num_bytes: int, num_tokens: int) -> None:
         """A body of so many bytes had so many tokens."""
         self._bytes = _MEMORY * self._bytes + num_bytes
         self._tokens = _MEMORY * self._tokens + num_tokens

@@ -12,7 +12,7 @@ from polytask.model.encoding import InputEncoder
 from polytask.model_store.manifest import read_card, read_manifest
 from polytask.model_store.tokenizer import load_tokenizer
 from polytask.model_store.versions import resolve
-from polytask.service.api.task_info import catalogue, revision
+from polytask.service.api.task_info import describe_tasks, revision
 from polytask.service.config.settings import Settings
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
@@ -32,22 +32,26 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
     encoder = InputEncoder(load_tokenizer(version, manifest))
     metrics = Metrics(manifest.tasks, predictions=settings.counts_predictions)
     sockets = [engine_socket(folder, number) for number in range(len(settings.engine_devices))]
-    desk = RemoteEngineClient(sockets, settings.max_waiting_tokens)
-    predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, settings, revision(manifest))
+    engine_client = RemoteEngineClient(sockets, settings.max_waiting_tokens)
+    predictor = Predictor(manifest.tasks, encoder, engine_client, metrics.requests, settings, revision(manifest))
 
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        async with desk.connected():
+        async with engine_client.connected():
             parent.hear_ready()
             yield
         predictor.close()
 
-    place = ProcessIndex(folder / "allowances", number, settings.num_frontends)
+    process_index = ProcessIndex(folder / "rate_limits", number, settings.num_frontends)
     served = ServedVersion(
-        manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, settings), card=card
+        manifest=manifest,
+        engine=engine_client,
+        predictor=predictor,
+        tasks=describe_tasks(manifest, settings),
+        card=card,
     )
-    app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), place)
-    server = http_server(app, settings, accept_at_once=1)
+    app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
+    server = http_server(app, settings, backlog=1)
     parent.when_over(partial(setattr, server, "should_exit", True))
     run_server(server, SharedListener(listener))
 

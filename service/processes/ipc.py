@@ -111,10 +111,7 @@ class Failed(_Message, frozen=True):
         kind = _kinds(ServiceError).get(self.error)
         if kind is None or issubclass(kind, InternalError):
             return InternalError(EngineError(self.detail), textless=True)
-        # Not its own constructor: what that makes of its arguments is in the detail.
-        error = kind.__new__(kind)
-        ServiceError.__init__(error, self.detail, retry_after_s=self.retry_after_s)
-        return error
+        return kind.restored(self.detail, retry_after_s=self.retry_after_s)
 
 
 class Status(_Message, frozen=True):

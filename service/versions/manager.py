@@ -31,7 +31,7 @@ _TICK_S = 0.01
 
 
 @dataclass(eq=False, kw_only=True)
-class Loaded(ServedVersion):
+class LoadedVersion(ServedVersion):
     """A version whose worker is in this process. `metrics`: as its worker writes them; `run`: its network."""
 
     worker: Worker
@@ -39,10 +39,10 @@ class Loaded(ServedVersion):
     metrics: Metrics
     run: Run
 
-    def serves(self) -> None:
+    def report_served(self) -> None:
         """Notes in the metrics that this is what is served."""
-        assert self.engine is not None
-        self.metrics.serves(self.revision, self.engine.backend, self.engine.precision, self.engine.device)
+        assert self.backend is not None
+        self.metrics.serves(self.revision, self.backend.name, self.backend.precision, self.backend.device)
 
     def close(self, timeout_s: float) -> None:
         """Answers what is in line, and ends its threads."""
@@ -61,14 +61,14 @@ class VersionManager:
 
     def __init__(
         self,
-        first: Loaded,
+        first: LoadedVersion,
         resolve: Callable[[str], str],
-        open_version: Callable[[str, Loaded], Loaded],
+        open_version: Callable[[str, LoadedVersion], LoadedVersion],
         tolerance: float,
         close_s: float,
     ) -> None:
         self.active = first
-        self.standby: Loaded | None = None
+        self.standby: LoadedVersion | None = None
         self.load: LoadStatus | None = None
         self._resolve = resolve
         self._open = open_version
@@ -83,7 +83,7 @@ class VersionManager:
         """The name and version of what is being loaded."""
         return self.load.model if self.load is not None and self.load.state is LoadState.LOADING else None
 
-    def begin(self, reference: str, tolerances: Mapping[str, float]) -> None:
+    def start_loading(self, reference: str, tolerances: Mapping[str, float]) -> None:
         """Begins to load a version beside the active one; `load` says how far it is.
 
         Raises UnknownModel, InvalidInput for tolerances of unknown tasks, or Conflict.
@@ -133,7 +133,7 @@ class VersionManager:
         self._can_go_back, self._unloading = False, True
         try:
             # Deadlines see to it that this ends.
-            while standby.under_way:  # noqa: ASYNC110, counted without events as every request counts
+            while standby.num_in_flight:  # noqa: ASYNC110, counted without events as every request counts
                 await asyncio.sleep(_TICK_S)
             await asyncio.to_thread(standby.close, self._close_s)
             self.active.metrics.forget(standby.tasks.keys() - self.active.tasks.keys())
@@ -162,15 +162,15 @@ class VersionManager:
         if not self.standby.worker.ready:
             raise Conflict(f"{self.standby.revision} is not ready: its last batch failed, or its device is gone")
         self.active, self.standby = self.standby, self.active
-        self.active.moved()
-        self.standby.moved()
-        self.active.serves()
+        self.active.touch()
+        self.standby.touch()
+        self.active.report_served()
         logger.info("%s answers from now on, %s is on standby", self.active.revision, self.standby.revision)
 
     def _run(self, revision: str, tolerances: Mapping[str, float], loop: asyncio.AbstractEventLoop) -> None:
         """Loads, in a thread of its own."""
         try:
-            load, loaded = self._compared(revision, tolerances)
+            load, loaded = self._load_and_compare(revision, tolerances)
         except GoldenMismatch as error:
             load, loaded = LoadStatus(revision, LoadState.REFUSED, str(error)), None
         except (StoreError, StartupError) as error:
@@ -184,9 +184,11 @@ class VersionManager:
             _trim()
         # The loop is closed when the service has ended meanwhile.
         with contextlib.suppress(RuntimeError):
-            loop.call_soon_threadsafe(self._over, load, loaded)
+            loop.call_soon_threadsafe(self._loading_done, load, loaded)
 
-    def _compared(self, revision: str, tolerances: Mapping[str, float]) -> tuple[LoadStatus, Loaded | None]:
+    def _load_and_compare(
+        self, revision: str, tolerances: Mapping[str, float]
+    ) -> tuple[LoadStatus, LoadedVersion | None]:
         active = self.active
         loaded = self._open(revision, active)
         try:
@@ -213,7 +215,7 @@ class VersionManager:
         detail = f"golden answers of {active.revision} have moved too far: {'; '.join(far)}"
         return replace(load, state=LoadState.REFUSED, detail=detail), None
 
-    def _over(self, load: LoadStatus, loaded: Loaded | None) -> None:
+    def _loading_done(self, load: LoadStatus, loaded: LoadedVersion | None) -> None:
         self.load, self.standby, self._loader = load, loaded, None
         self._can_go_back = False
         self.active.metrics.reloads.labels(load.state.value).inc()

@@ -21,7 +21,7 @@ from polytask.service.web.middleware.rate_limits import ProcessIndex
 from polytask.service.web.middleware.request_tracking import RequestTrackingMiddleware, Traces
 from polytask.service.web.openapi import complete
 from polytask.service.web.problem_details import CLIENT_ERRORS, ErrorResponder
-from polytask.service.web.routes.admin import Changes, admin_routes
+from polytask.service.web.routes.admin import admin_routes
 from polytask.service.web.routes.models import model_routes
 from polytask.service.web.routes.open_inference import Models, inference_routes
 from polytask.service.web.routes.playground import playground_routes
@@ -43,12 +43,11 @@ def application(
     series: RequestSeries,
     page: Callable[[], bytes],
     running: AbstractAsyncContextManager[None],
-    place: ProcessIndex | None = None,
-    swaps: Changes | None = None,
+    process_index: ProcessIndex | None = None,
 ) -> FastAPI:
     """The application. `page`: the metrics; `running`: entered before the first request, left after the last.
 
-    `place`: of this process among several that answer on one port. `swaps`: what changes the versions, if anything may.
+    `process_index`: of this process among several that answer on one port.
     """
     traces = _traces(settings)
 
@@ -78,7 +77,7 @@ def application(
     app.include_router(playground_routes())
     # Without keys there is no /admin.
     if settings.keys:
-        app.include_router(admin_routes(swaps, settings.max_body_bytes))
+        app.include_router(admin_routes(versions, settings.max_body_bytes))
     problems = ErrorResponder(log_texts=settings.log_texts == "yes")
     for error in CLIENT_ERRORS:
         app.add_exception_handler(error, problems.handle)
@@ -86,7 +85,9 @@ def application(
     complete(app.openapi(), versions.active.tasks, versions.active.examples(), keyed=bool(settings.keys))
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(PredictFastPath, answer=predict)
-    app.add_middleware(AuthenticationMiddleware, keys=settings.keys, versions=versions, series=series, place=place)
+    app.add_middleware(
+        AuthenticationMiddleware, keys=settings.keys, versions=versions, series=series, process_index=process_index
+    )
     app.add_middleware(
         RequestTrackingMiddleware, problems=problems, log=RequestLog(settings.log_requests), traces=traces
     )

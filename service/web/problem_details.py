@@ -38,17 +38,17 @@ class ErrorResponder:
         """The problem that a client gets instead of an answer. Notes it in the course of the request."""
         if not isinstance(error, CLIENT_ERRORS):
             error = InternalError(error)
-        course: RequestContext = scope[REQUEST_CONTEXT]
-        found = replace(_problem(error), request_id=course.request_id)
-        course.outcome = error.outcome if isinstance(error, ServiceError) else InvalidInput.outcome
-        course.problem = found.type
+        context: RequestContext = scope[REQUEST_CONTEXT]
+        found = replace(_problem(error), request_id=context.request_id)
+        context.outcome = error.outcome if isinstance(error, ServiceError) else InvalidInput.outcome
+        context.problem = found.type
         if isinstance(error, InternalError):
             assert error.__cause__ is not None
-            course.exception = _format_traceback(error.__cause__, messages=error.textless or self._log_texts)
+            context.exception = _format_traceback(error.__cause__, messages=error.textless or self._log_texts)
         headers = dict(getattr(error, "headers", None) or {})
         if found.retry_after_s is not None:
             headers["Retry-After"] = str(found.retry_after_s)
-        if isinstance(error, ServiceError) and error.unread:
+        if isinstance(error, ServiceError) and error.close_connection:
             headers["Connection"] = "close"
         if of_other_protocol(scope["path"]):
             # These know a wrong input by 400.

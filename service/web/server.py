@@ -29,7 +29,7 @@ def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
     server.run(sockets=[listener])
 
 
-def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) -> uvicorn.Server:
+def http_server(app: FastAPI, settings: Settings, backlog: int = 2048) -> uvicorn.Server:
     """A server that ends gracefully: it answers what it has accepted, until no request can be within its deadline."""
     return DrainingServer(
         uvicorn.Config(
@@ -40,7 +40,7 @@ def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 2048) ->
             access_log=False,
             server_header=False,
             proxy_headers=False,  # nobody asks who the client is
-            backlog=accept_at_once,
+            backlog=backlog,
             timeout_graceful_shutdown=int(settings.deadline_s) + SHUTDOWN_S,
         ),
         app,
@@ -61,7 +61,7 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn does, after that while. A second SIGINT cuts it short."""
-        self._state.leaving = True
+        self._state.shutting_down = True
         end = time.monotonic() + self._drain_s
         while not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110, a signal handler sets it
             await asyncio.sleep(_TICK_S)
@@ -70,5 +70,5 @@ class DrainingServer(uvicorn.Server):
 
 def require_accepting(request: Request) -> None:
     """Raises Draining where the process that answers is about to end."""
-    if getattr(request.app.state, "leaving", False):
+    if getattr(request.app.state, "shutting_down", False):
         raise Draining("the service is about to end; it answers what still comes")

@@ -13,7 +13,7 @@ from polytask.service.errors import Forbidden, ServiceError, Unauthorized
 from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
 from polytask.service.request_context import REQUEST_CONTEXT
 from polytask.service.versions.served import Versions
-from polytask.service.web.middleware.rate_limits import ProcessIndex, RateLimiter, allowances
+from polytask.service.web.middleware.rate_limits import ProcessIndex, RateLimiter, rate_limiters
 
 _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
@@ -38,25 +38,25 @@ class AuthenticationMiddleware:
         keys: Sequence[Key],
         versions: Versions,
         series: RequestSeries,
-        place: ProcessIndex | None = None,
+        process_index: ProcessIndex | None = None,
     ) -> None:
         self._app = app
         self._keys = Keys(keys) if keys else None
-        self._allowances = allowances(keys, place)
+        self._rate_limiters = rate_limiters(keys, process_index)
         self._versions = versions
         self._series = series
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request (ASGI)."""
-        allowance = self._admit(scope) if scope["type"] == "http" else None
-        if allowance is None:
+        limiter = self._admit(scope) if scope["type"] == "http" else None
+        if limiter is None:
             await self._app(scope, receive, send)
             return
         entered = time.monotonic()
         try:
             await self._app(scope, receive, send)
         finally:
-            allowance.leave(time.monotonic() - entered)
+            limiter.release(time.monotonic() - entered)
 
     def _admit(self, scope: Scope) -> RateLimiter | None:
         """Lets the request pass, or raises why not. Returns the allowance that it has entered, if its key has limits."""
@@ -74,15 +74,15 @@ class AuthenticationMiddleware:
             scope[REQUEST_CONTEXT].key = key.name
             if _is_admin(path):
                 require_admin(key)
-            allowance = self._allowances.get(key.name)
-            if allowance is not None:
-                allowance.enter(time.monotonic())
+            limiter = self._rate_limiters.get(key.name)
+            if limiter is not None:
+                limiter.acquire(time.monotonic())
         except ServiceError as error:
             task = self._task(path)
             self._series.failed(task, error, 0)
             scope[REQUEST_CONTEXT].tasks = [task] if task != UNKNOWN_TASK else ()
             raise
-        return allowance
+        return limiter
 
     def _task(self, path: str) -> str:
         """The task that a path is about, as refusals are counted: /v1/tasks/TASK/…, /v2/models/TASK/…, /v1/models/TASK:…"""

@@ -28,11 +28,11 @@ _REMEMBERED = 16
 
 @dataclass(frozen=True, slots=True)
 class ProcessIndex:
-    """Which of several processes this is: number `number` of `of`, which share `file`."""
+    """Which of `num_processes` processes this is, counted from 0. They share the limits in `file`."""
 
     file: Path
     number: int
-    of: int
+    num_processes: int
 
 
 class RateLimiter:
@@ -55,7 +55,7 @@ class RateLimiter:
         # Those of a process that had this number and has died ended with it.
         counts[self._own] = 0
 
-    def enter(self, now: float) -> None:
+    def acquire(self, now: float) -> None:
         """A request comes. Raises ConcurrencyLimited or RateLimited; else `leave` is to be called when it ends."""
         with self._lock:
             counts = self._counts
@@ -69,31 +69,35 @@ class RateLimiter:
                 counts[0] = full
             counts[self._own] += 1
 
-    def leave(self, seconds: float) -> None:
+    def release(self, seconds: float) -> None:
         """A request that entered has ended; `seconds` after that."""
         self._mean_s += (seconds - self._mean_s) / _REMEMBERED
         with self._lock:
             self._counts[self._own] -= 1
 
 
-def allowances(keys: Sequence[Key], place: ProcessIndex | None = None) -> dict[str, RateLimiter]:
+def rate_limiters(keys: Sequence[Key], process_index: ProcessIndex | None = None) -> dict[str, RateLimiter]:
     """The allowances of those keys that have limits, by name. Without a place this is the only process."""
     limited = [key for key in keys if key.requests_per_s or key.concurrent]
     if not limited:
         return {}
-    width = 1 + (place.of if place else 1)
-    counts, lock = _memory(len(limited) * width * _NUMBER_BYTES, place)
+    width = 1 + (process_index.num_processes if process_index else 1)
+    counts, lock = _memory(len(limited) * width * _NUMBER_BYTES, process_index)
     return {
-        key.name: RateLimiter(key, counts[row * width : (row + 1) * width], place.number if place else 0, lock)
+        key.name: RateLimiter(
+            key, counts[row * width : (row + 1) * width], process_index.number if process_index else 0, lock
+        )
         for row, key in enumerate(limited)
     }
 
 
-def _memory(num_bytes: int, place: ProcessIndex | None) -> tuple[memoryview[float], AbstractContextManager[None]]:
+def _memory(
+    num_bytes: int, process_index: ProcessIndex | None
+) -> tuple[memoryview[float], AbstractContextManager[None]]:
     """Numbers that are 0 at first, and what to hold while they are used."""
-    if place is None:
+    if process_index is None:
         return memoryview(mmap.mmap(-1, num_bytes)).cast("d"), nullcontext()
-    descriptor = os.open(place.file, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(process_index.file, os.O_RDWR | os.O_CREAT, 0o600)
     os.ftruncate(descriptor, num_bytes)
     return memoryview(mmap.mmap(descriptor, num_bytes)).cast("d"), _Lock(descriptor)
 

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polytask.service.observability.request_ids import HEADER, request_id, trace_id
 from polytask.service.observability.request_log import RequestLog
-from polytask.service.request_context import _METHODS, OTHER_METHOD, REQUEST_CONTEXT, RequestContext
+from polytask.service.request_context import METHODS, OTHER_METHOD, REQUEST_CONTEXT, RequestContext
 from polytask.service.web.middleware.predict_fast_path import PREDICT, predicted_task
 from polytask.service.web.problem_details import ErrorResponder
 
@@ -20,7 +20,7 @@ _PROBES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/he
 class Traces(Protocol):
     """Where requests are traced, if anywhere."""
 
-    def trace(self, course: RequestContext, scope: Scope) -> str | None:
+    def trace(self, context: RequestContext, scope: Scope) -> str | None:
         """Makes the spans of a request that is over; the id of its trace if that one is kept."""
 
     def close(self) -> None:
@@ -42,11 +42,11 @@ class RequestTrackingMiddleware:
             await self._app(scope, receive, send)
             return
         own = request_id(scope["headers"])
-        scope[REQUEST_CONTEXT] = course = RequestContext(own.decode(), time.monotonic())
+        scope[REQUEST_CONTEXT] = context = RequestContext(own.decode(), time.monotonic())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                course.status = message["status"]
+                context.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (HEADER, own)]
             await send(message)
 
@@ -55,24 +55,24 @@ class RequestTrackingMiddleware:
         except Exception as error:  # noqa: BLE001, whatever it is, the client gets a problem and the log the reason
             response = self._problems.response(scope, error)
             # A response that has begun cannot be taken back: the server cuts it off.
-            if not course.status:
+            if not context.status:
                 await response(scope, receive, send_with_id)
         finally:
-            self._over(scope, course)
+            self._over(scope, context)
 
-    def _over(self, scope: Scope, course: RequestContext) -> None:
-        logged = self._log.wants(course)
+    def _over(self, scope: Scope, context: RequestContext) -> None:
+        logged = self._log.wants(context)
         if not logged and self._traces is None:
             return
-        course.ended = time.monotonic()
-        course.method = scope["method"] if scope["method"] in _METHODS else OTHER_METHOD
-        course.route = route(scope)
-        if course.route in _PROBES and course.exception is None:
+        context.ended = time.monotonic()
+        context.method = scope["method"] if scope["method"] in METHODS else OTHER_METHOD
+        context.route = route(scope)
+        if context.route in _PROBES and context.exception is None:
             return
-        traced = None if self._traces is None else self._traces.trace(course, scope)
-        course.trace_id = traced or trace_id(scope["headers"])
+        traced = None if self._traces is None else self._traces.trace(context, scope)
+        context.trace_id = traced or trace_id(scope["headers"])
         if logged:
-            self._log.write(course)
+            self._log.write(context)
 
 
 def route(scope: Scope) -> str:

@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import APIRouter, Request
 
 from polytask.service.api.parsing import parse_load
-from polytask.service.errors import SingleProcessOnly
 from polytask.service.versions.served import LoadStatus, Versions
 from polytask.service.web.routes.predict_call import read_body
-
-
-class Changes(Versions, Protocol):
-    """What changes the versions in memory: `swaps.Swaps`, which needs torch and is not in every process."""
-
-    @property
-    def load(self) -> LoadStatus | None:
-        """The last load."""
-
-    def begin(self, reference: str, tolerances: Mapping[str, float]) -> None:
-        """Begins to load a version. Raises UnknownModel, InvalidInput or Conflict."""
-
-    def activate(self) -> None:
-        """Lets the version on standby answer. Raises Conflict."""
-
-    def rollback(self) -> None:
-        """Takes the last `activate` back. Raises Conflict."""
-
-    async def unload(self) -> None:
-        """Forgets the version on standby. Raises Conflict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +21,14 @@ class SwapState:
     load: LoadStatus | None
 
 
-def admin_routes(swaps: Changes | None, max_body_bytes: int) -> APIRouter:
-    """What an admin may do. `swaps`: None where other processes run the versions, so all of this is refused."""
+def admin_routes(versions: Versions, max_body_bytes: int) -> APIRouter:
+    """The paths below /admin. A FixedVersion answers all of them with SingleProcessOnly."""
     router = APIRouter(prefix="/admin/models", tags=["admin"])
     refusals: dict[int | str, dict[str, Any]] = {status: {} for status in (403, 409, 501)}
 
-    def here() -> Changes:
-        if swaps is None:
-            raise SingleProcessOnly
-        return swaps
-
     def state() -> SwapState:
-        standby = here().standby
-        return SwapState(here().active.revision, standby.revision if standby else None, here().load)
+        standby = versions.standby
+        return SwapState(versions.active.revision, standby.revision if standby else None, versions.load)
 
     @router.get("", summary="What is active and on standby, and how the last load went", responses={403: {}, 501: {}})
     async def show() -> SwapState:
@@ -69,22 +42,22 @@ def admin_routes(swaps: Changes | None, max_body_bytes: int) -> APIRouter:
     )
     async def load(request: Request) -> SwapState:
         wanted = parse_load(await read_body(request, max_body_bytes))
-        here().begin(wanted.model, wanted.tolerances)
+        versions.start_loading(wanted.model, wanted.tolerances)
         return state()
 
     @router.post("/activate", summary="Lets the version on standby answer new requests", responses=refusals)
     async def activate() -> SwapState:
-        here().activate()
+        versions.activate()
         return state()
 
     @router.post("/rollback", summary="Takes the last activate back", responses=refusals)
     async def rollback() -> SwapState:
-        here().rollback()
+        versions.rollback()
         return state()
 
     @router.post("/unload", summary="Forgets the version on standby", responses=refusals)
     async def unload() -> SwapState:
-        await here().unload()
+        await versions.unload()
         return state()
 
     return router

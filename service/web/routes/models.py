@@ -74,16 +74,16 @@ def model_routes(versions: Versions) -> APIRouter:
 
 
 def _info(served: ServedVersion, state: Literal["active", "standby"]) -> ModelInfo:
-    manifest, engine = served.manifest, served.engine
+    manifest, backend = served.manifest, served.backend
     return ModelInfo(
         model=served.revision,
         name=manifest.name,
         version=manifest.version,
         state=state,
         since=served.since.isoformat(timespec="seconds"),
-        backend=engine.backend if engine else None,
-        precision=engine.precision if engine else None,
-        device=engine.device if engine else None,
+        backend=backend.name if backend else None,
+        precision=backend.precision if backend else None,
+        device=backend.device if backend else None,
         tasks=list(served.tasks),
         metrics=manifest.metrics,
         baselines=manifest.baselines,

@@ -59,7 +59,7 @@ class Models:
     async def ready(self, request: Request) -> dict[str, bool]:
         """Raises NotReady or Draining where requests are not answered, or soon will not be."""
         require_accepting(request)
-        require_ready(self._versions.active.desk)
+        require_ready(self._versions.active.engine)
         return {"ready": True}
 
     async def model_ready(self, request: Request) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Models:
         served = self._versions.active
         task = _task(served, request)
         require_accepting(request)
-        require_ready(served.desk)
+        require_ready(served.engine)
         return {"name": task.name, "ready": True}
 
     async def metadata(self, request: Request) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _version(served: ServedVersion) -> str:
 
 def _task(served: ServedVersion, request: Request) -> Task:
     """The task in the path. Raises UnknownTask or UnknownVersion."""
-    tasks, name, version = served.predictor.jobs.tasks, request.path_params["task"], _version(served)
+    tasks, name, version = served.predictor.preparer.tasks, request.path_params["task"], _version(served)
     if name not in tasks:
         raise UnknownTask(name, list(tasks))
     if request.path_params.get("version", version) != version:

@@ -41,9 +41,9 @@ async def run_prediction(
 
     `translate`: as in Call. Raises ServiceError.
     """
-    course: RequestContext = request.scope[REQUEST_CONTEXT]
-    course.revision = served.revision
-    served.under_way += 1
+    context: RequestContext = request.scope[REQUEST_CONTEXT]
+    context.revision = served.revision
+    served.num_in_flight += 1
     try:
         return await served.predictor.predict(
             PredictCall(
@@ -52,11 +52,11 @@ async def run_prediction(
                 watch=lambda gone: _watch(request, gone),
                 deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
                 translate=translate,
-                course=course,
+                context=context,
             )
         )
     finally:
-        served.under_way -= 1
+        served.num_in_flight -= 1
 
 
 def headers(prediction: Prediction, served: ServedVersion) -> dict[str, str]:

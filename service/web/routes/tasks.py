@@ -80,7 +80,7 @@ def operation_routes(versions: Versions, page: Callable[[], bytes]) -> APIRouter
     @router.get("/readyz", summary="Whether requests are answered", responses={503: {}})
     async def ready(request: Request) -> dict[str, str]:
         require_accepting(request)
-        require_ready(versions.active.desk)
+        require_ready(versions.active.engine)
         return {"status": "ready"}
 
     @router.head("/metrics", include_in_schema=False)

@@ -11,7 +11,7 @@ from polytask.model.tasks import Task
 from polytask.model_store.load import Checkpoint
 from polytask.service.api.parsing import parse
 from polytask.service.api.schemas import from_input
-from polytask.service.api.task_info import catalogue, example_input, revision
+from polytask.service.api.task_info import describe_tasks, example_input, revision
 from polytask.service.config.settings import Settings
 from tests.service.support import checkpoints
 from tests.support import tiny
@@ -21,7 +21,7 @@ SETTINGS = Settings(max_inputs=5, max_candidates=6, max_body_bytes=7, deadline_s
 
 def test_a_task_is_described_completely(checkpoint: Checkpoint) -> None:
     """Everything a client needs is there: kind, labels, fields, limits, an example, and how good the model is."""
-    found = catalogue(checkpoint.manifest, SETTINGS)
+    found = describe_tasks(checkpoint.manifest, SETTINGS)
     assert list(found) == [task.name for task in tiny.tasks()]
     topics = found["topics"]
     assert topics.kind == "multilabel"
@@ -46,7 +46,7 @@ def test_without_goldens_an_example_is_made_up(task: Task, checkpoint: Checkpoin
     item = example_input(task, bare)
     body = b'{"inputs": [%s]}' % json.dumps(from_input(task, item)).encode()
     assert parse(task, body, max_inputs=1, max_candidates=4).items == [item]
-    assert catalogue(bare, SETTINGS)[task.name].metrics == {}
+    assert describe_tasks(bare, SETTINGS)[task.name].metrics == {}
 
 
 def test_the_revision_is_name_and_version(checkpoint: Checkpoint) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from polytask.model.encoding import InputEncoder
-from polytask.service.api.task_info import catalogue
+from polytask.service.api.task_info import describe_tasks
 from polytask.service.backends.contract import Backend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.build import build_worker
@@ -88,20 +88,24 @@ async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterato
     """A frontend in front of engines that are up; by the time of the first request it is connected to all of them."""
     manifest = checkpoints.in_memory().manifest
     encoder, chosen = InputEncoder(tiny.tokenizer()), Settings(**settings)
-    desk, metrics = RemoteEngineClient(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
-    predictor = Predictor(manifest.tasks, encoder, desk, metrics.requests, chosen, "tiny/1")
+    engine_client, metrics = RemoteEngineClient(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
+    predictor = Predictor(manifest.tasks, encoder, engine_client, metrics.requests, chosen, "tiny/1")
     served = ServedVersion(
-        manifest=manifest, desk=desk, predictor=predictor, tasks=catalogue(manifest, chosen), card="# tiny\n"
+        manifest=manifest,
+        engine=engine_client,
+        predictor=predictor,
+        tasks=describe_tasks(manifest, chosen),
+        card="# tiny\n",
     )
-    app = application(FixedVersion(served), chosen, metrics.requests, metrics.page, desk.connected())
+    app = application(FixedVersion(served), chosen, metrics.requests, metrics.page, engine_client.connected())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        await until(lambda: all(each.reception.num_clients for each in engines.values()) and desk.ready)
+        await until(lambda: all(each.reception.num_clients for each in engines.values()) and engine_client.ready)
         (worker, *_) = (each.worker for each in engines.values())
-        yield Service(app, worker, client), desk
+        yield Service(app, worker, client), engine_client
     predictor.close()
 
 
@@ -173,14 +177,14 @@ async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: P
     socket, settings = tmp_path / "engine.sock", {"max_waiting_tokens": 40}
     async with (
         engine(socket, backend, **settings) as behind,
-        frontend({socket: behind}, **settings) as (service, desk),
+        frontend({socket: behind}, **settings) as (service, engine_client),
     ):
         running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", *["cat"] * 8))
         await until(lambda: service.num_waiting() == 8)
         with pytest.raises(Full):
-            desk.require_room(0, num_tokens=40, before=0, deadline=99)
-        desk.require_room(0, num_tokens=1, before=0, deadline=99)
+            engine_client.require_room(0, num_tokens=40, before=0, deadline=99)
+        engine_client.require_room(0, num_tokens=1, before=0, deadline=99)
         refused = await service.predict("mood", "good " * 60)
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
@@ -241,7 +245,7 @@ async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_f
     backend, socket = GatedBackend(), tmp_path / "engine.sock"
     async with contextlib.AsyncExitStack() as first:
         behind = await first.enter_async_context(engine(socket, backend))
-        async with frontend({socket: behind}) as (service, desk):
+        async with frontend({socket: behind}) as (service, engine_client):
             calls = [await hold(service, backend), asyncio.create_task(service.predict("mood", "cat", "paris"))]
             await until(lambda: service.num_waiting() == 2)
             behind.die()
@@ -255,7 +259,7 @@ async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_f
             backend.open()
             await first.aclose()
             async with engine(socket, real_backend()):
-                await until(lambda: desk.ready)
+                await until(lambda: engine_client.ready)
                 assert (await service.predict("mood", "cat")).status_code == 200
 
 
@@ -284,9 +288,9 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
     async with (
         engine(sockets[0], backends[0]) as left,
         engine(sockets[1], backends[1]) as right,
-        frontend({sockets[0]: left, sockets[1]: right}) as (service, desk),
+        frontend({sockets[0]: left, sockets[1]: right}) as (service, engine_client),
     ):
-        await until(lambda: desk.num_ready == 2)
+        await until(lambda: engine_client.num_ready == 2)
         for backend in backends:
             backend.shut()
         long = [asyncio.create_task(service.predict("mood", "the cat sat good bad paris a b c d e f g h"))]
@@ -302,7 +306,7 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
         assert {(await call).status_code for call in long + short} == {200}
         before = admitted(left, right)[0]
         left.reception.tell(ready=False)
-        await until(lambda: desk.num_ready == 1)
+        await until(lambda: engine_client.num_ready == 1)
         for _ in range(4):
             assert (await service.predict("mood", "cat")).status_code == 200
         assert admitted(left, right)[0] == before
