@@ -1,13 +1,11 @@
-"""The tables of settings in `configuration.md`, made from the metadata of `Settings`: `make docs` writes them anew."""
+"""The tables of settings in `configuration.md`, made from the settings in the code: `make docs` writes them anew."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
 
-from polytask.service.config.settings import Settings, env_name
+from polytask.service.config.settings import Setting, all_settings
 
 PAGE = Path(__file__).with_name("configuration.md")
 GROUPS = {
@@ -15,7 +13,7 @@ GROUPS = {
     "http": ("host", "port", "deadline_s", "drain_s", "max_inputs", "max_candidates", "max_body_bytes"),
     "processes": ("device", "devices", "frontends"),
     "backend": ("runner", "threads", "streams", "cuda_graphs"),
-    "batches": ("max_rows", "token_budget", "batch_ms", "max_waiting_tokens", "lanes"),
+    "batches": ("max_rows", "token_budget", "batch_ms", "max_waiting_tokens", "task_policies"),
     "access": ("api_keys", "api_keys_file", "cors_origins"),
     "versions": ("swap_tolerance",),
     "observability": ("log_format", "log_requests", "log_texts", "traces", "prediction_metrics"),
@@ -25,7 +23,7 @@ GROUPS = {
 
 def with_tables(page: str) -> str:
     """The page with every table made anew. Raises KeyError for a table that there is not."""
-    settings = {setting.name: setting for setting in fields(Settings)}
+    settings = {setting.name: setting for setting in all_settings()}
 
     def table(match: re.Match[str]) -> str:
         rows = [_row(settings[name]) for name in GROUPS[match[1]]]
@@ -35,15 +33,15 @@ def with_tables(page: str) -> str:
     return re.sub(r"<!-- settings: (\w+) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
 
 
-def _row(setting: Field[Any]) -> str:
+def _row(setting: Setting) -> str:
     default = f"`{setting.default}`" if setting.default != "" else ""
     if isinstance(setting.default, Path):
         default = "the store in the package"
-    meaning = setting.metadata["help"].replace("|", r"\|")
-    if setting.metadata["choices"]:
-        meaning += f". One of {', '.join(f'`{choice}`' for choice in setting.metadata['choices'])}"
+    meaning = setting.help.replace("|", r"\|")
+    if setting.choices:
+        meaning += f". One of {', '.join(f'`{choice}`' for choice in setting.choices)}"
     flag = "--" + setting.name.replace("_", "-")
-    return f"| `{env_name(setting.name)}` | `{flag}` | {default} | {meaning} |"
+    return f"| `{setting.env_name}` | `{flag}` | {default} | {meaning} |"
 
 
 if __name__ == "__main__":

@@ -8,15 +8,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.errors import StoreError
-from polytask.service.config.settings import Settings
+from polytask.service.config.settings import PREFIX, RENAMED, Settings, all_settings
 from polytask.service.errors import StartupError
 
 if TYPE_CHECKING:
@@ -76,24 +75,24 @@ def _serve(**flags: str | None) -> None:
 
 
 def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command a flag for each setting, so that neither is listed twice."""
+    """Gives the command a flag for each setting, so that neither is listed twice; former names stay, hidden."""
     flags = [
-        inspect.Parameter(
+        _flag(
             setting.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                str | None,
-                typer.Option(
-                    help=f"{setting.metadata['help']} (default: {setting.default})", metavar=setting.name.upper()
-                ),
-            ],
+            help=setting.help if setting.default == "" else f"{setting.help} (default: {setting.default})",
+            metavar=setting.name.upper(),
         )
-        for setting in fields(Settings)
+        for setting in all_settings()
     ]
+    flags += [_flag(former.removeprefix(PREFIX).lower(), hidden=True) for former in RENAMED]
     command.__signature__ = inspect.Signature(flags)  # type: ignore[attr-defined]
     command.__annotations__ = {flag.name: flag.annotation for flag in flags}
     return command
+
+
+def _flag(name: str, **option: Any) -> inspect.Parameter:
+    annotation = Annotated[str | None, typer.Option(**option)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 app.command("serve")(_with_flags(_serve))

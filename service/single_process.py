@@ -77,7 +77,7 @@ def assemble(
 
     `ended` is called from the thread of the active version's worker when it ends, with why if it failed.
     """
-    metrics = Metrics(checkpoint.manifest.tasks, predictions=settings.counts_predictions)
+    metrics = Metrics(checkpoint.manifest.tasks, predictions=settings.prediction_metrics)
 
     def over(revision: str) -> None:
         # Whatever becomes of another version, this one goes on.

@@ -196,7 +196,8 @@ def _graphs(bench: Bench) -> list[dict[str, Any]]:
 def _texts(bench: Bench, data: Path, model: str, num_tasks: int, seconds: float) -> list[dict[str, Any]]:
     """Real texts of a version's tasks, tokenised before the clock starts, sorted by length."""
     backend = bench.engine.partition("-")[0]
-    settings = Settings(model=model, runner=backend, device=bench.device.type, threads=bench.threads)
+    flags = {"model": model, "runner": backend, "device": bench.device.type, "threads": str(bench.threads)}
+    settings = Settings.from_environment({}, flags)
     alone = Alone(settings, read_rows(model, data, num_tasks))
     return [
         {

@@ -1,4 +1,4 @@
-"""API keys: who may call, what each may do, and how a key is known without being kept."""
+"""API keys: what each key allows. Only hashes of keys are stored."""
 
 from __future__ import annotations
 
@@ -7,39 +7,42 @@ import re
 import secrets
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from hmac import compare_digest
 from pathlib import Path
-from typing import Any
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from polytask.service.config.validation import first_problem
 
 _PREFIX = "polytask_"
-"""Of every key, so that people and scanners for leaked secrets see what it is."""
+"""Every key begins with it, so that people and scanners for leaked secrets recognise one."""
 
 _NUM_BYTES = 32
-_MOST_A_S = 1e6
-_MOST_AT_ONCE = 1_000_000
+_MOST = 1_000_000
 
 _EXAMPLE = 'NAME = { sha256 = "…", requests_per_s = 50, burst = 100, concurrent = 8 }'
 
 
-class KeyLineError(ValueError):
-    """A line that is no key; the message says which line and why, never what is in it."""
+class KeyLineError(Exception):
+    """A line that is not a key; the message says which line and why, and never quotes it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 class Key:
-    """One key, by its hash. A limit of 0 is none.
+    """One key, by its hash. A limit of 0 means none.
 
-    `admin`: it opens /admin as well. `requests_per_s` on average, of which `burst` may come at once (0: a second's worth).
-    `concurrent`: requests that may be worked on at a time. Raises KeyLineError.
+    `admin`: whether it opens /admin as well. `requests_per_s`: on average, of which `burst` may come at once (0: those of
+    a second). `concurrent`: requests in flight. Raises KeyLineError or pydantic's ValidationError.
     """
 
     name: str
     sha256: str
     admin: bool = False
-    requests_per_s: float = 0.0
-    burst: int = 0
-    concurrent: int = 0
+    requests_per_s: float = Field(default=0.0, ge=0, le=_MOST)
+    burst: int = Field(default=0, ge=0, le=_MOST)
+    concurrent: int = Field(default=0, ge=0, le=_MOST)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", self.name):
@@ -48,15 +51,8 @@ class Key:
             raise KeyLineError(
                 "sha256 must be the 64 hexadecimal digits that `polytask key` prints, not the key itself"
             )
-        if not 0 <= self.requests_per_s <= _MOST_A_S:
-            raise KeyLineError(
-                f"requests_per_s must be at least 0 and at most {_MOST_A_S:.0f}, got {self.requests_per_s}"
-            )
-        for name in ("burst", "concurrent"):
-            if not 0 <= getattr(self, name) <= _MOST_AT_ONCE:
-                raise KeyLineError(f"{name} must be at least 0 and at most {_MOST_AT_ONCE}, got {getattr(self, name)}")
         if self.burst and not self.requests_per_s:
-            raise KeyLineError("burst means nothing without requests_per_s")
+            raise KeyLineError("burst needs requests_per_s")
 
 
 class Keys:
@@ -81,7 +77,7 @@ def new_key(name: str, *, admin: bool = False) -> tuple[str, str]:
     return secret, f'{key.name} = {{ sha256 = "{key.sha256}"{", admin = true" if admin else ""} }}'
 
 
-def configured(text: str, file: str) -> tuple[Key, ...]:
+def load_keys(text: str, file: str) -> tuple[Key, ...]:
     """The keys in `text` or in the file of that name; none where both are empty. Raises KeyLineError."""
     if not file:
         return parse_keys(text)
@@ -118,19 +114,10 @@ def _parse_line(line: str) -> Key | None:
     if not given:
         return None
     ((name, value), *more) = given.items()
-    if more or not isinstance(value, dict) or "sha256" not in value:
+    if more or not isinstance(value, dict) or "sha256" not in value or "name" in value:
         raise KeyLineError(f"a key is one line such as {_EXAMPLE}")
-    return Key(name, **{field: _checked(field, text) for field, text in value.items()})
-
-
-def _checked(name: str, value: Any) -> Any:
-    kinds = {field.name: field.default for field in fields(Key)} | {"sha256": ""}
-    if name not in kinds or name == "name":
-        raise KeyLineError(f"{name[:40]!r} is none of {', '.join(kind for kind in kinds if kind != 'name')}")
-    kind = type(kinds[name])
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise KeyLineError(f"{name} must be a {_NOUNS[kind]}")
-    return value
-
-
-_NOUNS: dict[type, str] = {str: "string", float: "number", int: "whole number", bool: "boolean"}
+    try:
+        return Key(name, **value)
+    except ValidationError as error:
+        place, problem = first_problem(error, [field.name for field in fields(Key)[1:]], show_input=False)
+        raise KeyLineError(f"{' '.join(place)} {problem}") from None

@@ -1,218 +1,177 @@
-"""One deployment: addresses and limits, read once from `POLYTASK_*` variables or the flags of the same names."""
+"""Settings of a deployment: addresses and limits, read once from `POLYTASK_*` variables or the flags of the same names."""
 
 from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
+import logging
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from polytask.model_store import DEFAULT_STORE
-from polytask.service.config.api_keys import Key, KeyLineError, configured
+from polytask.service.config.api_keys import Key, KeyLineError, load_keys
 from polytask.service.config.task_policies import PolicyError, TaskPolicy, parse_task_policies
+from polytask.service.config.validation import first_problem
 from polytask.service.errors import StartupError
 
 SHUTDOWN_S = 5
-"""What shutting down may take beyond the longest deadline of a request."""
+"""Seconds that shutting down may take beyond the longest deadline of a request."""
 
 PREFIX = "POLYTASK_"
 CLIENT = frozenset({"POLYTASK_API_KEY"})
-"""What clients read: it may be set where the service is started, too."""
+"""Variables of clients: they may be set where the service is started, too."""
+
+RENAMED = {"POLYTASK_LANES": "POLYTASK_TASK_POLICIES"}
+"""Former names of variables, which still work, and their present names."""
+
+logger = logging.getLogger(__name__)
 
 
 class SettingsError(StartupError):
     """A variable that does not exist, or a value it cannot have."""
 
 
-def _about(
-    text: str, *, least: float | None = None, most: float = math.inf, choices: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    return {"help": text, "least": least, "most": most, "choices": choices}
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(allow_inf_nan=False))
 class Settings:
-    """Everything that a deployment may choose. Each field is a variable: `max_rows` is POLYTASK_MAX_ROWS.
+    """All settings of a deployment. Each field is a variable: `max_rows` is POLYTASK_MAX_ROWS.
 
-    A field's metadata has `help`, and `least` and `most` or `choices` where they bound it. Raises SettingsError.
+    Raises SettingsError where settings contradict each other, and pydantic's ValidationError for a value out of bounds.
     """
 
-    store: Path = field(default=DEFAULT_STORE, metadata=_about("folder of the model store"))
-    model: str = field(
-        default="demo", metadata=_about("checkpoint to serve: NAME for its current version, or NAME/VERSION")
+    store: Path = Field(default=DEFAULT_STORE, description="folder of the model store")
+    model: str = Field(default="demo", description="checkpoint to serve: NAME for its current version, or NAME/VERSION")
+    host: str = Field(default="127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(default=8000, ge=0, le=65_535, description="port to listen on; 0 for any free one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="device to run on; auto takes CUDA where there is one"
     )
-    host: str = field(default="127.0.0.1", metadata=_about("address to listen on; 0.0.0.0 for all"))
-    port: int = field(default=8000, metadata=_about("port to listen on; 0 for any free one", least=0, most=65_535))
-    device: str = field(
-        default="auto", metadata=_about("auto takes CUDA where there is one", choices=("auto", "cpu", "cuda"))
+    devices: str = Field(
+        default="",
+        description="one engine process for each of these devices: CUDA devices by number, or cpu; such as 0,1",
     )
-    devices: str = field(
-        default="", metadata=_about("an engine process for each of these: CUDA devices by number, or cpu; as in 0,1")
-    )
-    frontends: int = field(
+    frontends: int = Field(
         default=0,
-        metadata=_about(
-            "HTTP processes; 0 for one an engine of `devices`, or without these for one process that does everything",
-            least=0,
-            most=256,
-        ),
+        ge=0,
+        le=256,
+        description="HTTP processes; 0: one for each engine of `devices`, or without `devices` one process for everything",
     )
-    runner: str = field(
+    runner: Literal["auto", "torch", "onnxruntime", "openvino"] = Field(
         default="auto",
-        metadata=_about(
-            "engine; auto takes the fastest that `polytask export` has measured here, without exports torch",
-            choices=("auto", "torch", "onnxruntime", "openvino"),
-        ),
+        description="backend; auto takes the fastest that `polytask export` has measured here, and torch where there is no "
+        "export",
     )
-    threads: int = field(
-        default=0, metadata=_about("threads of a forward on the CPU; 0 for the cores this process may use", least=0)
+    threads: int = Field(
+        default=0, ge=0, description="threads of a forward on the CPU; 0 for the number of cores this process may use"
     )
-    streams: int = field(
+    streams: int = Field(
         default=0,
-        metadata=_about(
-            "batches side by side, which share the threads, where the engine can; 0 for one a thread, 1 answers a lone "
-            "request soonest",
-            least=0,
-            most=256,
-        ),
+        ge=0,
+        le=256,
+        description="batches run in parallel on the CPU, which share the threads (ONNX Runtime only); 0: one per thread, "
+        "highest throughput; 1: lowest latency of a lone request",
     )
-    cuda_graphs: str = field(
+    cuda_graphs: Literal["auto", "off"] = Field(
         default="auto",
-        metadata=_about(
-            "on CUDA, whether forwards of small batches are recorded at the start and replayed: auto where that is faster",
-            choices=("auto", "off"),
-        ),
+        description="CUDA graphs: auto records forwards of small batches at the start and replays them where that is faster",
     )
-    max_rows: int = field(
-        default=0, metadata=_about("rows in a batch; 0 for what suits the device", least=0, most=4096)
-    )
-    token_budget: int = field(
+    max_rows: int = Field(default=0, ge=0, le=4096, description="rows in a batch; 0 for the default of the device")
+    token_budget: int = Field(
         default=0,
-        metadata=_about("tokens in a batch, padding included; 0 measures what takes batch_ms", least=0, most=262_144),
+        ge=0,
+        le=262_144,
+        description="tokens in a batch, padding included; 0 measures at the start how many take batch_ms",
     )
-    batch_ms: float = field(
+    batch_ms: float = Field(
         default=0.0,
-        metadata=_about(
-            "milliseconds that the largest batches may take; 0 for what suits the device", least=0, most=60_000
-        ),
+        ge=0,
+        le=60_000,
+        description="milliseconds that the largest batches may take; 0 for the default of the device",
     )
-    lanes: str = field(
+    task_policies: str = Field(
         default="{}",
-        metadata=_about(
-            'policies of single tasks as JSON, such as {"intent": {"weight": 4, "max_waiting_tokens": 20000, '
-            '"max_rows": 8, "mix": false}}; weight: of its share of the device'
-        ),
+        description='policies of single tasks as JSON, such as {"intent": {"weight": 4, "max_waiting_tokens": 20000, '
+        '"max_rows": 8, "mix": false}}; a task gets tokens in proportion to its weight',
     )
-    max_waiting_tokens: int = field(
-        default=65_536, metadata=_about("tokens that may wait for the device before requests get 429", least=1)
+    max_waiting_tokens: int = Field(
+        default=65_536, ge=1, description="tokens that may wait for the device before requests get 429"
     )
-    deadline_s: float = field(
-        default=10.0, metadata=_about("seconds after which a request gets 504", least=0.001, most=86_400)
-    )
-    drain_s: float = field(
+    deadline_s: float = Field(default=10.0, ge=0.001, le=86_400, description="seconds after which a request gets 504")
+    drain_s: float = Field(
         default=0.0,
-        metadata=_about(
-            "seconds after SIGTERM in which /readyz says 503 and requests are answered still, so that a proxy can turn away",
-            least=0,
-            most=600,
-        ),
+        ge=0,
+        le=600,
+        description="seconds after SIGTERM in which /readyz answers 503 and requests are still answered, so that a proxy can "
+        "turn away",
     )
-    swap_tolerance: float = field(
+    swap_tolerance: float = Field(
         default=0.5,
-        metadata=_about(
-            "how far a golden answer may move from one version to the next, from 0 to 1, before POST /admin/models/load "
-            "refuses it",
-            least=0,
-            most=1,
-        ),
+        ge=0,
+        le=1,
+        description="how far a golden answer may move from one version to the next, from 0 to 1, before POST "
+        "/admin/models/load refuses it",
     )
-    api_keys: str = field(
+    api_keys: str = Field(
         default="",
-        metadata=_about(
-            "keys that open the service, as the lines that `polytask key` prints; without keys it is open to all"
-        ),
+        description="API keys, as the lines that `polytask key` prints; without keys the service is open to all",
     )
-    api_keys_file: str = field(default="", metadata=_about("file with these lines, read at the start"))
-    cors_origins: str = field(
+    api_keys_file: str = Field(default="", description="file with these lines, read at the start")
+    cors_origins: str = Field(
         default="",
-        metadata=_about(
-            "origins whose pages may call, with commas between them, such as https://example.org; * for any"
-        ),
+        description="origins whose pages may call the service, separated by commas, such as https://example.org; * for any",
     )
-    log_format: str = field(
-        default="auto",
-        metadata=_about(
-            "lines of the log; auto writes text to a terminal and JSON elsewhere", choices=("auto", "json", "text")
-        ),
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="form of the log; auto writes text to a terminal and JSON elsewhere"
     )
-    log_requests: float = field(
+    log_requests: float = Field(
         default=0.0,
-        metadata=_about(
-            "share of requests that have a line in the log, from 0 to 1; those that were accepted and failed always have",
-            least=0,
-            most=1,
-        ),
+        ge=0,
+        le=1,
+        description="share of requests that get a line in the log, from 0 to 1; accepted requests that fail always get one",
     )
-    log_texts: str = field(
-        default="no",
-        metadata=_about(
-            "whether the log may have messages of errors that could quote texts of clients", choices=("no", "yes")
-        ),
+    log_texts: bool = Field(
+        default=False,
+        description="whether the log may contain error messages that could quote texts of clients",
     )
-    traces: str = field(
-        default="no",
-        metadata=_about(
-            "whether requests are traced by OpenTelemetry; the standard OTEL_ variables say where to and which",
-            choices=("no", "yes"),
-        ),
+    traces: bool = Field(
+        default=False,
+        description="whether requests are traced by OpenTelemetry; its standard OTEL_ variables say which and where to",
     )
-    prediction_metrics: str = field(
-        default="no",
-        metadata=_about("whether /metrics counts the labels and the confidence of answers", choices=("no", "yes")),
+    prediction_metrics: bool = Field(
+        default=False,
+        description="whether /metrics counts the labels and the confidence of answers",
     )
-    max_inputs: int = field(default=256, metadata=_about("inputs in a request", least=1))
-    max_candidates: int = field(default=128, metadata=_about("candidates or choices of an input", least=2))
-    max_body_bytes: int = field(default=512 * 1024, metadata=_about("bytes in a request body", least=1))
+    max_inputs: int = Field(default=256, ge=1, description="inputs in a request")
+    max_candidates: int = Field(default=128, ge=2, description="candidates or choices of an input")
+    max_body_bytes: int = Field(default=512 * 1024, ge=1, description="bytes in a request body")
 
     def __post_init__(self) -> None:
-        self._check_values()
         self._check_access()
         if not re.fullmatch(r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?", self.devices):
             raise SettingsError(
-                f"{env_name('devices')} must be numbers of CUDA devices, or cpu, with commas between them; got {self.devices!r}"
+                f"{env_name('devices')} must be numbers of CUDA devices, or cpu, separated by commas; got {self.devices!r}"
             )
         if self.devices and self.device != "auto":
             raise SettingsError(f"set {env_name('device')} or {env_name('devices')}, not both")
-        if self.traces == "yes" and not _tracing_is_installed():
+        if self.traces and not _tracing_is_installed():
             raise SettingsError(
                 f"{env_name('traces')} needs OpenTelemetry, which is not installed: pip install 'polytask[tracing]', or set it to no"
             )
         try:
-            parse_task_policies(self.lanes)
+            parse_task_policies(self.task_policies)
         except PolicyError as error:
-            raise SettingsError(f"{env_name('lanes')} {error}") from None
-
-    def _check_values(self) -> None:
-        for setting in fields(self):
-            value, limits = getattr(self, setting.name), setting.metadata
-            # `not within` rather than `outside`: NaN is refused as well.
-            if limits["least"] is not None and not limits["least"] <= value <= limits["most"]:
-                most = "" if limits["most"] == math.inf else f" and at most {limits['most']}"
-                raise SettingsError(f"{env_name(setting.name)} must be at least {limits['least']}{most}, got {value}")
-            if limits["choices"] and value not in limits["choices"]:
-                raise SettingsError(
-                    f"{env_name(setting.name)} must be one of {', '.join(limits['choices'])}; got {value!r}"
-                )
+            raise SettingsError(f"{env_name('task_policies')} {error}") from None
 
     def _check_access(self) -> None:
         if self.api_keys and self.api_keys_file:
             raise SettingsError(f"set {env_name('api_keys')} or {env_name('api_keys_file')}, not both")
         try:
-            configured(self.api_keys, self.api_keys_file)
+            load_keys(self.api_keys, self.api_keys_file)
         except KeyLineError as error:
             raise SettingsError(f"{env_name('api_keys_file' if self.api_keys_file else 'api_keys')} {error}") from None
         for origin in self.origins:
@@ -223,56 +182,76 @@ class Settings:
 
     @property
     def engine_devices(self) -> tuple[str, ...]:
-        """The device of each engine process: an entry of `devices`, else `device`. None where one process does everything."""
+        """The device of each engine process: the entries of `devices`, else `device`. Empty where one process does everything."""
         return tuple(self.devices.split(",")) if self.devices else (self.device,) * bool(self.frontends)
 
     @property
     def num_frontends(self) -> int:
-        """HTTP processes; 0 where one process does everything."""
+        """Number of HTTP processes; 0 where one process does everything."""
         return self.frontends or len(self.engine_devices)
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """The API keys, none of which open the service to all."""
-        return configured(self.api_keys, self.api_keys_file)
-
-    @property
-    def counts_predictions(self) -> bool:
-        """Whether `prediction_metrics` says yes."""
-        return self.prediction_metrics == "yes"
+        """The API keys; empty where the service is open to all."""
+        return load_keys(self.api_keys, self.api_keys_file)
 
     @property
     def origins(self) -> list[str]:
-        """What `cors_origins` lists."""
+        """The entries of `cors_origins`."""
         return [origin.strip() for origin in self.cors_origins.split(",")] if self.cors_origins else []
+
+    @property
+    def policies(self) -> dict[str, TaskPolicy]:
+        """The parsed `task_policies`, by task."""
+        return parse_task_policies(self.task_policies)
 
     def to_environment(self) -> dict[str, str]:
         """The variables from which `from_environment` makes the same settings."""
         return {env_name(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
 
-    @property
-    def policies(self) -> dict[str, TaskPolicy]:
-        """What `lanes` says, by task."""
-        return parse_task_policies(self.lanes)
-
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
-        """The settings in `environ`; flags that are given, by field name, go before variables.
+        """The settings in `environ`. `flags`: by field name or former name; they take precedence over variables.
 
-        Raises SettingsError for a `POLYTASK_` variable that is none of ours and for a value that does not fit.
+        Raises SettingsError for an unknown `POLYTASK_` variable and for a value that is refused.
         """
-        given = {name: text for name, text in environ.items() if name.startswith(PREFIX)}
+        given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in CLIENT}
         given |= {env_name(name): text for name, text in (flags or {}).items() if text is not None}
-        known = {env_name(setting.name): setting for setting in fields(cls)}
+        _replace_former_names(given)
+        names = {env_name(setting.name): setting.name for setting in fields(cls)}
         for name in given:
-            if name not in known and name not in CLIENT:
-                raise SettingsError(_unknown(name, list(known)))
-        values = {
-            known[name].name: _parse(name, text, type(known[name].default))
-            for name, text in given.items()
-            if name in known
-        }
-        return cls(**values)
+            if name not in names:
+                raise SettingsError(_unknown(name, list(names)))
+        try:
+            return cls(**{names[name]: text for name, text in given.items()})  # type: ignore[arg-type]  # pydantic converts
+        except ValidationError as error:
+            (name, *_), problem = first_problem(error, names)
+            raise SettingsError(f"{env_name(name)} {problem}") from None
+
+
+class Setting(NamedTuple):
+    """One setting for the command line and the documentation. `choices`: empty where other values are allowed."""
+
+    name: str
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+
+    @property
+    def env_name(self) -> str:
+        """Its environment variable."""
+        return env_name(self.name)
+
+
+def all_settings() -> list[Setting]:
+    """Every setting with its default and meaning, in the order of `Settings`."""
+    described = []
+    for name, field in Settings.__pydantic_fields__.items():  # type: ignore[attr-defined]  # mypy sees a plain dataclass
+        switch = field.annotation is bool
+        default = ("yes" if field.default else "no") if switch else field.default
+        choices = ("no", "yes") if switch else get_args(field.annotation)
+        described.append(Setting(name, default, field.description, choices))
+    return described
 
 
 def env_name(name: str) -> str:
@@ -280,19 +259,20 @@ def env_name(name: str) -> str:
     return PREFIX + name.upper()
 
 
+def _replace_former_names(given: dict[str, str]) -> None:
+    for former, name in RENAMED.items():
+        if former in given:
+            if name in given:
+                raise SettingsError(f"set {name} or its former name {former}, not both")
+            logger.warning("%s is now called %s; the former name still works", former, name)
+            given[name] = given.pop(former)
+
+
 def _tracing_is_installed() -> bool:
     try:
         return all(importlib.util.find_spec(f"opentelemetry.{part}") for part in ("sdk", "exporter.otlp.proto.http"))
     except ModuleNotFoundError:
         return False
-
-
-def _parse(name: str, text: str, kind: Callable[[str], Any]) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        noun = "a whole number" if kind is int else "a number"
-        raise SettingsError(f"{name} must be {noun}, got {text!r}") from None
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -30,7 +30,7 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
     version = resolve(settings.store, settings.model)
     manifest, card = read_manifest(version), read_card(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
-    metrics = Metrics(manifest.tasks, predictions=settings.counts_predictions)
+    metrics = Metrics(manifest.tasks, predictions=settings.prediction_metrics)
     sockets = [engine_socket(folder, number) for number in range(len(settings.engine_devices))]
     engine_client = RemoteEngineClient(sockets, settings.max_waiting_tokens)
     predictor = Predictor(manifest.tasks, encoder, engine_client, metrics.requests, settings, revision(manifest))

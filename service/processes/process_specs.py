@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from polytask.service.config.cpu_cores import available_cores
-from polytask.service.config.settings import PREFIX, Settings
+from polytask.service.config.settings import PREFIX, Settings, env_name
 from polytask.service.errors import StartupError
 
 _FIRST_PAUSE_S = 0.1
@@ -60,8 +60,8 @@ def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessS
     threads = settings.threads or max(1, available_cores() // max(1, on_cpu))
     slots = []
     for number, entry in enumerate(settings.engine_devices):
-        device = "cuda" if entry.isdigit() else entry
-        own = replace(settings, device=device, devices="", threads=threads).to_environment()
+        own = replace(settings, devices="", threads=threads).to_environment()
+        own[env_name("device")] = "cuda" if entry.isdigit() else entry
         if entry.isdigit():
             own["CUDA_VISIBLE_DEVICES"] = _visible(int(entry))
         slots.append(ProcessSpec(f"engine-{number}", module, (str(folder), str(number)), own))

@@ -78,7 +78,7 @@ def application(
     # Without keys there is no /admin.
     if settings.keys:
         app.include_router(admin_routes(versions, settings.max_body_bytes))
-    problems = ErrorResponder(log_texts=settings.log_texts == "yes")
+    problems = ErrorResponder(log_texts=settings.log_texts)
     for error in CLIENT_ERRORS:
         app.add_exception_handler(error, problems.handle)
     # FastAPI keeps the document that it has made once. Versions change by /admin alone, and then nothing in it is theirs.
@@ -103,7 +103,7 @@ def application(
 
 
 def _traces(settings: Settings) -> Traces | None:
-    if settings.traces == "no":
+    if not settings.traces:
         return None
     from polytask.service.observability.tracing import SpanTraces  # noqa: PLC0415, not installed everywhere
 

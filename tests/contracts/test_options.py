@@ -259,7 +259,7 @@ async def test_several_tasks_may_refuse_each_its_own_items() -> None:
 async def test_several_tasks_are_refused_together() -> None:
     """Where the lane of one task is full nothing of the request is in line, and both tasks count the refusal."""
     backend = GatedBackend()
-    async with serving(backend, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
+    async with serving(backend, task_policies='{"topics": {"max_waiting_tokens": 8}}') as service:
         running = await hold(service, backend)
         body = {"tasks": ["mood", "topics"], "inputs": ["cat"]}
         waiting = asyncio.create_task(service.client.post("/v1/predict", json=body))

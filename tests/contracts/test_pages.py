@@ -8,12 +8,11 @@ import runpy
 import subprocess
 import sys
 import tomllib
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from polytask.service.config.settings import CLIENT, Settings, env_name
+from polytask.service.config.settings import CLIENT, RENAMED, all_settings
 from polytask.service.observability.metrics import Metrics
 from polytask.training.data.examples import load_task
 from polytask.training.recipes.schema import Recipe
@@ -45,7 +44,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_settings_exist(page: Path) -> None:
     """Every variable that a page names is one of the service, or of the client."""
     named = set(re.findall(r"\bPOLYTASK_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
-    assert named <= {env_name(setting.name) for setting in fields(Settings)} | CLIENT
+    assert named <= {setting.env_name for setting in all_settings()} | CLIENT | RENAMED.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -62,7 +61,7 @@ def test_the_configuration_is_that_of_the_settings() -> None:
     page = (DOCS / "configuration.md").read_text(encoding="utf-8")
     assert generator["with_tables"](page) == page
     rows = re.findall(r"^\| `(POLYTASK_\w+)` \|", page, re.MULTILINE)
-    assert sorted(rows) == sorted(env_name(setting.name) for setting in fields(Settings))
+    assert sorted(rows) == sorted(setting.env_name for setting in all_settings())
 
 
 def test_the_files_of_the_architecture_exist() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from importlib.metadata import version
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from fastapi.routing import APIRoute
 
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.versions import parse_reference, resolve
-from polytask.service.config.settings import SHUTDOWN_S, Settings, env_name
+from polytask.service.config.settings import SHUTDOWN_S, Settings, all_settings
 from polytask.service.observability.metrics import Metrics
 from polytask.service.processes.supervisor import _PATIENCE_S
 from polytask.service.versions.served import Versions
@@ -58,7 +57,7 @@ def test_every_object_is_valid(name: str, kubernetes: str) -> None:
 def test_settings_are_those_of_the_service(name: str) -> None:
     """It would start with them: each variable exists and has a value that it can have."""
     given = settings(name)
-    assert given.keys() <= {env_name(setting.name) for setting in fields(Settings)} - OF_THE_IMAGE
+    assert given.keys() <= {setting.env_name for setting in all_settings()} - OF_THE_IMAGE
     Settings.from_environment({key: value for key, value in given.items() if not key.endswith("_FILE")})
 
 

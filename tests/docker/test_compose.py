@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
-from polytask.service.config.settings import Settings, env_name
+from polytask.service.config.settings import RENAMED, Settings, all_settings
 from tests.docker.support.engine import ROOT
 
 OF_THE_IMAGE = {"POLYTASK_HOST", "POLYTASK_PORT", "POLYTASK_STORE"}
 
 
 def test_every_setting_is_passed_on() -> None:
-    """The service gets each variable that may be set, but for those that the image decides."""
+    """The service gets each variable that may be set, former names too, except those that the image decides."""
     listed = re.findall(r"^      - (POLYTASK_\w+)$", (ROOT / "compose.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == listed
-    assert set(listed) == {env_name(setting.name) for setting in fields(Settings)} - OF_THE_IMAGE
+    assert set(listed) == {setting.env_name for setting in all_settings()} - OF_THE_IMAGE | RENAMED.keys()
 
 
 def test_the_example_names_what_there_is() -> None:

@@ -134,8 +134,10 @@ def test_the_token_budget_is_calibrated_unless_it_is_set() -> None:
 
 def test_a_policy_for_a_task_that_is_not_served_is_a_failed_start() -> None:
     """The message names the variable and the nearest task."""
-    with pytest.raises(StartupError, match="POLYTASK_LANES: the checkpoint has no task 'mod'; did you mean 'mood'"):
-        assemble(checkpoints.in_memory(), Settings(lanes='{"mod": {"weight": 4}}'), real_backend())
+    with pytest.raises(
+        StartupError, match="POLYTASK_TASK_POLICIES: the checkpoint has no task 'mod'; did you mean 'mood'"
+    ):
+        assemble(checkpoints.in_memory(), Settings(task_policies='{"mod": {"weight": 4}}'), real_backend())
 
 
 @dataclass

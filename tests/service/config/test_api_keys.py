@@ -1,4 +1,4 @@
-"""API keys: how a line becomes a key, and how a key is found."""
+"""API keys: reading them from lines, and finding one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER = "fedcba9876543210" * 4
 
 
 def digest(secret: bytes) -> str:
-    """As a line has it."""
+    """The hash of a key as its line has it."""
     return hashlib.sha256(secret).hexdigest()
 
 
@@ -30,13 +30,13 @@ def test_a_new_key_is_known_by_its_line() -> None:
 
 
 def test_an_admin_key_says_so_in_its_line() -> None:
-    """The line is all that makes it one."""
+    """A line with `admin = true` makes an admin key."""
     _, line = new_key("ops", admin=True)
     assert parse_keys(line)[0].admin
 
 
 def test_lines_have_limits_comments_and_blanks() -> None:
-    """A key a line; what it may ask stands beside it."""
+    """Each line is one key with its limits; comments and blank lines are skipped."""
     text = f"""
     # the shop
     web = {{ sha256 = "{HASH}", requests_per_s = 2.5, burst = 10, concurrent = 4 }}  # its pages
@@ -59,14 +59,14 @@ def test_lines_have_limits_comments_and_blanks() -> None:
         ("web = {}", "a key is one line such as NAME = "),
         ('"a b" = { sha256 = "HASH" }', "a name has 1 to 64 letters"),
         ('web = { sha256 = "secret" }', "sha256 must be the 64 hexadecimal digits"),
-        ("web = { sha256 = 4 }", "sha256 must be a string"),
-        ('web = { sha256 = "HASH", burts = 4 }', "'burts' is none of sha256, admin, requests_per_s, burst, concurrent"),
-        ('web = { sha256 = "HASH", name = "a" }', "'name' is none of sha256"),
-        ('web = { sha256 = "HASH", admin = 1 }', "admin must be a boolean"),
-        ('web = { sha256 = "HASH", burst = 4 }', "burst means nothing without requests_per_s"),
-        ('web = { sha256 = "HASH", requests_per_s = -1 }', "requests_per_s must be at least 0"),
-        ('web = { sha256 = "HASH", requests_per_s = nan }', "requests_per_s must be at least 0"),
-        ('web = { sha256 = "HASH", concurrent = true }', "concurrent must be a whole number"),
+        ("web = { sha256 = 4 }", "sha256 must be a valid string"),
+        ('web = { sha256 = "HASH", burts = 4 }', "burts is none of sha256, admin, requests_per_s, burst, concurrent"),
+        ('web = { sha256 = "HASH", name = "a" }', "a key is one line such as NAME = "),
+        ('web = { sha256 = "HASH", admin = 1 }', "admin must be a valid boolean"),
+        ('web = { sha256 = "HASH", burst = 4 }', "burst needs requests_per_s"),
+        ('web = { sha256 = "HASH", requests_per_s = -1 }', "requests_per_s must be greater than or equal to 0"),
+        ('web = { sha256 = "HASH", requests_per_s = nan }', "requests_per_s must be a finite number"),
+        ('web = { sha256 = "HASH", concurrent = true }', "concurrent must be a valid integer"),
         ('first = { sha256 = "HASH" }', "another line has this name"),
         ('web = { sha256 = "OTHER" }', "another line has this sha256"),
     ],

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields
+import logging
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
 
-from polytask.service.config.settings import Settings, SettingsError, env_name
+from polytask.service.config.settings import Settings, SettingsError, all_settings
 from polytask.service.config.task_policies import TaskPolicy
 
 
 def test_the_settings_are_these() -> None:
     """The list of variables is an interface: a new one needs a reason, and a line here."""
-    defaults = {env_name(setting.name): setting.default for setting in fields(Settings)}
+    defaults = {setting.env_name: setting.default for setting in all_settings()}
     assert isinstance(defaults.pop("POLYTASK_STORE"), Path)
     assert defaults == {
         "POLYTASK_MODEL": "demo",
@@ -29,7 +30,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_MAX_ROWS": 0,
         "POLYTASK_TOKEN_BUDGET": 0,
         "POLYTASK_BATCH_MS": 0.0,
-        "POLYTASK_LANES": "{}",
+        "POLYTASK_TASK_POLICIES": "{}",
         "POLYTASK_MAX_WAITING_TOKENS": 65_536,
         "POLYTASK_DEADLINE_S": 10.0,
         "POLYTASK_DRAIN_S": 0.0,
@@ -49,8 +50,12 @@ def test_the_settings_are_these() -> None:
 
 
 def test_every_setting_says_what_it_is() -> None:
-    """The command line takes its help from the fields."""
-    assert all(setting.metadata["help"] for setting in fields(Settings))
+    """The command line and the documentation take their texts from the fields."""
+    assert all(setting.help for setting in all_settings())
+    choices = {setting.name: setting.choices for setting in all_settings() if setting.choices}
+    assert choices["device"] == ("auto", "cpu", "cuda")
+    assert choices["traces"] == ("no", "yes")
+    assert "port" not in choices
 
 
 def test_variables_become_settings() -> None:
@@ -101,24 +106,25 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("PORT", "eighty", "must be a whole number, got 'eighty'"),
-        ("PORT", "", "must be a whole number"),
-        ("PORT", "80.5", "must be a whole number"),
-        ("PORT", "65536", "must be at least 0 and at most 65535, got 65536"),
-        ("PORT", "-1", "must be at least 0"),
-        ("DEVICE", "gpu", "must be one of auto, cpu, cuda; got 'gpu'"),
-        ("DEVICES", "0,gpu", "must be numbers of CUDA devices, or cpu, with commas between them; got '0,gpu'"),
+        ("PORT", "eighty", "must be a valid integer, unable to parse string as an integer, got 'eighty'"),
+        ("PORT", "", "must be a valid integer"),
+        ("PORT", "80.5", "must be a valid integer"),
+        ("PORT", "65536", "must be less than or equal to 65535, got '65536'"),
+        ("PORT", "-1", "must be greater than or equal to 0"),
+        ("DEVICE", "gpu", "must be 'auto', 'cpu' or 'cuda', got 'gpu'"),
+        ("DEVICES", "0,gpu", "must be numbers of CUDA devices, or cpu, separated by commas; got '0,gpu'"),
         ("DEVICES", "0,", "got '0,'"),
-        ("FRONTENDS", "-1", "must be at least 0"),
-        ("DEADLINE_S", "0", "must be at least 0.001"),
-        ("DEADLINE_S", "nan", "must be at least 0.001"),
-        ("DEADLINE_S", "inf", "at most 86400"),
-        ("DEADLINE_S", "soon", "must be a number"),
-        ("MAX_ROWS", "100000000", "at least 0 and at most 4096"),
-        ("TOKEN_BUDGET", "100000000", "at least 0 and at most 262144"),
-        ("BATCH_MS", "-1", "must be at least 0"),
-        ("LANES", "4", "must be an object by task"),
-        ("LANES", '{"intent": {"wait": 4}}', "task 'intent': 'wait' is none of weight"),
+        ("FRONTENDS", "-1", "must be greater than or equal to 0"),
+        ("DEADLINE_S", "0", "must be greater than or equal to 0.001"),
+        ("DEADLINE_S", "nan", "must be a finite number"),
+        ("DEADLINE_S", "inf", "must be a finite number"),
+        ("DEADLINE_S", "86401", "must be less than or equal to 86400"),
+        ("DEADLINE_S", "soon", "must be a valid number"),
+        ("MAX_ROWS", "100000000", "less than or equal to 4096"),
+        ("TOKEN_BUDGET", "100000000", "less than or equal to 262144"),
+        ("BATCH_MS", "-1", "must be greater than or equal to 0"),
+        ("TASK_POLICIES", "4", 'must be an object, got 4; an example is {"intent": {"weight": 4}}'),
+        ("TASK_POLICIES", '{"intent": {"wait": 4}}', "of task 'intent': wait is none of weight"),
         ("API_KEYS", "\n# none", "has no keys; unset it to serve without keys"),
         ("API_KEYS", "\n\nweb = 4", "line 3: a key is one line such as NAME = "),
         ("API_KEYS_FILE", "/no/such/file", "cannot be read: [Errno 2]"),
@@ -128,13 +134,13 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
             "must be * or origins such as https://example.org, without a path; got 'b.org'",
         ),
         ("CORS_ORIGINS", "https://a.org/", "got 'https://a.org/'"),
-        ("LOG_FORMAT", "logfmt", "must be one of auto, json, text; got 'logfmt'"),
-        ("LOG_REQUESTS", "1.5", "must be at least 0 and at most 1, got 1.5"),
-        ("LOG_REQUESTS", "all", "must be a number, got 'all'"),
-        ("LOG_TEXTS", "true", "must be one of no, yes; got 'true'"),
-        ("TRACES", "http://localhost:4318", "must be one of no, yes; got 'http://localhost:4318'"),
-        ("MAX_INPUTS", "0", "must be at least 1"),
-        ("MAX_CANDIDATES", "1", "must be at least 2"),
+        ("LOG_FORMAT", "logfmt", "must be 'auto', 'json' or 'text', got 'logfmt'"),
+        ("LOG_REQUESTS", "1.5", "must be less than or equal to 1, got '1.5'"),
+        ("LOG_REQUESTS", "all", "must be a valid number, unable to parse string as a number, got 'all'"),
+        ("LOG_TEXTS", "maybe", "must be yes or no, got 'maybe'"),
+        ("TRACES", "http://localhost:4318", "must be yes or no, got 'http://localhost:4318'"),
+        ("MAX_INPUTS", "0", "must be greater than or equal to 1"),
+        ("MAX_CANDIDATES", "1", "must be greater than or equal to 2"),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, problem: str) -> None:
@@ -144,11 +150,43 @@ def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, 
     assert problem in str(refused.value)
 
 
-def test_lanes_are_read_with_the_other_settings() -> None:
-    """The variable's JSON becomes policies by task."""
-    found = Settings.from_environment({"POLYTASK_LANES": '{"intent": {"weight": 4}}'})
+POLICIES = '{"intent": {"weight": 4}}'
+
+
+def test_task_policies_are_read_with_the_other_settings() -> None:
+    """The JSON of POLYTASK_TASK_POLICIES becomes policies by task."""
+    found = Settings.from_environment({"POLYTASK_TASK_POLICIES": POLICIES})
     assert found.policies == {"intent": TaskPolicy(weight=4)}
     assert Settings().policies == {}
+
+
+@pytest.mark.parametrize(
+    ("environ", "flags"), [({"POLYTASK_LANES": POLICIES}, {}), ({"POLYTASK_LANES": "4"}, {"lanes": POLICIES})]
+)
+def test_a_former_name_still_works_and_warns(
+    environ: dict[str, str], flags: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A renamed variable or flag has its effect, and one warning names the new variable."""
+    found = Settings.from_environment(environ, flags)
+    assert found.policies == {"intent": TaskPolicy(weight=4)}
+    ((_, level, message),) = caplog.record_tuples
+    assert level == logging.WARNING
+    assert message.startswith("POLYTASK_LANES is now called POLYTASK_TASK_POLICIES")
+    caplog.clear()
+    assert Settings.from_environment(found.to_environment()) == found
+    assert not caplog.records
+
+
+def test_a_setting_under_both_its_names_is_an_error() -> None:
+    """Which of the two values counts is not guessed."""
+    with pytest.raises(SettingsError, match="POLYTASK_TASK_POLICIES or its former name POLYTASK_LANES, not both"):
+        Settings.from_environment({"POLYTASK_LANES": "{}"}, {"task_policies": "{}"})
+
+
+@pytest.mark.parametrize(("text", "on"), [("yes", True), ("true", True), ("1", True), ("no", False), ("False", False)])
+def test_a_switch_is_on_or_off_in_the_usual_words(text: str, on: bool) -> None:
+    """Besides yes and no, the words that other programs use for switches are accepted."""
+    assert Settings.from_environment({"POLYTASK_LOG_TEXTS": text}).log_texts is on
 
 
 def test_settings_do_not_change() -> None:

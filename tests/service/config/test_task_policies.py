@@ -1,4 +1,4 @@
-"""Policies of lanes: what a deployment may write, and what it is told when it writes something else."""
+"""Task policies: the JSON that a deployment may write, and the errors for anything else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polytask.service.errors import StartupError
 
 
 def test_policies_are_read_from_json() -> None:
-    """What is not said is as by default."""
+    """A key that is not given has its default."""
     found = parse_task_policies(
         '{"intent": {"weight": 4, "max_waiting_tokens": 20000, "max_rows": 8, "mix": false}, "a": {}}'
     )
@@ -20,20 +20,21 @@ def test_policies_are_read_from_json() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "must be JSON"),
-        ("[]", "must be an object by task"),
-        ('{"intent": 4}', "task 'intent': must be an object"),
-        ('{"intent": {"wieght": 4}}', "task 'intent': 'wieght' is none of weight, max_waiting_tokens, max_rows, mix"),
-        ('{"intent": {"weight": "4"}}', "weight must be a number, got '4'"),
-        ('{"intent": {"weight": true}}', "weight must be a number, got True"),
-        ('{"intent": {"weight": 0}}', "weight must be from 0.001 to 1000, got 0"),
-        ('{"intent": {"weight": NaN}}', "weight must be from"),
-        ('{"intent": {"max_rows": 1.5}}', "max_rows must be a whole number, got 1.5"),
-        ('{"intent": {"max_rows": -1}}', "max_rows must be at least 0, got -1"),
-        ('{"intent": {"mix": 0}}', "mix must be a boolean, got 0"),
+        ("", "is not valid JSON: EOF while parsing a value at line 1 column 0"),
+        ("[]", 'must be an object, got []; an example is {"intent": {"weight": 4}}'),
+        ('{"intent": 4}', "of task 'intent': must be an object, got 4"),
+        ('{"intent": {"wieght": 4}}', "of task 'intent': wieght is none of weight, max_waiting_tokens, max_rows, mix"),
+        ('{"intent": {"weight": "4"}}', "weight must be a valid number, got '4'"),
+        ('{"intent": {"weight": true}}', "weight must be a valid number, got True"),
+        ('{"intent": {"weight": 0}}', "weight must be greater than or equal to 0.001, got 0"),
+        ('{"intent": {"weight": 1001}}', "weight must be less than or equal to 1000, got 1001"),
+        ('{"intent": {"weight": NaN}}', "weight must be a finite number"),
+        ('{"intent": {"max_rows": 1.5}}', "max_rows must be a valid integer, got 1.5"),
+        ('{"intent": {"max_rows": -1}}', "max_rows must be greater than or equal to 0, got -1"),
+        ('{"intent": {"mix": 0}}', "mix must be a valid boolean, got 0"),
     ],
 )
-def test_a_policy_that_cannot_be_is_an_error_that_says_where(text: str, problem: str) -> None:
+def test_an_invalid_policy_is_an_error_that_says_where(text: str, problem: str) -> None:
     """The message has the task, the key and the value."""
     with pytest.raises(PolicyError) as refused:
         parse_task_policies(text)

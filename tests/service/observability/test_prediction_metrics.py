@@ -42,7 +42,7 @@ def test_by_default_nothing_is_counted() -> None:
 @pytest.mark.anyio
 async def test_an_answer_counts_its_label_and_its_probability() -> None:
     """One count for the label that was answered, one probability; raw scores are none, and only their label counts."""
-    async with serving(prediction_metrics="yes") as service:
+    async with serving(prediction_metrics=True) as service:
         (label,) = labels(await service.predict("mood", "cat"))
         body = {"inputs": ["cat"], "options": {"raw_scores": True}}
         assert labels(await service.client.post("/v1/tasks/mood/predict", json=body)) == [label]
@@ -58,7 +58,7 @@ def labels(response: httpx.Response) -> list[str]:
 @pytest.mark.anyio
 async def test_answers_of_every_kind_count() -> None:
     """What a task of any kind is asked, its confidence takes; of a regression there is none."""
-    async with serving(prediction_metrics="yes") as service:
+    async with serving(prediction_metrics=True) as service:
         for task in tiny.tasks():
             shown = (await service.client.get(f"/v1/tasks/{task.name}")).json()["example"]
             reply = await service.client.post(f"/v1/tasks/{task.name}/predict", json=shown)

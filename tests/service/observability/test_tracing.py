@@ -55,7 +55,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
 async def test_a_request_is_a_span_with_its_stages_inside(spans: Collector) -> None:
     """The stages come one after the other, within the request and within what the client has waited."""
     before = time.time_ns()
-    async with serving(traces="yes") as service:
+    async with serving(traces=True) as service:
         answered = await service.predict("mood", "cat", "dog", headers={"X-Request-Id": "mine"})
         after = time.time_ns()
     (request,) = spans.servers()
@@ -92,7 +92,7 @@ async def test_a_request_is_a_span_with_its_stages_inside(spans: Collector) -> N
 async def test_a_trace_of_the_client_goes_on_here(spans: Collector, caplog: pytest.LogCaptureFixture) -> None:
     """The span is inside the client's by `traceparent`, and the log has the trace; one that is not valid begins a new one."""
     caplog.set_level(logging.INFO, "polytask.service")
-    async with serving(traces="yes", log_requests=1) as service:
+    async with serving(traces=True, log_requests=1) as service:
         for parent in (f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}", None):
             headers = {"traceparent": parent} if parent else {}
             await service.predict("mood", "cat", headers=headers)
@@ -112,7 +112,7 @@ async def test_the_standard_variables_decide_which_are_kept_and_what_the_service
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "shop-nlp")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
-    async with serving(traces="yes", log_requests=1) as service:
+    async with serving(traces=True, log_requests=1) as service:
         for flag in ("01", "00"):
             await service.predict("mood", "cat", headers={"traceparent": f"00-{TRACE}-{PARENT}-{flag}"})
         await service.predict("mood", "cat")
@@ -128,7 +128,7 @@ async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector)
     """An error by status from 500 on, with the type of the problem; the stages that were reached are there."""
     unlucky = tiny.VOCABULARY.index("x")
     gated = GatedBackend(FailingBackend(lambda batch: unlucky in batch.input_ids))
-    async with serving(gated, traces="yes") as service:
+    async with serving(gated, traces=True) as service:
         await service.predict("mood", 4)
         busy = await hold(service, gated)
         late = await service.predict("mood", "cat", headers={"Polytask-Deadline-Ms": "30"})
@@ -151,7 +151,7 @@ async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector)
 async def test_requests_that_ran_in_one_batch_can_be_told(spans: Collector) -> None:
     """The spans of their forwards name the same batch, whatever their tasks; those of other batches name another."""
     gated = GatedBackend()
-    async with serving(gated, traces="yes") as service:
+    async with serving(gated, traces=True) as service:
         busy = await hold(service, gated)
         together = [asyncio.create_task(service.predict(task, "cat")) for task in ("mood", "topics")]
         await until(lambda: service.num_waiting() == 2)
@@ -167,7 +167,7 @@ async def test_no_text_and_no_key_is_in_a_trace(spans: Collector) -> None:
     """Not from the body, nor from the path, the query or a header; nor is what supervisors ask a request."""
     text = "xylophone-4711"
     secret, key = new_key("shop")
-    async with serving(traces="yes", api_keys=key) as service:
+    async with serving(traces=True, api_keys=key) as service:
         headers = {"Authorization": f"Bearer {secret}", "User-Agent": text}
         for task in ("mood", text):
             await service.predict(task, text, 4, headers=headers, params={"q": text})
@@ -187,7 +187,7 @@ async def test_a_collector_that_is_not_there_disturbs_nobody(monkeypatch: pytest
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "20")
         monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10")
-        async with serving(traces="yes") as service:
+        async with serving(traces=True) as service:
             answers = [await service.predict("mood", "cat") for _ in range(20)]
     assert {answer.status_code for answer in answers} == {200}
 
@@ -214,7 +214,7 @@ def test_without_the_package_the_start_says_what_is_missing(monkeypatch: pytest.
     """And what to do; nothing is missing where no traces are wanted."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"POLYTASK_TRACES needs .* pip install 'polytask\[tracing\]'"):
-        Settings(traces="yes")
+        Settings(traces=True)
     Settings()
 
 

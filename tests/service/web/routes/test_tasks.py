@@ -162,7 +162,7 @@ async def test_a_full_queue_refuses_the_whole_request() -> None:
 async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
     """The quota of one task is a 429 of its own; a request that is larger than it will never fit."""
     backend = GatedBackend()
-    async with serving(backend, lanes='{"topics": {"max_waiting_tokens": 8}}') as service:
+    async with serving(backend, task_policies='{"topics": {"max_waiting_tokens": 8}}') as service:
         running = await hold(service, backend)
         problem(await service.predict("topics", "cat", "cat", "paris"), 413, "too-many-inputs")
         waiting = [asyncio.create_task(service.predict("topics", "cat")) for _ in range(2)]
