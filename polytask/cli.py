@@ -132,8 +132,8 @@ def predict(
     """
     from importlib.util import find_spec
 
-    if find_spec("httpx") is None:
-        _fail(StartupError("predicting needs httpx: pip install 'polytask[client]'"))
+    if find_spec("polytask_client") is None:
+        _fail(StartupError("predicting needs the client: pip install 'polytask[client]'"))
     from polytask_client import Client, PolytaskError, Retries
     from polytask_client.job import JobError, plan, read_options, run
 

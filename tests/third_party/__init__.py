@@ -1,0 +1,1 @@
+"""Tests with large libraries of other projects, run by `make test-clients` in an environment of their own."""
