@@ -12,8 +12,9 @@ ARG TORCH_INDEX=
 # Where everything else comes from, if not from PyPI; and a page or a folder in PYTHON_IMAGE that has more wheels.
 ARG PIP_INDEX_URL=
 ARG PIP_FIND_LINKS=
-# ONNX Runtime runs what `polytask export` writes. It is a tenth of torch, and up to four times as fast on a CPU.
-ARG EXTRAS=cpu,onnx,tracing
+# What is installed, if not cpu,onnx,tracing (cpu) or gpu,tracing (gpu). ONNX Runtime, in its build for the one or the other,
+# runs what `polytask export` writes. It is a tenth of torch, and up to four times as fast on a CPU.
+ARG EXTRAS=
 
 WORKDIR /build
 RUN python -m venv --without-pip /venv
@@ -29,7 +30,8 @@ RUN case "$VARIANT" in \
 # What is needed, before the code, which changes more often.
 COPY pyproject.toml ./
 RUN mkdir polytask && touch LICENSE README.md polytask/__init__.py \
-    && pip --python /venv/bin/python install ".[$EXTRAS]" \
+    && if [ "$VARIANT" = gpu ]; then extras=gpu,tracing; else extras=cpu,onnx,tracing; fi \
+    && pip --python /venv/bin/python install ".[${EXTRAS:-$extras}]" \
     && rm -r build *.egg-info
 COPY . .
 RUN pip --python /venv/bin/python install --no-deps --force-reinstall . \

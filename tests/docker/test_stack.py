@@ -38,7 +38,7 @@ def test_the_image_is_small_and_holds_no_training(stack: Stack) -> None:
     torch = docker("run", "--rm", "--entrypoint", "du", stack.image, "-sm", "/venv/lib/python3.11/site-packages/torch")
     print(f"\n{stack.image}: {size:.0f} MB over Python's, of which torch {torch.split()[0]} MiB")  # noqa: T201
     assert size < MOST_MB
-    looked_for = "import importlib.util as i, shutil as s; print([*map(i.find_spec, ['training', 'pip'])], s.which('cc'), s.which('gcc'))"
+    looked_for = "import importlib.util as i, shutil as s; print([*map(i.find_spec, ['polytask.training', 'pip'])], s.which('cc'), s.which('gcc'))"
     assert docker("run", "--rm", "--entrypoint", "python", stack.image, "-c", looked_for) == "[None, None] None None"
 
 

@@ -73,8 +73,7 @@ def environment(folder: Path, *wheels: Path) -> Path:
 
 def install(python: Path, *arguments: str | Path) -> None:
     """Installs into the environment of an interpreter, which needs no pip of its own."""
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
-    run(*pip, "install", *arguments)
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python, "install", *arguments)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def resolve(folder: Path, *wanted: str | Path) -> Resolution:
     """What pip would install from its index under constraints.txt, whatever is installed here."""
     report = folder / "report.json"
     options = ["--dry-run", "--ignore-installed", "--constraint", str(CONSTRAINTS), "--report", str(report)]
-    run(sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "install", *options, *wanted)
+    run(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options, *wanted)
     found: list[dict[str, Any]] = [entry["metadata"] for entry in json.loads(report.read_text("utf-8"))["install"]]
     return Resolution(
         {canonicalize_name(each["name"]): [*map(Requirement, each.get("requires_dist", []))] for each in found},
