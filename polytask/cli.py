@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from polytask.model.network import Network
     from polytask.model.tasks import Task
     from polytask.model_store.manifest import Manifest
-    from polytask.training.evaluation.evaluate import Run
+    from polytask.training.evaluation.evaluate import RunBatch
 
 _PIPE_WIDTH = 160
 
@@ -167,13 +167,13 @@ def train(
     """Train what a recipe says and publish it as a new version.
 
     SIGTERM and SIGINT stop it between two steps with a checkpoint, and --resume goes on exactly there. With
-    `torchrun --nproc_per_node N -m polytask train …` each batch is shared by N processes.
+    `torchrun --nproc_per_node N --no-python polytask train …` each batch is shared by N processes.
     """
     from polytask.training.data.issues import DataError
     from polytask.training.loop.interrupts import Interrupted
     from polytask.training.loop.trainer import NonFiniteLossError
+    from polytask.training.pipeline import run_recipe
     from polytask.training.recipes.schema import RecipeError
-    from polytask.training.run import run_recipe
     from polytask.training.runs.checkpoints import RunError
 
     try:
@@ -195,7 +195,7 @@ def evaluate(
     """Measure a version anew on its validation data."""
     from polytask.model_store.versions import resolve
     from polytask.training.data.issues import DataError
-    from polytask.training.run import evaluate_version
+    from polytask.training.pipeline import evaluate_version
 
     try:
         evaluate_version(resolve(store, reference), data, _console())
@@ -224,7 +224,7 @@ def export(
     from polytask.training.data.issues import DataError
     from polytask.training.export.export import Backends, export_version
 
-    def run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run:
+    def run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
         return open_backend(backend, precision, file, network, threads).run
 
     engines = Backends(is_installed, run, threads or available_cores())
@@ -236,12 +236,12 @@ def export(
 
 @app.command("report")
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.")]) -> None:
-    """Make report.html and report.md of a run anew, finished or not."""
+    """Make report.html of a run anew, finished or not."""
     from polytask.training.report.write_report import write_report
     from polytask.training.runs.run_reader import RunFolderError
 
     try:
-        _print(*write_report(folder))
+        _print(write_report(folder))
     except RunFolderError as error:
         _fail(error)
 

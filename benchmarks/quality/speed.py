@@ -33,8 +33,8 @@ from polytask.model.encoding import InputEncoder
 from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.data.examples import EncodedExample, TaskData
 from polytask.training.loop.trainer import Training
+from polytask.training.preparation import encode_tasks, load_data
 from polytask.training.recipes.schema import Recipe, read_recipe
-from polytask.training.run import encode_tasks, load_data
 
 _RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "glue8.toml"
 

@@ -23,10 +23,11 @@ from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import evaluate_tasks
 from polytask.training.loop.trainer import Training
-from polytask.training.publishing.publish import calibrate, commit
+from polytask.training.preparation import encode_tasks, load_data
+from polytask.training.publishing.publish import calibrate
 from polytask.training.recipes.schema import Recipe
-from polytask.training.run import encode_tasks, load_data
-from polytask.training.runs.checkpoints import latest, read_snapshot, write_next
+from polytask.training.runs.checkpoints import latest_checkpoint, read_snapshot, write_checkpoint
+from polytask.training.runs.provenance import commit
 
 _RUNS = Path(__file__).parents[2] / "runs" / "quality"
 _CHECKPOINT_S = 120
@@ -79,7 +80,7 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
     for _ in track(steps, name, console=console, total=recipe.length.examples, completed=done):
         pass
     seconds = time.monotonic() - started
-    with torch.no_grad(), training.average.in_place():
+    with torch.no_grad(), training.average.applied():
         calibrate(network, encoder, data)
         scores = evaluate_tasks(network, encoder, data)
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -110,7 +111,7 @@ def _network(method: Method, recipe: Recipe, backbone: Backbone, data: list[Task
 
 def _go_on(training: Training, checkpoints: Path, drawn: dict[str, int]) -> float:
     """Goes on from the last checkpoint, if there is one. Returns the seconds of training before that."""
-    checkpoint = latest(checkpoints)
+    checkpoint = latest_checkpoint(checkpoints)
     if checkpoint is None:
         return 0.0
     snapshot = read_snapshot(checkpoint)
@@ -131,7 +132,7 @@ def _steps(training: Training, drawn: dict[str, int], checkpoints: Path, started
             kept = time.monotonic()
             snapshot = training.snapshot()
             state = {**snapshot.state, "drawn": drawn, "seconds": kept - started}
-            write_next(checkpoints, training.updates, replace(snapshot, state=state))
+            write_checkpoint(checkpoints, training.updates, replace(snapshot, state=state))
 
 
 def _sizes(network: Network) -> dict[str, int]:

@@ -17,7 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from polytask.training.publishing.publish import commit
+from polytask.training.runs.provenance import commit
 
 _RESULTS = Path(__file__).parent / "results"
 _WIDTH = 160

@@ -12,7 +12,7 @@ from benchmarks.quality import trial
 from benchmarks.quality.methods import METHODS, changed
 from benchmarks.quality.trial import Outcome, run_trial
 from polytask.model.tasks import Kind
-from polytask.training.runs.checkpoints import Snapshot, write_next
+from polytask.training.runs.checkpoints import Snapshot, write_checkpoint
 from tests.training.support import toy
 
 _ENOUGH = 3
@@ -31,7 +31,7 @@ def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest
         return replace(found, seconds=0.0)
 
     def write_and_stop(folder: Path, updates: int, snapshot: Snapshot) -> None:
-        write_next(folder, updates, snapshot)
+        write_checkpoint(folder, updates, snapshot)
         written.append(updates)
         if len(written) == _ENOUGH:
             raise KeyboardInterrupt

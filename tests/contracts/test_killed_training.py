@@ -18,8 +18,8 @@ from rich.console import Console
 
 from polytask.model_store.load import verify
 from polytask.model_store.versions import versions
-from polytask.training import run
-from polytask.training.run import run_recipe
+from polytask.training import pipeline
+from polytask.training.pipeline import run_recipe
 from tests.training.support import toy
 from tests.training.support.processes import CONTEXT
 
@@ -61,7 +61,7 @@ def _start(folder: Path, examples: int, moment: tuple[str, str] | None = None) -
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the data and the backbone of a toy run; its store is not there yet. Reports are left out."""
-    monkeypatch.setattr(run, "write_report", lambda path: (path, path))
+    monkeypatch.setattr(pipeline, "write_report", lambda path: path)
     toy.write_backbone(tmp_path / "backbone")
     toy.write_data(tmp_path / "data", train=12, validation=4)
     return tmp_path

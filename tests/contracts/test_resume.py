@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from polytask import cli
 from polytask.model_store.load import verify
-from polytask.training import run
+from polytask.training import pipeline
 from polytask.training.runs.event_log import Event, read_history
 from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.support import toy
@@ -42,8 +42,8 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(folder: Path, name: str, *, resume: bool) -> None:
     """A run in this process, in a store and a folder of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda path: (path, path))
-        run.run_recipe(
+        patch.setattr(pipeline, "write_report", lambda path: path)
+        pipeline.run_recipe(
             folder / "toy.toml",
             folder / "data",
             folder / f"{name}-store",
@@ -58,8 +58,8 @@ def _disturbed(folder: Path, name: str, number: signal.Signals, update: int) -> 
     torch.set_num_threads(1)
     advance = RunLogger.advance
 
-    def advance_and_die(journal: RunLogger, step: Step) -> None:
-        advance(journal, step)
+    def advance_and_die(logger: RunLogger, step: Step) -> None:
+        advance(logger, step)
         if step.updates == update:
             os.kill(os.getpid(), number)
 

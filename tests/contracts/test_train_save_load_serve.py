@@ -26,11 +26,12 @@ from polytask.service.api.schemas import from_input
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
 from polytask.service.single_process import assemble
-from polytask.training import run, stages
+from polytask.training import pipeline
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs
 from polytask.training.evaluation.metrics import score_answers
-from polytask.training.publishing.publish import Run, publish
+from polytask.training.preparation import PreparedRun
+from polytask.training.publishing.publish import publish
 from tests.service.support.serving import until
 from tests.training.support import toy
 from tests.training.support.answers import answer_alone, assert_same_answers, assert_same_fields
@@ -65,18 +66,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     fields["tasks"][0]["examples"] = [{"text": "the cat is good"}, {"text": "a bad cat in paris"}]
     recipe = folder / "toy.toml"
     recipe.write_text(toy.to_toml(fields), encoding="utf-8")
-    kept: list[tuple[Network, InputEncoder, Sequence[TaskData]]] = []
+    kept: list[PreparedRun] = []
 
-    def keep_and_publish(own: Run, network: Network, encoder: InputEncoder, *rest: object) -> object:
-        kept.append((network, encoder, own.data))
-        return publish(own, network, encoder, *rest)  # type: ignore[arg-type]
+    def keep_and_publish(prepared: PreparedRun, *rest: object) -> object:
+        kept.append(prepared)
+        return publish(prepared, *rest)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "publish", keep_and_publish)
+        patch.setattr(pipeline, "publish", keep_and_publish)
         torch.set_num_threads(1)
         data = toy.write_data(folder / "data")
-        version = run.run_recipe(recipe, data, folder / "store", Console(file=io.StringIO()), folder / "run")
-    return Trained(version, verify(version), *kept[0])
+        version = pipeline.run_recipe(recipe, data, folder / "store", Console(file=io.StringIO()), folder / "run")
+    (prepared,) = kept
+    return Trained(version, verify(version), prepared.network, prepared.encoder, prepared.data)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served
 def test_measuring_again_gives_the_same_metrics(trained: Trained) -> None:
     """A version measured anew from the store, on the data of its recipe, has the metrics in its manifest."""
     data = trained.version.parent.parent.parent / "data"
-    again = run.evaluate_version(trained.version, data, Console(file=io.StringIO()))
+    again = pipeline.evaluate_version(trained.version, data, Console(file=io.StringIO()))
     assert again == trained.manifest.metrics
 
 

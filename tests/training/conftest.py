@@ -11,8 +11,8 @@ from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network
 from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.data.examples import EncodedExample, TaskData, encode_examples
+from polytask.training.preparation import load_data
 from polytask.training.recipes.schema import Recipe
-from polytask.training.run import load_data
 from tests.training.support import toy
 
 

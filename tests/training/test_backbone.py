@@ -25,8 +25,8 @@ from polytask.model_store.manifest import Base
 from polytask.model_store.save import save
 from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.evaluation.evaluate import answer_inputs
+from polytask.training.pipeline import run_recipe
 from polytask.training.recipes.schema import RecipeError, read_recipe
-from polytask.training.run import run_recipe
 from tests.model.support.networks import encode, random_batch, randomise_conditioning
 from tests.model_store.support import stores
 from tests.support import backbones, tiny

@@ -75,10 +75,10 @@ def load_task(config: TaskConfig, folder: Path) -> TaskData:
     """
     train, *splits = read_all(partial(_read, config, folder, files) for files in _files_of_splits(config))
     task = _task(config, train)
-    problems = DataIssues()
-    _check_shown(task, config, problems)
-    examples, *measured = [list(_examples(task, config, records, problems)) for records in (train, *splits)]
-    problems.raise_if_any()
+    issues = DataIssues()
+    _check_recipe_examples(task, config, issues)
+    examples, *measured = [list(_examples(task, config, records, issues)) for records in (train, *splits)]
+    issues.raise_if_any()
     if config.holdout:
         examples, held = _held_out(config, train, examples)
         measured = [held]
@@ -92,9 +92,9 @@ def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
     """
     files = [config.train] if config.holdout else _files_of_splits(config)[1:]
     splits = read_all(partial(_read, config, folder, names) for names in files)
-    problems = DataIssues()
-    measured = [list(_examples(task, config, records, problems)) for records in splits]
-    problems.raise_if_any()
+    issues = DataIssues()
+    measured = [list(_examples(task, config, records, issues)) for records in splits]
+    issues.raise_if_any()
     if config.holdout:
         measured = [_held_out(config, splits[0], measured[0])[1]]
     return _task_data(task, config, (), measured)
@@ -153,7 +153,7 @@ def encode_examples(
     return encoded
 
 
-def balanced(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
+def weigh_labels_equally(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
     """Examples of a classification weighted by n / (labels * examples of the label): then every label weighs alike."""
     counts = Counter(example.target for example in examples)
     return [replace(example, weight=len(examples) / (len(counts) * counts[example.target])) for example in examples]
@@ -169,16 +169,16 @@ def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple
     return None
 
 
-def _check_shown(task: Task, config: TaskConfig, problems: DataIssues) -> None:
+def _check_recipe_examples(task: Task, config: TaskConfig, issues: DataIssues) -> None:
     """The recipe's own examples have the fields of the task's inputs, or publishing would fail after training."""
     second = {"candidates"} if task.kind in CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
     for example in config.examples:
         given = {name for name, value in example if value}
         if given != {"text"} | second:
             fields = ", ".join(sorted({"text"} | second))
-            problems.add(f"task {task.name!r}, example {example.text!r}", f"needs the fields {fields} and no other")
+            issues.add(f"task {task.name!r}, example {example.text!r}", f"needs the fields {fields} and no other")
         elif not all(text.strip() for text in (example.text, example.text_pair or example.text, *example.candidates)):
-            problems.add(f"task {task.name!r}, example {example.text!r}", "must not have a blank text")
+            issues.add(f"task {task.name!r}, example {example.text!r}", "must not have a blank text")
 
 
 def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
@@ -229,7 +229,7 @@ def _labels(config: TaskConfig, located: SourcedRecord) -> list[str]:
 
 
 def _examples(
-    task: Task, config: TaskConfig, records: Sequence[SourcedRecord], problems: DataIssues
+    task: Task, config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues
 ) -> Iterator[Example]:
     """The examples of a split: one for each record, for rankings one for each group. Misfits are noted instead."""
     label_ids = {label: i for i, label in enumerate(task.labels)}
@@ -237,11 +237,11 @@ def _examples(
     for located in records:
         misfit = _misfit(task, config, located)
         if misfit:
-            problems.add(located.place, *misfit)
+            issues.add(located.location, *misfit)
         else:
             fitting.append(located)
     if task.kind is Kind.RANKING:
-        yield from _ranking_examples(config, fitting, problems)
+        yield from _ranking_examples(config, fitting, issues)
     else:
         for located in fitting:
             yield _example(task, config, located.record, label_ids)
@@ -286,7 +286,7 @@ def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, i
             raise AssertionError("ranking records are grouped first")
 
 
-def _ranking_examples(config: TaskConfig, records: Sequence[SourcedRecord], problems: DataIssues) -> Iterator[Example]:
+def _ranking_examples(config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues) -> Iterator[Example]:
     """One example per query: its candidates in file order."""
     groups: dict[str | int | None, list[Any]] = defaultdict(list)
     for located in records:
@@ -294,12 +294,12 @@ def _ranking_examples(config: TaskConfig, records: Sequence[SourcedRecord], prob
         members.append(located.record)
         if located.record.text != members[0].text:
             message = f"text: differs from the query of its group {located.group!r}"
-            problems.add(located.place, message, sort="text differs from the query of its group")
+            issues.add(located.location, message, category="text differs from the query of its group")
     # As text, because CSV has no numbers.
     positive = str(config.positive)
     if records and all(str(located.record.label) != positive for located in records):
-        file, _, _ = records[0].place.rpartition(":")
-        problems.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
+        file, _, _ = records[0].location.rpartition(":")
+        issues.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
     for members in groups.values():
         candidates = tuple(record.text_pair for record in members)
         relevant = tuple(int(str(record.label) == positive) for record in members)

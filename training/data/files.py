@@ -30,7 +30,7 @@ Rows = Iterator[tuple[str, Row]]
 """The raw records of a file, each with its place: `file:line`, or `file:row` where there are no lines."""
 
 
-def read_rows(folder: Path, name: str, columns: Iterable[str], problems: DataIssues) -> Rows:
+def read_rows(folder: Path, name: str, columns: Iterable[str], issues: DataIssues) -> Rows:
     """The raw records of a file, in order; a line that is none is noted in `problems`.
 
     Raises DataError for a file that cannot be read as what its name says, or a table without one of the `columns`.
@@ -40,9 +40,9 @@ def read_rows(folder: Path, name: str, columns: Iterable[str], problems: DataIss
     path = folder / name
     ending = _ending(name)
     if ending == ".jsonl":
-        return _json_rows(path, problems)
+        return _json_rows(path, issues)
     if ending in _TEXT_TABLES:
-        return _table_rows(path, _TEXT_TABLES[ending], columns, problems)
+        return _table_rows(path, _TEXT_TABLES[ending], columns, issues)
     if ending == ".parquet":
         return _parquet_rows(path, columns)
     known = ".jsonl, .csv, .tsv (each also .gz), .parquet, or hf:NAME[:CONFIG]#SPLIT"
@@ -78,7 +78,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
-def _json_rows(path: Path, problems: DataIssues) -> Rows:
+def _json_rows(path: Path, issues: DataIssues) -> Rows:
     for number, line in _lines(path):
         place = f"{path}:{number}"
         if not line.strip():
@@ -86,20 +86,20 @@ def _json_rows(path: Path, problems: DataIssues) -> Rows:
         try:
             row = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            problems.add(place, f"not UTF-8: {error}", sort="not UTF-8")
+            issues.add(place, f"not UTF-8: {error}", category="not UTF-8")
         except (ValueError, RecursionError) as error:
-            problems.add(place, f"not valid JSON: {error}", sort="not valid JSON")
+            issues.add(place, f"not valid JSON: {error}", category="not valid JSON")
         else:
             if isinstance(row, dict):
                 yield place, row
             else:
-                problems.add(place, "not a JSON object", sort="not a JSON object")
+                issues.add(place, "not a JSON object", category="not a JSON object")
 
 
-def _table_rows(path: Path, separator: str, columns: Iterable[str], problems: DataIssues) -> Rows:
+def _table_rows(path: Path, separator: str, columns: Iterable[str], issues: DataIssues) -> Rows:
     """The rows below the header; an empty cell is a value that is not there. TSV knows no quotes, CSV does."""
     quotes: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    reader = csv.reader(_decoded(path, problems), delimiter=separator, quoting=quotes, strict=True)
+    reader = csv.reader(_decoded(path, issues), delimiter=separator, quoting=quotes, strict=True)
     header: list[str] = []
     start = 1
     try:
@@ -114,17 +114,17 @@ def _table_rows(path: Path, separator: str, columns: Iterable[str], problems: Da
                 yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
             else:
                 message = f"{len(cells)} cells, but the header has {len(header)}"
-                problems.add(place, message, sort="another number of cells than the header")
+                issues.add(place, message, category="another number of cells than the header")
     except csv.Error as error:
-        problems.add(f"{path}:{start}", f"not a valid table from here on: {error}")
+        issues.add(f"{path}:{start}", f"not a valid table from here on: {error}")
 
 
-def _decoded(path: Path, problems: DataIssues) -> Iterator[str]:
+def _decoded(path: Path, issues: DataIssues) -> Iterator[str]:
     for number, line in _lines(path):
         try:
             yield line.decode("utf-8")
         except UnicodeDecodeError as error:
-            problems.add(f"{path}:{number}", f"not UTF-8: {error}", sort="not UTF-8")
+            issues.add(f"{path}:{number}", f"not UTF-8: {error}", category="not UTF-8")
             yield line.decode("utf-8", errors="replace")
 
 

@@ -23,7 +23,7 @@ class SourcedRecord:
     """A record (of its kind's class), the place it was read from, as `file:line`, and the group it belongs to."""
 
     record: Any
-    place: str
+    location: str
     group: str | int | None = None
 
 
@@ -35,11 +35,11 @@ def read_records(
     `columns`: the column that holds a field, where their names differ. `group_by`: the field that records share
     which belong together; one that is neither text nor a number makes no group.
     """
-    problems = DataIssues()
+    issues = DataIssues()
     records: list[SourcedRecord] = []
     schema, columns = _RECORDS[kind], columns or {}
     strings = is_text_table(name)
-    for place, raw in read_rows(folder, name, columns.values(), problems):
+    for place, raw in read_rows(folder, name, columns.values(), issues):
         row = _renamed(raw, columns)
         group = row.get(group_by)
         try:
@@ -47,10 +47,12 @@ def read_records(
         except pydantic.ValidationError as error:
             found = [(_field(part["loc"], columns), part) for part in error.errors()]
             message = "; ".join(f"{field}{part['msg']}" for field, part in found)
-            problems.add(place, message, sort="; ".join(f"{_sort(part['loc'])} {part['type']}" for _, part in found))
+            issues.add(
+                place, message, category="; ".join(f"{_category(part['loc'])} {part['type']}" for _, part in found)
+            )
         else:
             records.append(SourcedRecord(record, place, group if isinstance(group, str | int) else None))
-    problems.raise_if_any()
+    issues.raise_if_any()
     if not records:
         raise DataError(f"{folder / name}: no records")
     return records
@@ -84,5 +86,5 @@ def _field(location: tuple[str | int, ...], columns: Mapping[str, str]) -> str:
     return ".".join(map(str, location)) + (f" (column {column!r})" if column else "") + ": "
 
 
-def _sort(location: tuple[str | int, ...]) -> str:
+def _category(location: tuple[str | int, ...]) -> str:
     return ".".join("*" if isinstance(part, int) else part for part in location)

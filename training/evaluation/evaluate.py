@@ -21,8 +21,8 @@ from polytask.training.evaluation.metrics import Scores, score_task
 _ROWS = 64
 _TOKENS = 8192
 
-Run = Callable[[Batch], Outputs]
-"""An engine: the logits of a batch, on the CPU."""
+RunBatch = Callable[[Batch], Outputs]
+"""Runs a batch and returns its logits, on the CPU."""
 
 
 @torch.inference_mode()
@@ -56,7 +56,9 @@ def row_logits(network: Network, rows: Sequence[Encoding], task_id: int, pad_id:
     return logits_by(run, network.tasks, rows, task_id, pad_id)
 
 
-def logits_by(run: Run, tasks: Sequence[Task], rows: Sequence[Encoding], task_id: int, pad_id: int) -> list[Logits]:
+def logits_by(
+    run: RunBatch, tasks: Sequence[Task], rows: Sequence[Encoding], task_id: int, pad_id: int
+) -> list[Logits]:
     """The same by anything that runs batches."""
     token_level, columns = tasks[task_id].token_level, output_slices(tasks)[task_id]
     logits: dict[int, Logits] = {}
@@ -101,22 +103,19 @@ def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, 
 
 
 def answer_tasks(
-    network: Network, encoder: InputEncoder, data: Sequence[TaskData], progress: Callable[[str], None] | None = None
-) -> dict[str, list[Answer]]:
-    """Every task's answers to its validation examples, in their order. `progress` hears of each task that is done."""
-    answers = {}
-    for task_id, own in enumerate(data):
-        answers[own.task.name] = answer_inputs(network, encoder, task_id, [one.input for one in own.validation])
-        if progress is not None:
-            progress(own.task.name)
-    return answers
+    network: Network, encoder: InputEncoder, data: Sequence[TaskData]
+) -> Iterator[tuple[str, list[Answer]]]:
+    """Each task's name with the answers to its validation examples, in their order."""
+    for task_id, task_data in enumerate(data):
+        inputs = [example.input for example in task_data.validation]
+        yield task_data.task.name, answer_inputs(network, encoder, task_id, inputs)
 
 
 def score_tasks(data: Sequence[TaskData], answers: Mapping[str, Sequence[Answer]]) -> dict[str, Scores]:
-    """Every task's metrics from `answer_tasks`, the main one first."""
-    return {own.task.name: score_task(own, answers[own.task.name]) for own in data}
+    """Every task's metrics from the answers of `answer_tasks`, the main metric first."""
+    return {task_data.task.name: score_task(task_data, answers[task_data.task.name]) for task_data in data}
 
 
 def evaluate_tasks(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> dict[str, Scores]:
     """Every task's metrics on its validation examples."""
-    return score_tasks(data, answer_tasks(network, encoder, data))
+    return score_tasks(data, dict(answer_tasks(network, encoder, data)))

@@ -10,7 +10,7 @@ from polytask.model.batch import Batch, collate
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import Task
 from polytask.training.data.examples import TaskData
-from polytask.training.evaluation.evaluate import Run, answers_from, logits_by
+from polytask.training.evaluation.evaluate import RunBatch, answers_from, logits_by
 from polytask.training.evaluation.metrics import Scores, score_task
 
 BATCH_SIZES = (1, 8, 32)
@@ -32,14 +32,14 @@ class EncodedTask:
         self.pad_id = encoder.pad_id
 
 
-def answers(run: Run, tasks: Sequence[Task], question: EncodedTask) -> list[Answer]:
+def answers(run: RunBatch, tasks: Sequence[Task], question: EncodedTask) -> list[Answer]:
     """One answer per input, in order."""
     rows = [row for own in question.rows for row in own]
     logits = logits_by(run, tasks, rows, question.task_id, question.pad_id)
     return answers_from(tasks[question.task_id], question.inputs, question.rows, logits)
 
 
-def score(run: Run, data: Sequence[TaskData], questions: Sequence[EncodedTask]) -> dict[str, Scores]:
+def score(run: RunBatch, data: Sequence[TaskData], questions: Sequence[EncodedTask]) -> dict[str, Scores]:
     """Every task's metrics on its validation examples, which are the `questions`."""
     tasks = [own.task for own in data]
     return {
@@ -55,7 +55,7 @@ def differences(found: Mapping[str, Scores], reference: Mapping[str, Scores]) ->
 
 
 def speeds(
-    runs: Mapping[str, Run], rows: Sequence[tuple[int, Encoding]], pad_id: int, threads: int
+    runs: Mapping[str, RunBatch], rows: Sequence[tuple[int, Encoding]], pad_id: int, threads: int
 ) -> dict[str, dict[str, float]]:
     """Rows a second of each engine, by how many rows its batches have: the best of the rounds.
 
@@ -76,7 +76,7 @@ def speeds(
     }
 
 
-def _seconds(run: Run, batches: Sequence[Batch], threads: int) -> float:
+def _seconds(run: RunBatch, batches: Sequence[Batch], threads: int) -> float:
     clock = time.process_time if threads == 1 else time.perf_counter
     started = clock()
     for batch in batches:

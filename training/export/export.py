@@ -32,7 +32,7 @@ from polytask.training.data.examples import TaskData
 from polytask.training.data.issues import DataError
 from polytask.training.data.splits import subsample
 from polytask.training.data.version_data import training_inputs, validation_data
-from polytask.training.evaluation.evaluate import Run
+from polytask.training.evaluation.evaluate import RunBatch
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.export.backend_trials import BATCH_SIZES, EncodedTask, answers, differences, score, speeds
 from polytask.training.export.onnx_graph import onnx_graph
@@ -42,7 +42,7 @@ MOST_LOST = 0.5
 """Hundredths of its main metric that a task may lose."""
 
 _FLOAT32, _FUSED, _PLAIN = "float32.onnx", "int8.onnx", "int8-plain.onnx"
-_SPARED = (0, 1, 2, 4, 8)
+_NUM_FLOAT_PRODUCTS = (0, 1, 2, 4, 8)
 """How many activations stay as they are in 8 bits: as few as it takes for every task to pass."""
 
 _CALIBRATION_ROWS = 320
@@ -52,7 +52,7 @@ _TIMED_ROWS = 128
 class Open(Protocol):
     """Opens an engine, with so many threads; what it gives runs batches."""
 
-    def __call__(self, backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run: ...
+    def __call__(self, backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def _candidates(
     candidates.append(trial.judged("onnxruntime", "float32", work / _FLOAT32))
     feeds = [_feed(*row) for row in calibration]
     spared = 0
-    for spared in _SPARED if feeds else ():
+    for spared in _NUM_FLOAT_PRODUCTS if feeds else ():
         onnx.save(quantise(graph, feeds, fused=True, spared=spared), work / _FUSED)
         eight_bits = trial.judged("onnxruntime", "int8", work / _FUSED)
         if eight_bits.refused is None:
@@ -159,7 +159,7 @@ class _BackendEvaluation:
         encoder: InputEncoder,
         validation: Sequence[TaskData],
         goldens: Sequence[Golden],
-        open_engine: Callable[[str, str, Path | None], Run],
+        open_engine: Callable[[str, str, Path | None], RunBatch],
         console: Console,
     ) -> None:
         self._tasks = tasks
@@ -172,7 +172,7 @@ class _BackendEvaluation:
             EncodedTask(encoder, own.task, task_id, tuple(example.input for example in own.validation))
             for task_id, own in enumerate(validation)
         ]
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, RunBatch] = {}
         self._reference: dict[str, Scores] | None = None
 
     def judged(self, backend: str, precision: str, file: Path | None) -> Candidate:
@@ -195,7 +195,7 @@ class _BackendEvaluation:
         self._console.print(f"{name}: {_losses(candidate)}", soft_wrap=True, highlight=False)
         return candidate
 
-    def _scored(self, name: str, run: Run) -> dict[str, Scores]:
+    def _scored(self, name: str, run: RunBatch) -> dict[str, Scores]:
         """What the tasks reach, with a bar of the rows that are left."""
         columns = (*Progress.get_default_columns(), TextColumn("{task.completed:,.0f} rows"))
         with Progress(*columns, console=self._console, transient=True) as progress:
@@ -221,7 +221,7 @@ class _BackendEvaluation:
     def _golden_inputs(self) -> list[tuple[Input, ...]]:
         return [tuple(golden.input for golden in self._goldens if golden.task == task.name) for task in self._tasks]
 
-    def _answered(self, run: Run) -> tuple[Golden, ...]:
+    def _answered(self, run: RunBatch) -> tuple[Golden, ...]:
         ids = {task.name: task_id for task_id, task in enumerate(self._tasks)}
         found = []
         for golden in self._goldens:

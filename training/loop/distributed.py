@@ -26,7 +26,7 @@ class Group:
     size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that shows, writes, evaluates and publishes."""
         return self.rank == 0
 
@@ -34,7 +34,7 @@ class Group:
         """First place and end of this process's contiguous part of `count` things; the part may be empty."""
         return count * self.rank // self.size, count * (self.rank + 1) // self.size
 
-    def add_up(self, parameters: Sequence[Tensor], values: Tensor) -> Tensor:
+    def all_reduce_gradients(self, parameters: Sequence[Tensor], values: Tensor) -> Tensor:
         """Adds up all processes' gradients, in place, and their `values` [n]; gives the sums of the values.
 
         A parameter that no process has a gradient of has none afterwards, as it would in one process.
@@ -59,7 +59,7 @@ class Group:
         distributed.all_reduce(found, distributed.ReduceOp.MAX)
         return bool(found.item())
 
-    def from_first(self, value: Value) -> Value:
+    def broadcast(self, value: Value) -> Value:
         """The first process's `value`."""
         if self.size == 1:
             return value
@@ -77,7 +77,7 @@ class Group:
 
 
 @contextmanager
-def joined_group() -> Iterator[Group]:
+def process_group() -> Iterator[Group]:
     """The processes that torchrun started, or this process alone. NCCL where there are GPUs, else gloo."""
     if not distributed.is_torchelastic_launched():
         yield Group()

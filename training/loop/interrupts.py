@@ -39,11 +39,6 @@ class InterruptHandler:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raises Stopped if a signal has come."""
-        if self.received is not None:
-            raise Interrupted(self.received)
-
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.received = number
         self._times += 1

@@ -80,17 +80,17 @@ class WeightAverage:
             torch._foreach_lerp_(self.weights, self._parameters, 1 - kept)
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
+    def applied(self) -> Iterator[None]:
         """The network has the average's weights in the block, and its own again after it."""
         own = [parameter.clone() for parameter in self._parameters] if self.weights else []
-        self.settle()
+        self.apply()
         try:
             yield
         finally:
             for parameter, weight in zip(self._parameters, own, strict=bool(own)):
                 parameter.copy_(weight)
 
-    def settle(self) -> None:
+    def apply(self) -> None:
         """Gives the network the average's weights for good."""
         for parameter, weight in zip(self._parameters, self.weights, strict=bool(self.weights)):
             parameter.copy_(weight)

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from polytask.training.data.examples import EncodedExample
-from polytask.training.loop.uncertainty import Entropy, choose
+from polytask.training.loop.uncertainty import Entropy, select_examples
 from polytask.training.recipes.schema import LengthConfig, SamplerConfig, SamplerName
 
-Ref = tuple[int, int]
+ExampleRef = tuple[int, int]
 """A training example: its task's id and its place among the task's examples."""
 
-Score = Callable[[Sequence[EncodedExample]], list[Entropy]]
+EntropyFunction = Callable[[Sequence[EncodedExample]], list[Entropy]]
 """The network's entropy on each of some examples."""
 
 _WINDOW_BATCHES = 50
-_RECENT = 256
-_LEAST_ENTROPY = 0.1
+_NUM_RECENT = 256
+_MIN_ENTROPY = 0.1
 """Of task-uncertainty: a task that the network is sure of is still looked at."""
 
 
@@ -45,10 +45,10 @@ def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0
     return [weight / sum(weights) for weight in weights]
 
 
-def uncertain_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[float]:
+def uncertainty_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[float]:
     """The shares of the tasks times their mean entropies, normalised; a task without one (regression) keeps its share."""
     weights = [
-        None if mean is None else share * max(mean, _LEAST_ENTROPY) for share, mean in zip(shares, means, strict=True)
+        None if mean is None else share * max(mean, _MIN_ENTROPY) for share, mean in zip(shares, means, strict=True)
     ]
     known = sum(share for share, weight in zip(shares, weights, strict=True) if weight is not None)
     total = sum(weight for weight in weights if weight is not None)
@@ -67,11 +67,11 @@ class ShuffledExamples:
         self._sizes = sizes
         self._waiting: list[list[int]] = [[] for _ in sizes]
 
-    def draw(self, count: int, shares: Sequence[float]) -> list[Ref]:
+    def draw(self, count: int, shares: Sequence[float]) -> list[ExampleRef]:
         """The next `count` examples, each of a task drawn by its share."""
         return [self._next(task_id) for task_id in self.random.choices(range(len(self._sizes)), shares, k=count)]
 
-    def draw_each(self, count: int) -> list[Ref]:
+    def draw_each(self, count: int) -> list[ExampleRef]:
         """The next `count` examples of every task, in random order."""
         drawn = [self._next(task_id) for task_id in range(len(self._sizes)) for _ in range(count)]
         self.random.shuffle(drawn)
@@ -88,7 +88,7 @@ class ShuffledExamples:
         self.random.setstate((version, tuple(numbers), gauss))
         self._waiting = _copied(state["waiting"])
 
-    def _next(self, task_id: int) -> Ref:
+    def _next(self, task_id: int) -> ExampleRef:
         waiting = self._waiting[task_id]
         if not waiting:
             waiting.extend(self.random.sample(range(self._sizes[task_id]), self._sizes[task_id]))
@@ -105,11 +105,11 @@ class EntropyCache:
 
     def __init__(self, num_tasks: int, generator: random.Random) -> None:
         self._random = generator
-        self._kept: dict[Ref, tuple[float, float]] = {}
+        self._kept: dict[ExampleRef, tuple[float, float]] = {}
         self._recent: list[list[float]] = [[] for _ in range(num_tasks)]
         self._without: set[int] = set()
 
-    def due(self, refs: Sequence[Ref], count: int) -> list[Ref]:
+    def stale(self, refs: Sequence[ExampleRef], count: int) -> list[ExampleRef]:
         """The `count` of some examples to ask the network about: those never seen, then any, in their order.
 
         Each at most once, and none of a task that turned out to have no entropies (regression).
@@ -117,7 +117,7 @@ class EntropyCache:
         able = [ref for ref in dict.fromkeys(refs) if ref[0] not in self._without]
         return sorted(able, key=self._kept.__contains__)[:count]
 
-    def keep(self, refs: Sequence[Ref], entropies: Sequence[Entropy], *, typical: bool) -> None:
+    def update(self, refs: Sequence[ExampleRef], entropies: Sequence[Entropy], *, typical: bool) -> None:
         """Takes in what the network said of some examples; `typical`: they were not picked for their entropy."""
         for (task_id, _), entropy in zip(refs, entropies, strict=True):
             recent = self._recent[task_id]
@@ -125,12 +125,12 @@ class EntropyCache:
                 self._without.add(task_id)
             elif typical or not recent:
                 recent.append(entropy)
-                del recent[:-_RECENT]
+                del recent[:-_NUM_RECENT]
         for ref, entropy in zip(refs, entropies, strict=True):
             if entropy is not None:
                 self._kept[ref] = (entropy, self._mean(ref[0]))
 
-    def expect(self, ref: Ref) -> Entropy:
+    def estimate(self, ref: ExampleRef) -> Entropy:
         """The entropy to expect of an example; None while its task has none."""
         recent = self._recent[ref[0]]
         if ref in self._kept:
@@ -178,28 +178,28 @@ class BatchSampler:
         config: SamplerConfig,
         length: LengthConfig,
         seed: int,
-        score: Score,
+        score: EntropyFunction,
     ) -> None:
         """`examples[t]` are the training examples of task t. Raises ValueError if a task has none."""
         self._examples, self._config, self._length, self._score = examples, config, length, score
         self._sizes = [len(own) for own in examples]
         self._draws = ShuffledExamples(self._sizes, seed)
-        self._ahead: list[list[Ref]] = []
-        self._current: list[Ref] = []
-        self._chooses = config.name is SamplerName.MT_UNCERTAINTY
-        self._steers = config.name is SamplerName.TASK_UNCERTAINTY
+        self._ahead: list[list[ExampleRef]] = []
+        self._current: list[ExampleRef] = []
+        self._selects_examples = config.name is SamplerName.MT_UNCERTAINTY
+        self._adapts_shares = config.name is SamplerName.TASK_UNCERTAINTY
         self._kept = EntropyCache(len(examples), self._draws.random)
 
     @property
-    def observes(self) -> bool:
+    def needs_entropies(self) -> bool:
         """Whether `observe` is of any use."""
-        return self._steers or (self._chooses and self._config.amortised)
+        return self._adapts_shares or (self._selects_examples and self._config.amortised)
 
     def next(self, progress: float) -> list[EncodedExample]:
         """The next batch; `progress`: how much of the run is done, 0 to 1."""
         if not self._ahead:
-            refs = self._choose() if self._chooses else self._draw(progress)
-            self._ahead = cut_by_length(refs, self._example, self._length.batch_rows, self._length.batch_tokens)
+            refs = self._select_examples() if self._selects_examples else self._draw(progress)
+            self._ahead = batch_by_length(refs, self._example, self._length.batch_rows, self._length.batch_tokens)
             self._draws.random.shuffle(self._ahead)
         self._current = self._ahead.pop()
         return [self._example(ref) for ref in self._current]
@@ -207,7 +207,7 @@ class BatchSampler:
     def observe(self, batch: Sequence[EncodedExample], entropies: Sequence[Entropy]) -> None:
         """Takes in the entropies of the batch that `next` gave last, as they came up in training on it."""
         assert len(batch) == len(self._current)
-        self._kept.keep(self._current, entropies, typical=self._steers)
+        self._kept.update(self._current, entropies, typical=self._adapts_shares)
 
     def state(self) -> dict[str, Any]:
         """All that the next batches depend on, as JSON values."""
@@ -226,42 +226,44 @@ class BatchSampler:
         self._current = [(task_id, place) for task_id, place in state["current"]]
         self._kept.restore(state["kept"])
 
-    def _example(self, ref: Ref) -> EncodedExample:
+    def _example(self, ref: ExampleRef) -> EncodedExample:
         return self._examples[ref[0]][ref[1]]
 
-    def _draw(self, progress: float) -> list[Ref]:
+    def _draw(self, progress: float) -> list[ExampleRef]:
         shares = task_shares(self._sizes, self._config, progress)
-        if self._steers:
-            shares = uncertain_shares(shares, [self._kept.mean(task_id) for task_id in range(len(self._sizes))])
+        if self._adapts_shares:
+            shares = uncertainty_shares(shares, [self._kept.mean(task_id) for task_id in range(len(self._sizes))])
         return self._draws.draw(self._length.batch_rows * _WINDOW_BATCHES, shares)
 
-    def _choose(self) -> list[Ref]:
+    def _select_examples(self) -> list[ExampleRef]:
         wanted = self._length.batch_rows * self._config.horizon
         candidates = self._draws.draw_each(wanted)
-        entropies = self._expected(candidates) if self._config.amortised else self._scored(candidates)
+        entropies = (
+            self._estimated_entropies(candidates) if self._config.amortised else self._exact_entropies(candidates)
+        )
         tasks = [task_id for task_id, _ in candidates]
-        places = choose(tasks, entropies, wanted, self._config.form, self._config.regression)
+        places = select_examples(tasks, entropies, wanted, self._config.form, self._config.regression)
         return [candidates[place] for place in places]
 
-    def _scored(self, refs: Sequence[Ref]) -> list[Entropy]:
+    def _exact_entropies(self, refs: Sequence[ExampleRef]) -> list[Entropy]:
         return self._score([self._example(ref) for ref in refs])
 
-    def _expected(self, candidates: Sequence[Ref]) -> list[Entropy]:
+    def _estimated_entropies(self, candidates: Sequence[ExampleRef]) -> list[Entropy]:
         budget = int(self._config.refresh * self._length.batch_rows * self._config.horizon)
-        due = self._kept.due(candidates, budget)
-        self._kept.keep(due, self._scored(due), typical=True)
-        return [self._kept.expect(ref) for ref in candidates]
+        due = self._kept.stale(candidates, budget)
+        self._kept.update(due, self._exact_entropies(due), typical=True)
+        return [self._kept.estimate(ref) for ref in candidates]
 
 
-def cut_by_length(
-    refs: Sequence[Ref], example: Callable[[Ref], EncodedExample], max_rows: int, max_tokens: int
-) -> list[list[Ref]]:
+def batch_by_length(
+    refs: Sequence[ExampleRef], example: Callable[[ExampleRef], EncodedExample], max_rows: int, max_tokens: int
+) -> list[list[ExampleRef]]:
     """The examples sorted by length and cut into batches of at most `max_rows` rows and `max_tokens` padded tokens.
 
     An example that alone is over a limit is a batch by itself. Examples of one length keep their order: mixed, they
     stay mixed.
     """
-    batches: list[list[Ref]] = []
+    batches: list[list[ExampleRef]] = []
     rows = 0
     for ref in sorted(refs, key=lambda ref: example(ref).longest):
         own = example(ref)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +31,7 @@ from polytask.training.runs.checkpoints import (
     Snapshot,
     random_states,
     restore_random_states,
-    write_next,
+    write_checkpoint,
     write_snapshot,
 )
 from polytask.training.runs.run_logger import RunLogger, Step
@@ -84,7 +83,7 @@ class Training:
         """Whether enough examples went by since the last evaluation that was finished."""
         return _times(self.examples, self.recipe.length.evaluate_every) > self._evaluations
 
-    def evaluated(self) -> None:
+    def mark_evaluated(self) -> None:
         """Notes that the evaluation that was due is done."""
         self._evaluations = _times(self.examples, self.recipe.length.evaluate_every)
 
@@ -104,7 +103,7 @@ class Training:
         self._check(batch, losses, norm)
         self.optimizer.step()
         self.average.update(self.updates)
-        if self.batches.observes:
+        if self.batches.needs_entropies:
             self.batches.observe(batch, [None if math.isnan(value) else value for value in entropies])
         self.updates += 1
         self.examples += len(batch)
@@ -124,7 +123,7 @@ class Training:
         losses, entropies = self._backward(batch[first:end], weights[first:end])
         around = (first, len(batch) - end)
         own = [functional.pad(losses, around), functional.pad(entropies, around), losses.new_tensor([float(stop)])]
-        values = self.group.add_up(self._parameters, torch.cat(own))
+        values = self.group.all_reduce_gradients(self._parameters, torch.cat(own))
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.recipe.optimizer.clip_norm)
         *numbers, asked, length = torch.cat([values, norm[None]]).tolist()
         return numbers[: len(batch)], numbers[len(batch) :], length, asked > 0
@@ -138,7 +137,7 @@ class Training:
             outputs = self.network(batch.batch.to(self._device), self.network.condition())
         losses = example_losses(self.network, outputs, batch)
         torch.autograd.backward((losses * losses.new_tensor(weights)).sum())
-        entropies = batch_entropies(self.network, outputs, batch) if self.batches.observes else []
+        entropies = batch_entropies(self.network, outputs, batch) if self.batches.needs_entropies else []
         known = [math.nan if entropy is None else entropy for entropy in entropies]
         return losses.detach(), losses.new_tensor(known or [math.nan] * len(share))
 
@@ -146,7 +145,7 @@ class Training:
         """What MT-Uncertainty chooses by; the same in every process to the bit."""
         length = self.recipe.length
         rows = example_entropies(self.network, found, self._pad_id, length.batch_rows, bf16=length.bf16)
-        return self.group.from_first(rows)
+        return self.group.broadcast(rows)
 
     def _check(self, batch: Sequence[EncodedExample], losses: Sequence[float], norm: float) -> None:
         broken = [example for example, loss in zip(batch, losses, strict=True) if not math.isfinite(loss)]
@@ -203,50 +202,51 @@ class Training:
         restore_random_states(snapshot.state["random"][self.group.rank], self._device)
 
 
-def train(
-    training: Training, journal: RunLogger, checkpoints: Path, evaluate: Callable[[Callable[[], None]], None]
-) -> None:
+def train(training: Training, logger: RunLogger, checkpoints: Path, evaluate: Callable[[], Iterable[object]]) -> None:
     """Trains to the end of the recipe. Writes checkpoints to the folder `checkpoints` on the way and at the end.
 
-    `evaluate`, called where an evaluation is due, calls its argument now and then, which raises Stopped. Raises Stopped
-    after SIGTERM or SIGINT, the checkpoint written; RunError where none can be; NonFiniteLossError, with the weights as
-    they were before beside the other checkpoints.
+    `evaluate` is called when an evaluation is due and iterated; between its items a signal can stop it. Raises
+    Interrupted after SIGTERM or SIGINT, once the checkpoint is written; RunError if it cannot be written;
+    NonFiniteLossError, after the weights before that update were saved beside the checkpoints.
     """
     stop, failed = False, checkpoints / FAILED
-    with InterruptHandler() as signals:
+    with InterruptHandler() as interrupts:
         while True:
             if training.evaluation_due:
-                stop = _evaluate(training, evaluate, signals) or stop
+                stop = _evaluate(training, evaluate, interrupts) or stop
             if stop or training.checkpoint_due:
-                _save(training, journal, lambda snapshot: write_next(checkpoints, training.updates, snapshot))
+                _save(training, logger, lambda snapshot: write_checkpoint(checkpoints, training.updates, snapshot))
             if stop:
-                raise Interrupted(signals.received or signal.SIGTERM)
+                raise Interrupted(interrupts.received or signal.SIGTERM)
             if training.progress == 1:
                 return
             try:
-                step = training.step(stop=signals.received is not None)
+                step = training.step(stop=interrupts.received is not None)
             except NonFiniteLossError as error:
-                _save(training, journal, lambda snapshot: write_snapshot(failed, snapshot))
+                _save(training, logger, lambda snapshot: write_snapshot(failed, snapshot))
                 raise NonFiniteLossError(f"{error}\nthe weights before it are kept in {failed}") from error
-            journal.advance(step)
+            logger.advance(step)
             stop = step.stop
 
 
-def _evaluate(training: Training, evaluate: Callable[[Callable[[], None]], None], signals: InterruptHandler) -> bool:
-    """Whether any process was asked to stop; the evaluation is then done again when the run goes on."""
-    if training.group.first:
-        with suppress(Interrupted), training.average.in_place():
-            evaluate(signals.check)
-            training.evaluated()
+def _evaluate(training: Training, evaluate: Callable[[], Iterable[object]], interrupts: InterruptHandler) -> bool:
+    """Whether any process was asked to stop. An evaluation that was interrupted is repeated after the run is resumed."""
+    if training.group.is_main:
+        with training.average.applied():
+            for _ in evaluate():
+                if interrupts.received is not None:
+                    break
+            else:
+                training.mark_evaluated()
     else:
-        training.evaluated()
-    return training.group.any(signals.received is not None)
+        training.mark_evaluated()
+    return training.group.any(interrupts.received is not None)
 
 
-def _save(training: Training, journal: RunLogger, write: Callable[[Snapshot], None]) -> None:
+def _save(training: Training, logger: RunLogger, write: Callable[[Snapshot], None]) -> None:
     snapshot = training.snapshot()
-    if training.group.first:
-        snapshot.state["journal"] = journal.state()
+    if training.group.is_main:
+        snapshot.state["journal"] = logger.state()
         write(snapshot)
 
 

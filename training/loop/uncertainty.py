@@ -92,7 +92,7 @@ def example_entropies(
     return [found[place] for place in range(len(examples))]
 
 
-def choose(
+def select_examples(
     task_ids: Sequence[int],
     entropies: Sequence[Entropy],
     count: int,

@@ -92,11 +92,10 @@ def render(
     draw: Draw,
     *,
     margins: tuple[int, int, int, int] = _MARGINS,
-    alone: bool = False,
 ) -> Chart:
     """Draws on a figure. `size`, `margins` (top, right, bottom, left): in CSS pixels.
 
-    `title` and `description` are for who cannot see it. `alone`: as a file that brings its own paper and colours.
+    `title` and `description` are read aloud to people who cannot see the chart.
     """
     import matplotlib as mpl  # noqa: PLC0415 - only who makes a report needs it
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -109,10 +108,10 @@ def render(
         figure.subplots_adjust(left / size[0], bottom / size[1], 1 - right / size[0], 1 - top / size[1])
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return Chart(_tidy(out.getvalue(), title, description, size, alone=alone), size[0])
+    return Chart(_minify(out.getvalue(), title, description, size), size[0])
 
 
-def _tidy(svg: str, title: str, description: str, size: tuple[int, int], *, alone: bool) -> str:
+def _minify(svg: str, title: str, description: str, size: tuple[int, int]) -> str:
     """Without what only a drawing program needs, coordinates to a tenth, ids of its own, and words for who cannot see."""
     body = svg[svg.index("<defs>", svg.index("<metadata>")) : svg.rindex("</svg>")]
     name = re.sub(r"[^a-z0-9]+", "-", f"{title} {size[0]}".lower()).strip("-")
@@ -123,13 +122,12 @@ def _tidy(svg: str, title: str, description: str, size: tuple[int, int], *, alon
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
     words = f'<title id="{name}-t">{html.escape(title)}</title><desc id="{name}-d">{html.escape(description)}</desc>'
-    own = f'<style>{PAGE_STYLE}</style><rect width="100%" height="100%" style="fill: var(--paper)"/>' if alone else ""
     root = (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
         f'viewBox="0 0 {size[0]} {size[1]}" width="{size[0]}" height="{size[1]}" '
         f'aria-labelledby="{name}-t {name}-d">'
     )
-    return re.sub(r"\n\s*", "\n", f"{root}{words}{own}{body}</svg>")
+    return re.sub(r"\n\s*", "\n", f"{root}{words}{body}</svg>")
 
 
 def _shorter(number: re.Match[str]) -> str:

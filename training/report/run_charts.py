@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from polytask.model.tasks import Kind
 from polytask.training.report.charts import COLOURS, INK, MUTED, PAPER, Chart, Draw, few_ticks, render, room_for, short
 from polytask.training.report.tables import INTERVALS, Curve, TaskScore, mean_curve, number
-from polytask.training.report.task_charts import draw_reliability
-from polytask.training.runs.run_reader import Recorded, merge
+from polytask.training.runs.run_reader import RecordedRun, merge
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,34 +19,33 @@ _SHADES = (0.92, 0.6, 0.76)  # of the colour of a kind, for its tasks in turn
 _SMALL = (360, 210)
 
 
-def scores_chart(scores: Sequence[TaskScore], width: int, *, alone: bool = False) -> Chart:
+def scores_chart(scores: Sequence[TaskScore], width: int) -> Chart:
     """A bar for each task from the top, its trivial baseline as a stroke across it, its rivals as marks."""
     words = "; ".join(f"{s.task} {number(s.value)} against {number(s.baseline)}" for s in scores)
     room, names = room_for([score.task for score in scores], width * 2 // 5)
-    key = 20 * (1 + (len(_rivals(scores)) + 1) // 4)
+    key = 20 * (1 + (len(_reference_markers(scores)) + 1) // 4)
     return render(
         "Scores of all tasks",
         f"Main metric against trivial baseline. {words}",
         (width, 32 + key + 22 * len(scores)),
         lambda figure: _draw_bars(figure.subplots(), scores, names),
         margins=(key + 4, 42, 22, room),
-        alone=alone,
     )
 
 
-def _rivals(scores: Sequence[TaskScore]) -> dict[str, str]:
+def _reference_markers(scores: Sequence[TaskScore]) -> dict[str, str]:
     """Each rival's mark."""
-    names = dict.fromkeys(name for score in scores for name in score.rivals)
+    names = dict.fromkeys(name for score in scores for name in score.references)
     return {name: _MARKERS[place % len(_MARKERS)] for place, name in enumerate(names)}
 
 
 def _draw_bars(axes: Axes, scores: Sequence[TaskScore], names: Sequence[str]) -> None:
-    marks = _rivals(scores)
+    marks = _reference_markers(scores)
     for place, score in enumerate(scores):
         axes.barh(place, score.value or 0.0, height=0.64, color=COLOURS[score.kind], alpha=0.85)
         if score.baseline is not None:
             axes.vlines(score.baseline, place - 0.42, place + 0.42, colors=INK, linewidth=1.8, zorder=3)
-        for name, value in score.rivals.items():
+        for name, value in score.references.items():
             axes.plot(value, place, marks[name], color=PAPER, mec=INK, markersize=6, mew=1.1, zorder=4)
         axes.annotate(
             "-" if score.value is None else f"{score.value:.3f}",
@@ -73,13 +71,13 @@ def _draw_bars(axes: Axes, scores: Sequence[TaskScore], names: Sequence[str]) ->
     axes.set_yticks(range(len(scores)), names, color=INK)
     axes.grid(visible=False, axis="y")
     axes.spines["bottom"].set_visible(False)
-    values = [v for s in scores for v in (s.value, s.baseline, *s.rivals.values()) if v is not None]
+    values = [v for s in scores for v in (s.value, s.baseline, *s.references.values()) if v is not None]
     axes.set_xlim(min(0.0, *values, 0.0), max(1.0, *values, 1.0))
     axes.set_ylim(len(scores) - 0.4, -0.6)
     few_ticks(axes, x=5)
 
 
-def share_chart(run: Recorded, width: int, *, alone: bool = False) -> Chart:
+def share_chart(run: RecordedRun, width: int) -> Chart:
     """Which tasks the examples came from, over time: shares of each interval, stacked, named at the right edge."""
     # From the bottom up, so that the first task stands on top as it does in the tables.
     tasks = list(reversed(run.kinds))
@@ -96,7 +94,6 @@ def share_chart(run: Recorded, width: int, *, alone: bool = False) -> Chart:
         (width, max(300, 50 + 14 * len(tasks))),
         lambda figure: _draw_shares(figure.subplots(), [one["examples"] for one in progress], parts, run.kinds, names),
         margins=(8, room, 38, 44),
-        alone=alone,
     )
 
 
@@ -139,7 +136,7 @@ def _apart(heights: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def overall_charts(run: Recorded, curves: Sequence[Curve]) -> list[Chart]:
+def overall_charts(run: RecordedRun, curves: Sequence[Curve]) -> list[Chart]:
     """The run as a whole, where it has them: loss, mean metric, learning rate."""
     progress = merge(run.progress, INTERVALS)
     losses = [(event["examples"], event["loss"]) for event in progress if event["loss"] is not None]
@@ -178,23 +175,6 @@ def curve_chart(own: Curve) -> Chart:
     last = f"{own.metric} {number(own.scores[-1][1])} at the last evaluation" if own.scores else "Not evaluated yet"
     words = f"{last}; the dashed line is the trivial baseline, {number(own.baseline)}."
     return render(f"{own.task}: learning curve", words, (360, 300), draw)
-
-
-def curves_chart(curves: Sequence[Curve]) -> Chart:
-    """All tasks: the same side by side, two tasks in a row, as a file."""
-    rows = -(-len(curves) // 2)
-
-    def draw(figure: Figure) -> None:
-        grid = figure.subplots(rows, 4, squeeze=False, gridspec_kw={"hspace": 0.6, "wspace": 0.24})
-        for axes in grid.flat[2 * len(curves) :]:
-            axes.set_axis_off()
-        for left, right, own in zip(grid.flat[::2], grid.flat[1::2], curves, strict=False):
-            draw_scores(left, own)
-            left.set_title(f"{own.task}: {own.metric}")
-            draw_losses(right, own.losses, COLOURS[own.kind], "training loss")
-
-    words = "For each task the main metric on validation data and the training loss, over the examples drawn."
-    return render("Learning curves", words, (1120, 190 * rows), draw, alone=True)
 
 
 def draw_scores(axes: Axes, own: Curve) -> None:
@@ -244,22 +224,3 @@ def _over_examples(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
     few_ticks(axes, x=4)
     axes.xaxis.set_major_formatter(short)
     axes.set_xlabel("examples")
-
-
-def calibration_chart(run: Recorded) -> Chart | None:
-    """Every task's reliability diagram, as a file; None where no task has one."""
-    found = {task: own["calibration"] for task, own in run.diagnostics.items() if "calibration" in own}
-    if not found:
-        return None
-    rows = -(-len(found) // 4)
-
-    def draw(figure: Figure) -> None:
-        grid = figure.subplots(rows, 4, squeeze=False, gridspec_kw={"hspace": 0.3, "wspace": 0.2})
-        for axes in grid.flat[len(found) :]:
-            axes.set_axis_off()
-        for axes, (task, own) in zip(grid.flat, found.items(), strict=False):
-            draw_reliability(axes, own, COLOURS[run.kinds[task]])
-            axes.set_title(task)
-
-    words = "For each task what came true over what the scores promised; on the diagonal both are the same."
-    return render("Calibration", words, (1120, 250 * rows), draw, alone=True)

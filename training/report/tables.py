@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from statistics import fmean
 
 from polytask.model.tasks import Kind
 from polytask.training.report.charts import short
-from polytask.training.runs.run_reader import Recorded, merge
+from polytask.training.runs.run_reader import RecordedRun, merge
 
 INTERVALS = 120  # more than that no chart can show
 KIND_NAMES = {kind: str(kind).replace("_", " ") for kind in Kind}
-_MARKUP = re.compile(r"([\\`*_{}\[\]#|~$:@])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class TaskScore:
     metric: str
     value: float | None
     baseline: float | None
-    rivals: Mapping[str, float] = field(default_factory=dict)
+    references: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +61,18 @@ def number(value: float | None, form: str = ".4f") -> str:
     return "-" if value is None else format(value, form)
 
 
-def markdown_cell(text: object) -> str:
-    """A text for a cell of a Markdown table, where it means nothing but itself."""
-    return _MARKUP.sub(r"\\\1", escape(" ".join(str(text).split()), quote=False))
-
-
-def task_scores(run: Recorded) -> list[TaskScore]:
+def task_scores(run: RecordedRun) -> list[TaskScore]:
     """Every task's main metric beside its rivals."""
     found = []
     for task, kind in run.kinds.items():
         own, baseline = run.scores.get(task, {}), run.baselines.get(task, {})
         metric = next(iter(own), next(iter(baseline), ""))
-        rivals = {name: values[task] for name, values in run.rivals.items() if values.get(task) is not None}
-        found.append(TaskScore(task, kind, metric, own.get(metric), baseline.get(metric), rivals))
+        references = {name: values[task] for name, values in run.references.items() if values.get(task) is not None}
+        found.append(TaskScore(task, kind, metric, own.get(metric), baseline.get(metric), references))
     return found
 
 
-def task_curves(run: Recorded) -> dict[str, Curve]:
+def task_curves(run: RecordedRun) -> dict[str, Curve]:
     """Every task over the examples drawn, by name; a finished run ends with what it has published."""
     progress = merge(run.progress, INTERVALS)
     curves = {}
@@ -109,20 +101,22 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
 
 def scores_table(scores: Sequence[TaskScore]) -> Table:
     """Every task's main metric, its trivial baseline, its rivals, and what it is ahead of the better rival by."""
-    rivals = list(dict.fromkeys(name for score in scores for name in score.rivals))
+    references = list(dict.fromkeys(name for score in scores for name in score.references))
     rows = []
     for score in scores:
         gain = None if score.value is None or score.baseline is None else score.value - score.baseline
-        ahead = [score.value - max(score.rivals.values())] if score.rivals and score.value is not None else [None]
+        ahead = (
+            [score.value - max(score.references.values())] if score.references and score.value is not None else [None]
+        )
         own = [score.task, score.metric, number(score.value), number(score.baseline)]
-        own += [number(score.rivals.get(name)) for name in rivals]
-        rows.append([*own, number(gain, "+.4f"), *(number(value, "+.4f") for value in ahead if rivals)])
-    last = ["over the best rival"] if rivals else []
-    head = ["task", "metric", "validation", "trivial baseline", *rivals, "over the baseline", *last]
+        own += [number(score.references.get(name)) for name in references]
+        rows.append([*own, number(gain, "+.4f"), *(number(value, "+.4f") for value in ahead if references)])
+    last = ["over the best rival"] if references else []
+    head = ["task", "metric", "validation", "trivial baseline", *references, "over the baseline", *last]
     return Table(head, rows, texts=2)
 
 
-def use_table(run: Recorded) -> Table:
+def use_table(run: RecordedRun) -> Table:
     """How many examples of each task the run has drawn, and the task's last loss."""
     drawn = {task: sum(event["tasks"].get(task, {}).get("examples", 0) for event in run.progress) for task in run.kinds}
     total = sum(drawn.values())
@@ -137,15 +131,15 @@ def use_table(run: Recorded) -> Table:
     return Table(["task", "examples", "share", "first loss", "last loss"], rows)
 
 
-def tiles(run: Recorded, scores: Sequence[TaskScore]) -> Iterator[Tile]:
+def tiles(run: RecordedRun, scores: Sequence[TaskScore]) -> Iterator[Tile]:
     """The run at a glance."""
     known = [score for score in scores if score.value is not None]
     if known:
         pairs = [(s.value or 0.0, s.baseline) for s in known if s.baseline is not None]
         note = f"trivial baseline {fmean(b for _, b in pairs):.4f}" if len(pairs) == len(known) else ""
         yield Tile("mean of the main metrics", number(fmean(s.value or 0.0 for s in known)), note)
-    for name in run.rivals:
-        both = [(score.value or 0.0, score.rivals[name]) for score in known if name in score.rivals]
+    for name in run.references:
+        both = [(score.value or 0.0, score.references[name]) for score in known if name in score.references]
         if both:
             ahead = fmean(own - other for own, other in both)
             yield Tile(f"over {name}", number(ahead, "+.4f"), f"mean of {len(both)} tasks")
@@ -158,7 +152,7 @@ def tiles(run: Recorded, scores: Sequence[TaskScore]) -> Iterator[Tile]:
         yield Tile("updates", f"{run.progress[-1]['updates']:,}")
 
 
-def parameters_line(run: Recorded) -> str:
+def parameters_line(run: RecordedRun) -> str:
     """How many parameters there are, of what."""
     counts = run.start.get("parameters", {}).items()
     return ", ".join(f"{name.replace('_', ' ')} {short(count)}" for name, count in counts)

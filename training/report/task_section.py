@@ -11,7 +11,7 @@ from polytask.training.report.charts import COLOURS, Chart, Draw, render
 from polytask.training.report.run_charts import curve_chart
 from polytask.training.report.tables import KIND_NAMES, Curve, Table, TaskScore, number
 from polytask.training.report.task_charts import columns, deciles, reliability, residuals
-from polytask.training.runs.run_reader import Recorded
+from polytask.training.runs.run_reader import RecordedRun
 
 _SIZE = (360, 260)
 _MARGINS = (8, 12, 38, 50)
@@ -37,7 +37,7 @@ class Matrix:
 
 
 @dataclass(frozen=True, slots=True)
-class Closeup:
+class TaskSection:
     """All that a report says of one task."""
 
     task: str
@@ -52,37 +52,37 @@ class Closeup:
     score_name: str
 
 
-def close_up(score: TaskScore, own: Curve, run: Recorded, *, draw: bool = True) -> Closeup:
-    """What is known of the task. Without `draw`, only its tables."""
+def task_section(score: TaskScore, own: Curve, run: RecordedRun) -> TaskSection:
+    """What is known of the task."""
     task, diagnosis = score.task, run.diagnostics.get(score.task, {})
     baselines = run.baselines.get(task, {})
     metrics = [[name, number(value), number(baselines.get(name))] for name, value in run.scores.get(task, {}).items()]
-    return Closeup(
+    return TaskSection(
         task=task,
         kind=KIND_NAMES[score.kind],
         colour=COLOURS[score.kind],
         score=score,
         metrics=Table(["metric", "validation", "trivial baseline"], metrics),
-        curve=_curve(own, draw=draw) if own.scores or own.losses else None,
-        exhibits=[_exhibit(task, *parts, draw=draw) for parts in _exhibits(diagnosis, score.kind)],
+        curve=_curve(own) if own.scores or own.losses else None,
+        exhibits=[_exhibit(task, *parts) for parts in _exhibits(diagnosis, score.kind)],
         matrix=_matrix(diagnosis["confusion"]) if "confusion" in diagnosis else None,
         mistakes=diagnosis.get("mistakes", ()),
         score_name="distance" if score.kind is Kind.REGRESSION else "score",
     )
 
 
-def _curve(own: Curve, *, draw: bool) -> Exhibit:
+def _curve(own: Curve) -> Exhibit:
     rows = [[f"{at:,}", number(value)] for at, value in own.scores]
     return Exhibit(
         "Learning curve",
         "",
-        curve_chart(own) if draw else None,
+        curve_chart(own),
         Table(["examples", own.metric], rows) if rows else None,
     )
 
 
-def _exhibit(task: str, title: str, note: str, draw_it: Draw | None, table: Table | None, *, draw: bool) -> Exhibit:
-    chart = render(f"{task}: {title.lower()}", note, _SIZE, draw_it, margins=_MARGINS) if draw and draw_it else None
+def _exhibit(task: str, title: str, note: str, draw: Draw | None, table: Table | None) -> Exhibit:
+    chart = render(f"{task}: {title.lower()}", note, _SIZE, draw, margins=_MARGINS) if draw else None
     return Exhibit(title, note, chart, table)
 
 

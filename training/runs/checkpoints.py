@@ -66,12 +66,12 @@ def numbered(folder: Path, updates: int) -> Path:
     return folder / f"{updates:09}.safetensors"
 
 
-def latest(folder: Path) -> Path | None:
+def latest_checkpoint(folder: Path) -> Path | None:
     """The newest numbered checkpoint of a run, None if it has none."""
     return max(folder.glob("[0-9]*.safetensors"), default=None)
 
 
-def write_next(folder: Path, updates: int, snapshot: Snapshot) -> None:
+def write_checkpoint(folder: Path, updates: int, snapshot: Snapshot) -> None:
     """Writes the checkpoint after so many updates, and removes all but the last two."""
     write_snapshot(numbered(folder, updates), snapshot)
     for path in sorted(folder.glob("[0-9]*.safetensors"))[:-_KEPT]:

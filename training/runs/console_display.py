@@ -67,12 +67,12 @@ class Display:
         if not self._console.is_terminal and int(before * _LINES / self._total) < int(after * _LINES / self._total):
             self._console.print(f"{self._time_line(int(after))}  {self._loss_line()}", soft_wrap=True, highlight=False)
 
-    def answered(self, name: str) -> None:
+    def task_answered(self, name: str) -> None:
         """An evaluation goes on, and the network has answered the task of that name; they come in order."""
         done = 1 + [task.name for task in self._tasks].index(name)
         self._say(f"; evaluating, {done} of {len(self._tasks)} tasks done")
 
-    def evaluated(self, scores: Mapping[str, Scores]) -> None:
+    def show_scores(self, scores: Mapping[str, Scores]) -> None:
         """The evaluation is over; the table shows the first metric of each task."""
         self._say("")
         for place, task in enumerate(self._tasks):

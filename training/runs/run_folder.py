@@ -13,7 +13,7 @@ from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import read_history
 from polytask.training.runs.run_reader import HISTORY, RESULTS
 
-FACTS = "run.json"
+FINGERPRINT = "run.json"
 RECIPE = "recipe.toml"
 
 
@@ -46,8 +46,8 @@ class RunFolder:
             raise RunError(f"{self.path}: holds a run that is not finished; {remedy}")
 
     @contextmanager
-    def held(
-        self, facts: Mapping[str, Any], provenance: Mapping[str, Any], *, resume: bool
+    def locked(
+        self, fingerprint: Mapping[str, Any], provenance: Mapping[str, Any], *, resume: bool
     ) -> Iterator[dict[str, Any]]:
         """Begins or goes on, and keeps others out until the block ends or the process dies. Gives the run's provenance.
 
@@ -65,22 +65,22 @@ class RunFolder:
             ) from error
         with locked(self.path):
             if not self._has_run():
-                known = {**facts, "provenance": provenance}
-                replace_text(self.path / FACTS, json.dumps(known, indent=2, ensure_ascii=False))
-            known = json.loads((self.path / FACTS).read_text(encoding="utf-8"))
-            self._check_facts(known, facts)
+                known = {**fingerprint, "provenance": provenance}
+                replace_text(self.path / FINGERPRINT, json.dumps(known, indent=2, ensure_ascii=False))
+            known = json.loads((self.path / FINGERPRINT).read_text(encoding="utf-8"))
+            self._check_fingerprint(known, fingerprint)
             replace_text(self.path / RECIPE, known["provenance"]["recipe"])
             yield known["provenance"]
 
-    def _check_facts(self, known: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-        changed = list(_differences(known, json.loads(json.dumps(facts))))
+    def _check_fingerprint(self, known: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+        changed = list(_differences(known, json.loads(json.dumps(fingerprint))))
         if changed:
             lines = "\n".join(f"  {change}" for change in changed)
             remedy = "undo the changes, or begin another run with --run-folder"
             raise RunError(f"{self.path}: the run began with something else; {remedy}\n{lines}")
 
     def _has_run(self) -> bool:
-        return (self.path / FACTS).is_file()
+        return (self.path / FINGERPRINT).is_file()
 
     def _finished(self) -> bool:
         events = read_history(self.history) if self.history.is_file() else []
@@ -98,8 +98,8 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _differences(known: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
-    before, now = dict(_leaves(known, "")), dict(_leaves(facts, ""))
+def _differences(known: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    before, now = dict(_leaves(known, "")), dict(_leaves(fingerprint, ""))
     for key in sorted(now.keys() | {key for key in before if not key.startswith("provenance.")}):
         if before.get(key) != now.get(key):
             yield f"{key}: {_shown(now, key)}, was {_shown(before, key)}"

@@ -12,7 +12,7 @@ from polytask.model.tasks import Task
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.runs.console_display import Display
 from polytask.training.runs.event_log import Event, EventLog
-from polytask.training.runs.tensorboard_writer import Board
+from polytask.training.runs.tensorboard_writer import TensorBoardWriter
 
 _EVENTS = 100
 
@@ -47,24 +47,24 @@ class RunLogger:
         total: int,
         display: Display,
         history: EventLog | None = None,
-        board: Board | None = None,
+        board: TensorBoardWriter | None = None,
     ) -> None:
         """`total`: the examples of the whole run."""
         self.examples = 0
         self._tasks, self._total, self._display = tasks, total, display
         self._history, self._board = history, board
         self._earlier, self._begun = 0.0, time.monotonic()
-        self._forget()
+        self._reset_interval()
 
     def start(self, recipe: str, parameters: Mapping[str, Any]) -> None:
         """The run begins. `parameters`: how many there are, of what."""
         tasks = [{"name": task.name, "kind": str(task.kind)} for task in self._tasks]
         event = {"event": "start", "time": _now(), "recipe": recipe, "tasks": tasks, "total_examples": self._total}
-        self._tell(event | {"parameters": dict(parameters)})
+        self._emit(event | {"parameters": dict(parameters)})
 
     def resume(self) -> None:
         """The run goes on after it was stopped."""
-        self._tell({"event": "resume", "time": _now(), "examples": self.examples})
+        self._emit({"event": "resume", "time": _now(), "examples": self.examples})
 
     def advance(self, step: Step) -> None:
         """Counts in an update."""
@@ -74,17 +74,17 @@ class RunLogger:
         before, self.examples = self.examples, step.examples
         self._display.advance(step.task_ids, step.losses)
         if before * _EVENTS // self._total < self.examples * _EVENTS // self._total:
-            self._tell(self._progress(step))
-            self._forget()
+            self._emit(self._progress(step))
+            self._reset_interval()
 
-    def evaluated(self, scores: Mapping[str, Scores]) -> None:
+    def log_evaluation(self, scores: Mapping[str, Scores]) -> None:
         """The metrics of every task, measured now."""
-        self._display.evaluated(scores)
-        self._tell({"event": "evaluation", "examples": self.examples, "scores": scores})
+        self._display.show_scores(scores)
+        self._emit({"event": "evaluation", "examples": self.examples, "scores": scores})
 
     def finish(self, version: str) -> None:
         """The run is over and has published `version`."""
-        self._tell({"event": "finish", "examples": self.examples, "seconds": self._seconds, "version": version})
+        self._emit({"event": "finish", "examples": self.examples, "seconds": self._seconds, "version": version})
 
     def state(self) -> dict[str, Any]:
         """What a run that goes on needs, as JSON values; `history`: the bytes that its history has now."""
@@ -107,7 +107,7 @@ class RunLogger:
     def _seconds(self) -> float:
         return round(self._earlier + time.monotonic() - self._begun, 3)
 
-    def _forget(self) -> None:
+    def _reset_interval(self) -> None:
         self._counts, self._sums = [0] * len(self._tasks), [0.0] * len(self._tasks)
 
     def _progress(self, step: Step) -> Event:
@@ -125,7 +125,7 @@ class RunLogger:
             },
         }
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         if self._history is not None:
             self._history.append(event)
         if self._board is not None:

@@ -22,7 +22,7 @@ class RunFolderError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class RecordedRun:
     """A run as it was written down, finished or not.
 
     `progress` and `evaluations` rise in `examples`: what a resumed run did again replaces what it did first.
@@ -36,7 +36,7 @@ class Recorded:
     finish: Event | None = None
     scores: Scores = field(default_factory=dict)
     baselines: Scores = field(default_factory=dict)
-    rivals: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     diagnostics: Mapping[str, Event] = field(default_factory=dict)
 
     @property
@@ -57,7 +57,7 @@ class Recorded:
         return float(last.get("seconds", 0.0))
 
 
-def read_run(folder: Path) -> Recorded:
+def read_run(folder: Path) -> RecordedRun:
     """Reads a run's folder. A last line that was cut short and results that are not there yet are no error.
 
     Raises RunFolderError if there is no history, or a line or file is not what a run writes.
@@ -78,7 +78,7 @@ def read_run(folder: Path) -> Recorded:
     named = {event["event"]: event for event in events}
     results = _read_results(folder / RESULTS)
     last = evaluations[-1]["scores"] if evaluations else {}
-    return Recorded(
+    return RecordedRun(
         start=named.get("start", {}),
         progress=progress,
         evaluations=evaluations,
@@ -86,7 +86,7 @@ def read_run(folder: Path) -> Recorded:
         finish=named.get("finish"),
         scores=results.get("scores") or last,
         baselines=results.get("baselines") or {},
-        rivals=results.get("rivals") or {},
+        references=results.get("rivals") or {},
         diagnostics=results.get("diagnostics") or {},
     )
 

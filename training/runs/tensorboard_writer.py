@@ -8,7 +8,7 @@ from pathlib import Path
 from polytask.training.runs.event_log import Event
 
 
-class Board:
+class TensorBoardWriter:
     """Writes events as scalars. Needs the package tensorboard: raises ImportError without it."""
 
     def __init__(self, folder: Path, examples: int = 0) -> None:

@@ -83,7 +83,7 @@ def test_every_format_holds_every_kind(tmp_path: Path, name: str, kind: Kind) ->
         for located in expected
     ]
     assert [located.group for located in found] == [located.group for located in expected]
-    assert len({located.place for located in found}) == len(found)
+    assert len({located.location for located in found}) == len(found)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
@@ -96,9 +96,9 @@ def test_tables_may_be_compressed(tmp_path: Path, name: str) -> None:
 
 
 def _rows(folder: Path, name: str, *columns: str) -> list[tuple[str, dict[str, Any]]]:
-    problems = DataIssues()
-    rows = list(read_rows(folder, name, columns, problems))
-    problems.raise_if_any()
+    issues = DataIssues()
+    rows = list(read_rows(folder, name, columns, issues))
+    issues.raise_if_any()
     return rows
 
 

@@ -9,30 +9,30 @@ import pytest
 from polytask.training.data.issues import DataError, DataIssues, read_all
 
 
-def _message(problems: DataIssues) -> str:
+def _message(issues: DataIssues) -> str:
     with pytest.raises(DataError) as caught:
-        problems.raise_if_any()
+        issues.raise_if_any()
     return str(caught.value)
 
 
 @pytest.mark.parametrize("count", [19, 20, 21, 45])
 def test_the_first_twenty_problems_are_listed_and_the_rest_counted(count: int) -> None:
     """However many problems of a sort there are, 20 are listed and the number of the others is said."""
-    problems = DataIssues()
+    issues = DataIssues()
     for number in range(count):
-        problems.add(f"file:{number}", "broken")
+        issues.add(f"file:{number}", "broken")
     listed = [f"file:{number}: broken" for number in range(min(count, 20))]
-    assert _message(problems).splitlines() == listed + ([f"… and {count - 20} more"] if count > 20 else [])
+    assert _message(issues).splitlines() == listed + ([f"… and {count - 20} more"] if count > 20 else [])
 
 
 def test_each_sort_is_listed_by_itself() -> None:
     """A flood of one sort hides no other: each has its own twenty, in the order in which the sorts first appeared."""
-    problems = DataIssues()
+    issues = DataIssues()
     for number in range(30):
-        problems.add(f"a:{number}", f"label {number}", sort="unknown label")
+        issues.add(f"a:{number}", f"label {number}", category="unknown label")
         if number % 10 == 0:
-            problems.add(f"a:{number}", "blank")
-    lines = _message(problems).splitlines()
+            issues.add(f"a:{number}", "blank")
+    lines = _message(issues).splitlines()
     assert lines[:21] == [*(f"a:{number}: label {number}" for number in range(20)), "… and 10 more"]
     assert lines[21:] == [f"a:{number}: blank" for number in (0, 10, 20)]
 
@@ -47,10 +47,10 @@ def test_problems_of_several_files_come_together() -> None:
 
     def reader(file: str, count: int) -> Callable[[], str]:
         def read() -> str:
-            problems = DataIssues()
+            issues = DataIssues()
             for number in range(count):
-                problems.add(f"{file}:{number}", "blank")
-            problems.raise_if_any()
+                issues.add(f"{file}:{number}", "blank")
+            issues.raise_if_any()
             return file
 
         return read

@@ -37,7 +37,7 @@ def test_records_arrive_as_they_are_written(tmp_path: Path, kind: Kind) -> None:
         {field: value for field, value in line.items() if field in fields} for line in lines
     ]
     assert [located.group for located in found] == [line.get("group") for line in lines]
-    assert [located.place for located in found] == [f"{path}:{number}" for number in range(1, len(lines) + 1)]
+    assert [located.location for located in found] == [f"{path}:{number}" for number in range(1, len(lines) + 1)]
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -143,7 +143,7 @@ def test_blank_lines_count_but_hold_no_record(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     line = json.dumps(GOOD[Kind.CLASSIFICATION])
     path.write_text(f"{line}\n\n  \n{line}")
-    assert [located.place for located in _read(path, Kind.CLASSIFICATION)] == [f"{path}:1", f"{path}:4"]
+    assert [located.location for located in _read(path, Kind.CLASSIFICATION)] == [f"{path}:1", f"{path}:4"]
 
 
 BROKEN = [

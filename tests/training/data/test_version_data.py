@@ -14,9 +14,9 @@ from polytask.model_store.errors import ManifestInvalid
 from polytask.model_store.save import NewVersion, save
 from polytask.training.data.issues import DataError
 from polytask.training.data.version_data import changed_files, validation_data
-from polytask.training.publishing.publish import provenance
+from polytask.training.preparation import load_data
 from polytask.training.recipes.schema import Recipe
-from polytask.training.run import load_data
+from polytask.training.runs.provenance import provenance
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 

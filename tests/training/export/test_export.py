@@ -21,22 +21,22 @@ from polytask.model_store.manifest import Golden
 from polytask.model_store.save import NewVersion, save
 from polytask.service.backends.selection import open_backend
 from polytask.training.data.issues import DataError
-from polytask.training.evaluation.evaluate import Run
+from polytask.training.evaluation.evaluate import RunBatch
 from polytask.training.export.backend_trials import EncodedTask, answers
 from polytask.training.export.export import Backends, export_version
-from polytask.training.publishing.publish import provenance
+from polytask.training.runs.provenance import provenance
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 
 pytestmark = pytest.mark.usefixtures("untouched")
 
 
-def engine(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run:
+def engine(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
     """The service's own."""
     return open_backend(backend, precision, file, network, threads).run
 
 
-def upside_down(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> Run:
+def upside_down(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
     """The same, but OpenVINO gives every logit with the wrong sign."""
     run = engine(backend, precision, file, network, threads)
 

@@ -16,16 +16,16 @@ from torch import nn
 
 from polytask.model_store.load import verify
 from polytask.model_store.versions import versions
-from polytask.training import run
-from polytask.training.loop.distributed import Group, joined_group
+from polytask.training import pipeline
+from polytask.training.loop.distributed import Group, process_group
 from polytask.training.loop.interrupts import Interrupted
 from polytask.training.loop.trainer import train
-from polytask.training.runs.checkpoints import latest, read_snapshot
+from polytask.training.runs.checkpoints import latest_checkpoint, read_snapshot
 from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop, build_workshop
 from tests.training.support import toy
 from tests.training.support.processes import run_together
-from tests.training.support.runs import quiet_journal, start
+from tests.training.support.runs import quiet_logger, start
 
 _UPDATES = 20
 _CALM = {"dropout": 0.0, "attention_dropout": 0.0}
@@ -39,7 +39,7 @@ def _losses(workshop: Workshop, sections: dict[str, Any], group: Group) -> list[
 
 
 def _write_losses(folder: Path, sections: dict[str, Any], out: Path) -> None:
-    with joined_group() as group:
+    with process_group() as group:
         found = _losses(build_workshop(folder), sections, group)
         (out / str(group.rank)).write_text(json.dumps(found), encoding="utf-8")
 
@@ -66,13 +66,13 @@ def test_two_processes_have_the_losses_of_one(workshop: Workshop, tmp_path: Path
 
 
 def _add_up(out: Path) -> None:
-    with joined_group() as group:
+    with process_group() as group:
         parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(()))]
         parameters[0].grad = torch.full((2, 3), group.rank + 1.0)
-        parameters[2].grad = torch.tensor(5.0) if group.first else None
-        values = group.add_up(parameters, torch.tensor([group.rank, 10.0]))
+        parameters[2].grad = torch.tensor(5.0) if group.is_main else None
+        values = group.all_reduce_gradients(parameters, torch.tensor([group.rank, 10.0]))
         found = [None if parameter.grad is None else parameter.grad.tolist() for parameter in parameters]
-        others = [group.any(not group.first), group.any(False), group.from_first(group.rank), group.gather(group.rank)]
+        others = [group.any(not group.is_main), group.any(False), group.broadcast(group.rank), group.gather(group.rank)]
         (out / str(group.rank)).write_text(json.dumps([values.tolist(), found, others]), encoding="utf-8")
 
 
@@ -89,9 +89,9 @@ def test_gradients_add_up(tmp_path: Path) -> None:
 
 def _whole_run(folder: Path, recipe: Path) -> None:
     with (folder / "log").open("a", encoding="utf-8") as shown, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "write_report", lambda path: (path, path))
+        patch.setattr(pipeline, "write_report", lambda path: path)
         console = Console(file=shown, width=200)
-        version = run.run_recipe(recipe, folder.parent / "data", folder / "store", console, folder / "run")
+        version = pipeline.run_recipe(recipe, folder.parent / "data", folder / "store", console, folder / "run")
     assert version == folder / "store" / "toy" / "1"
 
 
@@ -123,13 +123,13 @@ class _AskedToStop(RunLogger):
 def _stop_and_go_on(folder: Path, out: Path) -> None:
     workshop = build_workshop(folder)
     recipe = toy.recipe(folder / "backbone", length={"examples": 80})
-    with joined_group() as group:
+    with process_group() as group:
         training = start(workshop, recipe, group=group)
-        journal = quiet_journal(training, RunLogger if group.first else _AskedToStop)
+        logger = quiet_logger(training, RunLogger if group.is_main else _AskedToStop)
         with pytest.raises(Interrupted):
-            train(training, journal, out, lambda _: None)
+            train(training, logger, out, lambda: ())
         assert training.updates == 4
-        checkpoint = group.from_first(latest(out))
+        checkpoint = group.broadcast(latest_checkpoint(out))
         assert checkpoint is not None
         ahead = [training.step().losses for _ in range(3)]
         again = start(workshop, recipe, group=group)
@@ -154,10 +154,10 @@ def test_shares_are_all_of_it(size: int) -> None:
 
 def test_a_process_alone_needs_nobody() -> None:
     """Without torchrun the group has one process, to which everything comes back as it is."""
-    with joined_group() as group:
+    with process_group() as group:
         assert group == Group(0, 1)
-        assert group.first
-        assert group.from_first("a") == "a"
+        assert group.is_main
+        assert group.broadcast("a") == "a"
         assert group.gather("a") == ["a"]
         assert [group.any(flag) for flag in (True, False)] == [True, False]
-        assert group.add_up([], torch.ones(2)).tolist() == [1, 1]
+        assert group.all_reduce_gradients([], torch.ones(2)).tolist() == [1, 1]

@@ -13,7 +13,7 @@ from torch import Tensor
 from polytask.model.heads import Outputs
 from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
-from polytask.training.data.examples import EncodedExample, balanced
+from polytask.training.data.examples import EncodedExample, weigh_labels_equally
 from polytask.training.loop.losses import ExampleBatch, batch_examples, example_losses, example_weights, task_logits
 from tests.training.conftest import Workshop
 from tests.training.support import toy
@@ -161,7 +161,7 @@ def test_tasks_count_alike_where_the_recipe_says_so() -> None:
 
 def test_balanced_labels_weigh_alike() -> None:
     """The weights of each label's examples add up to the same, and the mean weight of all is 1."""
-    examples = balanced([EncodedExample(0, (), target) for target in (0, 0, 0, 1, 0, 2)])
+    examples = weigh_labels_equally([EncodedExample(0, (), target) for target in (0, 0, 0, 1, 0, 2)])
     assert [example.weight for example in examples] == pytest.approx([0.5, 0.5, 0.5, 2, 0.5, 2])
     found = example_weights(examples, toy.recipe("backbone"))
     assert found == pytest.approx([example.weight / 6 for example in examples])

@@ -139,12 +139,12 @@ def test_an_average_stands_in_for_the_weights() -> None:
     average = WeightAverage(parameters, 0.9)
     own = _walk(parameters, average, 3)[-1]
     for error in (None, ValueError):
-        with suppress(ValueError), average.in_place():
+        with suppress(ValueError), average.applied():
             assert all(torch.equal(p, weight) for p, weight in zip(parameters, average.weights, strict=True))
             if error is not None:
                 raise error
         assert all(torch.equal(parameter, weight) for parameter, weight in zip(parameters, own, strict=True))
-    average.settle()
+    average.apply()
     assert all(torch.equal(p, weight) for p, weight in zip(parameters, average.weights, strict=True))
 
 
@@ -154,7 +154,7 @@ def test_without_an_average_the_weights_are_their_own() -> None:
     average = WeightAverage(parameters, 0.0)
     own = _walk(parameters, average, 3)[-1]
     assert average.weights == []
-    with average.in_place():
+    with average.applied():
         assert torch.equal(parameters[0], own[0])
-    average.settle()
+    average.apply()
     assert torch.equal(parameters[0], own[0])

@@ -19,12 +19,12 @@ from polytask.training.loop.sampling import (
     _WINDOW_BATCHES,
     BatchSampler,
     EntropyCache,
-    Ref,
-    Score,
+    EntropyFunction,
+    ExampleRef,
     ShuffledExamples,
-    cut_by_length,
+    batch_by_length,
     task_shares,
-    uncertain_shares,
+    uncertainty_shares,
 )
 from polytask.training.loop.uncertainty import Entropy
 from polytask.training.recipes.schema import LengthConfig, RegressionPolicy, SamplerConfig, SamplerName
@@ -60,11 +60,11 @@ def _tasks(*sizes: int, length: int | None = None) -> Examples:
     ]
 
 
-def _ref(example: EncodedExample) -> Ref:
+def _ref(example: EncodedExample) -> ExampleRef:
     return example.task_id, example.target
 
 
-def _entropy(ref: Ref) -> float:
+def _entropy(ref: ExampleRef) -> float:
     """A fixed entropy of each example, most of them different."""
     return (37 * ref[1] + 11 * ref[0]) % 101 / 101
 
@@ -72,15 +72,15 @@ def _entropy(ref: Ref) -> float:
 class _Scorer:
     """Fixed entropies, or none for the tasks of `regression`; remembers what it was asked for."""
 
-    def __init__(self, entropy: Callable[[Ref], Entropy] = _entropy, regression: tuple[int, ...] = ()) -> None:
+    def __init__(self, entropy: Callable[[ExampleRef], Entropy] = _entropy, regression: tuple[int, ...] = ()) -> None:
         self._entropy, self._regression = entropy, regression
-        self.calls: list[list[Ref]] = []
+        self.calls: list[list[ExampleRef]] = []
 
     def __call__(self, examples: Sequence[EncodedExample]) -> list[Entropy]:
         self.calls.append([_ref(example) for example in examples])
         return [self.of(_ref(example)) for example in examples]
 
-    def of(self, ref: Ref) -> Entropy:
+    def of(self, ref: ExampleRef) -> Entropy:
         return None if ref[0] in self._regression else self._entropy(ref)
 
 
@@ -89,16 +89,22 @@ def _never(_: Sequence[EncodedExample]) -> list[Entropy]:
 
 
 def _batches(
-    examples: Examples, config: SamplerConfig, length: LengthConfig = LENGTH, score: Score | None = None, seed: int = 0
+    examples: Examples,
+    config: SamplerConfig,
+    length: LengthConfig = LENGTH,
+    score: EntropyFunction | None = None,
+    seed: int = 0,
 ) -> BatchSampler:
     uncertain = config.name is SamplerName.MT_UNCERTAINTY
     return BatchSampler(examples, config, length, seed, score or (_Scorer() if uncertain else _never))
 
 
-def _next(batches: BatchSampler, entropy: Callable[[Ref], Entropy] = _entropy, progress: float = 0.0) -> list[Ref]:
+def _next(
+    batches: BatchSampler, entropy: Callable[[ExampleRef], Entropy] = _entropy, progress: float = 0.0
+) -> list[ExampleRef]:
     """The next batch, observed where that is of any use, as training does."""
     batch = batches.next(progress)
-    if batches.observes:
+    if batches.needs_entropies:
         batches.observe(batch, [entropy(_ref(example)) for example in batch])
     return [_ref(example) for example in batch]
 
@@ -114,7 +120,7 @@ def _kept(num_tasks: int) -> EntropyCache:
 def test_uncertain_shares_stay_shares(tasks: list[tuple[float, float | None]]) -> None:
     """Whatever the entropies, the shares add up as before, none is zero, and a task without entropy keeps its own."""
     before, means = [share for share, _ in tasks], [mean for _, mean in tasks]
-    after = uncertain_shares(before, means)
+    after = uncertainty_shares(before, means)
     assert sum(after) == pytest.approx(sum(before))
     assert all(share > 0 for share in after)
     assert [b for b, m in zip(before, means, strict=True) if m is None] == [
@@ -124,7 +130,7 @@ def test_uncertain_shares_stay_shares(tasks: list[tuple[float, float | None]]) -
 
 def test_a_task_twice_as_unsure_has_twice_the_share() -> None:
     """Of tasks of one size the shares are as their mean entropies."""
-    assert uncertain_shares([0.25] * 4, [0.8, 0.4, 0.4, None]) == pytest.approx([0.375, 0.1875, 0.1875, 0.25])
+    assert uncertainty_shares([0.25] * 4, [0.8, 0.4, 0.4, None]) == pytest.approx([0.375, 0.1875, 0.1875, 0.25])
 
 
 def test_task_uncertainty_follows_what_training_sees() -> None:
@@ -241,7 +247,7 @@ _EXAMPLES = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), max_s
 
 def _cut(examples: Sequence[EncodedExample], max_rows: int, max_tokens: int) -> list[list[EncodedExample]]:
     refs = [(0, place) for place in range(len(examples))]
-    batches = cut_by_length(refs, lambda ref: examples[ref[1]], max_rows, max_tokens)
+    batches = batch_by_length(refs, lambda ref: examples[ref[1]], max_rows, max_tokens)
     return [[examples[place] for _, place in batch] for batch in batches]
 
 
@@ -291,7 +297,7 @@ def test_equal_lengths_mix_tasks(config: SamplerConfig) -> None:
 def test_nothing_that_is_drawn_is_lost(config: SamplerConfig) -> None:
     """The batches of one window hold what was drawn for it: ten rounds of a task are ten times each example."""
     size = LENGTH.batch_rows * _WINDOW_BATCHES // 10
-    batches, drawn = _batches(_tasks(size), config), Counter[Ref]()
+    batches, drawn = _batches(_tasks(size), config), Counter[ExampleRef]()
     while drawn.total() < 10 * size:
         drawn.update(_next(batches))
     assert drawn == {(0, place): 10 for place in range(size)}
@@ -368,43 +374,43 @@ def test_regression_at_the_median_comes_rarely_in_a_crowd() -> None:
 def test_kept_entropies_move_with_their_task() -> None:
     """An example keeps the entropy it was seen with, shifted as its task's mean moves since, within 0 to 1."""
     kept = _kept(2)
-    kept.keep([(0, 0), (1, 0)], [0.3, 0.4], typical=True)
-    kept.keep([(0, 1)], [0.9], typical=True)  # the mean goes from 0.3 to 0.6
-    assert kept.expect((0, 0)) == pytest.approx(0.6)
-    assert kept.expect((0, 1)) == 0.9
-    assert kept.expect((1, 0)) == 0.4
-    kept.keep([(0, 2)], [0.0], typical=True)  # and on to 0.4
-    assert kept.expect((0, 0)) == pytest.approx(0.4)
-    assert kept.expect((0, 1)) == pytest.approx(0.7)
-    kept.keep([(0, place) for place in range(3, 300)], [0.9] * 297, typical=True)
-    assert kept.expect((0, 1)) == 1.0
-    assert kept.expect((0, 2)) == pytest.approx(0.5)
+    kept.update([(0, 0), (1, 0)], [0.3, 0.4], typical=True)
+    kept.update([(0, 1)], [0.9], typical=True)  # the mean goes from 0.3 to 0.6
+    assert kept.estimate((0, 0)) == pytest.approx(0.6)
+    assert kept.estimate((0, 1)) == 0.9
+    assert kept.estimate((1, 0)) == 0.4
+    kept.update([(0, 2)], [0.0], typical=True)  # and on to 0.4
+    assert kept.estimate((0, 0)) == pytest.approx(0.4)
+    assert kept.estimate((0, 1)) == pytest.approx(0.7)
+    kept.update([(0, place) for place in range(3, 300)], [0.9] * 297, typical=True)
+    assert kept.estimate((0, 1)) == 1.0
+    assert kept.estimate((0, 2)) == pytest.approx(0.5)
 
 
 def test_unseen_examples_are_expected_to_be_like_the_last_of_their_task() -> None:
     """For an unseen example stands one of its task's last 256 entropies, any of them; None where there is none."""
     kept = _kept(2)
-    kept.keep([(0, place) for place in range(300)], [place / 300 for place in range(300)], typical=True)
-    found = {kept.expect((0, 300 + place)) for place in range(2000)}
+    kept.update([(0, place) for place in range(300)], [place / 300 for place in range(300)], typical=True)
+    found = {kept.estimate((0, 300 + place)) for place in range(2000)}
     assert found <= {place / 300 for place in range(44, 300)}
     assert len(found) > 200
-    assert kept.expect((1, 0)) is None
+    assert kept.estimate((1, 0)) is None
 
 
 def test_chosen_examples_do_not_stand_for_their_task() -> None:
     """What was chosen for its entropy is kept, but moves no other example's and is none that unseen ones get."""
     kept = _kept(1)
-    kept.keep([(0, 0)], [0.3], typical=True)
-    kept.keep([(0, 1)], [0.9], typical=False)
-    assert [kept.expect((0, place)) for place in (0, 1, 2)] == [0.3, 0.9, 0.3]
+    kept.update([(0, 0)], [0.3], typical=True)
+    kept.update([(0, 1)], [0.9], typical=False)
+    assert [kept.estimate((0, place)) for place in (0, 1, 2)] == [0.3, 0.9, 0.3]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9))), st.sets(st.integers(0, 9)), st.integers(0, 40))
-def test_the_unseen_are_asked_about_first(refs: list[Ref], seen: set[int], count: int) -> None:
+def test_the_unseen_are_asked_about_first(refs: list[ExampleRef], seen: set[int], count: int) -> None:
     """Due are distinct examples, seen ones only where no unseen is left out, and none of a task without entropies."""
     kept = _kept(3)
-    kept.keep([(2, 0), *((0, place) for place in sorted(seen))], [None, *[0.5] * len(seen)], typical=True)
-    due, able = kept.due(refs, count), {ref for ref in refs if ref[0] != 2}
+    kept.update([(2, 0), *((0, place) for place in sorted(seen))], [None, *[0.5] * len(seen)], typical=True)
+    due, able = kept.stale(refs, count), {ref for ref in refs if ref[0] != 2}
     unseen = {ref for ref in able if ref[0] == 1 or ref[1] not in seen}
     assert len(due) == len(set(due)) == min(count, len(able))
     assert set(due) <= able
@@ -488,7 +494,7 @@ def test_fully_refreshed_it_chooses_as_the_exact_one(seed: int, horizon: int, re
 
 def test_only_those_that_keep_entropies_observe() -> None:
     """Training asks for the entropies of a batch only where they are of use."""
-    assert [config for config in EVERY if _batches(_tasks(3), config).observes] == [STEERED, AMORTISED]
+    assert [config for config in EVERY if _batches(_tasks(3), config).needs_entropies] == [STEERED, AMORTISED]
 
 
 # States
@@ -498,7 +504,7 @@ def test_only_those_that_keep_entropies_observe() -> None:
 def test_one_seed_gives_one_sequence_of_batches(config: SamplerConfig) -> None:
     """The same seed gives the same batches in the same order, another seed others."""
 
-    def first(seed: int) -> list[list[Ref]]:
+    def first(seed: int) -> list[list[ExampleRef]]:
         batches = _batches(_tasks(30, 50), config, seed=seed)
         return [_next(batches) for _ in range(80)]
 

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from polytask.training.loop.interrupts import Interrupted
 from polytask.training.loop.losses import batch_examples, example_losses
 from polytask.training.loop.trainer import FAILED, NonFiniteLossError, Training, train
 from polytask.training.recipes.schema import Recipe, SamplerName
-from polytask.training.runs.checkpoints import latest, read_snapshot
+from polytask.training.runs.checkpoints import latest_checkpoint, read_snapshot
 from polytask.training.runs.console_display import Display
 from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop
 from tests.training.support import toy
-from tests.training.support.runs import quiet_journal, start, text_of
+from tests.training.support.runs import quiet_logger, start, text_of
 
 
 def _recipe(workshop: Workshop, **sections: Any) -> Recipe:
@@ -42,9 +42,14 @@ def _train(
     """A network trained from the start, and what the console showed."""
     training, shown = start(workshop, recipe), io.StringIO()
     network, total = training.network, recipe.length.examples
-    journal = RunLogger(network.tasks, total, Display(Console(file=shown, width=200), network.tasks, total))
+    logger = RunLogger(network.tasks, total, Display(Console(file=shown, width=200), network.tasks, total))
+
+    def evaluate_once() -> Iterator[None]:
+        yield
+        evaluate(network)
+
     with tempfile.TemporaryDirectory() as folder:
-        train(training, journal, Path(folder), lambda _: evaluate(network))
+        train(training, logger, Path(folder), evaluate_once)
     return network, shown.getvalue()
 
 
@@ -201,8 +206,8 @@ def test_a_run_that_diverges_says_so(workshop: Workshop, tmp_path: Path) -> None
     rates = {"learning_rate": 1e30, "added_learning_rate": 1e30, "warmup": 0.0}
     training = start(workshop, _recipe(workshop, optimizer=rates))
     with pytest.raises(NonFiniteLossError, match=rf"(?s)lower the learning rates.* kept in {tmp_path}/{FAILED}\Z"):
-        train(training, quiet_journal(training), tmp_path, lambda _: None)
-    assert latest(tmp_path) is None
+        train(training, quiet_logger(training), tmp_path, lambda: ())
+    assert latest_checkpoint(tmp_path) is None
     kept = read_snapshot(tmp_path / FAILED)
     assert kept.state["counters"][1] == training.updates == 1
     assert torch.equal(kept.tensors["network.heads.sentence.weight"], training.network.heads.sentence.weight)
@@ -268,7 +273,7 @@ def _stopping(number: signal.Signals, at: int) -> Callable[[Training], RunLogger
             if step.updates == at:
                 os.kill(os.getpid(), number)
 
-    return lambda training: quiet_journal(training, Stopping)
+    return lambda training: quiet_logger(training, Stopping)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -277,9 +282,9 @@ def test_a_signal_stops_the_run_with_a_checkpoint(workshop: Workshop, tmp_path: 
     training = start(workshop, _recipe(workshop))
     handlers = [signal.getsignal(own) for own in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted) as caught:
-        train(training, _stopping(number, 3)(training), tmp_path, lambda _: None)
+        train(training, _stopping(number, 3)(training), tmp_path, lambda: ())
     assert caught.value.number == number
-    checkpoint = latest(tmp_path)
+    checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     assert read_snapshot(checkpoint).state["counters"][1] == training.updates == 4
     assert [signal.getsignal(own) for own in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -289,16 +294,16 @@ def test_a_signal_stops_an_evaluation(workshop: Workshop, tmp_path: Path) -> Non
     """The evaluation is left at once, and the checkpoint says that it is still due."""
     training = start(workshop, _recipe(workshop, length={"evaluate_every": 40}))
 
-    def evaluate(check: Callable[[], None]) -> None:
-        check()
+    def evaluate() -> Iterator[None]:
+        yield
         os.kill(os.getpid(), signal.SIGTERM)
-        check()
+        yield
         raise AssertionError("must not be reached")
 
     with pytest.raises(Interrupted):
-        train(training, quiet_journal(training), tmp_path, evaluate)
+        train(training, quiet_logger(training), tmp_path, evaluate)
     assert 40 <= training.examples < 80
-    checkpoint = latest(tmp_path)
+    checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     again = start(workshop, training.recipe)
     again.restore(read_snapshot(checkpoint))
@@ -315,9 +320,9 @@ def test_the_last_two_checkpoints_stay(workshop: Workshop, tmp_path: Path) -> No
             counts.append(len(list(tmp_path.iterdir())))
             super().advance(step)
 
-    train(training, quiet_journal(training, Looking), tmp_path, lambda _: None)
+    train(training, quiet_logger(training, Looking), tmp_path, lambda: ())
     assert max(counts) == 2
     assert sorted(set(counts)) == [0, 1, 2]
-    checkpoint = latest(tmp_path)
+    checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     assert read_snapshot(checkpoint).state["counters"][1] == training.updates

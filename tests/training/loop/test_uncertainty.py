@@ -20,9 +20,9 @@ from polytask.training.loop.sampling import BatchSampler
 from polytask.training.loop.uncertainty import (
     Entropy,
     batch_entropies,
-    choose,
     example_entropies,
     normalised_entropy,
+    select_examples,
     task_means,
     uncertainty,
 )
@@ -162,8 +162,8 @@ def test_both_forms_by_hand() -> None:
 def test_the_forms_choose_differently() -> None:
     """A sure task's one hard example goes before a hard task's easy ones in the paper's form, not in the released."""
     tasks, entropies = [0, 0, 0, 1, 1, 1], [0.6, 0.0, 0.0, 0.5, 0.5, 0.8]
-    assert choose(tasks, entropies, 2, PAPER, SHARE) == [0, 5]  # 0.6 of mean 0.2, 0.8 of mean 0.6
-    assert choose(tasks, entropies, 2, RELEASED, SHARE) == [3, 5]  # 0.6 * 0.2 / 0.6 = 0.2 < 0.5
+    assert select_examples(tasks, entropies, 2, PAPER, SHARE) == [0, 5]  # 0.6 of mean 0.2, 0.8 of mean 0.6
+    assert select_examples(tasks, entropies, 2, RELEASED, SHARE) == [3, 5]  # 0.6 * 0.2 / 0.6 = 0.2 < 0.5
 
 
 @pytest.mark.parametrize("form", UncertaintyForm)
@@ -200,7 +200,7 @@ def test_as_many_as_wanted_are_chosen(
 ) -> None:
     """Whatever has no entropy, `count` distinct places are chosen, or all, and none scores less than one left out."""
     tasks, entropies = [task for task, _ in candidates], [entropy for _, entropy in candidates]
-    chosen = choose(tasks, entropies, count, form, regression)
+    chosen = select_examples(tasks, entropies, count, form, regression)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, len(candidates))
     assert set(chosen) <= set(range(len(candidates)))
@@ -213,7 +213,7 @@ def test_as_many_as_wanted_are_chosen(
 def test_regression_shares_as_chance_gives(candidates: list[tuple[int, Entropy]], count: int) -> None:
     """With a share, the regression examples chosen are those that a blind choice of the first `count` would take."""
     entropies = [entropy for _, entropy in candidates]
-    chosen = choose([task for task, _ in candidates], entropies, count, PAPER, SHARE)
+    chosen = select_examples([task for task, _ in candidates], entropies, count, PAPER, SHARE)
     blind = [place for place, entropy in enumerate(entropies[:count]) if entropy is None]
     assert [place for place in chosen if entropies[place] is None] == blind
 
@@ -223,15 +223,15 @@ def test_regression_at_the_median_is_in_the_middle(others: list[float]) -> None:
     """With the median, a regression example comes after all others that score more, and before all that score less."""
     tasks, entropies = [0, *[1] * len(others)], [None, *others]
     above = sum(other > statistics.median(others) for other in others)
-    assert 0 not in choose(tasks, entropies, above, PAPER, MEDIAN)
-    assert 0 in choose(tasks, entropies, above + 1, PAPER, MEDIAN)
+    assert 0 not in select_examples(tasks, entropies, above, PAPER, MEDIAN)
+    assert 0 in select_examples(tasks, entropies, above + 1, PAPER, MEDIAN)
 
 
 @pytest.mark.parametrize("regression", RegressionPolicy)
 def test_of_equals_the_first_are_chosen(regression: RegressionPolicy) -> None:
     """With nothing to compare by, the first places are chosen: of regression alone, or of equal entropies."""
-    assert choose([0, 0, 1, 1], [None] * 4, 3, PAPER, regression) == [0, 1, 2]
-    assert choose([0, 1, 0, 1], [0.4] * 4, 3, PAPER, regression) == [0, 1, 2]
+    assert select_examples([0, 0, 1, 1], [None] * 4, 3, PAPER, regression) == [0, 1, 2]
+    assert select_examples([0, 1, 0, 1], [0.4] * 4, 3, PAPER, regression) == [0, 1, 2]
 
 
 # Entropies of a network

@@ -22,7 +22,9 @@ from polytask.model_store.manifest import FROM_BASE, Manifest
 from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks
-from polytask.training.publishing.publish import Run, calibrate, goldens, provenance, publish, round_weights
+from polytask.training.preparation import PreparedRun
+from polytask.training.publishing.publish import calibrate, goldens, publish, round_weights
+from polytask.training.runs.provenance import provenance
 from tests.support import tiny
 from tests.training.conftest import Workshop
 from tests.training.support import toy
@@ -68,8 +70,9 @@ def _publish(workshop: Workshop, backbone_name: str, store: Path) -> Published:
     network = build_network(recipe, backbone, [own.task for own in data])
     _disturb(network)
     baselines = {own.task.name: score_baseline(own) for own in data}
-    run = Run(recipe, data, baselines, provenance(recipe, "the recipe's text", workshop.folder / "data"))
-    version, scores, _ = publish(run, network, workshop.encoder, backbone, store)
+    origin = provenance(recipe, "the recipe's text", workshop.folder / "data")
+    run = PreparedRun(recipe, data, workshop.examples, baselines, origin, backbone, network, workshop.encoder)
+    version, scores, _ = publish(run, store)
     return Published(version, network, backbone, verify(version), scores)
 
 

@@ -21,7 +21,6 @@ from polytask.training.report.charts import render, room_for, short
 from polytask.training.report.run_charts import _apart, curve_chart
 from polytask.training.report.tables import (
     Curve,
-    markdown_cell,
     number,
     scores_table,
     task_curves,
@@ -93,14 +92,12 @@ def page(folder: Path) -> Page:
 
 
 def test_the_numbers_are_those_of_the_files(folder: Path, page: Page) -> None:
-    """Each metric of each task stands in a row with its baseline, rounded to four decimals, in HTML and Markdown."""
+    """Each metric of each task stands in a row with its baseline, rounded to four decimals."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    markdown = (folder / "report.md").read_text(encoding="utf-8")
     for task, scores in results["scores"].items():
         for metric, value in scores.items():
             row = [metric, f"{value:.4f}", f"{results['baselines'][task][metric]:.4f}"]
             assert row in page.rows
-            assert f"| {' | '.join([markdown_cell(metric), *row[1:]])} |" in markdown
         main, value = next(iter(scores.items()))
         head = [task, main, f"{value:.4f}", f"{results['baselines'][task][main]:.4f}"]
         (own,) = [row for row in page.rows if row[:4] == head]
@@ -166,21 +163,6 @@ def test_charts_can_be_read_aloud(folder: Path) -> None:
     assert len(names) == len(charts)
 
 
-def test_markdown_links_files_that_are_there(folder: Path) -> None:
-    """Each picture lies in `report/`, is SVG that stands alone, and nothing there is not linked."""
-    markdown = (folder / "report.md").read_text(encoding="utf-8")
-    linked = re.findall(r"!\[.+?\]\((report/\w+\.svg)\)", markdown)
-    assert sorted(linked) == sorted(f"report/{path.name}" for path in (folder / "report").iterdir())
-    assert len(linked) == 4
-    for name in linked:
-        chart = (folder / name).read_text(encoding="utf-8")
-        ET.fromstring(chart)  # noqa: S314 - our own file
-        assert "--ink:" in chart
-    tables = re.findall(r"(?:^\|.*\n)+", markdown, re.MULTILINE)
-    for table in tables:
-        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
-
-
 def test_the_same_files_give_the_same_report(folder: Path) -> None:
     """A report made again is the same to the byte."""
     before = {path: path.read_bytes() for path in folder.rglob("report*") if path.is_file()}
@@ -191,13 +173,11 @@ def test_the_same_files_give_the_same_report(folder: Path) -> None:
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
     """Without results there are curves, shares and the last evaluation, and the page says that it is unfinished."""
     write_run(tmp_path, TASKS, finished=False)
-    html, markdown = write_report(tmp_path)
-    page = Page(html.read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "unfinished" in page.text
-    assert "Unfinished" in markdown.read_text(encoding="utf-8")
     for score in task_scores(read_run(tmp_path)):
         assert [score.task, score.metric, number(score.value), "-", "-"] in page.rows
-    assert not (tmp_path / "report" / "calibration.svg").exists()
+    assert "Calibration" not in page.text
 
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
@@ -206,7 +186,7 @@ def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path, lines: int) ->
     write_run(tmp_path, TASKS[:1], finished=False)
     history = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "history.jsonl").write_text("".join(history[:lines]), encoding="utf-8")
-    page = Page(write_report(tmp_path)[0].read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert ("Nothing has been recorded yet" in page.text) == (lines == 0)
     assert ("No update has been made yet" in page.text) == (lines < 2)
     assert (TASKS[0].name in page.text) == (lines > 0)
@@ -217,15 +197,14 @@ def test_one_task_alone_and_many_have_a_place(tmp_path: Path) -> None:
     for count in (1, 14):
         tasks = [task_of(Kind.REGRESSION, f"task-{place}") for place in range(count)]
         write_run(tmp_path / str(count), tasks, intervals=4, finished=False)
-        html = write_report(tmp_path / str(count))[0].read_text(encoding="utf-8")
+        html = write_report(tmp_path / str(count)).read_text(encoding="utf-8")
         assert {f"task-{task.name}" for task in tasks} <= set(Page(html).ids)
-        scores = (tmp_path / str(count) / "report" / "scores.svg").read_text(encoding="utf-8")
-        assert all(f">{task.name}</text>" in scores for task in tasks)
+        assert all(f">{task.name}</text>" in html for task in tasks)
         assert len(html) < 2_000_000
 
 
 def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
-    """Markup in inputs, labels and names of rivals is shown as it is written, in HTML, SVG and Markdown."""
+    """Markup in inputs, labels and names of rivals is shown as it is written, in HTML and SVG."""
     task = Task("mood", Kind.CLASSIFICATION, 32, labels=(HOSTILE, "plain"))
     results = write_run(tmp_path, [task])
     results["rivals"] = {HOSTILE: {"mood": 0.5}}
@@ -233,25 +212,12 @@ def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
         {"input": [HOSTILE], "right": HOSTILE, "given": HOSTILE, "score": 1.0}
     ]
     (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
-    html, markdown = write_report(tmp_path)
-    page = Page(html.read_text(encoding="utf-8"))
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(html)
     assert "script" not in page.tags
     assert [HOSTILE, HOSTILE, HOSTILE, "1.0000"] in page.rows
     assert any(HOSTILE in row for row in page.rows if "metric" in row)
-    written = markdown.read_text(encoding="utf-8")
-    assert "<script" not in written
-    assert "[x](" not in written
-    assert "\n# w" not in written
-    for line in (tmp_path / "report").iterdir():
-        assert "<script" not in line.read_text(encoding="utf-8")
-
-
-@given(st.text())
-def test_a_cell_of_markdown_stays_one_cell(text: str) -> None:
-    """Whatever a text holds, in a cell it is one line without tags, links or bars of its own."""
-    cell = markdown_cell(text)
-    assert "\n" not in cell
-    assert not re.search(r"(?<!\\)(?:\\\\)*[|`*_\[\]<>]", cell)
+    assert "<script" not in html
 
 
 def test_tasks_without_rivals_have_no_columns_for_them(tmp_path: Path) -> None:
@@ -325,13 +291,13 @@ def test_long_names_are_cut_to_their_room() -> None:
 def test_the_command_makes_the_report_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`polytask report FOLDER` writes both files and says where; a folder that is no run's is an error."""
+    """`polytask report FOLDER` writes the page and says where; a folder that is no run's is an error."""
     write_run(tmp_path / "run", TASKS[:1], finished=False)
     monkeypatch.setattr(sys, "argv", ["polytask", "report", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert not stopped.value.code
-    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / name) for name in ("report.html", "report.md")]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / "report.html")]
     monkeypatch.setattr(sys, "argv", ["polytask", "report", str(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

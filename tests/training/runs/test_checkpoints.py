@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,22 @@ from torch import Tensor
 from polytask.training.evaluation.evaluate import evaluate_tasks
 from polytask.training.loop.trainer import Training, train
 from polytask.training.recipes.schema import Recipe
-from polytask.training.runs import run_logger as journal
+from polytask.training.runs import run_logger as logger
 from polytask.training.runs.checkpoints import (
     RunError,
     Snapshot,
-    latest,
+    latest_checkpoint,
     random_states,
     read_snapshot,
     restore_random_states,
-    write_next,
+    write_checkpoint,
     write_snapshot,
 )
 from polytask.training.runs.event_log import Event, EventLog, read_history
 from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop
 from tests.training.support import toy
-from tests.training.support.runs import quiet_journal, start
+from tests.training.support.runs import quiet_logger, start
 
 _CPU = torch.device("cpu")
 
@@ -49,22 +50,22 @@ def _run(workshop: Workshop, recipe: Recipe, folder: Path, dies_after: int | Non
                 raise Killed
 
     training = start(workshop, recipe)
-    checkpoint = latest(folder / "checkpoints")
+    checkpoint = latest_checkpoint(folder / "checkpoints")
     snapshot = None if checkpoint is None else read_snapshot(checkpoint)
     history = EventLog(folder / "history.jsonl", 0 if snapshot is None else snapshot.state["journal"]["history"])
-    own = quiet_journal(training, Mortal, history)
+    own = quiet_logger(training, Mortal, history)
     if snapshot is None:
         own.start("toy", {})
     else:
         training.restore(snapshot)
         own.restore(snapshot.state["journal"])
         own.resume()
-    train(
-        training,
-        own,
-        folder / "checkpoints",
-        lambda _: own.evaluated(evaluate_tasks(training.network, workshop.encoder, workshop.data)),
-    )
+
+    def evaluate() -> Iterator[None]:
+        yield
+        own.log_evaluation(evaluate_tasks(training.network, workshop.encoder, workshop.data))
+
+    train(training, own, folder / "checkpoints", evaluate)
     return training
 
 
@@ -103,7 +104,7 @@ def test_killed_at_random_steps_a_run_ends_as_if_undisturbed(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any]
 ) -> None:
     """Ten times killed and resumed, with dropout on, a run ends with the same bits in everything, history included."""
-    monkeypatch.setattr(journal, "_EVENTS", 4)  # intervals that are longer than from one checkpoint to the next
+    monkeypatch.setattr(logger, "_EVENTS", 4)  # intervals that are longer than from one checkpoint to the next
     length = {"examples": 150, "evaluate_every": 70, "checkpoint_every": 30} | sections.get("length", {})
     recipe = toy.recipe(workshop.folder / "backbone", **(sections | {"length": length}))
     (tmp_path / "undisturbed").mkdir()
@@ -139,12 +140,12 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
     """Two checkpoints stay; what a kill left unfinished, and weights kept for inspection, are none."""
-    assert latest(tmp_path / "nowhere") is None
+    assert latest_checkpoint(tmp_path / "nowhere") is None
     for updates in (5, 90, 1000):
-        write_next(tmp_path, updates, Snapshot({}, {"updates": updates}))
+        write_checkpoint(tmp_path, updates, Snapshot({}, {"updates": updates}))
     (tmp_path / ".000002000.safetensors.new").write_bytes(b"torn")
     write_snapshot(tmp_path / "failed.safetensors", Snapshot({}, {}))
-    found = latest(tmp_path)
+    found = latest_checkpoint(tmp_path)
     assert found is not None
     assert read_snapshot(found).state == {"updates": 1000}
     assert len(list(tmp_path.glob("0*"))) == 2
@@ -165,7 +166,7 @@ def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
     """The error names the file and says that the checkpoint before is still there."""
     (tmp_path / "checkpoints").touch()
     with pytest.raises(RunError, match=r"checkpoints/000000003\.safetensors: .* from the checkpoint before"):
-        write_next(tmp_path / "checkpoints", 3, Snapshot({}, {}))
+        write_checkpoint(tmp_path / "checkpoints", 3, Snapshot({}, {}))
 
 
 def test_a_checkpoint_of_another_network_is_refused(workshop: Workshop) -> None:

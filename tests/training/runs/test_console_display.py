@@ -55,7 +55,7 @@ def test_a_terminal_shows_every_task() -> None:
     with Display(console, tiny.tasks(), 10) as display:
         display.advance([0, 0, 0, 1], [1.0, 1.0, 1.0, 0.5])
         scores = {task.name: {"first": place / 10, "second": 0.9} for place, task in enumerate(tiny.tasks())}
-        display.evaluated(scores)
+        display.show_scores(scores)
     last = _plain(console).split("4/10 examples,")[-1]
     assert " left" in last
     rows = {cells[0]: cells[1:] for cells in (line.split() for line in last.splitlines()) if cells}
@@ -69,10 +69,10 @@ def test_a_terminal_shows_how_far_an_evaluation_is() -> None:
     """While the tasks are evaluated the bar says how many are done, and afterwards nothing of it."""
     console = _console(terminal=True)
     with Display(console, tiny.tasks(), 10) as display:
-        display.answered(tiny.tasks()[2].name)
+        display.task_answered(tiny.tasks()[2].name)
         display._live.refresh()
         assert "left; evaluating, 3 of 7 tasks done" in _plain(console)
-        display.evaluated({task.name: {"accuracy": 0.5} for task in tiny.tasks()})
+        display.show_scores({task.name: {"accuracy": 0.5} for task in tiny.tasks()})
     assert "evaluating" not in _plain(console).split("examples,")[-1]
 
 

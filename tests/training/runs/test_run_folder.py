@@ -12,16 +12,19 @@ import pytest
 
 from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import EventLog
-from polytask.training.runs.run_folder import FACTS, RECIPE, RunFolder
+from polytask.training.runs.run_folder import FINGERPRINT, RECIPE, RunFolder
 
-_FACTS = {"recipe": {"name": "toy", "length": {"examples": 10}, "tasks": [{"name": "mood"}]}, "data": {"a.jsonl": "x"}}
+_FINGERPRINT = {
+    "recipe": {"name": "toy", "length": {"examples": 10}, "tasks": [{"name": "mood"}]},
+    "data": {"a.jsonl": "x"},
+}
 _PROVENANCE = {"recipe": "the recipe's text", "started": "once"}
 
 
 def _begin(path: Path, *, resume: bool = False, **changes: Any) -> dict[str, Any]:
     """Begins or goes on, and stops at once; gives the provenance."""
-    facts, provenance = _FACTS | changes, _PROVENANCE | {"started": "again" if resume else "once"}
-    with RunFolder(path).held(facts, provenance, resume=resume) as found:
+    fingerprint, provenance = _FINGERPRINT | changes, _PROVENANCE | {"started": "again" if resume else "once"}
+    with RunFolder(path).locked(fingerprint, provenance, resume=resume) as found:
         return found
 
 
@@ -41,7 +44,7 @@ def test_a_run_begins_in_a_new_or_empty_folder(tmp_path: Path, there: bool, resu
     assert path.exists() is there
     assert _begin(path, resume=resume)["recipe"] == "the recipe's text"
     assert (path / RECIPE).read_text(encoding="utf-8") == "the recipe's text"
-    assert json.loads((path / FACTS).read_text(encoding="utf-8")).items() >= _FACTS.items()
+    assert json.loads((path / FINGERPRINT).read_text(encoding="utf-8")).items() >= _FINGERPRINT.items()
 
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
@@ -104,7 +107,7 @@ def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     """While a run is going on nobody else begins or goes on there."""
     with ExitStack() as stack:
-        stack.enter_context(RunFolder(tmp_path).held(_FACTS, _PROVENANCE, resume=False))
+        stack.enter_context(RunFolder(tmp_path).locked(_FINGERPRINT, _PROVENANCE, resume=False))
         for resume in (True, False):
             with pytest.raises(RunError, match=re.escape("a run is going on there")):
                 RunFolder(tmp_path).check(resume=resume)
@@ -113,5 +116,5 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_died_as_it_began_begins_again(tmp_path: Path) -> None:
     """A temporary file of the facts does not count as something else."""
-    (tmp_path / f".{FACTS}.new").write_text("{", encoding="utf-8")
+    (tmp_path / f".{FINGERPRINT}.new").write_text("{", encoding="utf-8")
     assert _begin(tmp_path)["started"] == "once"

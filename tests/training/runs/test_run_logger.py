@@ -21,11 +21,11 @@ def _journal(path: Path) -> RunLogger:
     return RunLogger(_TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), EventLog(path))
 
 
-def _advance(journal: RunLogger, updates: range) -> None:
+def _advance(logger: RunLogger, updates: range) -> None:
     """Updates of three examples: two of task 0, one of another."""
     for update in updates:
         losses = [1.0, 2.0, 0.5 * update]
-        journal.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1 + update % 2], losses, 3, stop=False))
+        logger.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1 + update % 2], losses, 3, stop=False))
 
 
 def _progress(path: Path) -> list[Event]:
@@ -34,8 +34,8 @@ def _progress(path: Path) -> list[Event]:
 
 def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
     """Every hundredth of a run is an event; together they count every example once, and the last is the end's."""
-    journal = _journal(tmp_path / "history")
-    _advance(journal, range(334))
+    logger = _journal(tmp_path / "history")
+    _advance(logger, range(334))
     events = _progress(tmp_path / "history")
     assert 95 <= len(events) <= 100
     assert (events[-1]["examples"], events[-1]["updates"]) == (1002, 334)
@@ -46,8 +46,8 @@ def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
 
 def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
     """Each task's loss is the mean over its examples since the event before; a task without any has none."""
-    journal = _journal(tmp_path / "history")
-    _advance(journal, range(7))
+    logger = _journal(tmp_path / "history")
+    _advance(logger, range(7))
     first, second = _progress(tmp_path / "history")
     assert first["updates"] == 4
     assert first["tasks"][_TASKS[0].name] == {"examples": 8, "loss": 1.5}
@@ -79,13 +79,13 @@ def test_a_journal_goes_on(tmp_path: Path) -> None:
 
 def test_the_other_events_say_what_happened(tmp_path: Path) -> None:
     """Start, resume, evaluation and finish carry tasks, parameters, scores and the version."""
-    journal = _journal(tmp_path / "history")
-    journal.start("toy", {"total": 3})
-    _advance(journal, range(1))
-    journal.resume()
+    logger = _journal(tmp_path / "history")
+    logger.start("toy", {"total": 3})
+    _advance(logger, range(1))
+    logger.resume()
     scores = {task.name: {"accuracy": 0.5} for task in _TASKS}
-    journal.evaluated(scores)
-    journal.finish("toy/1")
+    logger.log_evaluation(scores)
+    logger.finish("toy/1")
     start, resume, evaluation, finish = read_history(tmp_path / "history")
     assert (start["recipe"], start["total_examples"], start["parameters"]) == ("toy", _TOTAL, {"total": 3})
     assert start["tasks"][0] == {"name": _TASKS[0].name, "kind": "classification"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from polytask.training.runs.event_log import Event
-from polytask.training.runs.tensorboard_writer import Board, scalars
+from polytask.training.runs.tensorboard_writer import TensorBoardWriter, scalars
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -39,12 +39,12 @@ def test_every_number_of_an_event_has_a_name() -> None:
 
 def test_tensorboard_shows_what_a_run_says(tmp_path: Path) -> None:
     """Scalars lie over the examples, readable while the board is open; going on hides what a killed run did beyond."""
-    board = Board(tmp_path)
+    board = TensorBoardWriter(tmp_path)
     for examples in (10, 20, 30):
         board.add(_progress(examples, examples / 16))
     assert _read(tmp_path, "loss/mood") == [(10, 0.625), (20, 1.25), (30, 1.875)]
     board.close()
-    again = Board(tmp_path, 20)
+    again = TensorBoardWriter(tmp_path, 20)
     again.add(_progress(40, 4.0))
     again.close()
     assert _read(tmp_path, "loss/mood") == [(10, 0.625), (20, 1.25), (40, 4.0)]

@@ -26,7 +26,7 @@ def start(workshop: Workshop, recipe: Recipe, network: Network | None = None, gr
     return Training(own, workshop.examples, recipe, workshop.encoder.pad_id, text_of, group)
 
 
-def quiet_journal(training: Training, kind: type[RunLogger] = RunLogger, history: EventLog | None = None) -> RunLogger:
+def quiet_logger(training: Training, kind: type[RunLogger] = RunLogger, history: EventLog | None = None) -> RunLogger:
     """A journal of the run that shows nothing."""
     tasks, total = training.network.tasks, training.recipe.length.examples
     return kind(tasks, total, Display(Console(quiet=True), tasks, total), history)

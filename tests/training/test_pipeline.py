@@ -1,4 +1,4 @@
-"""Tests of training/run.py: a whole run, and everything that stops one before it starts."""
+"""A whole run from recipe to version, and everything that stops one before it starts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from polytask.model.network import parameter_counts
 from polytask.model.tasks import Kind
 from polytask.model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
 from polytask.model_store.load import verify
-from polytask.training import run, stages
+from polytask.training import pipeline, preparation
 from polytask.training.data.issues import DataError
 from polytask.training.evaluation.score_table import scores_table
 from polytask.training.loop.trainer import Training, train
+from polytask.training.pipeline import device_name, evaluate_version, run_recipe
+from polytask.training.preparation import choose_device, load_data
 from polytask.training.publishing.publish import publish
 from polytask.training.recipes.schema import RecipeError
 from polytask.training.report.write_report import write_report
-from polytask.training.run import choose_device, device_name, evaluate_version, load_data, parameters_line, run_recipe
 from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import read_history
 from tests.training.conftest import Workshop
@@ -68,7 +70,7 @@ class Room:
 @pytest.fixture
 def room(tmp_path: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
     """A room in which everything is fine so far. Reports, which take longer than toy runs, are left out."""
-    monkeypatch.setattr(run, "write_report", lambda folder: (folder / "report.html", folder / "report.md"))
+    monkeypatch.setattr(pipeline, "write_report", lambda folder: folder / "report.html")
     return Room(tmp_path, toy_folder)
 
 
@@ -94,11 +96,11 @@ def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
 
 def test_a_run_leaves_everything_to_look_at(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder has recipe, history, results, TensorBoard's events and the report of the very run, no checkpoint."""
-    monkeypatch.setattr(run, "write_report", write_report)
+    monkeypatch.setattr(pipeline, "write_report", write_report)
     room.fields["length"]["tensorboard"] = True
     version = room.run()
     names = {path.name for path in room.folder.iterdir() if path.is_file()}
-    assert names == {"recipe.toml", "run.json", "history.jsonl", "results.json", "report.html", "report.md"}
+    assert names == {"recipe.toml", "run.json", "history.jsonl", "results.json", "report.html"}
     assert len(list((room.folder / "tensorboard").iterdir())) == 1
     assert not (room.folder / "checkpoints").exists()
     assert f"report: {room.folder}/report.html\n" in room.shown
@@ -121,10 +123,10 @@ def test_a_broken_publication_is_made_up_for(room: Room, monkeypatch: pytest.Mon
     def no_room(*_: object) -> None:
         raise StoreUnwritable(room.store, "is full", "make room")
 
-    monkeypatch.setattr(stages, "publish", no_room)
+    monkeypatch.setattr(pipeline, "publish", no_room)
     with pytest.raises(StoreUnwritable):
         room.run()
-    monkeypatch.setattr(stages, "publish", publish)
+    monkeypatch.setattr(pipeline, "publish", publish)
     monkeypatch.setattr(Training, "step", no_room)
     assert verify(room.run(resume=True)).version == 1
     assert "of 48 examples\n" in room.shown.split("goes on after ")[1]
@@ -132,7 +134,7 @@ def test_a_broken_publication_is_made_up_for(room: Room, monkeypatch: pytest.Mon
 
 def test_a_run_does_not_go_on_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is not finished needs --resume, and its own data and recipe; what differs is named."""
-    monkeypatch.setattr(stages, "publish", _interrupt)
+    monkeypatch.setattr(pipeline, "publish", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         room.run()
     with pytest.raises(RunError, match="go on with it with --resume"):
@@ -169,7 +171,7 @@ def test_the_average_is_what_is_published(room: Room, monkeypatch: pytest.Monkey
         return [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
 
     weights: list[Tensor] = []
-    monkeypatch.setattr(stages, "train", keep)
+    monkeypatch.setattr(pipeline, "train", keep)
     room.fields["optimizer"]["average"] = decay
     room.run()
     for parameter, weight in zip(parameters(trained[0]), weights, strict=True):
@@ -199,7 +201,7 @@ def _no_network(*_: object) -> None:
 
 def test_a_broken_record_stops_the_run_before_it_starts(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """File and line are named before a network is built, and nothing is written or shown."""
-    monkeypatch.setattr(run, "build_network", _no_network)
+    monkeypatch.setattr(preparation, "build_network", _no_network)
     place = room.break_line("entities/validation.jsonl", 7)
     before = sorted(room.data.parent.rglob("*"))
     with pytest.raises(DataError, match=rf"\A{place}"):
@@ -230,7 +232,7 @@ def test_tasks_keep_the_recipes_order(workshop: Workshop) -> None:
 
 def test_a_store_that_cannot_be_written_stops_the_run(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in the place of the store is found before the training, not after it."""
-    monkeypatch.setattr(run, "build_network", _no_network)
+    monkeypatch.setattr(preparation, "build_network", _no_network)
     room.store.write_text("no folder", encoding="utf-8")
     with pytest.raises(StoreUnwritable, match=rf"\A{room.store}/toy: cannot be written"):
         room.run()
@@ -279,7 +281,7 @@ def test_what_cannot_end_well_does_not_start(
     def no_training(*_: object) -> None:
         raise AssertionError("training must not start")
 
-    monkeypatch.setattr(stages, "train", no_training)
+    monkeypatch.setattr(pipeline, "train", no_training)
     change(room.fields)
     long_answers = [
         {"text": "a cat?", "text_pair": "the cat sat . it " * 4 + "paris", "answers": [{"text": "paris", "start": 68}]}
@@ -310,4 +312,4 @@ def test_a_person_sees_how_much_is_trained(workshop: Workshop) -> None:
     total = sum(parameter.numel() for parameter in network.parameters())
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     assert 0 < trainable < total
-    assert parameters_line(network).startswith(f"{total:,} parameters, {trainable:,} of them trainable")
+    assert str(parameter_counts(network)).startswith(f"{total:,} parameters, {trainable:,} of them trainable")

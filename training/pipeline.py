@@ -1,0 +1,217 @@
+"""Pipeline of a training run: prepare, train, publish a version, report. Also measures a published version again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import parameter_counts
+from polytask.model_store import DEFAULT_STORE
+from polytask.model_store.durable_files import replace_text
+from polytask.model_store.load import load
+from polytask.model_store.save import check_writable
+from polytask.training.data.statistics import data_statistics
+from polytask.training.data.version_data import changed_files, validation_data
+from polytask.training.evaluation.diagnostics import diagnose
+from polytask.training.evaluation.evaluate import answer_tasks, evaluate_tasks, score_tasks
+from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.score_table import scores_table
+from polytask.training.loop.distributed import Group, process_group
+from polytask.training.loop.interrupts import Interrupted
+from polytask.training.loop.trainer import Training, train
+from polytask.training.preparation import PreparedRun, choose_device, prepare
+from polytask.training.publishing.publish import publish
+from polytask.training.recipes.schema import read_recipe
+from polytask.training.report.write_report import write_report
+from polytask.training.runs.checkpoints import Snapshot, latest_checkpoint, read_snapshot
+from polytask.training.runs.console_display import Display
+from polytask.training.runs.event_log import EventLog
+from polytask.training.runs.run_folder import RunFolder
+from polytask.training.runs.run_logger import RunLogger
+from polytask.training.runs.tensorboard_writer import TensorBoardWriter
+
+
+def run_recipe(
+    path: Path, data_folder: Path, store: Path, console: Console, folder: Path | None = None, *, resume: bool = False
+) -> Path:
+    """Trains as the recipe says and publishes a version. Returns the version's folder.
+
+    The run is kept in `folder` (by default `runs/` and the recipe's name); `resume` continues the run there. Of several
+    processes started by torchrun only the main one prints and writes. Raises RecipeError, DataError, StoreError or
+    RunError before training starts; NonFiniteLossError, RunError or Interrupted while it runs.
+    """
+    recipe, text = read_recipe(path)
+    run_folder = RunFolder(folder or Path("runs") / recipe.name)
+    with process_group() as group:
+        if not group.is_main:
+            return train_only(prepare(recipe, text, data_folder), run_folder, group)
+        check_writable(store, recipe.name)
+        run_folder.check(resume=resume)
+        prepared = prepare(recipe, text, data_folder)
+        console.print(data_statistics(prepared.data, prepared.examples))
+        counts = parameter_counts(prepared.network)
+        console.print(f"{counts}, on {device_name(choose_device())}; kept in {run_folder.path}", soft_wrap=True)
+        try:
+            with run_folder.locked(
+                prepared.fingerprint(group.size), prepared.provenance, resume=resume
+            ) as original_provenance:
+                prepared = prepared.with_provenance(original_provenance)
+                version = train_and_publish(prepared, run_folder, store, console, group)
+        except Interrupted as interrupted:
+            command = _resume_command(path, data_folder, store, run_folder.path, group.size)
+            name = signal.Signals(interrupted.number).name
+            message = f"stopped by {name}; to go on: {command}"
+            raise Interrupted(interrupted.number, message) from interrupted
+    # Soft wrapping: the terminal may fold the line, but whoever copies or parses it gets it in one piece.
+    console.print(published_line(version), soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {write_report(run_folder.path)}", soft_wrap=True, markup=False, highlight=False)
+    return version
+
+
+def train_and_publish(
+    prepared: PreparedRun, run_folder: RunFolder, store: Path, console: Console, group: Group
+) -> Path:
+    """Trains and publishes, in the main process. Returns the version's folder. Raises as `train`."""
+    training = _new_training(prepared, group)
+    snapshot = _restore(training, latest_checkpoint(run_folder.checkpoints))
+    recipe, tasks, total = prepared.recipe, prepared.network.tasks, prepared.recipe.length.examples
+    display = Display(console, tasks, total)
+    with ExitStack() as stack:
+        log = EventLog(run_folder.history, 0 if snapshot is None else snapshot.state["journal"]["history"])
+        tensorboard = None
+        if recipe.length.tensorboard:
+            tensorboard = _open_tensorboard(run_folder, training.examples, console, stack)
+        logger = RunLogger(tasks, total, display, log, tensorboard)
+        if snapshot is None:
+            logger.start(recipe.name, asdict(parameter_counts(prepared.network)))
+        else:
+            logger.restore(snapshot.state["journal"])
+            logger.resume()
+            console.print(f"goes on after {training.examples:,} of {total:,} examples")
+
+        def evaluate() -> Iterator[None]:
+            """Pauses after each task, so that a signal can stop the evaluation there."""
+            answers = {}
+            for task, task_answers in answer_tasks(prepared.network, prepared.encoder, prepared.data):
+                answers[task] = task_answers
+                display.task_answered(task)
+                yield
+            scores = score_tasks(prepared.data, answers)
+            logger.log_evaluation(scores)
+            console.print(scores_table(scores, prepared.baselines))
+
+        with display:
+            train(training, logger, run_folder.checkpoints, evaluate)
+            training.average.apply()
+            version = _publish(prepared, run_folder, store, display, console)
+        logger.finish(f"{version.parent.name}/{version.name}")
+    shutil.rmtree(run_folder.checkpoints)
+    return group.broadcast(version)
+
+
+def train_only(prepared: PreparedRun, run_folder: RunFolder, group: Group) -> Path:
+    """Trains in any other process, then waits for the main one. Returns the version's folder."""
+    training = _new_training(prepared, group)
+    _restore(training, None)
+    tasks, total = prepared.network.tasks, prepared.recipe.length.examples
+    logger = RunLogger(tasks, total, Display(Console(quiet=True), tasks, total))
+    train(training, logger, run_folder.checkpoints, lambda: ())
+    return group.broadcast(Path())
+
+
+def _new_training(prepared: PreparedRun, group: Group) -> Training:
+    return Training(
+        prepared.network,
+        prepared.examples,
+        prepared.recipe,
+        prepared.encoder.pad_id,
+        text_of=prepared.text_of,
+        group=group,
+    )
+
+
+def _restore(training: Training, checkpoint: Path | None) -> Snapshot | None:
+    """Resumes from the main process's `checkpoint`, if it has one."""
+    checkpoint = training.group.broadcast(checkpoint)
+    if checkpoint is None:
+        return None
+    snapshot = read_snapshot(checkpoint)
+    training.restore(snapshot)
+    return snapshot
+
+
+def _open_tensorboard(
+    run_folder: RunFolder, examples: int, console: Console, stack: ExitStack
+) -> TensorBoardWriter | None:
+    """A writer that is closed with the `stack`; None, with a line on the console, if the package is not installed."""
+    try:
+        writer = TensorBoardWriter(run_folder.tensorboard, examples)
+    except ImportError:
+        console.print("nothing is written for TensorBoard: its package is not installed (pip install tensorboard)")
+        return None
+    stack.callback(writer.close)
+    return writer
+
+
+def _publish(prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console) -> Path:
+    """Publishes the network and writes its scores and diagnostics into the run's folder."""
+    version, scores, answers = publish(prepared, store, display.task_answered)
+    display.show_scores(scores)
+    console.print(scores_table(scores, prepared.baselines))
+    diagnostics = {
+        task.name: diagnose(task, task_data.validation, answers[task.name])
+        for task, task_data in zip(prepared.network.tasks, prepared.data, strict=True)
+    }
+    results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics}
+    replace_text(run_folder.results, json.dumps(results, ensure_ascii=False))
+    return version
+
+
+def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict[str, Scores]:
+    """Measures a version of the store again, on the validation files of its recipe.
+
+    Names on the console the files that have changed since it was published. Raises StoreError or DataError.
+    """
+    data = validation_data(version, data_folder)
+    changed = changed_files(version, data_folder)
+    checkpoint = load(version)
+    scores = evaluate_tasks(checkpoint.network.to(choose_device()), InputEncoder(checkpoint.tokenizer), data)
+    if changed:
+        console.print(
+            f"warning: not the data that the version was measured on when published: {', '.join(changed)}",
+            soft_wrap=True,
+            markup=False,
+            highlight=False,
+        )
+    console.print(scores_table(scores, checkpoint.manifest.metrics, beside="when published"))
+    return scores
+
+
+def device_name(device: torch.device) -> str:
+    """The device's name for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+
+
+def published_line(version: Path) -> str:
+    """Where the new version is, and the command that promotes it."""
+    store, name, number = version.parent.parent, version.parent.name, version.name
+    option = "" if store.resolve() == DEFAULT_STORE.resolve() else f" --store {shlex.quote(str(store))}"
+    return f"published {version}; nothing is served before: polytask models promote {name}/{number}{option}"
+
+
+def _resume_command(recipe: Path, data_folder: Path, store: Path, run_folder: Path, num_processes: int) -> str:
+    # `--no-python polytask` instead of `-m polytask`: the latter would import a `polytask.py` or `model.py` in the folder.
+    launcher = "" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} --no-python "
+    options = {"--data": data_folder, "--store": store, "--run-folder": run_folder}
+    words = [str(word) for pair in options.items() for word in pair]
+    return f"{launcher}polytask train {shlex.quote(str(recipe))} {shlex.join(words)} --resume"

@@ -1,0 +1,97 @@
+"""Preparation of a run: recipe and data read and checked, examples encoded, network built. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polytask.model.encoding import InputEncoder
+from polytask.model.network import Network
+from polytask.model_store.durable_files import sha256_of
+from polytask.training.backbone import Backbone, build_network, load_backbone, weights_file
+from polytask.training.data.examples import EncodedExample, TaskData, encode_examples, load_task, weigh_labels_equally
+from polytask.training.data.issues import DataError, read_all
+from polytask.training.evaluation.baselines import score_baseline
+from polytask.training.evaluation.metrics import Scores
+from polytask.training.recipes.schema import Recipe
+from polytask.training.runs.provenance import provenance
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run that is ready to train.
+
+    `examples[t]`: the training examples of task t as rows. `baselines`: the scores of trivial answers, by task.
+    `provenance`: where everything comes from, see `polytask.training.runs.provenance`.
+    """
+
+    recipe: Recipe
+    data: Sequence[TaskData]
+    examples: Sequence[Sequence[EncodedExample]]
+    baselines: dict[str, Scores]
+    provenance: dict[str, Any]
+    backbone: Backbone
+    network: Network
+    encoder: InputEncoder
+
+    def fingerprint(self, num_processes: int) -> dict[str, Any]:
+        """What must be unchanged when the run is resumed, as JSON values."""
+        return {
+            "recipe": self.recipe.model_dump(mode="json"),
+            "data": self.provenance["data"],
+            "backbone": sha256_of(weights_file(self.backbone.folder)),
+            "processes": num_processes,
+        }
+
+    def with_provenance(self, provenance: dict[str, Any]) -> PreparedRun:
+        """The same run with the provenance of its beginning."""
+        return replace(self, provenance=provenance)
+
+    def text_of(self, example: EncodedExample) -> str:
+        """The text of the example's first row."""
+        return self.backbone.tokenizer.decode(list(example.encodings[0].input_ids))
+
+
+def prepare(recipe: Recipe, text: str, data_folder: Path) -> PreparedRun:
+    """Prepares the run of a recipe; `text` is the recipe as it was written. Raises DataError, RecipeError or StoreError."""
+    data = load_data(recipe, data_folder)
+    backbone = load_backbone(recipe.backbone.name)
+    network = build_network(recipe, backbone, [task_data.task for task_data in data]).to(choose_device())
+    encoder = InputEncoder(backbone.tokenizer)
+    return PreparedRun(
+        recipe=recipe,
+        data=data,
+        examples=encode_tasks(encoder, data),
+        baselines={task_data.task.name: score_baseline(task_data) for task_data in data},
+        provenance=provenance(recipe, text, data_folder),
+        backbone=backbone,
+        network=network,
+        encoder=encoder,
+    )
+
+
+def load_data(recipe: Recipe, folder: Path) -> list[TaskData]:
+    """Every task's examples. Raises one DataError that names the errors of all tasks, or RecipeError."""
+    return read_all(partial(load_task, config, folder) for config in recipe.tasks)
+
+
+def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[EncodedExample]]:
+    """Every task's training examples as rows. Raises DataError for a task of which truncation leaves none."""
+    tasks = []
+    for task_id, task_data in enumerate(data):
+        examples = encode_examples(encoder, task_data.task, task_id, task_data.train)
+        if not examples:
+            files = ", ".join(task_data.config.train)
+            raise DataError(f"{files}: no example fits into the {task_data.task.max_length} tokens of a row")
+        tasks.append(weigh_labels_equally(examples) if task_data.config.balanced else examples)
+    return tasks
+
+
+def choose_device() -> torch.device:
+    """The GPU if there is one; of several, the one that this process uses."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
