@@ -39,7 +39,7 @@ def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(trial, "_RUNS", tmp_path / "runs")
     undisturbed = run()
     monkeypatch.setattr(trial, "_CHECKPOINT_S", 0)
-    monkeypatch.setattr(trial, "write_next", write_and_stop)
+    monkeypatch.setattr(trial, "write_checkpoint", write_and_stop)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert run() == undisturbed
