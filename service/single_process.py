@@ -103,8 +103,8 @@ def assemble(
 
     def page() -> bytes:
         active = swaps.active
-        active.metrics.warmed(active.worker.warmup_s, active.worker.limits.token_budget)
-        active.metrics.line(*active.worker.waiting(), ready=active.worker.ready)
+        active.metrics.set_warmup(active.worker.warmup_s, active.worker.limits.token_budget)
+        active.metrics.observe_queue(*active.worker.waiting(), ready=active.worker.ready)
         return active.metrics.page()
 
     return first.worker, application(swaps, settings, metrics.requests, page, running())

@@ -38,7 +38,7 @@ def build_worker(
     """
     manifest = checkpoint.manifest
     limits = known or batch_limits(settings, backend.device)
-    metrics.watch_memory(*memory_of(backend.device))
+    metrics.track_memory(*memory_of(backend.device))
     first = manifest.tasks[0]
     return Worker(
         FairQueue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),

@@ -116,7 +116,7 @@ class DeviceLoop:
         began, self._free_at = max(batch.at, self._free_at), ended
         for row, own in zip(batch.rows, logits, strict=True):
             row.payload.sink.answer(row.payload.index, own, began, ended)
-        self._metrics.device.ran(
+        self._metrics.device.observe_batch(
             [row.task_id for row in batch.rows], [row.num_tokens for row in batch.rows], ended - began
         )
 

@@ -23,31 +23,31 @@ _SIZE = 8
 
 
 class Values(Protocol):
-    """Hands out slots of zeros, and reads them."""
+    """Hands out cells of zeros, and reads them."""
 
-    def take(self, number: int) -> Cell:
-        """A slot of so many numbers."""
+    def allocate(self, number: int) -> Cell:
+        """A cell of so many numbers."""
 
-    def reader(self, slots: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
-        """What reads the numbers of these slots, one slot after the other."""
+    def reader(self, cells: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
+        """What reads the numbers of these cells, one cell after the other."""
 
 
 class ProcessStorage:
-    """In this process (`Values`). A slot is gone with its last reference."""
+    """In this process (`Values`). A cell is gone with its last reference."""
 
-    def take(self, number: int) -> Cell:
+    def allocate(self, number: int) -> Cell:
         """As for any."""
         return memoryview(array("d", bytes(_SIZE * number)))
 
-    def reader(self, slots: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
+    def reader(self, cells: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
         """As for any."""
-        return lambda: np.frombuffer(b"".join(slots))
+        return lambda: np.frombuffer(b"".join(cells))
 
 
 class SharedStorage:
     """In a file of this process (`Values`); what is read is the sum over the files of `folder` with the same suffix.
 
-    All that share a suffix take the same slots in the same order. A process that takes the file of one that has died,
+    All that share a suffix take the same cells in the same order. A process that takes the file of one that has died,
     because it has its name, goes on with its numbers: the file has them even after a kill.
     """
 
@@ -59,17 +59,17 @@ class SharedStorage:
         self._places: dict[int, int] = {}
         self._taken = 0
 
-    def take(self, number: int) -> Cell:
+    def allocate(self, number: int) -> Cell:
         """As for any."""
         place, self._taken = self._taken, self._taken + number
         assert self._taken <= _MAX_NUMBERS, "a checkpoint has fewer tasks than fill the file"
-        slot = self._numbers[place : self._taken]
-        self._places[id(slot)] = place
-        return slot
+        cell = self._numbers[place : self._taken]
+        self._places[id(cell)] = place
+        return cell
 
-    def reader(self, slots: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
+    def reader(self, cells: Sequence[Cell]) -> Callable[[], NDArray[np.float64]]:
         """As for any."""
-        places = [range(place := self._places[id(slot)], place + len(slot)) for slot in slots]
+        places = [range(place := self._places[id(cell)], place + len(cell)) for cell in cells]
         order = np.fromiter(chain.from_iterable(places), np.intp)
         folder, pattern = self._files
 

@@ -18,7 +18,7 @@ from polytask.model.encoding import Encoding
 from polytask.model.tasks import Task, answer_labels
 from polytask.service.errors import ServiceError
 from polytask.service.observability.metric_storage import ProcessStorage, SharedStorage, Values
-from polytask.service.observability.prediction_metrics import PredictionSeries
+from polytask.service.observability.prediction_metrics import PredictionMetrics
 from polytask.service.observability.task_metrics import TaskMetrics
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -86,10 +86,10 @@ class Predicted(Protocol):
     """Where answers are counted by what they say, if anywhere."""
 
     def __call__(self, task: Task, answer: Answer, *, raw_scores: bool) -> None:
-        """As `PredictionSeries.observe`."""
+        """As `PredictionMetrics.observe`."""
 
 
-class RestartSeries:
+class RestartMetrics:
     """Deaths of processes, as their supervisor counts them; 0 where there is only one process."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
@@ -106,24 +106,24 @@ class RestartSeries:
         self._of[name.partition("-")[0]].inc()
 
 
-def supervisor_series(folder: Path) -> RestartSeries:
+def supervisor_series(folder: Path) -> RestartMetrics:
     """The supervisor's own, in the folder of its processes, which it joins with nothing else."""
     before = values.ValueClass
     join_processes(folder, "supervisor")
     try:
-        return RestartSeries()
+        return RestartMetrics()
     finally:
         values.ValueClass = before
         del os.environ[_FOLDER]
 
 
-class RequestSeries:
+class RequestMetrics:
     """What happens to requests and their rows, by task. An *input* is a row here: a ranking has one per candidate."""
 
     def __init__(self, registry: CollectorRegistry, tasks: Sequence[str]) -> None:
         series = TaskMetrics(_values("requests"))
         counter, histogram = series.counter, series.histogram
-        self.forget, self.page = series.forget, series.page
+        self.remove, self.page = series.remove, series.page
         self.predicted: Predicted | None = None
         self.in_flight = Gauge(
             "polytask_requests_in_flight", "Requests being worked on.", registry=registry, multiprocess_mode="livesum"
@@ -139,7 +139,7 @@ class RequestSeries:
         self._truncated_tokens = counter("polytask_truncated_tokens_total", "Tokens that were cut off.")
         self._dropped = counter("polytask_dropped_inputs_total", "Rows that left the line without running.", "reason")
         for task in (*tasks, UNKNOWN_TASK):
-            self.declare(task)
+            self.register(task)
 
     def admitted(self, task: str, encodings: Sequence[Encoding]) -> None:
         """Rows were put in line."""
@@ -171,7 +171,7 @@ class RequestSeries:
         if error.rejection:
             self._rejections(task, error.rejection).inc()
 
-    def declare(self, task: str) -> None:
+    def register(self, task: str) -> None:
         """All series of a task are there from now on."""
         for counted, known in (
             (self._ended, _OUTCOMES),
@@ -179,16 +179,16 @@ class RequestSeries:
             (self._dropped, (DEADLINE, DISCONNECT)),
         ):
             for value in known:
-                counted.declare(task, value)
+                counted.register(task, value)
         for stage in _STAGES:
-            self._stages.declare(task, stage)
-        self._seconds.declare(task)
-        self._lengths.declare(task)
+            self._stages.register(task, stage)
+        self._seconds.register(task)
+        self._lengths.register(task)
         for plain in (self._inputs, self._tokens, self._truncated, self._truncated_tokens):
-            plain.declare(task)
+            plain.register(task)
 
 
-class DeviceSeries:
+class DeviceMetrics:
     """What the device does, batch by batch."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -217,7 +217,7 @@ class DeviceSeries:
             "polytask_forward_duration_seconds", "A batch on the device.", registry=registry, buckets=_SHORT_SECONDS
         )
 
-    def ran(self, task_ids: Sequence[int], lengths: Sequence[int], seconds: float) -> None:
+    def observe_batch(self, task_ids: Sequence[int], lengths: Sequence[int], seconds: float) -> None:
         """A batch was run."""
         real = sum(lengths)
         self._inputs.observe(len(lengths))
@@ -250,12 +250,12 @@ class Metrics:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._tasks = list(tasks)
-        self._in_line: set[str] = set()
+        self._queued: set[str] = set()
         ProcessCollector(registry=registry)
-        self.requests = RequestSeries(registry, [task.name for task in tasks])
-        self.device = DeviceSeries(registry)
-        RestartSeries(registry)
-        self._predictions = PredictionSeries(_values("predictions"), tasks) if predictions else None
+        self.requests = RequestMetrics(registry, [task.name for task in tasks])
+        self.device = DeviceMetrics(registry)
+        RestartMetrics(registry)
+        self._predictions = PredictionMetrics(_values("predictions"), tasks) if predictions else None
         if self._predictions is not None:
             self.requests.predicted = self._predictions.observe
         self._queue = TaskMetrics(_values(_QUEUE))
@@ -273,7 +273,7 @@ class Metrics:
         )
         for result in _RELOADS:
             self.reloads.labels(result)
-        self._declare()
+        self._register()
 
     def of(self, tasks: Sequence[Task]) -> Metrics:
         """The same series for the worker of another version, whose task ids mean these tasks."""
@@ -281,25 +281,25 @@ class Metrics:
         other._tasks = list(tasks)  # noqa: SLF001, of the same class
         return other
 
-    def serves(self, revision: str, backend: str, precision: str, device: str) -> None:
+    def set_served(self, revision: str, backend: str, precision: str, device: str) -> None:
         """Notes what is served, on what: from now on these tasks."""
         # In a page of several processes labels cannot be taken back, and there they do not change.
         if _FOLDER not in os.environ:
             self._model.clear()
             self._info.clear()
         self._model.labels(revision, backend, precision, device).set(1)
-        self._declare()
+        self._register()
 
-    def forget(self, tasks: Iterable[str]) -> None:
+    def remove(self, tasks: Iterable[str]) -> None:
         """Drops the series of tasks that no version in memory has: labels do not add up as tasks come and go."""
         for task in tasks:
-            self.requests.forget(task)
+            self.requests.remove(task)
             if self._predictions is not None:
-                self._predictions.forget(task)
-            self._in_line.discard(task)
-            self._queue.forget(task)
+                self._predictions.remove(task)
+            self._queued.discard(task)
+            self._queue.remove(task)
 
-    def watch_memory(self, device: str, read: Callable[[], Mapping[str, int]]) -> None:
+    def track_memory(self, device: str, read: Callable[[], Mapping[str, int]]) -> None:
         """From now on shows what `read` says of the memory of `device`: bytes by state."""
 
         def measure() -> None:
@@ -317,20 +317,20 @@ class Metrics:
         """Rows left the line without running."""
         self.requests.dropped(self._tasks[task_id].name, reason, num_rows)
 
-    def warmed(self, seconds: float, token_budget: int) -> None:
+    def set_warmup(self, seconds: float, token_budget: int) -> None:
         """Notes how long the warm-up took, and the most tokens in a batch since."""
         self.device.warmup.set(seconds)
         self.device.token_budget.set(token_budget)
 
-    def line(self, waiting: Mapping[int, tuple[int, int]], oldest_s: float, *, ready: bool) -> None:
+    def observe_queue(self, waiting: Mapping[int, tuple[int, int]], oldest_s: float, *, ready: bool) -> None:
         """Notes the rows and tokens in line, by task id, for how long the oldest row has been, and whether rows are answered."""
         by_name = {self._tasks[task_id].name: own for task_id, own in waiting.items()}
-        for task in self._in_line | by_name.keys():
+        for task in self._queued | by_name.keys():
             rows, tokens = by_name.get(task, (0, 0))
             self._queue_inputs(task).set(rows)
             self._queue_tokens(task).set(tokens)
-        self._in_line.clear()
-        self._in_line.update(by_name)
+        self._queued.clear()
+        self._queued.update(by_name)
         self._oldest.set(oldest_s)
         self._ready.set(ready)
         self._read_memory()
@@ -346,11 +346,11 @@ class Metrics:
             pages.append(self._predictions.page())
         return b"".join([prometheus_client.generate_latest(registry), *(page.encode() for page in pages)])
 
-    def _declare(self) -> None:
+    def _register(self) -> None:
         for task in self._tasks:
             self._info.labels(task.name, str(task.kind), str(len(answer_labels(task)))).set(1)
-            self._queue_inputs.declare(task.name)
-            self._queue_tokens.declare(task.name)
-            self.requests.declare(task.name)
+            self._queue_inputs.register(task.name)
+            self._queue_tokens.register(task.name)
+            self.requests.register(task.name)
             if self._predictions is not None:
-                self._predictions.declare(task)
+                self._predictions.register(task)

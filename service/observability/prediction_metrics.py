@@ -21,25 +21,25 @@ from polytask.service.observability.task_metrics import TaskMetrics
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
-class PredictionSeries:
+class PredictionMetrics:
     """Counts labels and confidence. Labels are those of the checkpoint, so clients cannot add any."""
 
     def __init__(self, values: Values, tasks: Sequence[Task]) -> None:
         series = TaskMetrics(values)
-        self.forget, self.page = series.forget, series.page
+        self.remove, self.page = series.remove, series.page
         self._predicted = series.counter("polytask_predictions_total", "Labels in answers.", "label")
         self._confidence = series.histogram(
             "polytask_prediction_confidence_ratio", "Probabilities of what was answered.", _CONFIDENCE
         )
         for task in tasks:
-            self.declare(task)
+            self.register(task)
 
-    def declare(self, task: Task) -> None:
+    def register(self, task: Task) -> None:
         """The series of a task are there from now on."""
         if task.kind is not Kind.REGRESSION:
-            self._confidence.declare(task.name)
+            self._confidence.register(task.name)
         for label in answer_labels(task):
-            self._predicted.declare(task.name, label)
+            self._predicted.register(task.name, label)
 
     def observe(self, task: Task, answer: Answer, *, raw_scores: bool) -> None:
         """Counts an answer; `raw_scores`: its scores are no probabilities, and only its labels count."""

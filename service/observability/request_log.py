@@ -21,7 +21,7 @@ class RequestLog:
     def __init__(self, share: float) -> None:
         self._share = share
 
-    def wants(self, context: RequestContext) -> bool:
+    def should_log(self, context: RequestContext) -> bool:
         """Whether the request has a line."""
         if context.exception is not None or (
             context.status >= 500 and (context.status != _NOT_READY or context.stages)

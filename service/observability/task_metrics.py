@@ -21,41 +21,41 @@ _Child = TypeVar("_Child", bound="Counter | Gauge | Histogram")
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A number that goes up: the one of its slot."""
+    """A number that goes up: the one of its cell."""
 
     lock: threading.Lock
-    slot: Cell
+    cell: Cell
 
     def inc(self, amount: float = 1) -> None:
         """Adds to it."""
         with self.lock:
-            self.slot[0] += amount
+            self.cell[0] += amount
 
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
     """A number that is what it was last set to."""
 
-    slot: Cell
+    cell: Cell
 
     def set(self, value: float) -> None:
         """Sets it."""
-        self.slot[0] = value
+        self.cell[0] = value
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Observations by size: its slot has how many fell into each bucket, the last without a bound, and their sum."""
+    """Observations by size: its cell has how many fell into each bucket, the last without a bound, and their sum."""
 
     lock: threading.Lock
-    slot: Cell
+    cell: Cell
     bounds: Sequence[float]
 
     def observe(self, value: float) -> None:
         """Adds one."""
         with self.lock:
-            self.slot[bisect_left(self.bounds, value)] += 1
-            self.slot[-1] += value
+            self.cell[bisect_left(self.bounds, value)] += 1
+            self.cell[-1] += value
 
 
 @dataclass(eq=False)
@@ -80,13 +80,13 @@ class MetricFamily(Generic[_Child]):
         """As above."""
         return self.children[key]
 
-    def declare(self, *key: str) -> None:
+    def register(self, *key: str) -> None:
         """From now on there is this child, at 0 if it is new."""
         if key not in self.children:
             self.children[key] = self.make()
             self.changed()
 
-    def forget(self, task: str) -> None:
+    def remove(self, task: str) -> None:
         """The children of a task are gone."""
         self.children = {key: child for key, child in self.children.items() if key[0] != task}
         self.changed()
@@ -107,8 +107,8 @@ class MetricFamily(Generic[_Child]):
                 yield f"{before}{self.name}{{{labels}}} "
             before = ""
 
-    def shown(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The numbers on the page, given those of the slots."""
+    def samples(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The numbers on the page, given those of the cells."""
         if not self.bounds:
             return numbers
         by_child = numbers.reshape(-1, len(self.bounds) + 2)
@@ -129,24 +129,24 @@ class TaskMetrics:
 
     def counter(self, name: str, text: str, label: str = "") -> MetricFamily[Counter]:
         """Counters with the label `task` and this one."""
-        return self._family("counter", name, text, label, lambda: Counter(self._lock, self._values.take(1)))
+        return self._family("counter", name, text, label, lambda: Counter(self._lock, self._values.allocate(1)))
 
     def gauge(self, name: str, text: str) -> MetricFamily[Gauge]:
         """Gauges with the label `task`."""
-        return self._family("gauge", name, text, "", lambda: Gauge(self._values.take(1)))
+        return self._family("gauge", name, text, "", lambda: Gauge(self._values.allocate(1)))
 
     def histogram(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> MetricFamily[Histogram]:
         """Histograms with the label `task` and this one."""
 
         def make() -> Histogram:
-            return Histogram(self._lock, self._values.take(len(bounds) + 2), bounds)
+            return Histogram(self._lock, self._values.allocate(len(bounds) + 2), bounds)
 
         return self._family("histogram", name, text, label, make, bounds)
 
-    def forget(self, task: str) -> None:
+    def remove(self, task: str) -> None:
         """The series of a task are gone."""
         for family in self._families:
-            family.forget(task)
+            family.remove(task)
 
     def page(self) -> str:
         """All of them in Prometheus' text format."""
@@ -169,13 +169,13 @@ class TaskMetrics:
         # Of each family at one moment: a task may come or go meanwhile.
         found = [(family, list(family.children.items())) for family in self._families]
         lines = [line for family, children in found for line in family.lines(key for key, _ in children)]
-        slots = [[child.slot for _, child in children] for _, children in found]
-        read = self._values.reader(list(chain.from_iterable(slots)))
-        ends = np.cumsum([sum(map(len, own)) for own in slots])[:-1]
+        cells = [[child.cell for _, child in children] for _, children in found]
+        read = self._values.reader(list(chain.from_iterable(cells)))
+        ends = np.cumsum([sum(map(len, own)) for own in cells])[:-1]
 
         def page() -> str:
             parts = zip(self._families, np.split(read(), ends), strict=False)
-            shown = np.concatenate([family.shown(numbers) for family, numbers in parts]).tolist()
-            return "".join([f"{before}{number}\n" for before, number in zip(lines, shown, strict=True)])
+            samples = np.concatenate([family.samples(numbers) for family, numbers in parts]).tolist()
+            return "".join([f"{before}{number}\n" for before, number in zip(lines, samples, strict=True)])
 
         return page

@@ -26,7 +26,7 @@ from polytask.service.errors import (
     ServiceError,
     UnknownTask,
 )
-from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
+from polytask.service.observability.metrics import UNKNOWN_TASK, RequestMetrics
 from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
@@ -92,13 +92,13 @@ class Predictor:
         tasks: Sequence[Task],
         encoder: InputEncoder,
         engine: EngineClient,
-        series: RequestSeries,
+        metrics: RequestMetrics,
         settings: Settings,
         revision: str,
     ) -> None:
-        self.preparer = RequestPreparer(tasks, encoder, settings, revision, series.predicted)
+        self.preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predicted)
         self._engine = engine
-        self._series = series
+        self._metrics = metrics
         self._settings = settings
         self._tokens = TokenEstimator()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
@@ -111,7 +111,7 @@ class Predictor:
     async def predict(self, call: PredictCall) -> Prediction:
         """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
         arrived = time.monotonic()
-        with self._series.in_flight.track_inprogress():
+        with self._metrics.in_flight.track_inprogress():
             try:
                 prediction = await self._predict(call, arrived)
             except ServiceError as error:
@@ -122,13 +122,13 @@ class Predictor:
                 self._failed(call.context, internal, arrived)
                 raise internal from error
         for task in call.context.tasks:
-            self._series.answered(task, prediction.stages, time.monotonic() - arrived)
+            self._metrics.answered(task, prediction.stages, time.monotonic() - arrived)
         return prediction
 
     def _failed(self, context: RequestContext, error: ServiceError, arrived: float) -> None:
         # A body that is for several tasks may not have been read.
         for task in context.tasks or (UNKNOWN_TASK,):
-            self._series.failed(task, error, time.monotonic() - arrived)
+            self._metrics.failed(task, error, time.monotonic() - arrived)
 
     async def _predict(self, call: PredictCall, arrived: float) -> Prediction:
         context = call.context

@@ -41,15 +41,15 @@ class SupervisorLink:
         self._reports = os.dup(_STDOUT)
         os.dup2(_STDERR, _STDOUT)
 
-    def hear_ready(self) -> None:
+    def report_ready(self) -> None:
         """Tells it that this process does its work from now on."""
         self._report(ready=True)
 
-    def hear_error(self, error: Exception) -> None:
+    def report_error(self, error: Exception) -> None:
         """Tells it why this process ends."""
         self._report(error=str(error))
 
-    def when_over(self, end: Callable[[], None]) -> None:
+    def on_shutdown(self, end: Callable[[], None]) -> None:
         """Calls `end`, from a thread, when it wants this process to end, or has died itself."""
 
         def wait() -> None:
@@ -75,5 +75,5 @@ def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink]
         join_processes(folder / METRICS, name)
         main(settings, parent)
     except (StoreError, StartupError) as error:
-        parent.hear_error(error)
+        parent.report_error(error)
         sys.exit(CANNOT_START)

@@ -68,16 +68,16 @@ class EngineServer:
 
     def connect(self) -> Client:
         """The end of a new connection."""
-        return Connection(_DECODER, self._received, self._gone, self._come)
+        return Connection(_DECODER, self._received, self._disconnected, self._connected)
 
-    def tell(self, *, ready: bool) -> None:
+    def broadcast_status(self, *, ready: bool) -> None:
         """Tells the frontends whether the engine would answer, if that is news."""
         if ready != self._ready:
             self._ready = ready
             for client in self._clients:
                 client.send([Status(ready)])
 
-    def _come(self, client: Client) -> None:
+    def _connected(self, client: Client) -> None:
         self._clients[client] = {}
         client.send([Status(self._ready)])
 
@@ -120,7 +120,7 @@ class EngineServer:
         for client, messages in replies.items():
             client.send(messages)
 
-    def _gone(self, client: Client) -> None:
+    def _disconnected(self, client: Client) -> None:
         for rows in self._clients.pop(client).values():
             self._worker.cancel(rows, DISCONNECT)
 
@@ -159,7 +159,7 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None
     """Serves rows on `socket` until told to end. Raises StoreError or StartupError where it cannot."""
     checkpoint, backend = load_backend(settings)
     metrics = Metrics(checkpoint.manifest.tasks)
-    metrics.serves(revision(checkpoint.manifest), backend.name, backend.precision, backend.device)
+    metrics.set_served(revision(checkpoint.manifest), backend.name, backend.precision, backend.device)
 
     async def main() -> Worker:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
@@ -170,14 +170,14 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None
                 loop.call_soon_threadsafe(over.set)
 
         worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics, end)
-        reception = EngineServer(worker, loop)
-        await loop.create_unix_server(reception.connect, str(socket))
-        parent.when_over(end)
+        server = EngineServer(worker, loop)
+        await loop.create_unix_server(server.connect, str(socket))
+        parent.on_shutdown(end)
         worker.start()
-        watching = asyncio.create_task(_watch(worker, reception, metrics, parent))
+        watching = asyncio.create_task(_watch(worker, server, metrics, parent))
         await over.wait()
         latest = time.monotonic() + settings.drain_s + settings.deadline_s + SHUTDOWN_S
-        while reception.num_clients and not worker.draining and time.monotonic() < latest:  # noqa: ASYNC110, three things
+        while server.num_clients and not worker.draining and time.monotonic() < latest:  # noqa: ASYNC110, three things
             await asyncio.sleep(_TICK_S)
         await asyncio.to_thread(worker.stop, SHUTDOWN_S)
         watching.cancel()
@@ -188,17 +188,17 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
 
 
-async def _watch(worker: Worker, reception: EngineServer, metrics: Metrics, parent: SupervisorLink) -> None:
+async def _watch(worker: Worker, server: EngineServer, metrics: Metrics, parent: SupervisorLink) -> None:
     """Spreads what the worker's thread does not say by itself."""
     reported, tried = False, time.monotonic()
     while True:
         ready = worker.ready
-        reception.tell(ready=ready)
-        metrics.line(*worker.waiting(), ready=ready)
-        metrics.warmed(worker.warmup_s, worker.limits.token_budget)
+        server.broadcast_status(ready=ready)
+        metrics.observe_queue(*worker.waiting(), ready=ready)
+        metrics.set_warmup(worker.warmup_s, worker.limits.token_budget)
         if ready and not reported:
             reported = True
-            parent.hear_ready()
+            parent.report_ready()
         if not ready and time.monotonic() - tried > _RECOVERY_S:
             tried = time.monotonic()
             worker.recover()

@@ -38,7 +38,7 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
         async with engine_client.connected():
-            parent.hear_ready()
+            parent.report_ready()
             yield
         predictor.close()
 
@@ -52,7 +52,7 @@ def run_frontend(settings: Settings, folder: Path, number: int, listener: int, p
     )
     app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
     server = http_server(app, settings, backlog=1)
-    parent.when_over(partial(setattr, server, "should_exit", True))
+    parent.on_shutdown(partial(setattr, server, "should_exit", True))
     run_server(server, SharedListener(listener))
 
 

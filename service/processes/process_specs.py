@@ -30,15 +30,15 @@ class RestartPolicy:
 
     was_ready: bool = False
     num_failed: int = 0
-    num_short: int = 0
+    num_quick_failures: int = 0
 
-    def died(self, *, ready: bool, lived_s: float) -> float | None:
+    def next_delay_s(self, *, ready: bool, lived_s: float) -> float | None:
         """The seconds until the next life begins; None if there is to be none. `ready`: whether this one was."""
         self.num_failed = 0 if ready else self.num_failed + 1
         if self.num_failed == _MOST_FAILED:
             return None
-        self.num_short = 0 if ready and lived_s >= _LONG_LIFE_S else self.num_short + 1
-        return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** max(0, self.num_short - 1))
+        self.num_quick_failures = 0 if ready and lived_s >= _LONG_LIFE_S else self.num_quick_failures + 1
+        return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** max(0, self.num_quick_failures - 1))
 
 
 @dataclass(slots=True)
@@ -50,26 +50,26 @@ class ProcessSpec:
     arguments: tuple[str, ...]
     environment: dict[str, str]
     descriptors: tuple[int, ...] = ()
-    lives: RestartPolicy = field(default_factory=RestartPolicy)
+    restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     process: asyncio.subprocess.Process | None = None
 
 
 def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:
-    """A slot for each engine, which sees no device but its own. Those on the CPU share its cores."""
+    """A spec for each engine, which sees no device but its own. Those on the CPU share its cores."""
     on_cpu = sum(device != "cuda" and not device.isdigit() for device in settings.engine_devices)
     threads = settings.threads or max(1, available_cores() // max(1, on_cpu))
-    slots = []
+    specs = []
     for number, entry in enumerate(settings.engine_devices):
         own = replace(settings, devices="", threads=threads).to_environment()
         own[env_name("device")] = "cuda" if entry.isdigit() else entry
         if entry.isdigit():
             own["CUDA_VISIBLE_DEVICES"] = _visible(int(entry))
-        slots.append(ProcessSpec(f"engine-{number}", module, (str(folder), str(number)), own))
-    return slots
+        specs.append(ProcessSpec(f"engine-{number}", module, (str(folder), str(number)), own))
+    return specs
 
 
 def frontend_specs(settings: Settings, folder: Path, listener: socket.socket) -> list[ProcessSpec]:
-    """A slot for each frontend, all with the same socket."""
+    """A spec for each frontend, all with the same socket."""
     # One thread: numpy would start one a core for products that a frontend never makes.
     own = {**settings.to_environment(), "OMP_NUM_THREADS": "1"}
     descriptor = listener.fileno()
@@ -100,7 +100,7 @@ def _visible(ordinal: int) -> str:
     return devices[ordinal]
 
 
-def environment(slot: ProcessSpec) -> dict[str, str]:
-    """The variables of a process: those of this one, but for settings, which are the slot's."""
+def environment(spec: ProcessSpec) -> dict[str, str]:
+    """The variables of a process: those of this one, but for settings, which are the spec's."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
-    return inherited | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)} | slot.environment
+    return inherited | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)} | spec.environment

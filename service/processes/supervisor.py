@@ -66,12 +66,12 @@ def serve(settings: Settings, engine: str = "polytask.service.processes.engine")
 
 
 class _Supervisor:
-    """Keeps a process in each slot. `patience_s`: how long all of them may take to end."""
+    """Keeps a process in each spec. `patience_s`: how long all of them may take to end."""
 
-    def __init__(self, listener: socket.socket, folder: Path, slots: list[ProcessSpec], patience_s: float) -> None:
+    def __init__(self, listener: socket.socket, folder: Path, specs: list[ProcessSpec], patience_s: float) -> None:
         self._listener = listener
         self._folder = folder
-        self._slots = slots
+        self._specs = specs
         self._patience_s = patience_s
         self._ending = asyncio.Event()
         self._restarts = supervisor_series(folder / METRICS)
@@ -80,15 +80,15 @@ class _Supervisor:
         """Until a signal comes, or a process cannot be kept alive: then raises StartupError."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._ending.set)
-        keepers = [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        keepers = [asyncio.create_task(self._keep(spec)) for spec in self._specs]
         ending = asyncio.create_task(self._ending.wait())
         await asyncio.wait([*keepers, ending], return_when=asyncio.FIRST_COMPLETED)
         self._end()
         _, late = await asyncio.wait(keepers, timeout=self._patience_s)
         if late:
             logger.error("%d processes did not end within %.0f s; they are killed", len(late), self._patience_s)
-            for slot in self._slots:
-                _signal(slot, signal.SIGKILL)
+            for spec in self._specs:
+                _signal(spec, signal.SIGKILL)
         ends = await asyncio.gather(*keepers, return_exceptions=True)
         ending.cancel()
         for error in ends:
@@ -98,50 +98,50 @@ class _Supervisor:
     def _end(self) -> None:
         self._ending.set()
         self._listener.close()
-        for slot in self._slots:
-            _close_lifeline(slot)
+        for spec in self._specs:
+            _close_lifeline(spec)
 
-    async def _keep(self, slot: ProcessSpec) -> None:
-        """Starts the slot's process again and again. Raises StartupError where that is no use."""
+    async def _keep(self, spec: ProcessSpec) -> None:
+        """Starts the spec's process again and again. Raises StartupError where that is no use."""
         while not self._ending.is_set():
             started = time.monotonic()
-            ready, error = await self._live(slot)
-            assert slot.process is not None
-            code, lived_s = slot.process.returncode, time.monotonic() - started
-            forget_gauges(self._folder / METRICS, slot.name)
+            ready, error = await self._live(spec)
+            assert spec.process is not None
+            code, lived_s = spec.process.returncode, time.monotonic() - started
+            forget_gauges(self._folder / METRICS, spec.name)
             if self._ending.is_set():
                 return
-            logger.error("%s has died (exit code %s)%s", slot.name, code, f": {error}" if error else "")
-            if code == CANNOT_START and error and not slot.lives.was_ready:
+            logger.error("%s has died (exit code %s)%s", spec.name, code, f": {error}" if error else "")
+            if code == CANNOT_START and error and not spec.restart_policy.was_ready:
                 raise StartupError(error)
-            pause_s = slot.lives.died(ready=ready, lived_s=lived_s)
+            pause_s = spec.restart_policy.next_delay_s(ready=ready, lived_s=lived_s)
             if pause_s is None:
                 raise StartupError(
-                    f"{slot.name} died {slot.lives.num_failed} times in a row before it was ready, the last time with exit "
+                    f"{spec.name} died {spec.restart_policy.num_failed} times in a row before it was ready, the last time with exit "
                     f"code {code}{f' ({error})' if error else ''}; the log has what it said"
                 )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), pause_s)
             if not self._ending.is_set():
-                self._restarts.restarted(slot.name)
+                self._restarts.restarted(spec.name)
 
-    async def _live(self, slot: ProcessSpec) -> tuple[bool, str]:
+    async def _live(self, spec: ProcessSpec) -> tuple[bool, str]:
         """One life of a process: whether it has been ready, and the error that it reported."""
-        slot.process = process = await asyncio.create_subprocess_exec(
+        spec.process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             # Not the folder that the command was given in: the modules are found where this process found them.
             "-P",
             "-m",
-            slot.module,
-            *slot.arguments,
-            env=environment(slot),
+            spec.module,
+            *spec.arguments,
+            env=environment(spec),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=slot.descriptors,
+            pass_fds=spec.descriptors,
         )
-        logger.info("%s started, process %d", slot.name, process.pid)
+        logger.info("%s started, process %d", spec.name, process.pid)
         if self._ending.is_set():
-            _close_lifeline(slot)
+            _close_lifeline(spec)
         ready, error = False, ""
         assert process.stdout is not None
         async for line in process.stdout:
@@ -149,18 +149,18 @@ class _Supervisor:
             ready = ready or "ready" in report
             error = report.get("error", error)
             if "ready" in report:
-                slot.lives.was_ready = True
-                logger.info("%s is ready", slot.name)
+                spec.restart_policy.was_ready = True
+                logger.info("%s is ready", spec.name)
         await process.wait()
         return ready, error
 
 
-def _close_lifeline(slot: ProcessSpec) -> None:
-    if slot.process is not None and slot.process.stdin is not None:
-        slot.process.stdin.close()
+def _close_lifeline(spec: ProcessSpec) -> None:
+    if spec.process is not None and spec.process.stdin is not None:
+        spec.process.stdin.close()
 
 
-def _signal(slot: ProcessSpec, number: signal.Signals) -> None:
-    if slot.process is not None and slot.process.returncode is None:
+def _signal(spec: ProcessSpec, number: signal.Signals) -> None:
+    if spec.process is not None and spec.process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            slot.process.send_signal(number)
+            spec.process.send_signal(number)

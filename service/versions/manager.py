@@ -42,7 +42,7 @@ class LoadedVersion(ServedVersion):
     def report_served(self) -> None:
         """Notes in the metrics that this is what is served."""
         assert self.backend is not None
-        self.metrics.serves(self.revision, self.backend.name, self.backend.precision, self.backend.device)
+        self.metrics.set_served(self.revision, self.backend.name, self.backend.precision, self.backend.device)
 
     def close(self, timeout_s: float) -> None:
         """Answers what is in line, and ends its threads."""
@@ -136,7 +136,7 @@ class VersionManager:
             while standby.num_in_flight:  # noqa: ASYNC110, counted without events as every request counts
                 await asyncio.sleep(_TICK_S)
             await asyncio.to_thread(standby.close, self._close_s)
-            self.active.metrics.forget(standby.tasks.keys() - self.active.tasks.keys())
+            self.active.metrics.remove(standby.tasks.keys() - self.active.tasks.keys())
             logger.info("unloaded %s", standby.revision)
             del standby  # the last that holds on to it
             await asyncio.to_thread(_trim)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from polytask.service.config.settings import Settings
-from polytask.service.observability.metrics import RequestSeries
+from polytask.service.observability.metrics import RequestMetrics
 from polytask.service.observability.request_log import RequestLog
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.authentication import AuthenticationMiddleware
@@ -40,7 +40,7 @@ _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False, "auto_c
 def application(
     versions: Versions,
     settings: Settings,
-    series: RequestSeries,
+    metrics: RequestMetrics,
     page: Callable[[], bytes],
     running: AbstractAsyncContextManager[None],
     process_index: ProcessIndex | None = None,
@@ -86,7 +86,7 @@ def application(
     # From the inside out: the short way is behind the gate as all others are.
     app.add_middleware(PredictFastPath, answer=predict)
     app.add_middleware(
-        AuthenticationMiddleware, keys=settings.keys, versions=versions, series=series, process_index=process_index
+        AuthenticationMiddleware, keys=settings.keys, versions=versions, metrics=metrics, process_index=process_index
     )
     app.add_middleware(
         RequestTrackingMiddleware, problems=problems, log=RequestLog(settings.log_requests), traces=traces

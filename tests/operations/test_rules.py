@@ -46,7 +46,7 @@ def test_alerts_fire_when_they_should() -> None:
 def test_the_page_is_as_prometheus_wants_it() -> None:
     """Names, units and types of all series follow its conventions, help texts are there."""
     metrics = Metrics(tiny.tasks(), predictions=True)
-    metrics.serves("tiny/1", "torch", "float32", "cpu")
+    metrics.set_served("tiny/1", "torch", "float32", "cpu")
     promtool("check", "metrics", page=metrics.page())
 
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polytask.service.config.api_keys import Key, Keys
 from polytask.service.errors import Forbidden, ServiceError, Unauthorized
-from polytask.service.observability.metrics import UNKNOWN_TASK, RequestSeries
+from polytask.service.observability.metrics import UNKNOWN_TASK, RequestMetrics
 from polytask.service.request_context import REQUEST_CONTEXT
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.rate_limits import ProcessIndex, RateLimiter, rate_limiters
@@ -37,14 +37,14 @@ class AuthenticationMiddleware:
         app: ASGIApp,
         keys: Sequence[Key],
         versions: Versions,
-        series: RequestSeries,
+        metrics: RequestMetrics,
         process_index: ProcessIndex | None = None,
     ) -> None:
         self._app = app
         self._keys = Keys(keys) if keys else None
         self._rate_limiters = rate_limiters(keys, process_index)
         self._versions = versions
-        self._series = series
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request (ASGI)."""
@@ -79,7 +79,7 @@ class AuthenticationMiddleware:
                 limiter.acquire(time.monotonic())
         except ServiceError as error:
             task = self._task(path)
-            self._series.failed(task, error, 0)
+            self._metrics.failed(task, error, 0)
             scope[REQUEST_CONTEXT].tasks = [task] if task != UNKNOWN_TASK else ()
             raise
         return limiter

@@ -61,7 +61,7 @@ class RequestTrackingMiddleware:
             self._over(scope, context)
 
     def _over(self, scope: Scope, context: RequestContext) -> None:
-        logged = self._log.wants(context)
+        logged = self._log.should_log(context)
         if not logged and self._traces is None:
             return
         context.ended = time.monotonic()

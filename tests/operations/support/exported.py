@@ -21,8 +21,8 @@ NAME = re.compile(r"\b(?:[a-z]+:)?polytask_[a-z_]+(?::[a-z0-9_]+)?\b")
 def exported() -> frozenset[str]:
     """Every sample name on the page of a service that counts predictions as well."""
     metrics = Metrics(tiny.tasks(), predictions=True)
-    metrics.serves("tiny/1", "torch", "float32", "cpu")
-    metrics.watch_memory("cpu", lambda: {"reserved": 0})
+    metrics.set_served("tiny/1", "torch", "float32", "cpu")
+    metrics.track_memory("cpu", lambda: {"reserved": 0})
     return names_on(metrics.page().decode())
 
 

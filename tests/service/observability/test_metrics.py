@@ -100,7 +100,7 @@ def test_every_error_has_a_series(metrics: Metrics) -> None:
 
 def test_what_a_batch_counts(metrics: Metrics) -> None:
     """Rows, distinct tasks, real tokens and padding."""
-    metrics.device.ran([0, 0, 3], [4, 10, 7], 0.2)
+    metrics.device.observe_batch([0, 0, 3], [4, 10, 7], 0.2)
     found = samples(metrics)
     assert found["polytask_batch_inputs_sum", ()] == 3
     assert found["polytask_batch_tasks_sum", ()] == 2
@@ -129,15 +129,15 @@ def test_what_a_request_counts(metrics: Metrics) -> None:
 
 def test_what_the_page_adds(metrics: Metrics) -> None:
     """The state of the line and the worker at the moment of the scrape, and what is served."""
-    metrics.serves("tiny/1", "torch", "float32", "cpu")
-    metrics.warmed(0.5, 1024)
+    metrics.set_served("tiny/1", "torch", "float32", "cpu")
+    metrics.set_warmup(0.5, 1024)
     metrics.device.failed(out_of_memory=True)
     metrics.dropped(1, DEADLINE, 1)
     metrics.device.golden_check(passed=False)
     reserved = iter((5, 6, 7))
-    metrics.watch_memory("cuda:0", lambda: {"reserved": next(reserved)})
-    metrics.line({0: Waiting(1, 9)}, 2.5, ready=True)
-    metrics.line({1: Waiting(2, 30)}, 1.5, ready=False)
+    metrics.track_memory("cuda:0", lambda: {"reserved": next(reserved)})
+    metrics.observe_queue({0: Waiting(1, 9)}, 2.5, ready=True)
+    metrics.observe_queue({1: Waiting(2, 30)}, 1.5, ready=False)
     page = metrics.page().decode()
     for line in (
         'polytask_queue_inputs{task="topics"} 2.0',

@@ -110,11 +110,11 @@ async def test_what_supervisors_and_prometheus_ask_is_not_said(caplog: pytest.Lo
 def test_a_share_of_requests_is_a_share() -> None:
     """Of a share of a tenth about every tenth request has a line; those that failed all have."""
     log = RequestLog(0.1)
-    wanted = sum(log.wants(RequestContext(status=200)) for _ in range(10_000))
+    wanted = sum(log.should_log(RequestContext(status=200)) for _ in range(10_000))
     assert 700 < wanted < 1300
-    assert all(log.wants(RequestContext(status=504)) for _ in range(100))
-    assert RequestLog(0).wants(RequestContext(status=503, stages={"tokenize": (1, 2)})), "its engine has died"
-    assert not any(RequestLog(0).wants(RequestContext(status=status)) for status in (200, 404, 429, 503))
+    assert all(log.should_log(RequestContext(status=504)) for _ in range(100))
+    assert RequestLog(0).should_log(RequestContext(status=503, stages={"tokenize": (1, 2)})), "its engine has died"
+    assert not any(RequestLog(0).should_log(RequestContext(status=status)) for status in (200, 404, 429, 503))
 
 
 async def test_text_has_the_same(caplog: pytest.LogCaptureFixture) -> None:

@@ -58,13 +58,13 @@ def test_the_page_is_that_of_the_library(happened: list[tuple[str, str, float]])
         LibraryGauge("waiting", "Who waits.", ["task"], registry=registry),
     )
     for task, how, amount in happened:
-        counter.declare(task, how)
+        counter.register(task, how)
         counter(task, how).inc(amount)
         library_counter.labels(task, how).inc(amount)
-        histogram.declare(task, how)
+        histogram.register(task, how)
         histogram(task, how).observe(amount)
         library_histogram.labels(task, how).observe(amount)
-        gauge.declare(task)
+        gauge.register(task)
         gauge(task).set(amount)
         library_gauge.labels(task).set(amount)
     page, expected = series.page(), generate_latest(registry).decode()
@@ -89,24 +89,24 @@ def test_tasks_come_and_go(values: Values) -> None:
     series = TaskMetrics(values)
     counter = series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
-        counter.declare(task)
+        counter.register(task)
         counter(task).inc()
         assert ("done_total", (("task", task),), 1.0) in samples(series.page())
-    series.forget("mood")
+    series.remove("mood")
     assert samples(series.page()) == {("done_total", (("task", "topics"),), 1.0)}
     with pytest.raises(KeyError):
         counter("mood")
-    counter.declare("mood")
+    counter.register("mood")
     assert ("done_total", (("task", "mood"),), 0.0) in samples(series.page())
 
 
 def test_what_is_declared_twice_goes_on(values: Values) -> None:
     """A version that is loaded again does not set the counters back."""
     counter = TaskMetrics(values).counter("done_total", "What was done.")
-    counter.declare("mood")
+    counter.register("mood")
     counter("mood").inc()
     child = counter("mood")
-    counter.declare("mood")
+    counter.register("mood")
     assert counter("mood") is child
 
 
@@ -114,7 +114,7 @@ def test_threads_lose_nothing(values: Values) -> None:
     """What several threads count is the sum of it."""
     series = TaskMetrics(values)
     histogram = series.histogram("taken_seconds", "How long.", BOUNDS)
-    histogram.declare("mood")
+    histogram.register("mood")
 
     def observe() -> None:
         for _ in range(2000):
@@ -133,8 +133,8 @@ def process(folder: Path, name: str) -> tuple[TaskMetrics, Callable[[], None]]:
     series = TaskMetrics(SharedStorage(folder, name, "numbers"))
     other, counter = series.counter("other_total", "Others."), series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
-        other.declare(task)
-        counter.declare(task)
+        other.register(task)
+        counter.register(task)
     return series, lambda: counter("topics").inc()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from polytask.service.config.settings import Settings
-from polytask.service.processes.process_specs import engine_specs, environment
+from polytask.service.processes.process_specs import RestartPolicy, engine_specs, environment
 
 
 def test_each_engine_sees_its_own_device_and_engines_on_the_cpu_share_its_cores(
@@ -16,21 +17,47 @@ def test_each_engine_sees_its_own_device_and_engines_on_the_cpu_share_its_cores(
     """A number counts among the devices that the service itself may see; the rest of the settings is the same for all."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     monkeypatch.setattr("polytask.service.processes.process_specs.available_cores", lambda: 6)
-    slots = engine_specs(Settings(devices="1,cpu,cpu", deadline_s=7), tmp_path, "module")
-    assert [slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in slots] == ["5", None, None]
-    found = [Settings.from_environment(slot.environment) for slot in slots]
+    specs = engine_specs(Settings(devices="1,cpu,cpu", deadline_s=7), tmp_path, "module")
+    assert [spec.environment.get("CUDA_VISIBLE_DEVICES") for spec in specs] == ["5", None, None]
+    found = [Settings.from_environment(spec.environment) for spec in specs]
     assert [settings.device for settings in found] == ["cuda", "cpu", "cpu"]
     assert {settings.threads for settings in found} == {3}
     assert {settings.deadline_s for settings in found} == {7}
     assert not any(settings.devices for settings in found)
 
 
-def test_a_process_gets_the_settings_of_its_slot_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_gets_the_settings_of_its_spec_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of this process's variables all but the settings go along."""
     monkeypatch.setenv("POLYTASK_PORT", "1")
     monkeypatch.setenv("POLYTASK_WHATEVER", "1")
     monkeypatch.setenv("OTHER", "1")
-    (slot,) = engine_specs(Settings(port=5, frontends=1), tmp_path, "module")
-    found = environment(slot)
+    (spec,) = engine_specs(Settings(port=5, frontends=1), tmp_path, "module")
+    found = environment(spec)
     assert found["OTHER"] == "1"
     assert Settings.from_environment(found).port == 5
+
+
+def test_the_first_death_is_made_good_at_once_and_each_further_one_later() -> None:
+    """Pauses double up to half a minute, so that a process that dies again and again does no harm."""
+    restart_policy = RestartPolicy()
+    pauses = [restart_policy.next_delay_s(ready=True, lived_s=5) or 0.0 for _ in range(20)]
+    assert pauses[0] == 0.1
+    assert all(later in {2 * sooner, 30.0} for sooner, later in pairwise(pauses))
+    assert pauses[-1] == 30.0
+
+
+def test_a_long_life_is_a_new_beginning() -> None:
+    """Who has worked for a minute is started again at once."""
+    restart_policy = RestartPolicy()
+    for _ in range(10):
+        restart_policy.next_delay_s(ready=True, lived_s=5)
+    restart_policy.next_delay_s(ready=True, lived_s=60)
+    assert restart_policy.next_delay_s(ready=True, lived_s=5) == 0.1
+
+
+def test_who_never_gets_ready_is_given_up() -> None:
+    """Five lives in a row that end before the process is ready are enough; one that gets there starts the count anew."""
+    restart_policy = RestartPolicy()
+    for ready in (False, False, False, False, True, False, False, False, False):
+        assert restart_policy.next_delay_s(ready=ready, lived_s=1) is not None
+    assert restart_policy.next_delay_s(ready=False, lived_s=1) is None

@@ -76,7 +76,7 @@ async def engine(socket: Path, backend: Backend, **settings: Any) -> AsyncIterat
     worker.start()
     try:
         await until(lambda: worker.ready)
-        reception.tell(ready=True)
+        reception.broadcast_status(ready=True)
         yield behind
     finally:
         behind.die()
@@ -305,7 +305,7 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
             backend.open()
         assert {(await call).status_code for call in long + short} == {200}
         before = admitted(left, right)[0]
-        left.reception.tell(ready=False)
+        left.reception.broadcast_status(ready=False)
         await until(lambda: engine_client.num_ready == 1)
         for _ in range(4):
             assert (await service.predict("mood", "cat")).status_code == 200
