@@ -1,99 +1,76 @@
-"""JSON values to dataclasses by their type hints. Strict: every key must be there, no other may be."""
+"""JSON to dataclasses by their type hints. Strict: every key must be there, no other may be, and no value is converted."""
 
 from __future__ import annotations
 
-import types
-from dataclasses import fields, is_dataclass
-from enum import Enum
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+import json
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, SchemaValidator
 
 Decoded = TypeVar("Decoded")
 
+_EXPECTED = {
+    "dataclass_type": "an object",
+    "dict_type": "an object",
+    "tuple_type": "a list",
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "a boolean",
+}
+
 
 class DecodingError(ValueError):
-    """A value is not what its type hint says; the message names the key."""
+    """A value does not have its type; the message names the key."""
 
 
 def decode(kind: type[Decoded], value: Any) -> Decoded:
     """`value`, as parsed from JSON, as a `kind` (a dataclass). Raises DecodingError, which names the key."""
-    return cast(Decoded, _dataclass(kind, value, ""))
-
-
-def _decode(hint: Any, value: Any, key: str) -> Any:
-    if get_origin(hint) is not None:
-        return _container(get_origin(hint), get_args(hint), value, key)
-    if hint is Any:
-        return value
-    if is_dataclass(hint):
-        return _dataclass(cast(type, hint), value, key)
-    if issubclass(hint, Enum):
-        return _enum(hint, value, key)
-    return _plain(hint, value, key)
-
-
-def _container(origin: Any, arguments: tuple[Any, ...], value: Any, key: str) -> Any:
-    if origin is tuple:
-        return _tuple(arguments, value, key)
-    if origin is dict:
-        _expect(dict, value, key)
-        return {name: _decode(arguments[1], entry, f"{key}.{name}") for name, entry in value.items()}
-    assert origin in {Union, types.UnionType}, f"key {key!r}: a type hint that no manifest has had so far"
-    if value is None:
-        return None
-    (kind,) = (argument for argument in arguments if argument is not types.NoneType)
-    return _decode(kind, value, key)
-
-
-def _plain(kind: type, value: Any, key: str) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    _expect(kind, value, key)
-    return value
-
-
-def _dataclass(kind: type, value: Any, key: str) -> Any:
-    _expect(dict, value, key or "the file")
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    for problem, wrong in (("lacks key", set(names) - set(value)), ("has unknown key", set(value) - set(names))):
-        if wrong:
-            place = f"key {key!r} " if key else ""
-            raise DecodingError(f"{place}{problem} {', '.join(repr(name) for name in sorted(wrong))}")
-    entries = {name: _decode(hints[name], value[name], f"{key}.{name}".lstrip(".")) for name in names}
     try:
-        return kind(**entries)
-    except ValueError as error:
-        raise DecodingError(f"key {key!r}: {error}") from error
+        # From text, as only there a list is a tuple and a string an enumeration's member.
+        return cast(Decoded, _validator(kind).validate_json(json.dumps(value), strict=True, extra="forbid"))
+    except ValidationError as error:
+        outermost = min(error.errors(), key=lambda problem: len(problem["loc"]))
+        raise DecodingError(_message(outermost)) from error
 
 
-def _tuple(arguments: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ...]:
-    _expect(list, value, key)
-    kinds = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-    if len(kinds) != len(value):
-        raise DecodingError(f"key {key!r} must have {len(kinds)} entries, has {len(value)}")
-    return tuple(
-        _decode(kind, entry, f"{key}[{place}]") for place, (kind, entry) in enumerate(zip(kinds, value, strict=True))
-    )
+@cache
+def _validator(kind: type) -> SchemaValidator:
+    return SchemaValidator(_without_defaults(TypeAdapter(kind).core_schema))
 
 
-def _enum(kind: type[Enum], value: Any, key: str) -> Enum:
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise DecodingError(f"key {key!r}: {value!r} is not one of {', '.join(m.value for m in kind)}") from error
+def _without_defaults(schema: Any) -> Any:
+    """The schema with every field required: a default is for programs, not for files."""
+    if isinstance(schema, list):
+        return [_without_defaults(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("type") == "default":
+        return _without_defaults(schema["schema"])
+    return {key: _without_defaults(part) for key, part in schema.items()}
 
 
-def _expect(kind: type, value: Any, key: str) -> None:
-    # In Python True is an int; in a manifest it is a mistake.
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise DecodingError(f"key {key!r} must be {_WORDS[kind]}, is {value!r:.60}")
+def _message(problem: ErrorDetails) -> str:
+    *parent, last = location = problem["loc"] or ("",)
+    where = _key(location) or "the file"
+    match problem["type"]:
+        case "missing" if isinstance(last, str):
+            return f"{_key(parent)} lacks key {last!r}".lstrip()
+        case "missing":
+            return f"{where} is missing"
+        case "unexpected_keyword_argument":
+            return f"{_key(parent)} has unknown key {last!r}".lstrip()
+        case "enum":
+            return f"{where}: {problem['input']!r} is not one of {problem['ctx']['expected']}"
+        case kind if kind in _EXPECTED:
+            return f"{where} must be {_EXPECTED[kind]}, is {problem['input']!r:.60}"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
 
 
-_WORDS = {
-    dict: "an object",
-    list: "a list",
-    str: "a string",
-    int: "a whole number",
-    float: "a number",
-    bool: "a boolean",
-}
+def _key(location: Iterable[str | int]) -> str:
+    steps = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location)
+    return f"key {steps.lstrip('.')!r}" if steps.lstrip(".") else ""
