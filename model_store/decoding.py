@@ -32,7 +32,8 @@ def decode(kind: type[Decoded], value: Any) -> Decoded:
     """`value`, as parsed from JSON, as a `kind` (a dataclass). Raises DecodingError, which names the key."""
     try:
         # From text, as only there a list is a tuple and a string an enumeration's member.
-        return cast(Decoded, _validator(kind).validate_json(json.dumps(value), strict=True, extra="forbid"))
+        validator = _validator(cast(type, kind))
+        return cast(Decoded, validator.validate_json(json.dumps(value), strict=True, extra="forbid"))
     except ValidationError as error:
         outermost = min(error.errors(), key=lambda problem: len(problem["loc"]))
         raise DecodingError(_message(outermost)) from error

@@ -1,4 +1,4 @@
-"""The command line. Each command imports its part when it runs, so that `polytask --help` needs no torch."""
+"""Command line of Polytask. Each command imports its part when it runs, so that `polytask --help` needs no torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -44,11 +45,26 @@ Reference = Annotated[str, typer.Argument(help="NAME (its current version) or NA
 
 
 def main() -> None:
-    """Runs the command line. What is wrong with a store, settings, a recipe or data is said on stderr; exit code 2."""
+    """Runs the command line. An error in a store, settings, a recipe or data is one line on stderr, and exit code 2."""
     try:
         app()
     except (StoreError, StartupError) as error:
         _fail(error)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polytask {version('polytask')} (torch {version('torch')})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of `polytask` itself."""
 
 
 def _fail(error: Exception) -> NoReturn:
@@ -65,17 +81,17 @@ def _serve(**flags: str | None) -> None:
 
             supervisor.serve(settings)
         else:
-            from polytask.service import single_process as one_process
+            from polytask.service import single_process
 
-            one_process.serve(settings)
+            single_process.serve(settings)
     except (StoreError, StartupError) as error:
-        # In the form of the log, where it is the last line.
+        # Logged, so that the last line of the log says why the process ended.
         logging.getLogger(__name__).critical("%s", error)
         sys.exit(2)
 
 
 def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives the command a flag for each setting, so that neither is listed twice; former names stay, hidden."""
+    """Gives the command a flag for each setting, so that no setting is listed twice. Former names stay, hidden."""
     flags = [
         _flag(
             setting.name,
@@ -101,7 +117,7 @@ app.command("serve")(_with_flags(_serve))
 @app.command("key")
 def make_key(
     name: Annotated[str, typer.Argument(help="What to call the key in files, logs and messages.")],
-    admin: Annotated[bool, typer.Option("--admin", help="It opens /admin as well.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The key may use /admin as well.")] = False,
 ) -> None:
     """Make an API key: the key itself goes to stderr, once; its line for POLYTASK_API_KEYS_FILE to stdout."""
     from polytask.service.config.api_keys import KeyLineError, new_key
@@ -125,10 +141,10 @@ def predict(
     options: Annotated[str | None, typer.Option(help="The request's `options`, as a JSON object.")] = None,
     deadline_s: Annotated[float, typer.Option(min=0.001, help="Seconds for a request with all its tries.")] = 300.0,
 ) -> None:
-    """Answer a file of inputs with a running service. Run again, it goes on where it was stopped or killed.
+    """Answer a file of inputs with a running service. The same command resumes a job that was stopped or killed.
 
-    A key comes from POLYTASK_API_KEY. Exit code 0: all lines have answers; 1: some have errors, told on stderr; 2: what was
-    asked for cannot be done; 3: the service gave no answer, and running it again goes on.
+    The key is read from POLYTASK_API_KEY. Exit code 0: all lines have answers; 1: some lines are errors, listed on stderr;
+    2: the job cannot be done; 3: the service gave no answer, and the same command resumes.
     """
     from importlib.util import find_spec
 
@@ -141,7 +157,7 @@ def predict(
         with Client(url, deadline_s=deadline_s, retries=Retries(max_tries=None)) as client:
             job = plan(client, task, read_options(options), batch_size, concurrency)
             outcome = run(client, job, source, target)
-    except PolytaskError as error:  # before OSError: one that is out of time is both
+    except PolytaskError as error:  # before OSError, as OutOfTime is both
         typer.secho(f"stopped: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
         sys.exit(3)
     except (JobError, ValueError, OSError) as error:
@@ -159,15 +175,15 @@ def train(
     store: Store = DEFAULT_STORE,
     run: Annotated[
         Path | None,
-        # torchrun takes --run for an option of its own.
+        # torchrun would take --run for one of its own options.
         typer.Option("--run-folder", "--run", help="The folder to keep the run in (default: runs/RECIPE'S NAME)."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in that folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in that folder.")] = False,
 ) -> None:
-    """Train what a recipe says and publish it as a new version.
+    """Train a network by a recipe and publish it as a new version.
 
-    SIGTERM and SIGINT stop it between two steps with a checkpoint, and --resume goes on exactly there. With
-    `torchrun --nproc_per_node N --no-python polytask train …` each batch is shared by N processes.
+    SIGTERM and SIGINT stop the run between two steps and save a checkpoint; --resume continues exactly there. With
+    `torchrun --nproc_per_node N --no-python polytask train …` N processes share each batch.
     """
     from polytask.training.data.issues import DataError
     from polytask.training.loop.interrupts import Interrupted
@@ -192,7 +208,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The data folder of the recipe that made the version.")] = Path(),
     store: Store = DEFAULT_STORE,
 ) -> None:
-    """Measure a version anew on its validation data."""
+    """Measure a version again on its validation data."""
     from polytask.model_store.versions import resolve
     from polytask.training.data.issues import DataError
     from polytask.training.pipeline import evaluate_version
@@ -213,7 +229,7 @@ def export(
     store: Store = DEFAULT_STORE,
     threads: Annotated[int, typer.Option(min=0, help="Threads of a forward; 0 for the cores it may use.")] = 0,
 ) -> None:
-    """Write a version's network for faster engines on the CPU, and measure which one to serve it with."""
+    """Export a version's network for faster backends on the CPU, and measure which one to serve it with."""
     from polytask.model_store.versions import resolve
     from polytask.service.backends.selection import is_installed, open_backend
     from polytask.service.config.cpu_cores import available_cores
@@ -227,9 +243,9 @@ def export(
     def run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
         return open_backend(backend, precision, file, network, threads).run
 
-    engines = Backends(is_installed, run, threads or available_cores())
+    backends = Backends(is_installed, run, threads or available_cores())
     try:
-        _print(f"exported to {export_version(resolve(store, reference), data, engines, _console())}")
+        _print(f"exported to {export_version(resolve(store, reference), data, backends, _console())}")
     except DataError as error:
         _fail(error)
 
@@ -255,17 +271,17 @@ def list_versions(store: Store = DEFAULT_STORE) -> None:
     from polytask.model_store.versions import current
 
     table = _table("name", "version", "current", "tasks", "size", "created")
-    for name, version in _all_versions(store):
-        folder = store / name / str(version)
-        mark = "*" if version == current(store, name) else ""
+    for name, number in _all_versions(store):
+        folder = store / name / str(number)
+        mark = "*" if number == current(store, name) else ""
         size = decimal(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
         try:
             manifest = read_manifest(folder)
         except StoreError as error:
-            table.add_row(name, str(version), mark, f"broken: {error.problem}", size, "")
+            table.add_row(name, str(number), mark, f"broken: {error.problem}", size, "")
             continue
         tasks = ", ".join(task.name for task in manifest.tasks)
-        table.add_row(name, str(version), mark, tasks, size, str(manifest.provenance.get("created", "")))
+        table.add_row(name, str(number), mark, tasks, size, str(manifest.provenance.get("created", "")))
     _print(table if table.row_count else f"{store} has no versions")
 
 
@@ -300,16 +316,16 @@ def promote_version(
     """Make a version the current one of its name."""
     from polytask.model_store.versions import parse_reference, promote
 
-    name, version = parse_reference(reference)
-    if version is None:
+    name, number = parse_reference(reference)
+    if number is None:
         raise typer.BadParameter(f"say which version of {name}: {name}/VERSION", param_hint="NAME/VERSION")
-    promote(store, name, version)
-    _print(f"{name}: version {version} is current")
+    promote(store, name, number)
+    _print(f"{name}: version {number} is current")
 
 
 @models.command("rollback")
 def roll_back(name: str, store: Store = DEFAULT_STORE) -> None:
-    """Make the version current again that was current before."""
+    """Make the version that was current before the current one again."""
     from polytask.model_store.versions import rollback
 
     _print(f"{name}: version {rollback(store, name)} is current")
@@ -322,7 +338,7 @@ def verify_versions(reference: Annotated[str | None, typer.Argument()] = None, s
     from polytask.model_store.versions import resolve
 
     folders = (
-        [store / name / str(version) for name, version in _all_versions(store)]
+        [store / name / str(number) for name, number in _all_versions(store)]
         if reference is None
         else [resolve(store, reference)]
     )
@@ -342,7 +358,7 @@ def verify_versions(reference: Annotated[str | None, typer.Argument()] = None, s
 def _all_versions(store: Path) -> Iterator[tuple[str, int]]:
     from polytask.model_store.versions import names, versions
 
-    return ((name, version) for name in names(store) for version in versions(store, name))
+    return ((name, number) for name in names(store) for number in versions(store, name))
 
 
 def _task_cells(manifest: Manifest, task: Task) -> tuple[str, ...]:
@@ -369,7 +385,7 @@ def _table(*headings: str) -> Table:
 
 
 def _print(*parts: object) -> None:
-    # What a manifest holds is text, never markup; a line may be read by a program, so it is not folded.
+    # A manifest's text is not markup, and lines are not folded, as a program may read them.
     _console().print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 

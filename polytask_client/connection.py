@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import httpx
@@ -29,10 +31,18 @@ def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
     key = os.environ.get("POLYTASK_API_KEY", "") if api_key is None else api_key
     return {
         "base_url": address,
-        "headers": {"Authorization": f"Bearer {key}"} if key else {},
+        "headers": {"User-Agent": _user_agent()} | ({"Authorization": f"Bearer {key}"} if key else {}),
         # How many connections there are is decided by those who call.
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
     }
+
+
+@cache
+def _user_agent() -> str:
+    try:
+        return f"polytask-client/{version('polytask-client')}"
+    except PackageNotFoundError:  # from a source tree that is not installed
+        return "polytask-client"
 
 
 def timeouts(seconds: float) -> httpx.Timeout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,30 @@ def test_help_needs_no_torch() -> None:
     finished = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"
     assert "models" in finished.stdout
+
+
+def test_the_version_needs_no_torch() -> None:
+    """`polytask --version` names the releases of polytask and torch, without importing torch."""
+    code = (
+        "import sys; from polytask import cli; sys.argv = ['polytask', '--version']\n"
+        "try: cli.main()\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    root = Path(__file__).parents[1]
+    finished = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert finished.stdout.splitlines() == [f"polytask {version('polytask')} (torch {version('torch')})", "False"]
+
+
+def test_predict_without_the_client_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without polytask-client, `polytask predict` names the extra that brings it, and exits with code 2."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["polytask", "predict", "mood", "--input", "-", "--output", "-"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: predicting needs the client: pip install 'polytask[client]'\n"
 
 
 @pytest.mark.usefixtures("untouched")

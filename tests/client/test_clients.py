@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def test_what_is_sent(take: Take) -> None:
     assert full.path == "/v1/tasks/a%2Fb%20%C3%A4/predict"
     assert full.body == {"inputs": ["1"], "options": {"top_k": 2}, "errors": "per_item"}
     assert full.headers["authorization"] == "Bearer secret"
+    assert full.headers["user-agent"] == f"polytask-client/{version('polytask-client')}"
     assert full.headers["content-type"] == "application/json"
     assert 0 < full.deadline_ms <= 5000
     assert plain.body == {"inputs": ["1"]}
