@@ -14,6 +14,7 @@ from polytask.model.config import NetworkConfig
 from polytask.model.network import Network
 from polytask.model.tasks import Task
 from tests.support import tiny
+from tests.support.omissions import pytest_deselected, pytest_terminal_summary  # noqa: F401
 
 # How long an example takes says nothing on a machine that does other things as well; the same examples every time.
 hypothesis.settings.register_profile("polytask", deadline=None, derandomize=True)

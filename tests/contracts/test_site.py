@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from tests.playground.support.browsing import CHROMIUM, chromium
+from tests.playground.support.browsing import chromium
 
 ROOT = Path(__file__).parents[2]
 LOADED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src"}
@@ -85,8 +85,6 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 )
 def test_the_search_works_without_a_server(site: Path, query: str, pages: set[str]) -> None:
     """Opened as a file, the search finds the pages of a word or a number."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine; `apt install chromium` brings one")
     with chromium() as browser, browser.new_context(offline=True) as context:
         page = context.new_page()
         page.goto(f"{(site / 'search.html').as_uri()}?q={query}")

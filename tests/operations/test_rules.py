@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,36 +12,30 @@ from prometheus_client.parser import text_string_to_metric_families
 from polytask.service.observability.metrics import Metrics
 from tests.operations.support.exported import ROOT, RULES, alerts, exported, queried, recorded, rules
 from tests.support import tiny
+from tests.support.omissions import program
 
-_PROMTOOL = shutil.which("promtool")
 _TESTS = Path(__file__).with_name("rules.test.yml")
 _RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-
-needs_promtool = pytest.mark.skipif(_PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
 
 
 def promtool(*arguments: str, page: bytes = b"") -> str:
     """What promtool says. Fails if it finds fault."""
-    assert _PROMTOOL is not None
-    done = subprocess.run([_PROMTOOL, *arguments], input=page, capture_output=True, check=False)
+    done = subprocess.run([program("promtool"), *arguments], input=page, capture_output=True, check=False)
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, said
     return said
 
 
-@needs_promtool
 def test_prometheus_accepts_the_configuration_and_its_rules() -> None:
     """The scrape configuration and the rules that it names are valid."""
     assert "SUCCESS" in promtool("check", "config", str(RULES.with_name("prometheus.yml")))
 
 
-@needs_promtool
 def test_alerts_fire_when_they_should() -> None:
     """What rules.test.yml says of series over time, alert by alert."""
     assert "SUCCESS" in promtool("test", "rules", str(_TESTS))
 
 
-@needs_promtool
 def test_the_page_is_as_prometheus_wants_it() -> None:
     """Names, units and types of all series follow its conventions, help texts are there."""
     metrics = Metrics(tiny.tasks(), predictions=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.playground.support.browsing import CHROMIUM, chromium, opened
+from tests.playground.support.browsing import chromium, opened
 from tests.service.support import checkpoints
 from tests.service.support.gated_service import Process, process
 
@@ -31,8 +31,6 @@ def service(store: Path) -> Iterator[Process]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A browser. Closed at the end of a module, as no event loop can run beside it."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium on this machine; `apt install chromium` brings one")
     with chromium() as started:
         yield started
 

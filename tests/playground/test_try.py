@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from typing import Any
@@ -17,6 +16,7 @@ from polytask.model.tasks import Kind
 from tests.playground.support.browsing import ask, card, choose, opened
 from tests.service.support.gated_service import Process
 from tests.support import tiny
+from tests.support.omissions import program
 
 TASKS = {task.name: task for task in tiny.tasks()}
 STAGES = ("tokenize", "queue", "forward", "postprocess")
@@ -185,9 +185,9 @@ def snippet(page: Page, name: str) -> str:
     return codes.get_by_role("group", name=name).inner_text()
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_curl_line_is_the_same_call(page: Page, service: Process) -> None:
     """Pasted into a shell it gives the same answer, whatever the text holds."""
+    program("curl")
     choose(page, "mood")
     page.locator("#text-text").fill(NASTY)
     ask(page)

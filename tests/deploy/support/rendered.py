@@ -10,8 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pytest
 import yaml
+
+from tests.support.omissions import left_out
 
 ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "deploy" / "kubernetes"
@@ -81,7 +82,7 @@ def settings(name: str) -> dict[str, str]:
 
 def _built(folder: Path) -> list[Object]:
     if not _has_kustomize():
-        pytest.skip("kubectl with kustomize 5 is not installed")
+        left_out("kubectl")
     built = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)  # noqa: S607
     assert built.returncode == 0, built.stderr
     return list(yaml.safe_load_all(built.stdout))

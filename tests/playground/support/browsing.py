@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.service.support.processes import PATIENCE_S
-
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
-"""The machine's own; "" where there is none."""
+from tests.support.omissions import program
 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser. While it is open this thread has an event loop that is running: nothing else can run one."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM)
+        browser = playwright.chromium.launch(executable_path=program("chromium", "chromium-browser", "google-chrome"))
         yield browser
         browser.close()
 

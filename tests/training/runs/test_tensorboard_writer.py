@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from polytask.training.runs.event_log import Event
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter, scalars
-
-event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
 def _progress(examples: int, loss: float) -> Event:
@@ -18,7 +16,7 @@ def _progress(examples: int, loss: float) -> Event:
 
 
 def _read(folder: Path, name: str) -> list[tuple[int, float]]:
-    reader = event_accumulator.EventAccumulator(str(folder))
+    reader = EventAccumulator(str(folder))
     reader.Reload()
     return [(event.step, event.value) for event in reader.Scalars(name)]
 
