@@ -1,1 +1,1 @@
-"""The conditional multi-task network: a text and a task go in, an answer comes out."""
+"""Conditional multi-task network: from a text and a task to an answer. Start with `network.py`."""

@@ -1,4 +1,4 @@
-"""Logits to answers: labels, values, rankings, choices, entities and spans, one dataclass per kind."""
+"""Answers from logits: labels, values, rankings, choices, entities and spans, one dataclass per kind of task."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from polytask.model.tasks import Kind, Task
 from polytask.model.window_merging import merge_windows
 
 Logits = NDArray[np.float32]
-"""One row's own logits: [num_outputs], or for a token-level task [length, num_outputs]."""
+"""Logits of one row: [num_outputs], or for a token-level task [length, num_outputs]."""
 
 _MAX_SPAN_TOKENS = 30
-_DECIMALS = 6  # what a row shares with its batch is good for; more digits would only be noise on the wire
+_DECIMALS = 6  # more digits would be noise, as a row's logits depend on its batch by rounding
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What may be wanted of answers otherwise than usual.
+    """Options of an answer.
 
-    `top_k`: the likeliest alone, of classification's and multilabel's `scores` and of a ranking. `raw_scores`: logits
-    in place of probabilities, for kinds that have them; of an entity the mean of its words' tags, of a span the sum of
-    its start's and its end's. `thresholds`: probabilities in place of a multilabel task's own.
+    `top_k`: number of entries in a ranking and in the `scores` of classification and multilabel. `raw_scores`: logits
+    instead of probabilities, for kinds that have them: for an entity the mean logit of its words' tags, for a span the
+    sum of the logits of its start and end. `thresholds`: replace those of a multilabel task.
     """
 
     top_k: int | None = None
@@ -38,6 +38,9 @@ class AnswerOptions:
 
 
 DEFAULT_OPTIONS = AnswerOptions()
+
+
+# The docstrings from here to `SpanAnswer` are the descriptions in /openapi.json.
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +189,13 @@ def _multilabel(task: Task, logits: Logits, options: AnswerOptions) -> Multilabe
     over = {task.labels[i] for i in np.flatnonzero(probabilities >= np.array(thresholds))}
     scores = _by_label(task, logits if options.raw_scores else probabilities)
     labels = tuple(LabelScore(label, scores[label]) for label in scores if label in over)
-    # Every label over its threshold, but no more than so many scores.
+    # `top_k` limits the scores, not the labels.
     return MultilabelAnswer(labels, dict(list(scores.items())[: options.top_k]) if options.top_k else scores)
 
 
 def _by_label(task: Task, scores: Logits, top_k: int | None = None) -> dict[str, float]:
-    """The score of each label, likeliest first, or of the `top_k` likeliest; equal ones in the task's order."""
-    # As lists: a number of an array's own costs more than all else here.
+    """The score of each label or of the `top_k` likeliest, likeliest first; ties in the task's order."""
+    # As lists: reading single numbers from an array would cost more than everything else here.
     order, values = np.argsort(-scores, kind="stable")[:top_k].tolist(), scores.tolist()
     return {task.labels[i]: _rounded(values[i]) for i in order}
 
@@ -204,7 +207,7 @@ def _rounded(value: SupportsFloat) -> float:
 def _regression(task: Task, logits: Logits) -> RegressionAnswer:
     assert task.value_range is not None
     low, high = task.value_range
-    # As many digits as a probability has, whatever the width of the range; rounding must not leave it.
+    # As many significant digits as a probability has, for any width of the range; rounding must not leave the range.
     decimals = _DECIMALS - math.floor(math.log10(high - low))
     value = float(logits[0]) if task.raw_output else low + (high - low) * float(sigmoid(logits)[0])
     return RegressionAnswer(min(high, max(low, round(value, decimals))))
@@ -237,9 +240,9 @@ def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits, option
 
 
 def word_runs(tags: Sequence[str], *, bio: bool) -> list[tuple[str, int, int]]:
-    """Labelled runs of words: (label, first word, word after the last). Plain tags: every word is a run.
+    """Labelled runs of words: (label, first word, word after the last). With plain tags every word is a run.
 
-    In BIO tags an `I-x` that does not continue an `x` starts a new run, as in conlleval.
+    With BIO tags an `I-x` that does not continue an `x` starts a new run, as in conlleval.
     """
     if not bio:
         return [(tag, index, index + 1) for index, tag in enumerate(tags)]
@@ -256,7 +259,7 @@ def word_runs(tags: Sequence[str], *, bio: bool) -> list[tuple[str, int, int]]:
 
 
 def tagged_ranges(words: Offsets, tags: Sequence[str], *, bio: bool) -> list[tuple[str, int, int]]:
-    """The runs of `word_runs` in characters, (label, start, end), given the character range of each word."""
+    """The runs of `word_runs` as character ranges, (label, start, end). `words`: the character range of each word."""
     return [(label, words[first][0], words[stop - 1][1]) for label, first, stop in word_runs(tags, bio=bio)]
 
 
@@ -266,7 +269,7 @@ def _span(item: Input, encoding: Encoding, logits: Logits, options: AnswerOption
         return SpanAnswer("", 0, 0, 0.0)
     token_logits = logits[list(encoding.positions)]
     scores = softmax(token_logits.T)
-    # Of each start only the ends that a span may have: the square of a long context would be too large.
+    # For each start only the ends within _MAX_SPAN_TOKENS: all pairs of a long context would be too many.
     ends = sliding_window_view(np.pad(scores[1], (0, _MAX_SPAN_TOKENS - 1)), _MAX_SPAN_TOKENS)
     joint = scores[0][:, None] * ends
     first, further = map(int, np.unravel_index(int(joint.argmax()), joint.shape))

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with an additive mask, by whichever kernel is fastest where it runs.
+"""Scaled dot-product attention with an additive mask, by the fastest kernel for the device.
 
 Shapes: B rows, H heads, L tokens, d size of a head.
 """
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def attend(query_BHLd: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, mask: Tensor, dropout: float) -> Tensor:
-    """softmax(q k / sqrt(d) + mask) v: [B, H, L, d]. `mask` broadcasts to [B, H, L, L]; `dropout` is on the weights."""
+    """softmax(q k / sqrt(d) + mask) v: [B, H, L, d]. `mask` broadcasts to [B, H, L, L]; weights get `dropout`."""
     mask = mask.to(query_BHLd.dtype)
     if query_BHLd.device.type == "cpu" and torch.is_grad_enabled():
         # The fused kernel's backward is slow on a CPU: benchmarks/quality/kernels.py.

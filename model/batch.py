@@ -1,4 +1,4 @@
-"""Encodings to tensors. Rows keep the order they come in."""
+"""Batches: encodings as padded tensors, rows in the given order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from polytask.model.encoding import Encoding
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows for one forward; they may belong to any mix of tasks.
+    """Rows for one forward, of any mix of tasks.
 
     `input_ids`, `segment_ids`: [B, L] int64, zero-padded on the right. `lengths`, `task_ids`: [B] int64.
-    `token_level`: whether a row belongs to a task with outputs for every token.
+    `token_level`: whether any row belongs to a token-level task.
     """
 
     input_ids: Tensor
@@ -38,13 +38,13 @@ class Batch:
 
 
 def collate(encodings: Sequence[Encoding], task_ids: Sequence[int], *, token_level: bool, pad_id: int = 0) -> Batch:
-    """Pads the encodings to the longest of them. Raises ValueError when there are none, or other than task ids."""
+    """Pads the encodings to the longest one. Raises ValueError if there are none, or not one task id for each."""
     if not encodings:
         raise ValueError("a batch needs at least one row")
     if len(task_ids) != len(encodings):
         raise ValueError(f"{len(encodings)} rows but {len(task_ids)} task ids")
     lengths = [len(encoding) for encoding in encodings]
-    # Filled in numpy: a tensor of a row's own costs ten times as much.
+    # Filled in numpy: making a tensor of each row costs ten times as much.
     input_ids = np.full((len(encodings), max(lengths)), pad_id)
     segment_ids = np.zeros_like(input_ids)
     for row, encoding in enumerate(encodings):

@@ -1,10 +1,10 @@
-"""What CA-MTL adds to a backbone: modules that a task embedding steers.
+"""Conditional modules of CA-MTL: the layers that a task embedding controls.
 
-Each module has two halves. `table(task_TE)` evaluates its hypernetwork for all T tasks at once; the result's first
-axis is the task. `forward` applies one gathered row per text. Nothing in a forward depends on which tasks are in
-the batch. With the FiLM weights at zero, as they start, every module of our own forms is the identity.
-Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. The paper scales by gamma, the released
-code and we by 1 + g; the two differ by an offset that is learned, so there is no switch for it.
+Each module has two halves. `table(task_TE)` evaluates its hypernetwork for all T tasks at once; the first axis of the
+result is the task. `forward` applies one gathered entry to each row. A forward does not depend on which other tasks
+are in the batch. FiLM weights start at zero, and there every module of our own forms is the identity.
+Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. The paper scales by gamma; the released
+code and ours scale by 1 + g. The two differ by an offset that is learned, so there is no switch for it.
 
 Shapes: B rows, L tokens, D hidden size, T tasks, E size of a task vector, W width of an attention block, M longest row,
 N layers with an attention bias, K blocks of the longest row.
@@ -26,11 +26,11 @@ _EMBEDDING_STD = 0.1
 
 
 class Conditional(nn.Module):
-    """Marks a module whose own parameters come on top of the backbone; freezing the backbone leaves them be."""
+    """Base class of modules whose parameters are not the backbone's, so that freezing the backbone spares them."""
 
 
 class TaskEmbedding(Conditional):
-    """One vector per task, and the transformed vector that the layers read (raw: the alignment)."""
+    """One vector per task. The alignment reads it raw, the layers read it transformed."""
 
     def __init__(self, num_tasks: int, size: int) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class TaskEmbedding(Conditional):
 
 
 class TaskProjection(Conditional):
-    """Task vectors [T, E] to `size` values each: [T, size]. Zero at the start.
+    """Projection of task vectors [T, E] to [T, size]. Zero at the start.
 
-    With a `rank` above 0 they pass through as many values, E -> rank -> size, which needs fewer parameters.
+    A `rank` above 0 makes it a product of two smaller matrices, E -> rank -> size, with fewer parameters.
     """
 
     def __init__(self, task_size: int, size: int, rank: int = 0) -> None:
@@ -55,7 +55,7 @@ class TaskProjection(Conditional):
         self.reduce = nn.Linear(task_size, rank, bias=False) if rank else None
         self.projection = nn.Linear(rank or task_size, size)
         if self.reduce is not None:
-            # The reduced values are as large as the task vector's, so the projection learns as fast as a full one.
+            # Keeps the size of the task vector's values, so that the projection learns as fast as a full one.
             nn.init.normal_(self.reduce.weight, std=task_size**-0.5)
         nn.init.zeros_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
@@ -66,7 +66,7 @@ class TaskProjection(Conditional):
 
 
 class FiLM(TaskProjection):
-    """Task vectors [T, E] to 1 + scale and a shift of `size` values each: [T, 2, size]. 1 and 0 at the start.
+    """Feature-wise scale and shift from task vectors [T, E]: 1 + scale and shift, [T, 2, size]. 1 and 0 at the start.
 
     Source of the name: Perez et al., "FiLM: Visual Reasoning with a General Conditioning Layer", AAAI 2018.
     """
@@ -80,21 +80,21 @@ class FiLM(TaskProjection):
 
 
 def scaled(states: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """States * scale + shift; in bfloat16 without gradients in one pass, which rounds once instead of twice."""
+    """`states * scale + shift`. In bfloat16 without gradients it is one pass, which rounds once instead of twice."""
     if states.dtype == torch.bfloat16 and not torch.is_grad_enabled():
         return torch.addcmul(shift, states, scale)
     return states * scale + shift
 
 
 def modulate(states_BLD: Tensor, film_B2D: Tensor) -> Tensor:
-    """(1 + scale) * states + shift, those of a row spread over its tokens."""
+    """(1 + scale) * states + shift, with the scale and shift of a row applied to all its tokens."""
     return scaled(states_BLD, film_B2D[:, :1], film_B2D[:, 1:])
 
 
 class AlignmentMatrix(Conditional):
-    """The paper's alignment: states times a matrix R whose columns a task scales and shifts. R starts at the identity.
+    """The paper's alignment: states times a matrix R whose columns a task scales and shifts. R starts as the identity.
 
-    X ((1 + g) * R + b) is computed as (1 + g) * (X R) + b * (sum of X's features): no matrix per task is made.
+    X ((1 + g) * R + b) is computed as (1 + g) * (X R) + b * (sum of X's features), which needs no matrix per task.
     """
 
     def __init__(self, size: int) -> None:
@@ -108,8 +108,8 @@ class AlignmentMatrix(Conditional):
 class ConditionalAttentionBias(Conditional):
     """A block-diagonal bias on the attention scores, shared by the heads: A = (1 + scale) * R + shift per block.
 
-    R is [M, W] and starts at zero. A row of the bias is cut into blocks of W tokens; outside its own block it is 0.
-    What is added to the scores `attention_masks` makes, of all layers together.
+    R is [M, W] and starts at zero. Blocks are W tokens wide; outside the diagonal blocks the bias is 0.
+    `attention_masks` computes the masks of all layers from it.
     """
 
     def __init__(self, task_size: int, max_length: int, width: int, film_rank: int = 0) -> None:
@@ -124,18 +124,18 @@ class ConditionalAttentionBias(Conditional):
         return film.repeat(1, 1, -(-max_length // width))[:, :, :max_length]
 
     def blocks(self) -> Tensor:
-        """R as blocks on a diagonal, 0 outside of them: [M, M]."""
+        """R as diagonal blocks, 0 elsewhere: [M, M]."""
         max_length, width = self.matrix.shape
         return cast(Tensor, torch.block_diag(*torch.split(self.matrix, width)))[:, :max_length]  # type: ignore[no-untyped-call]
 
 
 def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor, width: int) -> Iterator[Tensor]:
-    """The biases of N layers with the padding added, for blocks of `width`: [B, 1, L, L] each, queries before keys.
+    """Yields the bias with padding added of each of N layers, for blocks of `width`: [B, 1, L, L], queries before keys.
 
-    One after the other, as they are asked for: without gradients only that of one layer takes memory.
+    The masks are made one at a time, so that without gradients only one layer's mask takes memory.
 
-    `padding_BL`: -inf for keys at padding, else 0. Only the first L rows and columns of a bias are used, so texts need
-    not be padded to M.
+    `padding_BL`: -inf for keys at padding, else 0. Only the first L rows and columns of a bias are used, so rows need
+    no padding to M.
     """
     max_length, length = matrices_NMM.shape[1], padding_BL.shape[1]
     # Of the longest row, whatever the length: in an exported graph these are constants.
@@ -158,7 +158,7 @@ def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor
 class ConditionalLayerNorm(nn.Module):
     """Layer norm whose scale and shift depend on the task, in one of the forms of `LayerNormForm`.
 
-    `weight` and `bias` are the backbone's own; `film` is None where the layer norm is an ordinary one.
+    `weight` and `bias` are the backbone's; `film` is None in an ordinary layer norm.
     """
 
     def __init__(
@@ -197,10 +197,10 @@ class ConditionalLayerNorm(nn.Module):
 
 
 class ConditionalBottleneck(Conditional):
-    """The narrow part of a bottleneck, up(gelu(down(FiLM(h)))); what it is added to, `BottleneckForm` says.
+    """The inner part of a bottleneck, up(gelu(down(FiLM(h)))). `BottleneckForm` says how it is added to the layer.
 
-    The released forms have no activation, and a linear layer of their own between the task vector and FiLM; an adapter
-    brings the layer norm that stands behind it. `up` starts at zero.
+    The released forms have no activation, and a linear layer of their own between the task vector and FiLM. An adapter
+    also owns the layer norm after it. `up` starts at zero.
     """
 
     def __init__(
@@ -236,9 +236,9 @@ class ConditionalBottleneck(Conditional):
 
 
 class ConditionalPooling(Conditional):
-    """A text's state as a mean of its token states that a task's query weights: softmax(h q / sqrt(D)) over the tokens.
+    """Pooling by a mean of token states, weighted by a task's query q: softmax(h q / sqrt(D)) over the tokens.
 
-    Ours: neither the paper nor the released code has it. The query starts at zero, which is the plain mean.
+    It is ours: neither the paper nor the released code has it. The query starts at zero, which gives the plain mean.
     """
 
     def __init__(self, task_size: int, size: int, rank: int = 0) -> None:
@@ -250,7 +250,7 @@ class ConditionalPooling(Conditional):
         return cast(Tensor, self.query(task_TE))
 
     def forward(self, states_BLD: Tensor, is_token_BL: Tensor, query_BD: Tensor) -> Tensor:
-        """The state of each text: [B, D]. Padding has weight 0."""
+        """The state of each row: [B, D]. Padding has weight 0."""
         scores = (states_BLD @ query_BD[:, :, None])[:, :, 0] / math.sqrt(states_BLD.shape[-1])
         weights = scores.masked_fill(~is_token_BL, float("-inf")).softmax(dim=-1)
         return (weights[:, None].to(states_BLD.dtype) @ states_BLD)[:, 0]

@@ -1,4 +1,4 @@
-"""The sizes and switches of a network: facts about its weights, kept in the manifest."""
+"""Network configuration: sizes and switches, kept in the manifest beside the weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from enum import StrEnum
 class Pooling(StrEnum):
     """How token states become the state of a row, which the sentence heads read.
 
-    `mean`: their mean m. `cls`: the pretrained pooler on the first. `pairs` (ours): m, |u - v| and u * v, where u and v
-    are the means of the two texts of a row; a row of one text has zeros there.
+    `mean`: the mean m of the token states. `cls`: the pretrained pooler on the first one. `pairs` (ours): m, |u - v|
+    and u * v, where u and v are the means of the row's two texts; a row of one text has zeros for the last two.
     """
 
     MEAN = "mean"
@@ -19,9 +19,9 @@ class Pooling(StrEnum):
 
 
 class AlignmentForm(StrEnum):
-    """How the embeddings X become a task's own. FiLM (g, b) as the released code has it, or the paper's matrix R.
+    """How a task changes the embeddings X: by FiLM (g, b), as in the released code, or by the paper's matrix R.
 
-    `film`: (1 + g) * X + b. `matrix`: X R_t with R_t = (1 + g) * R + b, the modulation acting on R's columns.
+    `film`: (1 + g) * X + b. `matrix`: X R_t with R_t = (1 + g) * R + b, where g and b act on R's columns.
     """
 
     FILM = "film"
@@ -29,10 +29,10 @@ class AlignmentForm(StrEnum):
 
 
 class LayerNormForm(StrEnum):
-    """What multiplies and what is added to the normalised states, from the backbone's weight w, bias c and FiLM (g, b).
+    """Scale and shift of the normalised states, from the backbone's weight w and bias c and from FiLM (g, b).
 
-    `both` (ours): (1 + g) w, and c + b. `scale` (released code): (1 + g) w + b, and c. `bias-in-scale` (paper):
-    (1 + g) w + c, and b.
+    `both` (ours): scale (1 + g) w, shift c + b. `scale` (released code): scale (1 + g) w + b, shift c. `bias-in-scale`
+    (paper): scale (1 + g) w + c, shift b.
     """
 
     BOTH = "both"
@@ -41,12 +41,13 @@ class LayerNormForm(StrEnum):
 
 
 class BottleneckForm(StrEnum):
-    """What a conditional bottleneck does with the output h of its layer, FiLM being its modulation.
+    """How a conditional bottleneck changes the output h of its layer.
 
-    `residual` (ours): h + up(gelu(down(FiLM(h)))) is the layer's output. The other two are the released code's, without
-    activation and with a linear layer of its own before FiLM: n(h) = up(down(FiLM(h))). `adapter` (base): the output is
-    a conditional layer norm of n(h) + what the layer's attention gave, after its layer norm. `ladder` (large): h goes
-    on as it is; beside it f = n(h + the f of the bottleneck before), and the last f is the encoder's output.
+    `residual` (ours): the layer's output is h + up(gelu(down(FiLM(h)))). The other two are the released code's: they
+    have no activation, and a linear layer of their own before FiLM: n(h) = up(down(FiLM(h))). `adapter` (base): the
+    output is a conditional layer norm of n(h) + a, where a is the layer's attention output after its layer norm.
+    `ladder` (large): h passes unchanged to the next layer; beside it f = n(h + f of the previous bottleneck), and the
+    last f is the encoder's output.
     """
 
     RESIDUAL = "residual"
@@ -70,14 +71,14 @@ _MINIMUMS = {
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """Sizes of the backbone and the layers in which each conditional module is switched on.
+    """Sizes of the backbone, and the layers in which each conditional module is on.
 
-    The conditional modules are those of CA-MTL (Pilault et al., ICLR 2021). Lengths count tokens. `film_rank`: every
-    FiLM goes through that many values (0: straight). `task_size`: the length of a task's vector (0: hidden_size); every
-    FiLM reads one, and T tasks span no more than T dimensions, so a short one makes all of them cheaper at once.
-    `num_segments`: 0 for a backbone that tells no texts of a pair apart. `embedding_size`: the width of the embeddings
-    (0: hidden_size). `relative_attention_buckets`: of distances between tokens, as MPNet has them (0: none).
-    Raises ValueError where the sizes do not fit each other.
+    The conditional modules are those of CA-MTL (Pilault et al., ICLR 2021). Lengths count tokens. `film_rank`: rank of
+    every FiLM's projection (0: full). `task_size`: length of a task's vector (0: hidden_size). Every FiLM reads a task
+    vector, and T tasks span at most T dimensions, so a short vector makes all FiLMs cheaper. `num_segments`: 0 for a
+    backbone without segment embeddings. `embedding_size`: width of the embeddings (0: hidden_size).
+    `relative_attention_buckets`: number of buckets of token distances, as in MPNet (0: none).
+    Raises ValueError if the sizes do not fit each other.
     """
 
     vocab_size: int
@@ -140,15 +141,15 @@ class NetworkConfig:
 
     @property
     def task_vector_size(self) -> int:
-        """Values in the vector of a task."""
+        """Length of a task's vector."""
         return self.task_size or self.hidden_size
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterCounts:
-    """Parameters of a network by what they belong to, and how many of all are trainable.
+    """Numbers of parameters by owner, and the number of all that are trainable.
 
-    `backbone`: what is published, a `cls` pooler included. `conditional`: what conditioning adds. `heads`: the rest.
+    `backbone`: published, a `cls` pooler included. `conditional`: added by conditioning. `heads`: the rest.
     """
 
     backbone: int
@@ -164,6 +165,6 @@ class ParameterCounts:
     def __str__(self) -> str:
         added, share = self.conditional / self.backbone, self.trainable / self.total
         return (
-            f"{self.total:,} parameters, {self.trainable:,} of them trainable ({share:.2%}): backbone {self.backbone:,}, "
-            f"conditional {self.conditional:,} ({added:.2%} of the backbone), heads {self.heads:,}"
+            f"{self.total:,} parameters, {self.trainable:,} of them trainable ({share:.2%}): "
+            f"backbone {self.backbone:,}, conditional {self.conditional:,} ({added:.2%} of the backbone), heads {self.heads:,}"
         )

@@ -1,4 +1,4 @@
-"""Dropout whose random numbers cost little on a CPU: eight come from one draw of 64 bits."""
+"""Dropout that is cheap on a CPU: one draw of 64 random bits decides for eight elements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Dropout(nn.Dropout):
-    """As `nn.Dropout`; on a CPU the probability is rounded to a 256th, and what is kept is scaled for that."""
+    """As `nn.Dropout`, but on a CPU the probability is rounded to a 256th, and kept elements are scaled to match."""
 
     def forward(self, states: Tensor) -> Tensor:
         dropped = round(self.p * 256)

@@ -1,4 +1,4 @@
-"""What a token and its place contribute: embeddings, and for MPNet a bias on attention scores by distance.
+"""Embeddings of tokens, positions and segments, and MPNet's bias on attention scores by distance.
 
 Shapes: B rows, L tokens, H heads, D hidden size.
 """
@@ -15,13 +15,13 @@ from polytask.model.config import NetworkConfig
 from polytask.model.dropout import Dropout
 
 _MAX_DISTANCE = 128
-"""Tokens apart from which on all distances share the last bucket, as in T5 and MPNet."""
+"""Distance in tokens from which on all share the last bucket, as in T5 and MPNet."""
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment embeddings, summed, normalised, and projected where they are narrower than the states.
+    """Word, position and segment embeddings, summed, normalised, and projected if they are narrower than the states.
 
-    Positions count from 0 and there may be no segments: what an architecture does else, its loading folds away.
+    Positions count from 0 and segments are optional. `pretrained.fold_positions` removes other conventions at loading.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -33,7 +33,7 @@ class Embeddings(nn.Module):
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.project = None if width == config.hidden_size else nn.Linear(width, config.hidden_size)
-        # Here rather than in the encoder, as it is frozen with the embeddings: all layers share it.
+        # Shared by all layers; here rather than in the encoder, so that it is frozen with the embeddings.
         self.distance = (
             DistanceBias(config.relative_attention_buckets, config.num_heads)
             if config.relative_attention_buckets
@@ -50,10 +50,11 @@ class Embeddings(nn.Module):
 
 
 class DistanceBias(nn.Module):
-    """One number per head for each bucket of distances between tokens, added to the attention scores of every layer.
+    """One bias per head and bucket of token distances, added to the attention scores of every layer.
 
-    Source: Song et al., "MPNet", NeurIPS 2020, with the buckets of Raffel et al., "T5", JMLR 2020: half of them for
-    keys behind the query; of each half, half hold one distance and the others ranges that widen up to 128 tokens.
+    Source: Song et al., "MPNet", NeurIPS 2020, with the buckets of Raffel et al., "T5", JMLR 2020. Half of the buckets
+    are for keys after the query. In each half, half of the buckets hold one distance each, and the others hold ranges
+    that widen up to 128 tokens.
     """
 
     def __init__(self, num_buckets: int, num_heads: int) -> None:
@@ -61,7 +62,7 @@ class DistanceBias(nn.Module):
         self.weight = nn.Parameter(torch.zeros(num_buckets, num_heads))
 
     def forward(self, length: int) -> Tensor:
-        """The bias of any row of that many tokens: [1, H, L, L], queries before keys."""
+        """The bias for rows of `length` tokens: [1, H, L, L], queries before keys."""
         positions = torch.arange(length, device=self.weight.device)
         bucket_LL = _bucket(positions[None] - positions[:, None], len(self.weight))
         return self.weight[bucket_LL].permute(2, 0, 1)[None]
@@ -71,7 +72,7 @@ def _bucket(distance: Tensor, num_buckets: int) -> Tensor:
     half = num_buckets // 2
     exact = half // 2
     apart = distance.abs()
-    # As transformers computes it, to the last bit: a distance at a bucket's edge must not fall on the other side.
+    # Computed exactly as in transformers: a distance at a bucket's edge must fall into the same bucket.
     share = torch.log(apart.clamp(min=1).float() / exact) / math.log(_MAX_DISTANCE / exact)
     ranged = (exact + (share * (half - exact)).long()).clamp(max=half - 1)
     return torch.where(apart < exact, apart, ranged) + (distance > 0) * half

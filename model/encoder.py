@@ -1,4 +1,4 @@
-"""A BERT-family encoder whose layers take conditioning.
+"""Encoder of the BERT family with conditional layers, and the task tables that condition it.
 
 Shapes: B rows, L tokens, D hidden size, H heads, T tasks, E size of a task vector, M longest row,
 N layers with an attention bias.
@@ -31,7 +31,7 @@ from polytask.model.embeddings import Embeddings
 
 @dataclass(frozen=True, slots=True)
 class LayerTables:
-    """Conditioning of one layer, first axis the task (or, once gathered, the row); None where switched off."""
+    """Conditioning of one layer; None where a module is off. The first axis is the task or, once gathered, the row."""
 
     attention_norm: Tensor | None
     bottleneck: Tensor | None
@@ -46,10 +46,10 @@ class LayerTables:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Everything that depends on the task alone, None where switched off.
+    """Everything that depends on the task alone; None where a module is off.
 
-    `alignment`: [T, 2, D]. `attention`: [T, N, 2, M], of the N layers with an attention bias. `layers`: an entry each.
-    `pooling`: [T, D]. `matrices`: R of the N layers as blocks on a diagonal, [N, M, M], for all tasks alike.
+    `alignment`: [T, 2, D]. `attention`: [T, N, 2, M], for the N layers with an attention bias. `layers`: one per layer.
+    `pooling`: [T, D]. `matrices`: R of the N layers as diagonal blocks, [N, M, M], shared by all tasks.
     """
 
     alignment: Tensor | None
@@ -59,7 +59,7 @@ class Tables:
     matrices: Tensor | None = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Tables:
-        """The same tables with `function` applied to each tensor that has tasks."""
+        """The same tables with `function` applied to each tensor that has a task axis."""
         alignment, attention, pooling = (
             None if table is None else function(table) for table in (self.alignment, self.attention, self.pooling)
         )
@@ -71,9 +71,9 @@ class Tables:
 
 
 class JoinedTables:
-    """Task tables side by side in one matrix, [T, ...]: the constants of a batch's rows are one gather, not one a table.
+    """Task tables joined to one matrix, [T, ...], so that a batch needs one gather instead of one for each table.
 
-    The pooling table stays by itself: it may be of another type.
+    The pooling table stays separate, as it may have another dtype.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -89,7 +89,7 @@ class JoinedTables:
         self._joined = torch.cat(parts, dim=1) if parts else None
 
     def gather(self, task_ids_B: Tensor) -> Tables:
-        """As `Tables.gather`, as views."""
+        """As `Tables.gather`; all tables but pooling are views of one tensor."""
         pooling = None if self._pooling is None else self._pooling[task_ids_B]
         if self._joined is None:
             return replace(self._shapes, pooling=pooling)
@@ -98,7 +98,7 @@ class JoinedTables:
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and feed-forward, each with a residual and a layer norm behind it."""
+    """Self-attention and feed-forward network, each followed by a residual connection and a layer norm."""
 
     def __init__(self, config: NetworkConfig, index: int) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, constants: LayerTables) -> Tensor:
-        """`mask_BHLL` is added to the attention scores: -inf at padding, else the bias. Its axes before the last may be 1."""
+        """`mask_BHLL` is added to attention scores: -inf at padding, else the bias. Axes before the last may be 1."""
         attended = self.dropout(self._attend(states_BLD, mask_BHLL))
         attended = self.attention_norm(states_BLD + attended, constants.attention_norm)
         inner = functional.gelu(self.expand(attended))
@@ -157,7 +157,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids to token states, each row under its own task's conditioning."""
+    """From token ids to token states, with each row conditioned on its own task."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_layers))
 
     def tables(self, raw_TE: Tensor, transformed_TE: Tensor) -> Tables:
-        """The task tables: the alignment reads the raw task vectors, the layers the transformed ones."""
+        """The task tables. The alignment reads the raw task vectors, the layers read the transformed ones."""
         alignment = None if self.alignment is None else self.alignment(raw_TE)
         biases = [bias for layer in self.layers if (bias := cast(EncoderLayer, layer).attention_bias) is not None]
         layers = (cast(EncoderLayer, layer).tables(transformed_TE) for layer in self.layers)
@@ -204,9 +204,9 @@ class Encoder(nn.Module):
         return cast(Tensor, states if ladder is None else ladder)
 
     def _masks(self, padding_BL: Tensor, constants: Tables) -> Iterator[Tensor]:
-        """What each layer adds to its attention scores, as it is asked for: [B, 1 or H, L, L]."""
+        """Yields the mask that each layer adds to its attention scores, [B, 1 or H, L, L], one at a time."""
         length, distance = padding_BL.shape[1], self.embeddings.distance
-        # Over all queries by name: ONNX Runtime's attention does not broadcast it by itself.
+        # Expanded over all queries, as ONNX Runtime's attention does not broadcast the mask.
         unbiased = padding_BL[:, None, None].expand(-1, -1, length, -1)
         biased: Iterator[Tensor] = iter(())
         if constants.attention is not None and constants.matrices is not None:

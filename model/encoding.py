@@ -1,4 +1,4 @@
-"""Inputs to token ids, and the character offsets that answers need."""
+"""Encoding of inputs: token ids of rows, and the character offsets that answers need."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from polytask.model.special_tokens import ensure_special_tokens, read_special_to
 from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
 from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
 
-# Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other sign is a
-# word of its own.
+# Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other character
+# is a word.
 _WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300-\u036f]+)*|[^\w\s]")
 
-# The piece that marks a space where a vocabulary marks them: it has no characters of its own.
+# A piece that only marks a space, in vocabularies that mark spaces; it stands for no characters.
 _SPACE = "\u2581"
 
 _SERIAL_LIMIT = 8
-"""Texts that are tokenised one after the other: to wake other threads for them takes longer."""
+"""Up to this number of texts are tokenised one after the other: waking other threads would take longer."""
 
 Offsets = tuple[tuple[int, int], ...]
 
 TokenCache = dict[str | tuple[str, ...], tokenizers.Encoding]
-"""Texts that are tokenised already, or sequences of words; whoever keeps one saves tokenising them again."""
+"""Tokenised texts and sequences of words, kept by a caller so that they are not tokenised again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One thing to answer, whatever the kind of its task.
+    """One input of a task of any kind.
 
-    `text`, and `text_pair` for tasks on pairs (for a span task: the question, and the context).
-    `candidates`: what a ranking task orders or a multiple-choice task chooses from.
-    `words`: for tagging, the character range of each word in `text`; None lets `split_words` find them.
+    `text`, and `text_pair` for tasks on pairs (for a span task: the question and the context).
+    `candidates`: texts that a ranking task orders or a multiple-choice task chooses from.
+    `words`: for tagging, the character range of each word in `text`; None stands for those of `split_words`.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Input:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> Input:
-        """A tagging input from given words: the text is the words joined by single spaces."""
+        """A tagging input whose text is the given words joined by single spaces."""
         offsets, start = [], 0
         for word in words:
             offsets.append((start, start + len(word)))
@@ -54,10 +54,9 @@ class Input:
 
 
 class TextRange(NamedTuple):
-    """A stretch of one text that a row holds.
+    """Part of one text in a row: tokens `start` to before `stop`, the first one at `position` in the row.
 
-    `text`: which of the input's texts, 0 for `text`, then `text_pair` or the candidates. Its tokens from `start` to
-    before `stop`, the first of them at `position` in the row.
+    `text`: index among the input's texts: 0 for `text`, then `text_pair` or the candidates.
     """
 
     text: int
@@ -67,7 +66,7 @@ class TextRange(NamedTuple):
 
 
 class Token(NamedTuple):
-    """A token that a row holds: which of the input's texts it is from, as in `TextRange`, and its characters there."""
+    """A token of a row: the index of its text, as in `TextRange`, and its character range there."""
 
     text: int
     token: str
@@ -79,10 +78,10 @@ class Token(NamedTuple):
 class Encoding:
     """One row for the network.
 
-    `offsets` ties outputs to characters. Tagging: `places[i]` is the row position of the first piece of the
-    word with character range `offsets[i]`. Span: `places[i]` is the position of the context token with range
-    `offsets[i]`. Empty for the other kinds. `dropped_tokens` counts what truncation removed; of several windows over a
-    text the first counts it. `parts`: what the row holds of the texts.
+    `positions` and `offsets` map outputs to characters. Tagging: `positions[i]` is the row position of the first piece
+    of the word with character range `offsets[i]`. Span: it is the position of the context token with that range. Other
+    kinds: empty. `dropped_tokens`: number of tokens that truncation removed, counted in the first of several windows.
+    `parts`: the parts of the input's texts in this row.
     """
 
     input_ids: tuple[int, ...]
@@ -97,17 +96,17 @@ class Encoding:
 
 
 def split_words(text: str) -> Offsets:
-    """Character ranges of the words of a raw text, in order."""
+    """Character ranges of the words of a text, in order."""
     return tuple(match.span() for match in _WORD.finditer(text))
 
 
 class InputEncoder:
-    """Turns the inputs of a task into encodings with one tokenizer. Safe to share between threads."""
+    """Encodes the inputs of any task with one tokenizer. Safe to share between threads."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Takes any tokenizer of the BERT or RoBERTa style; its own truncation and padding are not used.
+        """Takes a tokenizer of the BERT or RoBERTa style; its own truncation and padding are not used.
 
-        Raises ValueError where it lacks a special token.
+        Raises ValueError if it lacks a special token.
         """
         self._tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
         self._tokenizer.no_truncation()
@@ -116,9 +115,9 @@ class InputEncoder:
         self._single_template = read_special_tokens(self._tokenizer, pair=False)
         self._pair_template = read_special_tokens(self._tokenizer, pair=True)
         start = self._tokenizer.id_to_token(self._single_template.row([()])[0][0]) or ""
-        # Not whichever it has: MPNet's vocabulary holds all of BERT's.
+        # By the style of the start token, not by what the vocabulary has: MPNet's holds all of BERT's special tokens.
         self.pad_id = special_id(self._tokenizer, "<pad>" if start.startswith("<") else "[PAD]")
-        # A text that spells [SEP] is a text; it must not end the segment.
+        # "[SEP]" in a text is text; it must not end the segment.
         self._tokenizer.encode_special_tokens = True
         unknown = [self._tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")]
         self._unknown = next((token_id for token_id in unknown if token_id is not None), self.pad_id)
@@ -127,7 +126,7 @@ class InputEncoder:
 
     @property
     def num_segments(self) -> int:
-        """How many segments the rows have: two where the tokenizer tells the texts of a pair apart."""
+        """Number of segments in the rows: two if the tokenizer separates the texts of a pair by segment."""
         return 1 + max(self._pair_template.segments)
 
     def encode(
@@ -137,11 +136,11 @@ class InputEncoder:
         truncation: Truncation = Truncation.LONGEST_FIRST,
         cache: TokenCache | None = None,
     ) -> list[tuple[Encoding, ...]]:
-        """The rows of each input: one, or for ranking and multiple choice one per candidate; with windows more of each.
+        """The rows of each input: one, or one per candidate for ranking and multiple choice; more with windows.
 
-        What is among the `cache` pieces is not tokenised again; what is, is put there.
+        Texts in `cache` are not tokenised again; new ones are added to it.
 
-        Raises ValueError for an input without candidates where the kind needs them.
+        Raises ValueError for an input without candidates if the kind needs them.
         """
         if task.kind in CANDIDATE_KINDS and not all(item.candidates for item in inputs):
             raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
@@ -152,7 +151,7 @@ class InputEncoder:
         return [self._encode_item(task, item, [next(pieces) for _ in _texts(item)], truncation) for item in inputs]
 
     def tokens(self, task: Task, item: Input, row: Encoding, cache: TokenCache) -> list[Token]:
-        """The tokens that a row of `item` holds, without those of the frame. `cache`: as filled by `encode`."""
+        """The tokens of a row of `item` without special tokens. `cache`: as filled by `encode`."""
         found: list[Token] = []
         for text, start, stop, _ in row.parts:
             if task.kind is Kind.TAGGING:
@@ -197,7 +196,7 @@ class InputEncoder:
         return tuple(pairs)
 
     def _token_ids(self, pieces: tokenizers.Encoding) -> list[int]:
-        """The pieces' ids. A unigram model finds the special tokens that a text spells: here they become unknown."""
+        """The pieces' ids. A unigram model reads "[SEP]" in a text as the special token; here it becomes unknown."""
         ids = pieces.ids
         if self._reserved.isdisjoint(ids):
             return ids
@@ -214,7 +213,7 @@ class InputEncoder:
     def _pair_rows(
         self, task: Task, first: list[int], second: list[int], number: int, truncation: Truncation
     ) -> Iterator[Encoding]:
-        """The rows of two texts, the second of which is the input's text of this number."""
+        """The rows of two texts. `number`: index of the second one among the input's texts."""
         room, second_is_context = task.max_length - self._pair_template.num_tokens, task.kind is Kind.SPAN
         pairs = truncate_two(len(first), len(second), room, truncation, second_is_context=second_is_context)
         covered = sum(_num_covered([pair[side] for pair in pairs]) for side in (0, 1))
@@ -243,7 +242,7 @@ class InputEncoder:
         for row in self._single_rows(task, self._token_ids(pieces), truncation):
             _, start, stop, first_position = row.parts[0]
             positions, offsets = [], []
-            # The rest of a word whose first piece was cut off is no word.
+            # The remaining pieces of a word whose first piece was cut off do not count as a word.
             previous = word_ids[start - 1] if start else None
             for position, word in enumerate(word_ids[start:stop], start=first_position):
                 if word is not None and word != previous:
@@ -261,14 +260,15 @@ def _word_ranges(item: Input) -> Offsets:
 def _words(item: Input, ranges: Offsets) -> tuple[str, ...]:
     """The words as they are tokenised.
 
-    With a space before it, a word is what it is inside a text; where a vocabulary has no spaces it changes nothing.
+    The space before a word makes its pieces those of a word inside a text; it has no effect in vocabularies without
+    spaces.
     """
     stripped = (item.text[start:end].strip() for start, end in ranges)
     return tuple(f" {word}" if word else "" for word in stripped)
 
 
 def _piece_offsets(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list[tuple[int, int]]:
-    """The characters of each piece of words: in the text, not in its word, whose first blank is none of the text's."""
+    """The character range in the text of each piece of the words, without the space that `_words` adds."""
     starts = [end - len(text[start:end].lstrip()) for start, end in ranges]
     return [
         (starts[word or 0] + max(0, start - 1), starts[word or 0] + max(0, end - 1))
@@ -277,12 +277,12 @@ def _piece_offsets(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> l
 
 
 def _num_covered(ranges: Sequence[TokenRange]) -> int:
-    """How many tokens of a text the ranges cover; they come in order, and leave no gap."""
+    """Number of tokens that the ranges cover; they are in order and leave no gap."""
     return ranges[-1][1] - ranges[0][0]
 
 
 def _with_offsets(row: Encoding, context: str, pieces: tokenizers.Encoding) -> Encoding:
-    """The row of a span task with the characters of its context tokens."""
+    """The row of a span task with the character ranges of its context tokens."""
     _, start, stop, first_position = row.parts[1]
     kept = [
         (position, trimmed)
@@ -306,8 +306,8 @@ def _texts(item: Input) -> tuple[str, ...]:
 
 
 def _trim(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """The range without the blanks at its ends, which some vocabularies make part of a word; None if nothing is left."""
-    # Nearly always, and for every token of a long text.
+    """The range without blanks at its ends, which some vocabularies make part of a word; None if nothing is left."""
+    # The usual case first: this runs for every token of a long text.
     if start < end and not (text[start].isspace() or text[end - 1].isspace()):
         return start, end
     part = text[start:end]

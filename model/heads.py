@@ -1,4 +1,4 @@
-"""One matrix for all sentence-level tasks and one for all token-level tasks; a task owns a slice of columns."""
+"""Heads and pooling: one matrix for all sentence-level tasks and one for all token-level tasks; a task owns a slice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polytask.model.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Logits of a batch. `sentence`: [B, S]. `token`: [B, L, K], or None when no row needs token logits."""
+    """Logits of a batch. `sentence`: [B, S]. `token`: [B, L, K], or None if no row needs token logits."""
 
     sentence: Tensor
     token: Tensor | None
@@ -38,10 +38,10 @@ def output_slices(tasks: Sequence[Task]) -> tuple[slice, ...]:
 
 
 class Heads(nn.Module):
-    """All outputs of all tasks: one product for the texts, one for the tokens."""
+    """All outputs of all tasks: one matrix product for the rows, one for their tokens."""
 
     def __init__(self, pooled_size: int, size: int, tasks: Sequence[Task], dropout: float) -> None:
-        """`pooled_size`: the width of a row's pooled state; `size`: of a token's."""
+        """`pooled_size`: width of a row's pooled state. `size`: width of a token's state."""
         super().__init__()
         self.sentence = HeadMatrix(pooled_size, sum(task.num_outputs for task in tasks if not task.token_level))
         self.token = HeadMatrix(size, sum(task.num_outputs for task in tasks if task.token_level))
@@ -53,7 +53,7 @@ class Heads(nn.Module):
 
 
 class HeadMatrix(nn.Module):
-    """A linear layer that may have no outputs at all: a checkpoint may lack tasks of one level."""
+    """A linear layer that may have no outputs, as a checkpoint may have no tasks of one level."""
 
     def __init__(self, size: int, num_outputs: int) -> None:
         super().__init__()
@@ -65,20 +65,22 @@ class HeadMatrix(nn.Module):
 
 
 def pool_mean(states_BLD: Tensor, is_token_BL: Tensor) -> Tensor:
-    """The mean of each row's token states, padding left out: [B, D]."""
+    """The mean of each row's token states without padding: [B, D]."""
     weights = is_token_BL[:, :, None].to(states_BLD.dtype)
     return torch.sum(states_BLD * weights, dim=1) / weights.sum(dim=1)
 
 
 def pool_pairs(states_BLD: Tensor, is_token_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
-    """The mean of each row's token states, and how those of its two texts compare: [B, 3 D].
+    """The mean of each row's token states and a comparison of its two texts: [B, 3 D].
 
-    With u and v the means of the segments 0 and 1: |u - v| and u * v, as bi-encoders are compared (Reimers & Gurevych,
-    "Sentence-BERT", 2019). Zeros where a row has no segment 1.
+    The comparison is |u - v| and u * v, where u and v are the means of segments 0 and 1, as in bi-encoders (Reimers &
+    Gurevych, "Sentence-BERT", 2019). It is zero for a row without segment 1.
     """
     is_second_BL = segment_ids_BL > 0
     is_pair_B1 = is_second_BL.any(dim=1, keepdim=True).to(states_BLD.dtype)
     first = pool_mean(states_BLD, is_token_BL & ~is_second_BL)
-    second = pool_mean(states_BLD, is_second_BL | (is_pair_B1 == 0))  # any token will do for what becomes zero
+    second = pool_mean(
+        states_BLD, is_second_BL | (is_pair_B1 == 0)
+    )  # without a second text any mean will do: it is multiplied by zero
     compared = [(first - second).abs() * is_pair_B1, first * second * is_pair_B1]
     return torch.cat([pool_mean(states_BLD, is_token_BL), *compared], dim=1)

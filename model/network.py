@@ -1,7 +1,7 @@
-"""The network: a batch of rows of any tasks in, the logits of all heads out. The file to read first.
+"""The network: from a batch of rows of any tasks to the logits of all heads. The file to read first.
 
-`condition()` evaluates the hypernetwork for all tasks; `forward(batch, tables)` gathers each row's constants by
-its task id. Training calls both every step, serving calls `condition()` once. It is the same forward.
+`condition()` evaluates the hypernetwork for all tasks. `forward(batch, tables)` gathers each row's constants by its
+task id. Training calls both in every step; serving calls `condition()` once. The forward is the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from polytask.model.tasks import Task, check_tasks
 
 
 class Network(nn.Module):
-    """A conditional encoder and the heads of its tasks. A task's id is its place in `tasks`."""
+    """A conditional encoder and the heads of its tasks. A task's id is its index in `tasks`."""
 
     def __init__(self, config: NetworkConfig, tasks: Sequence[Task]) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Network(nn.Module):
         self.heads = Heads(pooled_size, config.hidden_size, self.tasks, config.dropout)
 
     def condition(self) -> Tables:
-        """The task tables: what the hypernetwork says for every task, [T, ...] each."""
+        """The task tables: the hypernetwork's output for every task, [T, ...] each."""
         raw_TE, transformed_TE = self.task_embedding()
         tables = self.encoder.tables(raw_TE, transformed_TE)
         if self.conditional_pooling is None:
@@ -54,7 +54,7 @@ class Network(nn.Module):
         is_token_BL = positions < batch.lengths[:, None]
         constants = tables.gather(batch.task_ids)
         states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, constants)
-        # An encoder in bfloat16 has pooling and heads in float32 behind it: a count of 257 tokens has no bfloat16.
+        # Behind a bfloat16 encoder, pooling and heads stay in float32: bfloat16 cannot hold a count of 257 tokens.
         states = states.to(self.heads.sentence.weight.dtype)
         pooled = self._pool(states, is_token_BL, batch.segment_ids, constants.pooling)
         return cast(Outputs, self.heads(pooled, states, batch.token_level))
@@ -70,7 +70,7 @@ class Network(nn.Module):
 
 
 def parameter_counts(network: Network) -> ParameterCounts:
-    """Counts the parameters; trainable are those that no `freeze_backbone` has fixed."""
+    """Counts the parameters by owner, and those that `freeze_backbone` has left trainable."""
     parameters = list(network.parameters())
     total, heads = _size(parameters), _size(network.heads.parameters())
     backbone = _size(backbone_parameters(network)) - heads
@@ -83,7 +83,7 @@ def _size(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def backbone_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
-    """The backbone's own parameters in the encoder, or in a part of it: those outside every Conditional module."""
+    """The backbone's parameters in a module: those outside every `Conditional` module."""
     for child in module.children():
         if not isinstance(child, Conditional):
             yield from backbone_parameters(child)
@@ -93,10 +93,10 @@ def backbone_parameters(module: nn.Module) -> Iterator[nn.Parameter]:
 def freeze_backbone(
     network: Network, num_layers: int, *, embeddings: bool = True, attention_film: bool = False
 ) -> None:
-    """Fixes the embeddings, unless told otherwise, and the lowest `num_layers` layers; what is conditional there learns.
+    """Freezes the lowest `num_layers` layers and, by default, the embeddings; conditional modules there still learn.
 
-    With `attention_film` the FiLM of the conditional attention in those layers is fixed as well, as the released CA-MTL
-    code does (its filter by name misses it), while their matrix R learns.
+    `attention_film` freezes the FiLM of the conditional attention in those layers too, but not its matrix R. The
+    released CA-MTL code does so, as its filter by name misses that FiLM. Raises ValueError for too many layers.
     """
     if not 0 <= num_layers <= network.config.num_layers:
         raise ValueError(f"cannot freeze {num_layers} of {network.config.num_layers} layers")
@@ -111,10 +111,10 @@ def freeze_backbone(
 
 
 def init_random(modules: Iterable[nn.Module]) -> None:
-    """The start of a BERT, for each of the modules itself: weights N(0, 0.02²), biases 0; what has neither stays.
+    """Initialises each given module, but not its children, as BERT does: weights N(0, 0.02²), biases 0.
 
-    With all modules of a new network, the start of the released CA-MTL code: no FiLM is zero then, only the matrix R of
-    the conditional attention is. With those of a layer, a layer that takes nothing from published weights.
+    Given all modules of a new network, this is the start of the released CA-MTL code: no FiLM is zero, only the matrix
+    R of the conditional attention is. Given the modules of a layer, that layer starts without published weights.
     """
     for module in modules:
         if isinstance(module, nn.Linear | nn.Embedding | TaskEmbedding):

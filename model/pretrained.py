@@ -1,4 +1,4 @@
-"""Published weights, renamed at the door. Architectures: BERT, DistilBERT, ELECTRA, MPNet, RoBERTa and XLM-R."""
+"""Published weights and configs under our names, for BERT, DistilBERT, ELECTRA, MPNet, RoBERTa and XLM-R."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIZES = {
     "dropout": "hidden_dropout_prob",
     "attention_dropout": "attention_probs_dropout_prob",
 }
-"""The fields of a network's config and what BERT's `config.json` calls them. MiniLM is a BERT."""
+"""Fields of `NetworkConfig` and their keys in BERT's `config.json`. MiniLM is a BERT."""
 
 _ARCHITECTURES: dict[str, dict[str, str]] = {
     "bert": _SIZES,
@@ -41,18 +41,18 @@ _SEGMENTED = frozenset({"bert", "electra", "roberta", "xlm-roberta"})
 _POSITIONS_AFTER_PADDING = frozenset({"mpnet", "roberta", "xlm-roberta"})
 _MPNET_BUCKETS = 32
 
-# What a `config.json` may say that would make the same weights compute something else.
+# Keys of `config.json` that change what the same weights compute, and the only supported value of each.
 _SUPPORTED_VALUES = {
     "hidden_act": "gelu",
     "activation": "gelu",
     "position_embedding_type": "absolute",
     "is_decoder": False,
     "add_cross_attention": False,
-    # transformers itself takes no other: its MPNet reads the size of the table here and 32 buckets in the forward.
+    # transformers supports no other value: its MPNet reads the size of the table here, but uses 32 in the forward.
     "relative_attention_num_buckets": _MPNET_BUCKETS,
 }
 
-# The names of all architectures together: none means two things.
+# Names of all architectures together; no name has two meanings.
 _PARTS = {
     "embeddings.word_embeddings": "encoder.embeddings.word",
     "embeddings.position_embeddings": "encoder.embeddings.position",
@@ -97,9 +97,9 @@ _SEGMENT = "encoder.embeddings.segment.weight"
 
 
 def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
-    """The sizes in a published `config.json`, every conditional module off.
+    """The network of a published `config.json`, with every conditional module off.
 
-    Raises ValueError for an architecture, activation or other option that is not supported, by name.
+    Raises ValueError that names an architecture, activation or other option that is not supported.
     """
     architecture = published.get("model_type")
     if architecture not in _ARCHITECTURES:
@@ -117,7 +117,7 @@ def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
         **sizes,
         max_positions=max_positions,
         max_length=min(128, max_positions),
-        # One segment for all tokens is no segment: `fold_positions` adds it to the positions.
+        # A single segment is none: `fold_positions` adds it to the positions.
         num_segments=0 if num_segments == 1 else num_segments,
         layer_norm_eps=published.get("layer_norm_eps", 1e-12),
         relative_attention_buckets=_MPNET_BUCKETS if architecture == "mpnet" else 0,
@@ -126,15 +126,15 @@ def config_from_published(published: Mapping[str, Any]) -> NetworkConfig:
 
 
 def _first_position(architecture: str, published: Mapping[str, Any]) -> int:
-    """The row of the position table that belongs to the first token."""
+    """Index in the position table of the first token's embedding."""
     if architecture not in _POSITIONS_AFTER_PADDING:
         return 0
-    # MPNet's is fixed, whatever its config says of padding.
+    # MPNet's is fixed and does not follow the padding id of its config.
     return 2 if architecture == "mpnet" else int(published.get("pad_token_id", 1)) + 1
 
 
 def rename_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published tensors under the names of `Network`. What the network has no place for is left out."""
+    """Published tensors under the names of `Network`, without those that the network does not have."""
     renamed = {}
     for name, tensor in tensors.items():
         match = _NAME.fullmatch(name)
@@ -149,9 +149,9 @@ def rename_published(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fold_positions(tensors: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """Renamed tensors with the position table as the network of `config` reads it: from row 0, segments aside.
+    """Renamed tensors with a position table that starts at the first token, as `Network` reads it.
 
-    Rows before the first token's are dropped, and where all tokens have one segment it is added to every position.
+    Embeddings before the first token's are dropped. If all tokens have one segment, it is added to every position.
     """
     folded = dict(tensors)
     if _POSITION in folded:

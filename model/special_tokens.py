@@ -1,4 +1,4 @@
-"""What a tokenizer puts around one text or two, read off its own post-processor."""
+"""Special tokens that a tokenizer puts around one text or two, read from its post-processor."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from tokenizers.processors import BertProcessing
 
 @dataclass(frozen=True, slots=True)
 class SpecialTokens:
-    """What a tokenizer puts around one text or two: special tokens before, between and behind them.
+    """Template of a row: the special tokens before, between and after its one or two texts.
 
-    `gaps`: for each of those places its token ids and their segment ids. `segments`: the segment of each text.
+    `gaps`: the token ids and segment ids before, between and after the texts. `segments`: the segment of each text.
     """
 
     gaps: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
@@ -21,16 +21,16 @@ class SpecialTokens:
 
     @property
     def num_tokens(self) -> int:
-        """How many tokens of a row are the frame's."""
+        """Number of special tokens in a row."""
         return sum(len(ids) for ids, _ in self.gaps)
 
     def last_text_position(self, texts: Sequence[Sequence[int]]) -> int:
-        """The row position of the last text's first token."""
+        """Position in the row of the last text's first token."""
         return sum(len(ids) for ids, _ in self.gaps[:-1]) + sum(map(len, texts[:-1]))
 
     def row(self, texts: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The token ids and segment ids of a row of the given token ids, one sequence per text."""
-        ids, segment_ids = (list(one) for one in self.gaps[0])
+        """The token ids and segment ids of a row. `texts`: the token ids of each text."""
+        ids, segment_ids = map(list, self.gaps[0])
         for text, segment, (gap_ids, gap_segments) in zip(texts, self.segments, self.gaps[1:], strict=True):
             ids += (*text, *gap_ids)
             segment_ids += ((segment,) * len(text)) + gap_segments
@@ -38,7 +38,7 @@ class SpecialTokens:
 
 
 def read_special_tokens(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> SpecialTokens:
-    """The frame of the tokenizer's own post-processor, read off a row that it makes."""
+    """The template of the tokenizer's post-processor, read from a row that it makes."""
     probe = tokenizer.encode("a", "a") if pair else tokenizer.encode("a")
     gaps: list[tuple[list[int], list[int]]] = [([], [])]
     segments: list[int] = []
@@ -53,14 +53,14 @@ def read_special_tokens(tokenizer: tokenizers.Tokenizer, *, pair: bool) -> Speci
 
 
 def ensure_special_tokens(tokenizer: tokenizers.Tokenizer) -> None:
-    """Gives a tokenizer without a frame that of BERT. Raises ValueError if it lacks [CLS] or [SEP]."""
+    """Gives a tokenizer that adds no special tokens BERT's template. Raises ValueError if it lacks [CLS] or [SEP]."""
     if not tokenizer.num_special_tokens_to_add(is_pair=False):
         separator, start = (("[SEP]", special_id(tokenizer, "[SEP]")), ("[CLS]", special_id(tokenizer, "[CLS]")))
         tokenizer.post_processor = BertProcessing(separator, start)
 
 
 def special_id(tokenizer: tokenizers.Tokenizer, token: str) -> int:
-    """The id of a special token. Raises ValueError if there is none."""
+    """The id of a special token. Raises ValueError if the tokenizer lacks it."""
     token_id = tokenizer.token_to_id(token)
     if token_id is None:
         raise ValueError(f"the tokenizer has no {token} token; it needs those of BERT or of RoBERTa")

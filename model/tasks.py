@@ -1,4 +1,4 @@
-"""What a task is: its name, kind, labels and limits. A task's place in the list of tasks is its id."""
+"""Tasks: name, kind, labels and limits. A task's id is its index in the list of tasks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-
-def answer_labels(task: Task) -> tuple[str, ...]:
-    """The labels that answers may have: of BIO tags, `person` for both `B-person` and `I-person`."""
-    if task.kind is not Kind.TAGGING or not task.bio:
-        return task.labels
-    return tuple(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
-
-
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-"""What may name a task or a checkpoint: it stands in paths and URLs."""
+"""Names of tasks and checkpoints, which appear in paths and URLs."""
 
 
 class Kind(StrEnum):
@@ -32,14 +24,8 @@ class Kind(StrEnum):
 
 
 LABELLED_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
-
-
 CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
-
-
 _TOKEN_LEVEL = frozenset({Kind.TAGGING, Kind.SPAN})
-
-
 _ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 
 
@@ -47,10 +33,10 @@ _ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 class Task:
     """One task of a checkpoint.
 
-    `labels`: classification, multilabel and tagging. `value_range`: regression, lowest and highest value.
-    `raw_output`: regression, the output is the value itself rather than, through a sigmoid, its place in the range.
-    `thresholds`: multilabel, one probability per label. `pair`: the task reads two texts.
-    `max_length`: tokens of a row, special tokens included. Raises ValueError where these do not fit the kind.
+    `labels`: of classification, multilabel and tagging. `value_range`: lowest and highest value of a regression.
+    `raw_output`: the output of a regression is the value itself, else its sigmoid is the position in the range.
+    `thresholds`: of multilabel, a probability per label. `pair`: the task reads two texts. `max_length`: tokens of a
+    row, special tokens included. Raises ValueError if these do not fit the kind.
     """
 
     name: str
@@ -69,19 +55,19 @@ class Task:
 
     @property
     def token_level(self) -> bool:
-        """Whether the task has outputs for every token rather than for the whole text."""
+        """Whether the task has outputs for every token instead of one for the whole text."""
         return self.kind in _TOKEN_LEVEL
 
     @property
     def num_outputs(self) -> int:
-        """The width of the task's slice of the heads."""
+        """Number of outputs in the task's slice of the heads."""
         if self.kind in LABELLED_KINDS:
             return len(self.labels)
         return 2 if self.kind is Kind.SPAN else 1
 
     @property
     def bio(self) -> bool:
-        """Whether a tagging task's labels are BIO tags (`O`, `B-x`, `I-x`) rather than plain ones."""
+        """Whether a tagging task's labels are BIO tags (`O`, `B-x`, `I-x`) instead of plain ones."""
         return all(label == "O" or label[:2] in {"B-", "I-"} for label in self.labels)
 
 
@@ -107,8 +93,15 @@ def _problem(task: Task) -> str | None:
     return None
 
 
+def answer_labels(task: Task) -> tuple[str, ...]:
+    """The labels that answers may have. For BIO tags, `B-person` and `I-person` both give `person`."""
+    if task.kind is not Kind.TAGGING or not task.bio:
+        return task.labels
+    return tuple(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
+
+
 def check_tasks(tasks: Iterable[Task], max_length: int) -> tuple[Task, ...]:
-    """The tasks as a tuple, in id order. Raises ValueError on none, on a repeated name or one too long."""
+    """The tasks as a tuple, in id order. Raises ValueError for no task, a repeated name or too large a `max_length`."""
     tasks = tuple(tasks)
     if not tasks:
         raise ValueError("at least one task is needed")

@@ -1,11 +1,11 @@
-"""What is read of texts that are too long for a row: which end of them is cut off, or windows that overlap."""
+"""Truncation of texts that are too long for a row, and overlapping windows over them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 TokenRange = tuple[int, int]
-"""Tokens of a text: the first, and the one after the last."""
+"""Tokens of a text: index of the first one, and index after the last one."""
 
 
 class Truncation(StrEnum):
@@ -24,9 +24,9 @@ class Truncation(StrEnum):
 
 
 def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each side to keep so that both fit into `room`.
+    """Numbers of tokens to keep of two texts so that both fit into `room`.
 
-    Longest first: the longer side loses tokens until both fit; on a tie the second side does.
+    The longer text loses tokens until both fit; on a tie the second one does.
     """
     excess = max(0, first + second - room)
     longer_loses = min(excess, abs(first - second))
@@ -39,9 +39,9 @@ def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def windows(length: int, room: int) -> list[TokenRange]:
-    """Stretches of `room` tokens that cover a text of `length`, as few as overlap by a quarter of the room at least.
+    """The fewest ranges of `room` tokens that cover a text of `length` and overlap by at least a quarter of the room.
 
-    They lie evenly, so every one is full: each has as much context as a row can hold, and all weigh the same.
+    They are spaced evenly, so every one is full: each has as much context as a row can hold, and all weigh the same.
     """
     if length <= room:
         return [(0, length)]
@@ -51,7 +51,7 @@ def windows(length: int, room: int) -> list[TokenRange]:
 
 
 def truncate_one(length: int, room: int, rule: Truncation) -> list[TokenRange]:
-    """What is read of one text of `length` tokens, a stretch for each row."""
+    """The tokens to read of one text of `length` tokens: one range for each row."""
     if length <= room:
         return [(0, length)]
     if rule is Truncation.WINDOW:
@@ -62,10 +62,10 @@ def truncate_one(length: int, room: int, rule: Truncation) -> list[TokenRange]:
 def truncate_two(
     first: int, second: int, room: int, rule: Truncation, *, second_is_context: bool
 ) -> list[tuple[TokenRange, TokenRange]]:
-    """What is read of two texts, a stretch of each for each row.
+    """The tokens to read of two texts: a range of each for each row.
 
-    Windows lie over the longer one, on a tie or if the first `second_is_context` about the second over the second; the other keeps
-    its beginning, up to half the room.
+    Windows cover the longer text, or the second one on a tie or if `second_is_context`. The other text keeps its
+    beginning, up to half the room.
     """
     if first + second > room and rule is Truncation.WINDOW:
         if first <= second or second_is_context:

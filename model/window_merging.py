@@ -1,4 +1,4 @@
-"""Windows over a text to one row: their results as if the text had been read at once."""
+"""Merging of windows: the logits of several rows over one text as if it had been read at once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _Logits = NDArray[np.float32]
 def merge_windows(
     task: Task, rows: Sequence[Encoding], logits: Sequence[_Logits]
 ) -> tuple[list[Encoding], list[_Logits]]:
-    """A row and its logits for each text that the rows, in order, are windows over; a row alone stays as it is.
+    """One row and its logits for each text; `rows` are windows over the texts, in order. A single row is unchanged.
 
-    Of windows the logits are the mean, as all are full; or, at the level of tokens, each token's own from the window
-    that shows most around it. What follows from all tokens at once, a softmax over a context, is then taken once over
-    the whole text, so that its scores can be compared. A row of several windows is good for its places alone.
+    Sentence logits are the mean over the windows, as all windows are full. Token logits are taken, for each token, from
+    the window with the most context around it. A softmax over a context is then taken once over the whole text, so that
+    its scores can be compared. Of a merged row only `positions` and `offsets` are meaningful.
     """
     merged = [
         _stitch(*zip(*windows, strict=True)) if task.token_level else _average(*zip(*windows, strict=True))
