@@ -70,7 +70,7 @@ class Bench:
         graph = onnx_graph(network)
         if precision == "int8":
             feeds = [feed(batch) for batch in self.batches(lengths(_CALIBRATION_ROWS), 1, num_tasks)]
-            graph = quantise(graph, feeds, fused=backend == "onnxruntime")
+            graph = quantise(graph, feeds, target="onnxruntime" if backend == "onnxruntime" else "openvino")
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(graph, file := Path(folder) / "network.onnx")
             return open_backend(backend, precision or "float32", file, network, self.threads, self.device.type)

@@ -1,7 +1,7 @@
-"""Features divided down where an ONNX graph makes them, and their products' weights multiplied: no pass over them is needed.
+"""Activation balancing: folds SmoothQuant's divisors into an ONNX graph, so that they cost nothing at run time.
 
-What attention gives is linear in the weights of its values, and what a task scales and shifts in the task's table. So the
-numbers that come out stay what they were.
+Outlier features of an activation are divided where the activation is produced, and the rows of the weights that read
+them are multiplied by as much. The graph's outputs stay the same but for rounding.
 """
 
 from __future__ import annotations
@@ -14,54 +14,74 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-_GraphInput = tuple[onnx.NodeProto, int]
-"""A node and which of its inputs."""
+_ConstantInput = tuple[onnx.NodeProto, int]
+"""A node, and the index of one of its inputs, which is a constant."""
 
 
 def fold_scales(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) -> set[str]:
-    """Divides the features of activations by `divisors` [I], by the activation's name, and says of which it could.
+    """Divides the features of activations by `divisors` [I], by the activation's name. Returns the names it could fold.
 
-    It can where an activation comes from attention or from a task's table, and nothing but products reads it.
+    An activation can be folded if it comes from attention or from a task's table, and only products with constant
+    weights read it:
+
+        before:  producer(constants) ─ activation ─ MatMul(weights)
+        after:   producer(constants / divisors) ─ activation / divisors ─ MatMul(divisors · weights)
     """
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    done = set()
-    for name, by in divisors.items():
-        readers = [node for node in graph.node if name in node.input]
-        if any(node.op_type != "MatMul" or node.input[1] not in constants for node in readers):
+    folded = set()
+    for activation, divisor in divisors.items():
+        readers = [node for node in graph.node if activation in node.input]
+        if any(reader.op_type != "MatMul" or reader.input[1] not in constants for reader in readers):
             continue
-        if makers := _producers(graph, name, constants):
-            changes = [(place, 1 / by) for place in makers] + [((node, 1), by[:, None]) for node in readers]
-            for (node, place), factors in changes:
-                old = node.input[place]
-                # A tensor of its own: what happens to be equal shares one.
-                node.input[place] = f"{old}.{node.output[0]}.balanced"
-                values = numpy_helper.to_array(constants[old]) * factors
-                graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.input[place]))
-            done.add(name)
-    return done
+        if produced_by := _producers(graph, activation, constants):
+            divided = [(constant, 1 / divisor) for constant in produced_by]
+            multiplied = [((reader, 1), divisor[:, None]) for reader in readers]
+            for (node, index), factor in divided + multiplied:
+                name = node.input[index]
+                # A new tensor: constants that happen to be equal share one.
+                node.input[index] = f"{name}.{node.output[0]}.balanced"
+                values = numpy_helper.to_array(constants[name]) * factor
+                graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.input[index]))
+            folded.add(activation)
+    return folded
 
 
-def _producers(graph: onnx.GraphProto, name: str, constants: Mapping[str, onnx.TensorProto]) -> list[_GraphInput]:
-    """The constants that an activation is linear in together, its features their last axis; none where there are no such."""
+def _producers(
+    graph: onnx.GraphProto, activation: str, constants: Mapping[str, onnx.TensorProto]
+) -> list[_ConstantInput]:
+    """The constants that together scale an activation, its features their last axis; empty if there are none.
+
+    Attention is linear in its values, so in their weights and bias, [D, D] and [D]:
+
+        states ─ MatMul(weights) ─ Add(bias) ─ values ─┐
+                                 query, key, padding ──┴ Attention ─ activation
+
+    A task's scale and shift are two slices of a row of its table, [T, 2, D]:
+
+        table ─ GatherND ─┬ Slice ─ scale ─────┐
+                          ├ Slice ─ shift ─────┼──────┐
+                                       states ─┴ Mul ─┴ Add ─ activation
+
+    Nothing else may read what lies between the constants and the activation.
+    """
     makers = {output: node for node in graph.node for output in node.output}
     num_readers = Counter(name for node in graph.node for name in node.input)
-    made = makers[name]
-    places: list[_GraphInput] = []
+    maker = makers[activation]
+    scaled: list[_ConstantInput] = []
     between: list[str] = []
-    if made.op_type == "Attention":
-        # Its values: a product with weights, and a bias.
-        bias = makers[made.input[2]]
-        product = makers.get(bias.input[0])
-        if product is not None and product.op_type == "MatMul" and bias.op_type == "Add":
-            places, between = [(product, 1), (bias, 1)], [made.input[2], bias.input[0]]
-    elif made.op_type == "Add":
-        # A table's gathered row: what something is multiplied by, and what is added.
-        product = makers.get(made.input[0])
-        if product is not None and product.op_type == "Mul":
-            cuts = [makers.get(one.input[1]) for one in (product, made)]
-            gathered = {cut.input[0] for cut in cuts if cut is not None and cut.op_type == "Slice"}
-            gather = makers.get(gathered.pop()) if len(gathered) == 1 and None not in cuts else None
-            if gather is not None and num_readers[gather.output[0]] == len(cuts):
-                places, between = [(gather, 0)], [made.input[0], product.input[1], made.input[1]]
-    alone = all(num_readers[one] == 1 for one in between)
-    return places if alone and all(node.input[place] in constants for node, place in places) else []
+    if maker.op_type == "Attention":
+        values = maker.input[2]
+        add = makers[values]
+        product = makers.get(add.input[0])
+        if product is not None and product.op_type == "MatMul" and add.op_type == "Add":
+            scaled, between = [(product, 1), (add, 1)], [values, add.input[0]]
+    elif maker.op_type == "Add":
+        multiply = makers.get(maker.input[0])
+        if multiply is not None and multiply.op_type == "Mul":
+            slices = [makers.get(node.input[1]) for node in (multiply, maker)]
+            rows = {node.input[0] for node in slices if node is not None and node.op_type == "Slice"}
+            gather = makers.get(rows.pop()) if len(rows) == 1 and None not in slices else None
+            if gather is not None and num_readers[gather.output[0]] == len(slices):
+                scaled, between = [(gather, 0)], [maker.input[0], multiply.input[1], maker.input[1]]
+    read_once = all(num_readers[name] == 1 for name in between)
+    return scaled if read_once and all(node.input[index] in constants for node, index in scaled) else []

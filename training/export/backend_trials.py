@@ -1,4 +1,4 @@
-"""What an engine is worth: its answers to validation examples, and its speed beside that of others."""
+"""Backend trials: the answers of a backend to validation examples, and its speed beside that of other backends."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from polytask.training.evaluation.evaluate import RunBatch, answers_from, logits
 from polytask.training.evaluation.metrics import Scores, score_task
 
 BATCH_SIZES = (1, 8, 32)
-_ROUNDS = 6
-"""In which all engines take turns; the first is not timed, as it compiles kernels and finds memory."""
+_NUM_ROUNDS = 6
+"""All backends take turns in each round. The first is not timed: in it kernels are compiled and memory is allocated."""
 
-_SHORTER = 0.75
-"""The share of the rows that are timed: a few very long ones would hide what most of them cost."""
+_TIMED_SHARE = 0.75
+"""The share of the rows that is timed, the shortest ones: a few very long rows would hide the cost of most rows."""
 
 
 class EncodedTask:
-    """Inputs of a task and their rows, tokenised once for all engines."""
+    """Inputs of a task and their rows, tokenised once for all backends."""
 
     def __init__(self, encoder: InputEncoder, task: Task, task_id: int, inputs: tuple[Input, ...]) -> None:
         self.task_id = task_id
@@ -32,48 +32,46 @@ class EncodedTask:
         self.pad_id = encoder.pad_id
 
 
-def answers(run: RunBatch, tasks: Sequence[Task], question: EncodedTask) -> list[Answer]:
+def answer_task(run: RunBatch, tasks: Sequence[Task], encoded: EncodedTask) -> list[Answer]:
     """One answer per input, in order."""
-    rows = [row for own in question.rows for row in own]
-    logits = logits_by(run, tasks, rows, question.task_id, question.pad_id)
-    return answers_from(tasks[question.task_id], question.inputs, question.rows, logits)
+    rows = [row for input_rows in encoded.rows for row in input_rows]
+    logits = logits_by(run, tasks, rows, encoded.task_id, encoded.pad_id)
+    return answers_from(tasks[encoded.task_id], encoded.inputs, encoded.rows, logits)
 
 
-def score(run: RunBatch, data: Sequence[TaskData], questions: Sequence[EncodedTask]) -> dict[str, Scores]:
-    """Every task's metrics on its validation examples, which are the `questions`."""
-    tasks = [own.task for own in data]
+def score_backend(run: RunBatch, data: Sequence[TaskData], encoded_tasks: Sequence[EncodedTask]) -> dict[str, Scores]:
+    """Every task's metrics on its validation examples; `encoded_tasks[t]` holds those of task t."""
+    tasks = [task_data.task for task_data in data]
     return {
-        own.task.name: score_task(own, answers(run, tasks, question))
-        for own, question in zip(data, questions, strict=True)
+        task_data.task.name: score_task(task_data, answer_task(run, tasks, encoded))
+        for task_data, encoded in zip(data, encoded_tasks, strict=True)
     }
 
 
-def differences(found: Mapping[str, Scores], reference: Mapping[str, Scores]) -> dict[str, float]:
-    """By task, what its main metric is above that of the reference, in hundredths."""
-    main = {task: next(iter(own)) for task, own in reference.items()}
-    return {task: 100 * (found[task][metric] - reference[task][metric]) for task, metric in main.items()}
+def differences(scores: Mapping[str, Scores], reference: Mapping[str, Scores]) -> dict[str, float]:
+    """Each task's main metric minus that of the reference, in hundredths."""
+    main_metrics = {task: next(iter(task_scores)) for task, task_scores in reference.items()}
+    return {task: 100 * (scores[task][metric] - reference[task][metric]) for task, metric in main_metrics.items()}
 
 
-def speeds(
+def rows_per_second(
     runs: Mapping[str, RunBatch], rows: Sequence[tuple[int, Encoding]], pad_id: int, threads: int
 ) -> dict[str, dict[str, float]]:
-    """Rows a second of each engine, by how many rows its batches have: the best of the rounds.
+    """Rows per second of each backend by batch size, the best of all rounds.
 
-    `rows`: task ids and encodings. Those of a batch are of about one length. With one thread CPU time is counted, so
-    that other processes matter less.
+    `rows`: task ids and encodings. The rows of a batch have about the same length. With one thread CPU time is measured,
+    which other processes disturb less.
     """
     batches = {size: list(_batches(rows, size, pad_id)) for size in BATCH_SIZES}
     best: dict[tuple[str, int], float] = {}
-    for number in range(_ROUNDS):
-        for size, own in batches.items():
+    for round_number in range(_NUM_ROUNDS):
+        for size, sized_batches in batches.items():
             for name, run in runs.items():
-                seconds = _seconds(run, own, threads)
-                if number:
+                seconds = _seconds(run, sized_batches, threads)
+                if round_number:
                     best[name, size] = min(seconds, best.get((name, size), seconds))
-    return {
-        name: {str(size): sum(len(batch.lengths) for batch in own) / best[name, size] for size, own in batches.items()}
-        for name in runs
-    }
+    num_rows = {size: sum(len(batch.lengths) for batch in sized_batches) for size, sized_batches in batches.items()}
+    return {name: {str(size): count / best[name, size] for size, count in num_rows.items()} for name in runs}
 
 
 def _seconds(run: RunBatch, batches: Sequence[Batch], threads: int) -> float:
@@ -85,7 +83,7 @@ def _seconds(run: RunBatch, batches: Sequence[Batch], threads: int) -> float:
 
 
 def _batches(rows: Sequence[tuple[int, Encoding]], size: int, pad_id: int) -> Iterator[Batch]:
-    ordered = sorted(rows, key=lambda row: len(row[1]))[: max(1, int(_SHORTER * len(rows)))]
-    for start in range(0, len(ordered), size):
-        part = ordered[start : start + size]
+    by_length = sorted(rows, key=lambda row: len(row[1]))[: max(1, int(_TIMED_SHARE * len(rows)))]
+    for start in range(0, len(by_length), size):
+        part = by_length[start : start + size]
         yield collate([row for _, row in part], [task_id for task_id, _ in part], token_level=True, pad_id=pad_id)

@@ -1,4 +1,4 @@
-"""Parts of an ONNX graph in the forms that ONNX Runtime computes fastest on a CPU."""
+"""CPU rewrites: parts of an ONNX graph in the forms that ONNX Runtime computes fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from onnx import helper, numpy_helper
 
 
 def rewrite_for_cpu(graph: onnx.GraphProto) -> None:
-    """Rewrites the graph in place; what it gives stays the same but for rounding."""
+    """Rewrites the graph in place. Its outputs stay the same but for rounding."""
     _normalise_by_token(graph)
-    _gather_at_once(graph)
+    _merge_table_gathers(graph)
 
 
 def _normalise_by_token(graph: onnx.GraphProto) -> None:
-    """Layer norms without weights, which a table of tasks scales and shifts, as instance norms, which take less time."""
+    """Replaces layer norms without weights by instance norms, which take less time. A task's table scales behind them.
+
+        before:  states [B, L, D] ─ LayerNormalization(ones, zeros) ─ out
+        after:   states [B, L, D] ─ InstanceNormalization(ones [L], zeros [L]) ─ out
+
+    An instance norm normalises each channel, axis 1, over the axes behind it: here each token over its features. It has
+    a weight and a bias for each channel; both are constant vectors as long as the batch's rows.
+    """
     constants = {tensor.name: tensor for tensor in graph.initializer}
 
     def is_filled(name: str, value: float) -> bool:
@@ -31,48 +38,54 @@ def _normalise_by_token(graph: onnx.GraphProto) -> None:
             and all(is_filled(name, 0) for name in node.input[2:])
         ):
             epsilon = next(attribute.f for attribute in node.attribute if attribute.name == "epsilon")
-            # A token is a channel here, and those have weights and biases.
             inputs = [node.input[0], "channel.weights", "channel.biases"]
             nodes.append(helper.make_node("InstanceNormalization", inputs, node.output[:1], epsilon=epsilon))
         else:
             nodes.append(node)
     if any(node.op_type == "InstanceNormalization" for node in nodes):
-        fill = [helper.make_node("Shape", ["input_ids"], ["channel.count"], start=1, end=2)]
+        vectors = [helper.make_node("Shape", ["input_ids"], ["channel.count"], start=1, end=2)]
         for name, number in (("channel.weights", 1.0), ("channel.biases", 0.0)):
             value = helper.make_tensor("value", onnx.TensorProto.FLOAT, [1], [number])
-            fill.append(helper.make_node("ConstantOfShape", ["channel.count"], [name], value=value))
-        nodes = fill + nodes
-    _put(graph, nodes)
+            vectors.append(helper.make_node("ConstantOfShape", ["channel.count"], [name], value=value))
+        nodes = vectors + nodes
+    _set_nodes(graph, nodes)
 
 
-def _gather_at_once(graph: onnx.GraphProto) -> None:
-    """One table [T, C, D] of all those [T, 2, D] that are read as [B, 1, D] twice, a row's scale and its shift."""
+def _merge_table_gathers(graph: onnx.GraphProto) -> None:
+    """Gathers the scales and shifts of a row's task from one table, instead of from one table for each module.
+
+    Of N tables [T, 2, D]:
+
+        before:  table_n ─ GatherND(task_ids) ─┬ Slice(0) ─ scale_n [B, 1, D]
+                                               └ Slice(1) ─ shift_n [B, 1, D]
+        after:   tables [T, 2 · N, D] ─ Gather(task_ids) ─ Split ─ scale_1, shift_1, … scale_N, shift_N [B, 1, D]
+    """
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    columns: dict[str, NDArray[np.float32]] = {}
-    gone: list[onnx.NodeProto] = []
+    columns: dict[str, NDArray[np.float32]] = {}  # [T, D] by the name of the scale or shift
+    merged: list[onnx.NodeProto] = []
     for node in graph.node:
         table = constants.get(node.input[0]) if node.op_type == "GatherND" else None
         if table is None or table.ndim != 3 or (columns and table[:, 0].shape != next(iter(columns.values())).shape):
             continue
-        cuts = readers[node.output[0]]
-        if len(cuts) == table.shape[1] == 2 and all(cut.op_type == "Slice" for cut in cuts):
-            starts = [int(constants[cut.input[1]].item()) for cut in cuts]
-            columns |= {cut.output[0]: table[:, start] for cut, start in zip(cuts, starts, strict=True)}
-            gone += [node, *cuts]
+        slices = readers[node.output[0]]
+        if len(slices) == table.shape[1] == 2 and all(reader.op_type == "Slice" for reader in slices):
+            starts = [int(constants[reader.input[1]].item()) for reader in slices]
+            columns |= {reader.output[0]: table[:, start] for reader, start in zip(slices, starts, strict=True)}
+            merged += [node, *slices]
     if not columns:
         return
     graph.initializer.append(numpy_helper.from_array(np.stack(list(columns.values()), axis=1), "tables"))
     gather = helper.make_node("Gather", ["tables", "task_ids"], ["rows"], axis=0)
     split = helper.make_node("Split", ["rows"], list(columns), axis=1, num_outputs=len(columns))
-    _put(graph, [gather, split, *(node for node in graph.node if node not in gone)])
+    _set_nodes(graph, [gather, split, *(node for node in graph.node if node not in merged)])
 
 
-def _put(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Makes these the graph's nodes, with no constants but those that they read."""
+def _set_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Replaces the graph's nodes, and drops the constants that none of them reads."""
     kept = list(nodes)
     read = {name for node in kept for name in node.input}
     constants = [tensor for tensor in graph.initializer if tensor.name in read]

@@ -1,4 +1,4 @@
-"""An export: a version's network as files for other engines, each way of running it measured, the fastest first."""
+"""Export: a version's network as files for other backends; every way of running it is measured, the fastest first."""
 
 from __future__ import annotations
 
@@ -34,44 +34,51 @@ from polytask.training.data.splits import subsample
 from polytask.training.data.version_data import training_inputs, validation_data
 from polytask.training.evaluation.evaluate import RunBatch
 from polytask.training.evaluation.metrics import Scores
-from polytask.training.export.backend_trials import BATCH_SIZES, EncodedTask, answers, differences, score, speeds
+from polytask.training.export.backend_trials import (
+    BATCH_SIZES,
+    EncodedTask,
+    answer_task,
+    differences,
+    rows_per_second,
+    score_backend,
+)
 from polytask.training.export.onnx_graph import onnx_graph
 from polytask.training.export.quantisation import Feed, quantise
 
-MOST_LOST = 0.5
+MAX_LOSS = 0.5
 """Hundredths of its main metric that a task may lose."""
 
-_FLOAT32, _FUSED, _PLAIN = "float32.onnx", "int8.onnx", "int8-plain.onnx"
+_FLOAT32, _INT8_ONNX_RUNTIME, _INT8_PLAIN = "float32.onnx", "int8.onnx", "int8-plain.onnx"
 _NUM_FLOAT_PRODUCTS = (0, 1, 2, 4, 8)
-"""How many activations stay as they are in 8 bits: as few as it takes for every task to pass."""
+"""How many activations' products may stay in float32 beside 8 bits: as few as make every task pass."""
 
 _CALIBRATION_ROWS = 320
 _TIMED_ROWS = 128
 
 
-class Open(Protocol):
-    """Opens an engine, with so many threads; what it gives runs batches."""
+class OpenBackend(Protocol):
+    """Opens a backend with that many threads and returns a function that runs batches on it."""
 
     def __call__(self, backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """How the service would run a version.
+    """The backends of the service.
 
-    `installed`: whether it has an engine. `open`: an engine by name, precision and file (None: the network itself).
+    `is_installed`: whether a backend can be used here. `open`: opens one by name, precision and file (None: the network).
     """
 
-    installed: Callable[[str], bool]
-    open: Open
+    is_installed: Callable[[str], bool]
+    open: OpenBackend
     threads: int
 
 
-def export_version(folder: Path, data: Path | None, engines: Backends, console: Console) -> Path:
-    """Exports the version in `folder` and gives the folder of its exports.
+def export_version(folder: Path, data: Path | None, backends: Backends, console: Console) -> Path:
+    """Exports the version in `folder`. Returns the folder of its exports.
 
-    `data`: the data folder of its recipe; without one there is no 8-bit file, and no loss is measured. Raises StoreError
-    or DataError.
+    `data`: the data folder of its recipe; without it no 8-bit files are made and no losses measured. Raises StoreError or
+    DataError.
     """
     checkpoint = load(folder)
     manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
@@ -80,78 +87,99 @@ def export_version(folder: Path, data: Path | None, engines: Backends, console: 
             f"{manifest.name}/{manifest.version} has no golden examples to time engines on; give its data folder"
         )
     calibration = [] if data is None else _rows(encoder, manifest.tasks, training_inputs(folder, data))
-    trial = _BackendEvaluation(
+    evaluation = _BackendEvaluation(
         manifest.tasks,
         encoder,
         [] if data is None else validation_data(folder, data),
         manifest.goldens,
-        partial(engines.open, network=checkpoint.network, threads=engines.threads),
+        partial(backends.open, network=checkpoint.network, threads=backends.threads),
         console,
     )
     with tempfile.TemporaryDirectory() as work:
-        candidates = _candidates(trial, checkpoint.network, calibration, engines.installed, Path(work))
-        candidates = trial.timed(candidates, engines.threads)
+        candidates = _candidates(evaluation, checkpoint.network, calibration, backends.is_installed, Path(work))
+        candidates = evaluation.with_speeds(candidates, backends.threads)
         files = {path.name: path for path in Path(work).iterdir()}
-        kept = {one.file: files[one.file] for one in candidates if one.file is not None and one.refused is None}
+        kept = {
+            candidate.file: files[candidate.file]
+            for candidate in candidates
+            if candidate.file is not None and candidate.refused is None
+        }
         exports = Exports(
             version=f"{manifest.name}/{manifest.version}",
             version_sha256=sha256_of(folder / MANIFEST),
             files={name: sha256_of(path) for name, path in kept.items()},
             candidates=tuple(candidates),
             cpu=_cpu(),
-            threads=engines.threads,
+            threads=backends.threads,
             calibration=len(calibration),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        place = save_exports(folder, exports, kept)
+        exports_folder = save_exports(folder, exports, kept)
     console.print(exports_table(exports))
-    return place
+    return exports_folder
 
 
 def exports_table(exports: Exports) -> Table:
-    """Every candidate with its speeds, and the task that loses most."""
+    """Every candidate with its speeds and the task that loses most."""
     title = f"{exports.version}, texts a second on {exports.threads} threads of {exports.cpu}"
     sizes = (f"batches of {size}" for size in BATCH_SIZES)
     table = Table("engine", *sizes, "largest loss", "", title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for place, candidate in enumerate(exports.candidates):
-        figures = (f"{candidate.texts_per_s[str(size)]:.0f}" for size in BATCH_SIZES)
+    for index, candidate in enumerate(exports.candidates):
+        speeds = (f"{candidate.texts_per_s[str(size)]:.0f}" for size in BATCH_SIZES)
         worst = min(candidate.differences.items(), key=lambda item: item[1], default=None)
         loss = "" if worst is None else f"{worst[0]} {worst[1]:+.2f}"
-        table.add_row(candidate.name, *figures, loss, candidate.refused or ("" if place else "default"))
+        table.add_row(candidate.name, *speeds, loss, candidate.refused or ("" if index else "default"))
     return table
 
 
 def _candidates(
-    trial: _BackendEvaluation,
+    evaluation: _BackendEvaluation,
     network: Network,
     calibration: Sequence[tuple[int, Encoding]],
-    installed: Callable[[str], bool],
+    is_installed: Callable[[str], bool],
     work: Path,
 ) -> list[Candidate]:
-    """Every candidate whose engine is installed, with its losses; the files are written into the folder `work`."""
-    candidates = [trial.judged("torch", "float32", None)]
+    """Every candidate whose backend is installed, with its losses. The files are written into the folder `work`."""
+    candidates = [evaluation.evaluate("torch", "float32", None)]
     graph = onnx_graph(network)
     onnx.save(graph, work / _FLOAT32)
-    candidates.append(trial.judged("onnxruntime", "float32", work / _FLOAT32))
+    candidates.append(evaluation.evaluate("onnxruntime", "float32", work / _FLOAT32))
     feeds = [_feed(*row) for row in calibration]
-    spared = 0
-    for spared in _NUM_FLOAT_PRODUCTS if feeds else ():
-        onnx.save(quantise(graph, feeds, fused=True, spared=spared), work / _FUSED)
-        eight_bits = trial.judged("onnxruntime", "int8", work / _FUSED)
-        if eight_bits.refused is None:
-            break
+    num_float_products = 0
     if feeds:
-        candidates.append(eight_bits)
-    if installed("openvino"):
-        candidates += [trial.judged("openvino", precision, work / _FLOAT32) for precision in ("float32", "bfloat16")]
+        candidate, num_float_products = _fewest_float_products(evaluation, graph, feeds, work / _INT8_ONNX_RUNTIME)
+        candidates.append(candidate)
+    if is_installed("openvino"):
+        candidates += [evaluation.evaluate("openvino", kind, work / _FLOAT32) for kind in ("float32", "bfloat16")]
         if feeds:
-            onnx.save(quantise(graph, feeds, fused=False, spared=spared), work / _PLAIN)
-            candidates.append(trial.judged("openvino", "int8", work / _PLAIN))
+            plain = quantise(graph, feeds, target="openvino", num_float_products=num_float_products)
+            onnx.save(plain, work / _INT8_PLAIN)
+            candidates.append(evaluation.evaluate("openvino", "int8", work / _INT8_PLAIN))
     return candidates
 
 
+def _fewest_float_products(
+    evaluation: _BackendEvaluation, graph: onnx.ModelProto, feeds: Sequence[Feed], file: Path
+) -> tuple[Candidate, int]:
+    """ONNX Runtime's 8-bit candidate with the fewest float32 products with which all tasks pass, and their number.
+
+    If none passes, the candidate with the most float32 products. `file` holds the graph that is returned.
+    """
+
+    def attempt(num_float_products: int) -> Candidate:
+        onnx.save(quantise(graph, feeds, target="onnxruntime", num_float_products=num_float_products), file)
+        return evaluation.evaluate("onnxruntime", "int8", file)
+
+    *fewer, most = _NUM_FLOAT_PRODUCTS
+    for number in fewer:
+        candidate = attempt(number)
+        if candidate.refused is None:
+            return candidate, number
+    return attempt(most), most
+
+
 class _BackendEvaluation:
-    """What all candidates of a version are measured on. The first one judged is what the others are compared with."""
+    """Measures all candidates of a version on the same data. The first one is the reference for the others."""
 
     def __init__(
         self,
@@ -159,27 +187,27 @@ class _BackendEvaluation:
         encoder: InputEncoder,
         validation: Sequence[TaskData],
         goldens: Sequence[Golden],
-        open_engine: Callable[[str, str, Path | None], RunBatch],
+        open_backend: Callable[[str, str, Path | None], RunBatch],
         console: Console,
     ) -> None:
         self._tasks = tasks
         self._encoder = encoder
         self._validation = validation
         self._goldens = goldens
-        self._open = open_engine
+        self._open = open_backend
         self._console = console
-        self._questions = [
-            EncodedTask(encoder, own.task, task_id, tuple(example.input for example in own.validation))
-            for task_id, own in enumerate(validation)
+        self._encoded_tasks = [
+            EncodedTask(encoder, task_data.task, task_id, tuple(example.input for example in task_data.validation))
+            for task_id, task_data in enumerate(validation)
         ]
         self._runs: dict[str, RunBatch] = {}
         self._reference: dict[str, Scores] | None = None
 
-    def judged(self, backend: str, precision: str, file: Path | None) -> Candidate:
-        """A candidate with what its tasks lose, and whether that is too much."""
+    def evaluate(self, backend: str, precision: str, file: Path | None) -> Candidate:
+        """The candidate with its tasks' losses, refused if a loss is too large."""
         name = f"{backend}-{precision}"
         run = self._runs[name] = self._open(backend, precision, file)
-        scores = self._scored(name, run)
+        scores = self._score(name, run)
         if self._reference is None:
             self._reference = scores
         candidate = Candidate(
@@ -190,74 +218,81 @@ class _BackendEvaluation:
             {},
             differences(scores, self._reference),
             _refusal(scores, self._reference),
-            self._answered(run) if precision == "int8" else (),
+            self._answer_goldens(run) if precision == "int8" else (),
         )
         self._console.print(f"{name}: {_losses(candidate)}", soft_wrap=True, highlight=False)
         return candidate
 
-    def _scored(self, name: str, run: RunBatch) -> dict[str, Scores]:
-        """What the tasks reach, with a bar of the rows that are left."""
+    def _score(self, name: str, run: RunBatch) -> dict[str, Scores]:
+        """Every task's metrics. A progress bar shows the rows that are left."""
         columns = (*Progress.get_default_columns(), TextColumn("{task.completed:,.0f} rows"))
         with Progress(*columns, console=self._console, transient=True) as progress:
-            bar = progress.add_task(name, total=sum(question.num_rows for question in self._questions))
+            bar = progress.add_task(name, total=sum(encoded.num_rows for encoded in self._encoded_tasks))
 
-            def counted(batch: Batch) -> Outputs:
+            def run_and_count(batch: Batch) -> Outputs:
                 outputs = run(batch)
                 progress.advance(bar, len(batch.lengths))
                 return outputs
 
-            return score(counted, self._validation, self._questions)
+            return score_backend(run_and_count, self._validation, self._encoded_tasks)
 
-    def timed(self, candidates: Sequence[Candidate], threads: int) -> list[Candidate]:
-        """The candidates with their speeds, the fastest first, those that are refused last."""
-        inputs = [question.inputs for question in self._questions] or self._golden_inputs()
+    def with_speeds(self, candidates: Sequence[Candidate], threads: int) -> list[Candidate]:
+        """The candidates with their speeds: the fastest first, refused ones last."""
+        inputs = [encoded.inputs for encoded in self._encoded_tasks] or self._golden_inputs()
         rows = _rows(self._encoder, self._tasks, inputs, _TIMED_ROWS)
-        runs = {one.name: self._runs[one.name] for one in candidates}
+        runs = {candidate.name: self._runs[candidate.name] for candidate in candidates}
         with self._console.status("all take turns against the clock"):
-            found = speeds(runs, rows, self._encoder.pad_id, threads)
-        timed = [replace(one, texts_per_s=found[one.name]) for one in candidates]
-        return sorted(timed, key=lambda one: (one.refused is not None, sum(1 / x for x in one.texts_per_s.values())))
+            speeds = rows_per_second(runs, rows, self._encoder.pad_id, threads)
+        timed = [replace(candidate, texts_per_s=speeds[candidate.name]) for candidate in candidates]
+        return sorted(timed, key=_rank)
 
     def _golden_inputs(self) -> list[tuple[Input, ...]]:
         return [tuple(golden.input for golden in self._goldens if golden.task == task.name) for task in self._tasks]
 
-    def _answered(self, run: RunBatch) -> tuple[Golden, ...]:
+    def _answer_goldens(self, run: RunBatch) -> tuple[Golden, ...]:
         ids = {task.name: task_id for task_id, task in enumerate(self._tasks)}
-        found = []
+        goldens = []
         for golden in self._goldens:
-            question = EncodedTask(self._encoder, self._tasks[ids[golden.task]], ids[golden.task], (golden.input,))
-            (answer,) = answers(run, self._tasks, question)
-            found.append(replace(golden, answer=asdict(answer)))
-        return tuple(found)
+            task_id = ids[golden.task]
+            encoded = EncodedTask(self._encoder, self._tasks[task_id], task_id, (golden.input,))
+            (answer,) = answer_task(run, self._tasks, encoded)
+            goldens.append(replace(golden, answer=asdict(answer)))
+        return tuple(goldens)
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float]:
+    """Whether it is refused, and its time for one row in each batch size."""
+    return candidate.refused is not None, sum(1 / speed for speed in candidate.texts_per_s.values())
 
 
 def _losses(candidate: Candidate) -> str:
-    """What the candidate changes at each task, for a line on the console."""
+    """Each task's change of its main metric, as a line for the console."""
     changes = ", ".join(f"{task} {change:+.2f}" for task, change in candidate.differences.items())
-    return (
-        f"refused, {candidate.refused}; {changes}" if candidate.refused else changes or "no data to measure losses on"
-    )
+    if candidate.refused:
+        return f"refused, {candidate.refused}; {changes}"
+    return changes or "no data to measure losses on"
 
 
 def _refusal(scores: Mapping[str, Scores], reference: Mapping[str, Scores]) -> str | None:
-    """Why a candidate must not serve: the task that loses most, if that is too much."""
-    lost = differences(scores, reference)
-    task = min(lost, key=lambda name: lost[name], default=None)
-    if task is None or lost[task] >= -MOST_LOST:
+    """Why a candidate must not serve: the task that loses most, if it loses too much."""
+    changes = differences(scores, reference)
+    task = min(changes, key=lambda name: changes[name], default=None)
+    if task is None or changes[task] >= -MAX_LOSS:
         return None
     metric, before = next(iter(reference[task].items()))
-    return f"task {task!r} loses {-lost[task]:.2f}: {metric} {scores[task][metric]:.4f} instead of {before:.4f}"
+    return f"task {task!r} loses {-changes[task]:.2f}: {metric} {scores[task][metric]:.4f} instead of {before:.4f}"
 
 
 def _rows(
     encoder: InputEncoder, tasks: Sequence[Task], inputs: Sequence[Sequence[Input]], total: int = _CALIBRATION_ROWS
 ) -> list[tuple[int, Encoding]]:
-    """Rows of inputs of all tasks, about as many of each, with the task's id."""
-    each = max(1, -(-total // len(tasks)))
+    """About `total` rows with their task ids, the same number of each task."""
+    per_task = max(1, -(-total // len(tasks)))
     rows = []
-    for task_id, (task, own) in enumerate(zip(tasks, inputs, strict=True)):
-        encodings = [row for found in encoder.encode(task, subsample(own, each, seed=0)) for row in found]
-        rows += [(task_id, row) for row in subsample(encodings, each, seed=0)]
+    for task_id, (task, task_inputs) in enumerate(zip(tasks, inputs, strict=True)):
+        encodings = encoder.encode(task, subsample(task_inputs, per_task, seed=0))
+        task_rows = [row for input_rows in encodings for row in input_rows]
+        rows += [(task_id, row) for row in subsample(task_rows, per_task, seed=0)]
     return rows
 
 
@@ -271,8 +306,8 @@ def _feed(task_id: int, row: Encoding) -> Feed:
 
 
 def _cpu() -> str:
-    """What the processor calls itself."""
+    """The name of the processor."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,4 +1,4 @@
-"""A network as an ONNX graph: the plain definition traced, its task tables inside as constants.
+"""ONNX graph of a network: the plain definition traced, with its task tables as constants.
 
 Inputs: `input_ids`, `segment_ids` [B, L], `lengths`, `task_ids` [B], all int64. Outputs: `sentence` [B, S] and `token`
 [B, L, K], each only where a task has such outputs. B and L are free, L up to the network's `max_length`.
@@ -25,26 +25,26 @@ INPUTS = ("input_ids", "segment_ids", "lengths", "task_ids")
 OUTPUTS = ("sentence", "token")
 
 _OPSET = 23
-"""The first with an attention of its own: ONNX Runtime runs it as one kernel, as it does layer norm and Gelu."""
+"""The first opset with an attention operator. ONNX Runtime runs it as one kernel, like layer norm and Gelu."""
 
 _EXAMPLE_LENGTH = 5
 
 
 def onnx_graph(network: Network) -> onnx.ModelProto:
     """The graph of a network on the CPU, in float32."""
-    module = _Tensors(network)
+    module = _TensorNetwork(network)
     rows, length = torch.export.Dim("rows", max=2**16), torch.export.Dim("length", min=2, max=network.config.max_length)
     shape = (3, min(_EXAMPLE_LENGTH, network.config.max_length))
-    # A tensor of its own for each: what is one object here would be one input in the graph.
+    # Separate tensors: one object passed twice would become one input of the graph.
     example = (
         torch.zeros(shape, dtype=torch.long),
         torch.zeros(shape, dtype=torch.long),
         torch.full(shape[:1], shape[1]),
         torch.zeros(shape[:1], dtype=torch.long),
     )
-    # Without gradients the network attends by the fused kernel, which becomes one node.
-    with torch.no_grad(), warnings.catch_warnings(), _without_notes():
-        # Both axes go by one name in all inputs, which is what we want; the others are the exporter's own affairs.
+    # Without gradients the network uses the fused attention kernel, which becomes one node.
+    with torch.no_grad(), warnings.catch_warnings(), _without_exporter_log():
+        # One warning is about axes that share a name across inputs, as they should; the others concern the exporter only.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module,
@@ -58,37 +58,48 @@ def onnx_graph(network: Network) -> onnx.ModelProto:
         )
     assert program is not None
     model = program.model_proto
-    # They name shapes from before the exporter's own simplifications, and engines find them out by themselves.
+    # These shapes are from before the exporter's simplifications; backends infer shapes themselves.
     del model.graph.value_info[:]
-    _attend_in_place(model.graph, network.config.num_heads)
+    _fold_head_transposes(model.graph, network.config.num_heads)
     return model
 
 
-def _attend_in_place(graph: onnx.GraphProto, num_heads: int) -> None:
-    """Lets attention find the heads in [B, L, D] by itself, instead of [B, H, L, D / H] transposed for it and back."""
+def _fold_head_transposes(graph: onnx.GraphProto, num_heads: int) -> None:
+    """Removes the reshapes and transposes around attention, which can split [B, L, D] into heads itself.
+
+    With H heads:
+
+        before:  query [B, L, D] ─ Reshape ─ Transpose [B, H, L, D / H] ─┐
+                 key ───────────── Reshape ─ Transpose ──────────────────┼ Attention ─ Transpose ─ Reshape ─ out [B, L, D]
+                 value ─────────── Reshape ─ Transpose ──────────────────┘
+        after:   query [B, L, D] ─┐
+                 key ─────────────┼ Attention(q_num_heads = kv_num_heads = H) ─ out [B, L, D]
+                 value ───────────┘
+    """
     makers = {output: node for node in graph.node for output in node.output}
     readers = {name: node for node in graph.node for name in node.input}
-    gone = set[str]()
+    removed = set[str]()
     for node in graph.node:
         if node.op_type != "Attention":
             continue
-        views = [(makers[name], makers[makers[name].input[0]]) for name in node.input[:3]]
-        back = readers[node.output[0]]
-        joined = readers[back.output[0]]
-        around = [*(one for view in views for one in view), back, joined]
-        assert [one.op_type for one in around] == ["Transpose", "Reshape"] * 4, "attention as the network writes it"
-        gone.update(one.output[0] for one in around)
-        for place, (_, reshape) in enumerate(views):
-            node.input[place] = reshape.input[0]
-        node.output[0] = joined.output[0]
-        node.attribute.extend(onnx.helper.make_attribute(f"{one}_num_heads", num_heads) for one in ("q", "kv"))
-    nodes = [node for node in graph.node if node.op_type == "Attention" or node.output[0] not in gone]
+        splits = [(makers[makers[name].input[0]], makers[name]) for name in node.input[:3]]
+        transpose_back = readers[node.output[0]]
+        join = readers[transpose_back.output[0]]
+        around = [*(part for split in splits for part in split), join, transpose_back]
+        assert [part.op_type for part in around] == ["Reshape", "Transpose"] * 4, "attention as the network writes it"
+        removed.update(part.output[0] for part in around)
+        for index, (reshape, _) in enumerate(splits):
+            node.input[index] = reshape.input[0]
+        node.output[0] = join.output[0]
+        node.attribute.extend(onnx.helper.make_attribute(f"{kind}_num_heads", num_heads) for kind in ("q", "kv"))
+    # The attention has the output of the reshape that it replaces.
+    nodes = [node for node in graph.node if node.op_type == "Attention" or node.output[0] not in removed]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-class _Tensors(nn.Module):
-    """The network with tensors for inputs and outputs, and its tables as they are now."""
+class _TensorNetwork(nn.Module):
+    """The network with tensors as inputs and outputs, and with its current tables."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()
@@ -107,9 +118,9 @@ class _Tensors(nn.Module):
 
 
 def _with_norm_in_alignment(encoder: Encoder, tables: Tables) -> Tables:
-    """Tables whose alignment scales and shifts for the embeddings' layer norm too, which is left without weights.
+    """Moves the weights of the embeddings' layer norm into the tables' alignment, which comes right behind it.
 
-    The tables as they are, and the layer norm too, where something is between the two.
+    Tables and layer norm stay unchanged if there is something between the two.
     """
     norm = encoder.embeddings.norm
     if tables.alignment is None or encoder.alignment_matrix is not None or encoder.embeddings.project is not None:
@@ -122,8 +133,8 @@ def _with_norm_in_alignment(encoder: Encoder, tables: Tables) -> Tables:
 
 
 @contextmanager
-def _without_notes() -> Iterator[None]:
-    """Keeps the exporter from logging which packages it does not find."""
+def _without_exporter_log() -> Iterator[None]:
+    """Silences the exporter's log lines about packages that are not installed."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,12 +1,12 @@
-"""An ONNX graph with its matrix products in 8 bits, on scales fixed once and for all by calibration.
+"""Quantisation: the matrix products of an ONNX graph in 8 bits, with scales fixed by calibration.
 
-Every product with a matrix of weights becomes one of integers: activations as u8 with one scale and zero point for the
-tensor, weights as s8 with a scale for each output. All scales are constants, and whole numbers add up to the same sum in
-any order, so that no row depends on its batch mates. Attention, layer norm and Gelu stay as they are.
+Every product with constant weights becomes a product of integers: activations as u8 with one scale and zero point per
+tensor, weights as s8 with one scale per output. All scales are constants, and integers add up to the same sum in any
+order, so no row depends on the others of its batch. Attention, layer norm and Gelu stay in float32.
 
-A few features of an activation are far larger than the others, and would leave those too few levels. They are divided down
-and their weights multiplied by as much (after Xiao et al., "SmoothQuant", ICML 2023, which does so with every feature). The
-mean error that is left goes into the bias.
+A few features of an activation are far larger than the others, which would leave the others too few levels. They are
+divided down and their weights multiplied by as much (after Xiao et al., "SmoothQuant", ICML 2023, which does so with
+every feature). The mean of the remaining error goes into the bias.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,21 +27,24 @@ from polytask.training.export.cpu_rewrites import rewrite_for_cpu
 
 Values = NDArray[np.float32]
 Feed = Mapping[str, NDArray[np.int64]]
-"""The inputs of the graph by name: a batch, without padding."""
+"""The inputs of the graph by name: a batch without padding."""
 
-_SAMPLE = 2000
-"""Tokens whose activations are kept for choosing the scales."""
+Target = Literal["onnxruntime", "openvino"]
+"""The backend that the graph is for."""
 
-_LARGE = 6
-"""One feature in so many counts as large."""
+_SAMPLE_TOKENS = 2000
+"""Number of tokens whose activations are kept for choosing the scales."""
 
-_WORTH = 1.8
-"""How many times smaller dividing must make the error: it takes another pass over the activation."""
+_LARGE_SHARE = 6
+"""One in this many features counts as large."""
+
+_MIN_GAIN = 1.8
+"""How many times smaller dividing must make the error, because it costs another pass over the activation."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A product with constant weights: its nodes, the activation's name, and weights [I, O] and bias [O]."""
+    """A product with constant weights: its nodes, the activation's name, weights [I, O] and bias [O]."""
 
     nodes: tuple[onnx.NodeProto, ...]
     activation: str
@@ -54,10 +58,10 @@ class _Product:
 
 @dataclass(frozen=True, slots=True)
 class _Scales:
-    """How an activation becomes u8: divided by `divisors` [I] (None: by nothing) and `scale`, plus `zero`.
+    """How an activation becomes u8: divided by `divisors` [I] (None: not divided) and by `scale`, plus `zero`.
 
-    `offset`: the mean error in the outputs of its products, one after the other. `error`: the mean squared one, as
-    a share of the outputs.
+    `offset`: the mean error of its products' outputs, one product after the other. `error`: the mean squared error, as a
+    share of the outputs.
     """
 
     divisors: Values | None
@@ -67,42 +71,51 @@ class _Scales:
     error: float
 
 
-def quantise(model: onnx.ModelProto, feeds: Sequence[Feed], *, fused: bool, spared: int = 0) -> onnx.ModelProto:
-    """The same graph in 8 bits, calibrated on `feeds`.
+def quantise(
+    model: onnx.ModelProto, feeds: Sequence[Feed], *, target: Target, num_float_products: int = 0
+) -> onnx.ModelProto:
+    """A copy of the graph in 8 bits, calibrated on `feeds`.
 
-    `spared`: of how many activations the products stay as they are, those that suffer most. `fused`: products are nodes
-    of ONNX Runtime's own, which bring scales and bias along. Otherwise they are plain ONNX, a product between
-    DequantizeLinear nodes, which any engine may fuse.
+    `num_float_products`: the products of this many activations stay in float32, those with the largest errors. `target`:
+    "onnxruntime" makes each product one of its own nodes, with scales and bias in it. "openvino" makes plain ONNX, a
+    product between DequantizeLinear nodes, which any backend can fuse.
     """
     quantised = copy.deepcopy(model)
     products = _products(quantised.graph)
     samples = _sample(model, sorted({product.activation for product in products}), feeds)
-    scales = _scales_of(products, samples)
-    divisors = {name: own.divisors for name, own in scales.items() if own.divisors is not None}
-    if balanced := fold_scales(quantised.graph, divisors):
-        samples = {name: one / divisors[name] if name in balanced else one for name, one in samples.items()}
+    scales = _scales_by_activation(products, samples)
+    divisors = {
+        name: activation_scales.divisors
+        for name, activation_scales in scales.items()
+        if activation_scales.divisors is not None
+    }
+    if folded := fold_scales(quantised.graph, divisors):
+        samples = {name: sample / divisors[name] if name in folded else sample for name, sample in samples.items()}
         products = _products(quantised.graph)
-        scales = _scales_of(products, samples)
-    chosen = sorted(scales, key=lambda name: scales[name].error)[: len(scales) - spared]
-    replaced: dict[str, list[onnx.NodeProto]] = {}
-    for name in chosen:
-        replaced |= _Rewriter(quantised.graph, name, scales[name], fused=fused).rewrite(_readers(products, name))
-    _replace(quantised.graph, [product for product in products if product.output in replaced], replaced)
-    if fused:
+        scales = _scales_by_activation(products, samples)
+    by_error = sorted(scales, key=lambda name: scales[name].error)
+    new_nodes: dict[str, list[onnx.NodeProto]] = {}
+    for name in by_error[: len(scales) - num_float_products]:
+        rewriter = _Rewriter(quantised.graph, name, scales[name], target)
+        new_nodes |= rewriter.rewrite(_products_of(products, name))
+    _replace(quantised.graph, [product for product in products if product.output in new_nodes], new_nodes)
+    if target == "onnxruntime":
         rewrite_for_cpu(quantised.graph)
         quantised.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return quantised
 
 
-def _scales_of(products: Sequence[_Product], samples: Mapping[str, Values]) -> dict[str, _Scales]:
+def _scales_by_activation(products: Sequence[_Product], samples: Mapping[str, Values]) -> dict[str, _Scales]:
     return {
-        name: _choose(sample, np.concatenate([product.weights for product in _readers(products, name)], axis=1))
+        name: _best_scales(
+            sample, np.concatenate([product.weights for product in _products_of(products, name)], axis=1)
+        )
         for name, sample in samples.items()
     }
 
 
-def _readers(products: Sequence[_Product], name: str) -> list[_Product]:
-    return [product for product in products if product.activation == name]
+def _products_of(products: Sequence[_Product], activation: str) -> list[_Product]:
+    return [product for product in products if product.activation == activation]
 
 
 def _products(graph: onnx.GraphProto) -> list[_Product]:
@@ -135,12 +148,12 @@ def _products(graph: onnx.GraphProto) -> list[_Product]:
 
 
 def _zeros(weights: Values) -> Values:
-    """The bias of a product that has none."""
+    """The bias of a product without one."""
     return np.zeros(weights.shape[1], np.float32)
 
 
 def _sample(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, Values]:
-    """Activations of that name for a few hundred tokens, [tokens, I] each; of rows, where they have none."""
+    """Activations by name for randomly chosen tokens, [tokens, I]; those with one value per row come for all rows."""
     watched = copy.deepcopy(model)
     watched.graph.output.extend(
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
@@ -152,56 +165,72 @@ def _sample(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed])
     num_tokens = sum(int(feed["lengths"].sum()) for feed in feeds)
     kept: dict[str, list[Values]] = {name: [] for name in names}
     for feed in feeds:
-        places = np.flatnonzero(random.random(feed["input_ids"].size) < _SAMPLE / num_tokens)
+        chosen = np.flatnonzero(random.random(feed["input_ids"].size) < _SAMPLE_TOKENS / num_tokens)
         for name, values in zip(names, session.run(list(names), dict(feed)), strict=True):
             flat = values.reshape(-1, values.shape[-1])
-            kept[name].append(flat[places] if len(flat) == feed["input_ids"].size else flat)
+            kept[name].append(flat[chosen] if len(flat) == feed["input_ids"].size else flat)
     return {name: np.concatenate(values) for name, values in kept.items()}
 
 
-def _choose(sample: Values, weights: Values) -> _Scales:
-    """The scales that change `sample @ weights` least; large features are divided only where it is worth its time."""
-    wanted = sample @ weights
-    plain = _scales(sample, None, weights, wanted)
+def _best_scales(sample: Values, weights: Values) -> _Scales:
+    """The scales that change `sample @ weights` least. Large features are divided only where it pays."""
+    exact = sample @ weights
+    plain = _measure(sample, None, weights, exact)
     largest = np.abs(sample).max(axis=0)
-    limit = max(float(np.sort(largest)[-1 - len(largest) // _LARGE]), 1e-6)
+    limit = max(float(np.sort(largest)[-1 - len(largest) // _LARGE_SHARE]), 1e-6)
     divisors = np.maximum(1, largest / limit).astype(np.float32)
-    divided = _scales(sample / divisors, divisors, weights * divisors[:, None], wanted)
-    return divided if divided.error * _WORTH < plain.error else plain
+    divided = _measure(sample / divisors, divisors, weights * divisors[:, None], exact)
+    return divided if divided.error * _MIN_GAIN < plain.error else plain
 
 
-def _scales(sample: Values, divisors: Values | None, weights: Values, wanted: Values) -> _Scales:
-    """The scales for a sample [N, I] and weights that are divided and multiplied already, `wanted` being their product."""
+def _measure(sample: Values, divisors: Values | None, weights: Values, exact: Values) -> _Scales:
+    """The scales of a sample [N, I], and their error against `exact`, the float32 product with the weights.
+
+    `sample` is divided by the `divisors` already, and `weights` multiplied by them.
+    """
     low, high = min(float(sample.min()), 0.0), max(float(sample.max()), 1e-6)
     scale = np.float32((high - low) / 255)
     zero = round(-low / float(scale))
     levels = np.clip(np.round(sample / scale) + zero, 0, 255) - zero
-    whole, steps = _eight_bits(weights)
-    errors = (levels * scale) @ (whole * steps) - wanted
+    integers, steps = _eight_bits(weights)
+    errors = (levels * scale) @ (integers * steps) - exact
     offset = errors.mean(axis=0)
-    # Of each token as a share of its own outputs: what follows is normalised, and the largest tokens matter least.
-    sizes = (wanted**2).mean(axis=1) + 1e-3 * (wanted**2).mean() + 1e-12
+    # The error of each token is relative to its own outputs: layer norms follow, so large outputs must not dominate.
+    sizes = (exact**2).mean(axis=1) + 1e-3 * (exact**2).mean() + 1e-12
     error = float((((errors - offset) ** 2).mean(axis=1) / sizes).mean())
     return _Scales(divisors, float(scale), zero, offset, error)
 
 
 def _eight_bits(weights: Values) -> tuple[NDArray[np.int8], Values]:
-    """Weights [I, O] as whole numbers, and the step of each output [O]."""
+    """Weights [I, O] as integers, and the step of each output [O]."""
     steps = np.maximum(np.abs(weights).max(axis=0) / 127, 1e-12).astype(np.float32)
     return np.clip(np.round(weights / steps), -127, 127).astype(np.int8), steps
 
 
 class _Rewriter:
-    """Puts the products of one activation into integers; their constants go into the graph."""
+    """Makes the integer products of one activation. Their constants are added to the graph.
 
-    def __init__(self, graph: onnx.GraphProto, activation: str, scales: _Scales, *, fused: bool) -> None:
+    For ONNX Runtime:
+
+        before:  activation ─ MatMul(weights) ─ Add(bias) ─ out
+        after:   activation ─ QuantizeLinear ─ MatMulIntegerToFloat(s8 weights, scales, bias) ─ out
+
+    For other backends:
+
+        after:   activation ─ QuantizeLinear ─ DequantizeLinear ─┐
+                          s8 weights ───────── DequantizeLinear ─┴ MatMul ─ Add(bias) ─ out
+
+    A Mul in front divides large features where `fold_scales` could not.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, activation: str, scales: _Scales, target: Target) -> None:
         self._graph = graph
         self._activation = activation
         self._scales = scales
-        self._fused = fused
+        self._target = target
 
     def rewrite(self, products: Sequence[_Product]) -> dict[str, list[onnx.NodeProto]]:
-        """The new nodes of each product, by the name of its output; those of the activation are with the first."""
+        """The new nodes of each product, by the name of its output. The first also has the nodes of the activation."""
         scale = self._constant(f"{self._activation}.scale", np.array(self._scales.scale, np.float32))
         zero = self._constant(f"{self._activation}.zero", np.array(self._scales.zero, np.uint8))
         nodes, name = [], self._activation
@@ -211,16 +240,16 @@ class _Rewriter:
             name = f"{name}.divided"
         nodes.append(helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.u8"]))
         quantised = [f"{name}.u8", scale, zero]
-        if not self._fused:
+        if self._target == "openvino":
             nodes.append(helper.make_node("DequantizeLinear", quantised, [f"{name}.rounded"]))
-        replaced = {}
+        new_nodes = {}
         start = 0
         for product in products:
             stop = start + len(product.bias)
             nodes += self._product(product, quantised, f"{name}.rounded", self._scales.offset[start:stop])
-            replaced[product.output] = nodes
+            new_nodes[product.output] = nodes
             nodes, start = [], stop
-        return replaced
+        return new_nodes
 
     def _product(
         self, product: _Product, quantised: Sequence[str], rounded: str, offset: Values
@@ -228,15 +257,15 @@ class _Rewriter:
         weights = product.weights
         if self._scales.divisors is not None:
             weights = weights * self._scales.divisors[:, None]
-        whole, steps = _eight_bits(weights)
+        integers, steps = _eight_bits(weights)
         output = product.output
         names = [
-            self._constant(f"{output}.s8", whole),
+            self._constant(f"{output}.s8", integers),
             self._constant(f"{output}.steps", steps),
             self._constant(f"{output}.zeros", np.zeros(len(steps), np.int8)),
         ]
         bias = self._constant(f"{output}.bias", (product.bias - offset).astype(np.float32))
-        if self._fused:
+        if self._target == "onnxruntime":
             inputs = [quantised[0], names[0], quantised[1], names[1], quantised[2], names[2], bias]
             return [helper.make_node("MatMulIntegerToFloat", inputs, [output], domain="com.microsoft")]
         return [
@@ -251,16 +280,16 @@ class _Rewriter:
 
 
 def _replace(
-    graph: onnx.GraphProto, products: Sequence[_Product], replaced: Mapping[str, Sequence[onnx.NodeProto]]
+    graph: onnx.GraphProto, products: Sequence[_Product], new_nodes: Mapping[str, Sequence[onnx.NodeProto]]
 ) -> None:
-    """Puts the new nodes in the places of the old, and leaves out the constants that nothing reads any more."""
-    old = {node.output[0] for product in products for node in product.nodes}
-    first = {product.nodes[0].output[0]: product.output for product in products}
+    """Replaces the nodes of the products by the new ones, and drops the constants that nothing reads any more."""
+    removed = {node.output[0] for product in products for node in product.nodes}
+    outputs = {product.nodes[0].output[0]: product.output for product in products}  # by the output of its first node
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.output[0] in first:
-            nodes += replaced[first[node.output[0]]]
-        elif node.output[0] not in old:
+        if node.output[0] in outputs:
+            nodes += new_nodes[outputs[node.output[0]]]
+        elif node.output[0] not in removed:
             nodes.append(node)
     read = {name for node in nodes for name in node.input}
     constants = [tensor for tensor in graph.initializer if tensor.name in read]

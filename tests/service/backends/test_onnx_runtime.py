@@ -23,7 +23,7 @@ from tests.support import exported, tiny
 def int8(tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntimeBackend:
     """The tiny network in 8 bits."""
     return OnnxRuntimeBackend(
-        exported.write(tmp_path_factory.mktemp("int8"), exported.eight_bits(fused=True)), "int8", 1
+        exported.write(tmp_path_factory.mktemp("int8"), exported.eight_bits("onnxruntime")), "int8", 1
     )
 
 
@@ -95,7 +95,7 @@ def test_a_provider_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
 
 def test_streams_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Batches that run side by side get what they get alone, to the bit."""
-    file = exported.write(tmp_path, exported.eight_bits(fused=True))
+    file = exported.write(tmp_path, exported.eight_bits("onnxruntime"))
     backend = OnnxRuntimeBackend(file, "int8", threads=2, num_streams=2)
     batches = [exported.batch([length, 30 - length, 9], seed=length) for length in range(3, 27)]
     expected = [backend.run(batch) for batch in batches]

@@ -32,7 +32,7 @@ def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path)
 
 def test_in_8_bits_a_row_is_the_same_to_the_bit(tmp_path: Path) -> None:
     """A row's logits do not depend on its batch mates, as rows of other lengths are run apart from it."""
-    backend = OpenVinoBackend(exported.write(tmp_path, exported.eight_bits(fused=False)), "int8", 1)
+    backend = OpenVinoBackend(exported.write(tmp_path, exported.eight_bits("openvino")), "int8", 1)
     lengths = [7, 19, 7, 12, 19, 19, 3, 30]
     batch = exported.batch(lengths)
     together = backend.run(batch)

@@ -99,7 +99,7 @@ def test_without_exports_it_is_torch(store: Path) -> None:
 def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     """The default is opened with its own golden answers, gives nearly the network's logits, and torch on demand."""
     golden = checkpoints.goldens()[:1]
-    checkpoints.export(resolve(store, "tiny"), exported.write(tmp_path, exported.eight_bits(fused=True)), golden)
+    checkpoints.export(resolve(store, "tiny"), exported.write(tmp_path, exported.eight_bits("onnxruntime")), golden)
     checkpoint, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
     assert (runner.name, runner.precision) == ("onnxruntime", "int8")
     assert checkpoint.manifest.goldens == golden

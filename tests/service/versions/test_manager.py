@@ -133,7 +133,7 @@ async def test_a_version_runs_as_it_was_exported(store: Path, tmp_path: Path, mo
     """Another engine may take over from the active version's, with answers as near as 8 bits are, and give back."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     checkpoints.saved(store)
-    checkpoints.export(store / "tiny" / "3", exported.write(tmp_path, exported.eight_bits(fused=True)))
+    checkpoints.export(store / "tiny" / "3", exported.write(tmp_path, exported.eight_bits("onnxruntime")))
     async with administered(store) as admin:
         first, found = await admin.answers(), await admin.load("tiny/3")
         assert found["state"] == "loaded"

@@ -1,13 +1,14 @@
-"""Tests of training/export.py: candidates written, measured, judged and put next to the version."""
+"""An export writes candidates for every backend, measures and judges them, and keeps those that passed."""
 
 from __future__ import annotations
 
 import io
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from rich.console import Console
@@ -22,8 +23,10 @@ from polytask.model_store.save import NewVersion, save
 from polytask.service.backends.selection import open_backend
 from polytask.training.data.issues import DataError
 from polytask.training.evaluation.evaluate import RunBatch
-from polytask.training.export.backend_trials import EncodedTask, answers
+from polytask.training.export import export
+from polytask.training.export.backend_trials import EncodedTask, answer_task
 from polytask.training.export.export import Backends, export_version
+from polytask.training.export.onnx_graph import onnx_graph
 from polytask.training.runs.provenance import provenance
 from tests.training.conftest import Workshop
 from tests.training.support import toy
@@ -31,33 +34,32 @@ from tests.training.support import toy
 pytestmark = pytest.mark.usefixtures("untouched")
 
 
-def engine(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
-    """The service's own."""
+def open_run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
+    """Opens one of the service's backends."""
     return open_backend(backend, precision, file, network, threads).run
 
 
-def upside_down(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
+def open_inverted(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
     """The same, but OpenVINO gives every logit with the wrong sign."""
-    run = engine(backend, precision, file, network, threads)
+    run = open_run(backend, precision, file, network, threads)
 
-    def wrong(batch: Batch) -> Outputs:
+    def invert(batch: Batch) -> Outputs:
         outputs = run(batch)
         return Outputs(-outputs.sentence, None if outputs.token is None else -outputs.token)
 
-    return wrong if backend == "openvino" else run
+    return invert if backend == "openvino" else run
 
 
 def goldens(workshop: Workshop, network: Network) -> Iterator[Golden]:
-    """What the network answers to a validation example of each task."""
-    for task_id, own in enumerate(workshop.data):
-        item = own.validation[0].input
-        question = EncodedTask(workshop.encoder, own.task, task_id, (item,))
-        run = engine("torch", "float32", None, network, 1)
-        (found,) = answers(run, network.tasks, question)
-        yield Golden(own.task.name, item, asdict(found))
+    """The network's answers to a validation example of each task."""
+    for task_id, task_data in enumerate(workshop.data):
+        item = task_data.validation[0].input
+        encoded = EncodedTask(workshop.encoder, task_data.task, task_id, (item,))
+        (answer,) = answer_task(open_run("torch", "float32", None, network, 1), network.tasks, encoded)
+        yield Golden(task_data.task.name, item, asdict(answer))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def contents(workshop: Workshop) -> NewVersion:
     """A version with the toy tasks, with all heads' weights large enough for answers to differ."""
     network = workshop.network()
@@ -79,75 +81,106 @@ def contents(workshop: Workshop) -> NewVersion:
     )
 
 
-@pytest.fixture
-def version(tmp_path: Path, contents: NewVersion, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That version in a store."""
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
-    return save(tmp_path / "store", "toy", contents)
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A version with its exports: their folder and content, the graph that was traced, and the console's text."""
+
+    version: Path
+    folder: Path
+    exports: Exports
+    graph: onnx.ModelProto
+    printed: str
 
 
-def exported(version: Path, data: Path | None, engines: Backends) -> tuple[Path, Exports, str]:
-    """The folder and what is in it, and what was printed."""
+def export_with(version: Path, data: Path | None, backends: Backends, graph: onnx.ModelProto | None = None) -> Exported:
+    """Exports the version. A `graph` that was traced from the same network before saves the tracing."""
+    traced = [] if graph is None else [graph]
+
+    def trace(network: Network) -> onnx.ModelProto:
+        traced[:] = traced or [onnx_graph(network)]
+        return traced[0]
+
     console = Console(file=io.StringIO(), width=200)
-    folder = export_version(version, data, engines, console)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "onnx_graph", trace)
+        folder = export_version(version, data, backends, console)
     found = read_exports(version)
     assert found is not None
     assert found[0] == folder
     assert isinstance(console.file, io.StringIO)
-    return folder, found[1], console.file.getvalue()
+    return Exported(version, folder, found[1], traced[0], console.file.getvalue())
 
 
-def test_every_way_of_running_is_measured(version: Path, workshop: Workshop) -> None:
-    """With data there are float32 and 8 bits on each engine, each with its speeds and what each task loses."""
-    folder, exports, printed = exported(version, workshop.folder / "data", Backends(lambda _: True, engine, 1))
+@pytest.fixture(scope="module")
+def everything(
+    tmp_path_factory: pytest.TempPathFactory, contents: NewVersion, workshop: Workshop
+) -> Iterator[Exported]:
+    """The version exported with its data for all backends."""
+    folder = tmp_path_factory.mktemp("exported")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(folder / "home"))
+        version = save(folder / "store", "toy", contents)
+        yield export_with(version, workshop.folder / "data", Backends(lambda _: True, open_run, 1))
+
+
+def test_every_way_of_running_is_measured(everything: Exported) -> None:
+    """With data there are float32 and 8 bits on each backend, each with its speeds and each task's loss."""
+    exports = everything.exports
     names = {candidate.name for candidate in exports.candidates}
     assert names == {
         "torch-float32", "onnxruntime-float32", "onnxruntime-int8", "openvino-float32", "openvino-bfloat16", "openvino-int8",
     }  # fmt: skip
     for candidate in exports.candidates:
-        assert candidate.name in printed
+        assert candidate.name in everything.printed
         assert set(candidate.differences) == set(toy.TASKS.values())
         assert set(candidate.texts_per_s) == {"1", "8", "32"}
         assert candidate.refused is not None or all(lost >= -0.5 for lost in candidate.differences.values())
-    assert {path.name for path in folder.iterdir()} == {*exports.files, "exports.json"}
+    assert {path.name for path in everything.folder.iterdir()} == {*exports.files, "exports.json"}
     assert exports.calibration > 0
-    verify(version)
-
-
-def test_without_data_there_are_no_8_bits(version: Path) -> None:
-    """Scales need texts; what is left is the float32 file, and nothing is known of losses."""
-    _, exports, _ = exported(version, None, Backends(lambda name: name != "openvino", engine, 1))
-    assert {candidate.name for candidate in exports.candidates} == {"torch-float32", "onnxruntime-float32"}
-    assert list(exports.files) == ["float32.onnx"]
-    assert not any(candidate.differences for candidate in exports.candidates)
+    verify(everything.version)
 
 
 def test_without_any_text_nothing_can_be_measured(tmp_path: Path, contents: NewVersion) -> None:
-    """A version without golden examples needs the data."""
+    """A version without golden examples cannot be exported without its data."""
     version = save(tmp_path / "other", "toy", replace(contents, goldens=()))
     with pytest.raises(DataError, match="no golden examples to time engines on; give its data folder"):
-        export_version(version, None, Backends(lambda _: True, engine, 1), Console(file=io.StringIO()))
+        export_version(version, None, Backends(lambda _: True, open_run, 1), Console(file=io.StringIO()))
 
 
-def test_an_engine_that_loses_a_task_is_refused_by_name(version: Path, workshop: Workshop) -> None:
-    """It comes last, with the task that loses most and by how much, and its own file is not kept."""
-    _, exports, printed = exported(version, workshop.folder / "data", Backends(lambda _: True, upside_down, 1))
-    refused = [candidate for candidate in exports.candidates if candidate.backend == "openvino"]
-    assert list(exports.candidates[-3:]) == refused
+def test_a_backend_that_loses_a_task_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contents: NewVersion, workshop: Workshop, everything: Exported
+) -> None:
+    """A refused backend comes last, with the task that loses most and by how much, and its own file is not kept."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    version = save(tmp_path / "store", "toy", contents)
+    backends = Backends(lambda _: True, open_inverted, 1)
+    exported = export_with(version, workshop.folder / "data", backends, everything.graph)
+    candidates = exported.exports.candidates
+    refused = [candidate for candidate in candidates if candidate.backend == "openvino"]
+    assert list(candidates[-3:]) == refused
     for candidate in refused:
         assert candidate.refused is not None
         worst = min(candidate.differences, key=lambda task: candidate.differences[task])
         assert f"task '{worst}' loses" in candidate.refused
-        assert candidate.refused in printed
-    assert "int8-plain.onnx" not in exports.files
+        assert candidate.refused in exported.printed
+    assert "int8-plain.onnx" not in exported.exports.files
 
 
-def test_exporting_again_replaces_what_was_there(version: Path, workshop: Workshop) -> None:
-    """Files of the earlier export that the new one does not have are gone."""
-    engines = Backends(lambda name: name != "openvino", engine, 1)
-    folder, _, _ = exported(version, workshop.folder / "data", engines)
-    (folder / "stale.onnx").write_bytes(b"")
-    _, exports, _ = exported(version, None, engines)
-    assert {path.name for path in folder.iterdir()} == {*exports.files, "exports.json"}
-    shutil.rmtree(folder)
+def test_exporting_again_without_data_replaces_8_bits_by_float32(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, everything: Exported
+) -> None:
+    """Without data there is only the float32 file and no loss is known; other files of the earlier export are gone."""
+    shutil.copytree(everything.version.parents[2], tmp_path, dirs_exist_ok=True)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
+    version = tmp_path / everything.version.relative_to(everything.version.parents[2])
+    earlier = read_exports(version)
+    assert earlier is not None
+    (earlier[0] / "stale.onnx").write_bytes(b"")
+    again = export_with(version, None, Backends(lambda name: name != "openvino", open_run, 1), everything.graph)
+    assert again.folder == earlier[0]
+    assert {candidate.name for candidate in again.exports.candidates} == {"torch-float32", "onnxruntime-float32"}
+    assert list(again.exports.files) == ["float32.onnx"]
+    assert not any(candidate.differences for candidate in again.exports.candidates)
+    assert {path.name for path in again.folder.iterdir()} == {"float32.onnx", "exports.json"}
+    shutil.rmtree(again.folder)
     assert read_exports(version) is None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from polytask.service.backends.exported import feed
-from polytask.training.export.quantisation import quantise
+from polytask.training.export.quantisation import Target, quantise
 from tests.model.support.networks import random_batch
 from tests.support import exported, tiny
 
@@ -20,12 +20,12 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_the_outputs_stay_near(*, fused: bool) -> None:
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_the_outputs_stay_near(target: Target) -> None:
     """In either form the logits of rows that were not calibrated on differ by a small share of what they vary by."""
     batch = random_batch(tiny.config(), [30] * 14, list(range(7)) * 2, seed=1)
     expected = session(exported.graph()).run(None, dict(feed(batch)))
-    found = session(exported.eight_bits(fused=fused)).run(None, dict(feed(batch)))
+    found = session(exported.eight_bits(target)).run(None, dict(feed(batch)))
     for one, other in zip(expected, found, strict=True):
         assert 0 < np.abs(one - other).mean() < 0.05 * one.std()
 
@@ -33,14 +33,16 @@ def test_the_outputs_stay_near(*, fused: bool) -> None:
 def test_both_forms_say_the_same() -> None:
     """What ONNX Runtime's own nodes compute is what the plain ones say, but for the order of float sums."""
     batch = exported.batch([12])
-    plain, fused = (session(exported.eight_bits(fused=fused)).run(None, dict(feed(batch))) for fused in (False, True))
+    plain, fused = (
+        session(exported.eight_bits(target)).run(None, dict(feed(batch))) for target in ("openvino", "onnxruntime")
+    )
     for one, other in zip(plain, fused, strict=True):
         np.testing.assert_allclose(one, other, atol=0.02 * one.std())
 
 
 def test_every_product_with_weights_is_one_of_integers() -> None:
     """No matrix of weights is left in float32, and those of integers are as large as they were, a quarter of the bytes."""
-    before, after = exported.graph().graph, exported.eight_bits(fused=True).graph
+    before, after = exported.graph().graph, exported.eight_bits("onnxruntime").graph
     assert not [node for node in after.node if node.op_type in {"MatMul", "Gemm"} and "weight" in node.input[1]]
     integers = [node for node in after.node if node.op_type == "MatMulIntegerToFloat"]
     assert len(integers) == sum(node.op_type in {"MatMul", "Gemm"} for node in before.node)
@@ -49,8 +51,10 @@ def test_every_product_with_weights_is_one_of_integers() -> None:
 def test_spared_products_stay_as_they_are() -> None:
     """Those of as many activations as asked for are left alone, and the graph still runs."""
     feeds = [feed(exported.padded(exported.batch([9, 14, 21]), row, length)) for row, length in enumerate([9, 14, 21])]
-    spared = quantise(exported.graph(), feeds, fused=True, spared=3)
-    inputs = {node.input[0] for node in exported.eight_bits(fused=True).graph.node if node.op_type == "QuantizeLinear"}
+    spared = quantise(exported.graph(), feeds, target="onnxruntime", num_float_products=3)
+    inputs = {
+        node.input[0] for node in exported.eight_bits("onnxruntime").graph.node if node.op_type == "QuantizeLinear"
+    }
     left = {node.input[0] for node in spared.graph.node if node.op_type == "QuantizeLinear"}
     assert len(left) == len(inputs) - 3
     session(spared).run(None, dict(feed(exported.batch([5, 6]))))
@@ -82,7 +86,7 @@ def error_of(states: NDArray[np.float32], weights: NDArray[np.float32]) -> float
     half = len(states) // 2
     # As many "tokens" as values keeps every row of the sample.
     feed = {"input_ids": states[:half], "lengths": np.ones(1, np.float32)}
-    quantised = quantise(product(weights, bias), [feed], fused=True)  # type: ignore[list-item]
+    quantised = quantise(product(weights, bias), [feed], target="onnxruntime")  # type: ignore[list-item]
     found = session(quantised).run(None, feed | {"input_ids": states[half:]})[0]
     wanted = states[half:] @ weights + bias
     return float(np.abs(found - wanted).mean() / wanted.std())
