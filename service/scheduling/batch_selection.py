@@ -1,15 +1,11 @@
-"""How a batch is cut: the row whose turn it is, and rows of about its length, nearest first.
+"""Batch selection: start from the next row in fair order and add waiting rows of similar length, so that little is padded.
 
-Costs are counted in tokens. A batch costs its rows times its longest, and what a forward costs by itself; padding is
-worth it as long as it saves forwards. Where much waits, it may be a tenth of a batch, and no more than a forward costs.
-Where little waits, a row that is left behind needs much of a forward for itself: padding may be what the rows it is for
-are of all that wait, times that cost. So padding is under a tenth of every batch, once ten times as many tokens wait as
-a forward costs.
+Costs are counted in tokens. A batch costs its number of rows times its longest row, and `forward_tokens` on top.
 
-Batches are cut around the row that entered the front first, and around the first row of the lane that was served
-least, by turns: what one lane has in the front does not make another wait that has had less. This is start-time fair
-queueing once more (see `turns`), by what has been run. Of rows of one length those go first that were *fresh*: no other
-row of their lane was in the front as they entered.
+Batches start in turn from the row that entered the window first, and from the first row of the least served task: rows
+of one task in the window do not delay a task that has had less. This is start-time fair queueing once more (see
+`fair_queueing`), by the tokens that were run. Of rows of equal length those go first that were the first of their task:
+no other row of it was in the window when they entered.
 """
 
 from __future__ import annotations
@@ -25,15 +21,15 @@ from itertools import chain, count
 from polytask.service.scheduling.task_queue import QueuedRow, TaskQueue
 
 _PADDING = 0.1
-"""The share of a batch that padding may be where much waits."""
+"""The share of a batch that may always be padding."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a batch and the line may hold. A row longer than the token budget runs alone.
+    """Bounds of a batch and of the queue. A row longer than the token budget runs alone.
 
-    `token_budget`: rows times the longest row. `forward_tokens`: what a forward costs by itself, in tokens that the
-    device could process in that time.
+    `token_budget`: number of rows times the longest row. `forward_tokens`: the fixed cost of a forward, as the number of
+    tokens that the device could process in that time.
     """
 
     max_rows: int
@@ -44,157 +40,184 @@ class BatchLimits:
 
 @dataclass(slots=True)
 class BatchSelection:
-    """A batch, and the expired rows met on the way to it."""
+    """The rows of a batch, and the expired rows found while selecting them."""
 
-    places: list[QueuedRow] = field(default_factory=list)
+    rows: list[QueuedRow] = field(default_factory=list)
     expired: list[QueuedRow] = field(default_factory=list)
 
 
 class LookAheadWindow:
-    """Rows that the next batches are cut from, in the order in which they entered; of one length, fresh ones first."""
+    """The rows from which the next batches are selected, in the order in which they entered, and by length."""
 
     def __init__(self) -> None:
         self.num_tokens = 0
         self._all: deque[QueuedRow] = deque()
-        self._least_is_next = True
+        self._least_served_is_next = True
         self._least_served: list[tuple[float, int, TaskQueue]] = []
         self._ties = count()
         self._clock = 0.0
         self._lengths: list[int] = []
-        self._of_length: dict[int, tuple[dict[QueuedRow, None], dict[QueuedRow, None]]] = {}
+        # By length: the rows that were the first of their task, and the others.
+        self._by_length: dict[int, tuple[dict[QueuedRow, None], dict[QueuedRow, None]]] = {}
 
-    def add(self, place: QueuedRow) -> None:
-        """Lets a row in."""
-        self._all.append(place)
-        lane = place.task_queue
-        place.first_of_task = not lane.num_in_window
-        lane.window.append(place)
-        if place.first_of_task:
-            lane.served = max(lane.served, self._clock)
-            self._schedule(lane)
-        length = place.row.num_tokens
-        if length not in self._of_length:
+    def add(self, queued: QueuedRow) -> None:
+        """Adds a row."""
+        self._all.append(queued)
+        task_queue = queued.task_queue
+        queued.first_of_task = not task_queue.num_in_window
+        task_queue.window.append(queued)
+        if queued.first_of_task:
+            task_queue.served = max(task_queue.served, self._clock)
+            self._schedule(task_queue)
+        length = queued.row.num_tokens
+        if length not in self._by_length:
             insort(self._lengths, length)
-            self._of_length[length] = ({}, {})
-        self._of_length[length][not place.first_of_task][place] = None
+            self._by_length[length] = ({}, {})
+        self._by_length[length][not queued.first_of_task][queued] = None
         self.num_tokens += length
-        place.in_window = True
-        lane.num_in_window += 1
+        queued.in_window = True
+        task_queue.num_in_window += 1
 
-    def serve(self, places: Iterable[QueuedRow]) -> None:
-        """Takes out rows that are going to be run."""
-        lanes = set[TaskQueue]()
-        for place in places:
-            self.remove(place)
-            place.task_queue.served += place.row.num_tokens / place.task_queue.policy.weight
-            lanes.add(place.task_queue)
-        for lane in lanes:
-            self._schedule(lane)
+    def serve(self, rows: Iterable[QueuedRow]) -> None:
+        """Removes rows that are about to run, and counts them for their tasks."""
+        served: dict[TaskQueue, None] = {}  # in their order: of a set it would differ from run to run
+        for queued in rows:
+            self.remove(queued)
+            queued.task_queue.served += queued.row.num_tokens / queued.task_queue.policy.weight
+            served[queued.task_queue] = None
+        for task_queue in served:
+            self._schedule(task_queue)
 
-    def remove(self, place: QueuedRow) -> None:
-        """Takes a row out."""
-        length = place.row.num_tokens
-        same = self._of_length[length]
-        del same[not place.first_of_task][place]
-        if not any(same):
-            del self._of_length[length]
+    def remove(self, queued: QueuedRow) -> None:
+        """Removes a row."""
+        length = queued.row.num_tokens
+        same_length = self._by_length[length]
+        del same_length[not queued.first_of_task][queued]
+        if not any(same_length):
+            del self._by_length[length]
             del self._lengths[bisect_left(self._lengths, length)]
         self.num_tokens -= length
-        place.in_window = False
-        place.task_queue.num_in_window -= 1
+        queued.in_window = False
+        queued.task_queue.num_in_window -= 1
 
-    def select_batch(self, limits: BatchLimits, line_tokens: int, now: float) -> BatchSelection:
-        """The next batch, which is not taken out yet. Without rows if the first one has expired, or there is none.
+    def select_batch(self, limits: BatchLimits, waiting_tokens: int, now: float) -> BatchSelection:
+        """The next batch; its rows stay in the window. Empty if the first row has expired or the window is empty.
 
-        `line_tokens`: of all rows that wait, here and behind.
+        `waiting_tokens`: of all rows that wait, in the window and behind it.
         """
         first = self._first(self._all)
         if first is None:
             return BatchSelection()
-        least = self._of_least_served()
-        seed = least if self._least_is_next else first
+        least_served = self._first_of_least_served()
+        seed = least_served if self._least_served_is_next else first
         if seed.row.deadline <= now:
             return BatchSelection(expired=[seed])
-        # One that is both leaves the next batch to whoever comes to an idle lane.
-        self._least_is_next = seed is first
-        return self._grow_batch(seed, limits, line_tokens - seed.row.num_tokens, now)
+        # A row that is both leaves the next batch to the first row of a task that has been idle.
+        self._least_served_is_next = seed is first
+        return self._grow_batch(seed, limits, waiting_tokens - seed.row.num_tokens, now)
 
     @staticmethod
-    def _first(places: deque[QueuedRow]) -> QueuedRow | None:
-        while places and not places[0].in_window:
-            places.popleft()
-        return places[0] if places else None
+    def _first(rows: deque[QueuedRow]) -> QueuedRow | None:
+        while rows and not rows[0].in_window:
+            rows.popleft()
+        return rows[0] if rows else None
 
-    def _of_least_served(self) -> QueuedRow:
-        """The first row of the lane that was served least. There are rows."""
+    def _first_of_least_served(self) -> QueuedRow:
+        """The first row of the least served task. The window is not empty."""
         while True:
-            served, _, lane = self._least_served[0]
-            place = self._first(lane.window)
-            if place is not None and served == lane.served:
+            served, _, task_queue = self._least_served[0]
+            queued = self._first(task_queue.window)
+            if queued is not None and served == task_queue.served:
                 self._clock = served
-                return place
+                return queued
             heapq.heappop(self._least_served)
 
-    def _schedule(self, lane: TaskQueue) -> None:
-        heapq.heappush(self._least_served, (lane.served, next(self._ties), lane))
+    def _schedule(self, task_queue: TaskQueue) -> None:
+        heapq.heappush(self._least_served, (task_queue.served, next(self._ties), task_queue))
 
-    def _grow_batch(self, seed: QueuedRow, limits: BatchLimits, waiting: int, now: float) -> BatchSelection:
-        """The row and its neighbours by length, each time the one with less padding, as many as pay and limits allow."""
-        selection, of_lane, best = BatchSelection([seed]), Counter([seed.task_queue]), 1
+    def _grow_batch(self, seed: QueuedRow, limits: BatchLimits, waiting_tokens: int, now: float) -> BatchSelection:
+        """The seed and the rows nearest to it in length, each time the one that pads less.
 
-        def fits(place: QueuedRow) -> bool:
-            most = place.task_queue.policy.max_rows
-            return not most or of_lane[place.task_queue] < most
+        Grows while the limits allow it, and returns the largest of these batches whose padding is worth it.
+        """
+        rows, num_worthwhile, rows_by_task = [seed], 1, Counter([seed.task_queue])
 
-        def live(lengths: Iterable[int]) -> Iterator[QueuedRow]:
-            for length in lengths:
-                for place in chain(*self._of_length[length]):
-                    if place.row.deadline <= now:
-                        selection.expired.append(place)
-                    elif place is not seed:
-                        yield place
+        def has_room(queued: QueuedRow) -> bool:
+            most = queued.task_queue.policy.max_rows
+            return not most or rows_by_task[queued.task_queue] < most
 
-        longest = real = seed.row.num_tokens
-        at = bisect_left(self._lengths, longest)
-        shorter = _Neighbours(live(reversed(self._lengths[:at])), fits, -math.inf)
-        longer = _Neighbours(live(self._lengths[at:]), fits, math.inf)
-        for num_rows in range(2, limits.max_rows + 1):
-            room = limits.token_budget // num_rows
-            with_shorter = num_rows * longest - real - shorter.length() if longest <= room else math.inf
-            with_longer = (num_rows - 1) * longer.length() - real if longer.length() <= room else math.inf
-            padding = min(with_shorter, with_longer)
+        seed_length = longest = num_tokens = seed.row.num_tokens
+        middle = bisect_left(self._lengths, seed_length)
+        longer = _Neighbours(self._of_lengths(self._lengths[middle:]), seed, now)
+        shorter = _Neighbours(self._of_lengths(reversed(self._lengths[:middle])), seed, now)
+
+        def padding_with(queued: QueuedRow | None) -> float:
+            if queued is None:
+                return math.inf
+            padded = (len(rows) + 1) * max(longest, queued.row.num_tokens)
+            return padded - num_tokens - queued.row.num_tokens if padded <= limits.token_budget else math.inf
+
+        while len(rows) < limits.max_rows:
+            # Of equal paddings the first counts.
+            padding, side = min(
+                ((padding_with(side.find(has_room)), side) for side in (longer, shorter)), key=lambda option: option[0]
+            )
             if padding > limits.forward_tokens:
                 break
-            place = (shorter if with_shorter < with_longer else longer).pop()
-            selection.places.append(place)
-            of_lane[place.task_queue] += 1
-            real += place.row.num_tokens
-            longest = max(longest, place.row.num_tokens)
-            part = (real - seed.row.num_tokens) / waiting
-            if padding <= max(_PADDING * num_rows * longest, limits.forward_tokens * part):
-                best = num_rows
-        del selection.places[best:]
-        return selection
+            queued = side.pop()
+            rows.append(queued)
+            rows_by_task[queued.task_queue] += 1
+            num_tokens += queued.row.num_tokens
+            longest = max(longest, queued.row.num_tokens)
+            added = (num_tokens - seed_length) / waiting_tokens
+            if padding <= _worthwhile_padding(len(rows) * longest, added, limits):
+                num_worthwhile = len(rows)
+        return BatchSelection(rows[:num_worthwhile], longer.expired + shorter.expired)
+
+    def _of_lengths(self, lengths: Iterable[int]) -> Iterator[QueuedRow]:
+        return chain.from_iterable(chain(*self._by_length[length]) for length in lengths)
+
+
+def _worthwhile_padding(padded_tokens: int, added: float, limits: BatchLimits) -> float:
+    """The padding that a batch may have: what it costs must be less than the forwards that it saves.
+
+    `padded_tokens`: of the batch, padding included. `added`: the share of the added rows in all tokens that wait beside
+    the seed. Where little waits, a row that is left behind needs much of a forward for itself, so that padding may cost
+    that share of a forward. Where much waits, the row would have found another batch; there padding may be a tenth of
+    this one. So padding is under a tenth of every batch once ten times as many tokens wait as a forward costs.
+    """
+    return max(_PADDING * padded_tokens, limits.forward_tokens * added)
 
 
 class _Neighbours:
-    """Rows at hand one by one, without those that do not fit. `end`: what counts as a length when there are no more."""
+    """The rows on one side of the seed, nearest in length first. `expired`: expired rows found among them."""
 
-    def __init__(self, places: Iterator[QueuedRow], fits: Callable[[QueuedRow], bool], end: float) -> None:
-        self._places = places
-        self._fits = fits
-        self._end = end
-        self._next = next(places, None)
+    def __init__(self, rows: Iterator[QueuedRow], seed: QueuedRow, now: float) -> None:
+        self.expired: list[QueuedRow] = []
+        self._rows = rows
+        self._seed = seed
+        self._now = now
+        self._next: QueuedRow | None = None
+        self._advance()
 
-    def length(self) -> float:
-        """Tokens of the next row, which is found anew each time: a row of the other side may have taken its place."""
-        while self._next is not None and not self._fits(self._next):
-            self._next = next(self._places, None)
-        return self._end if self._next is None else self._next.row.num_tokens
+    def find(self, has_room: Callable[[QueuedRow], bool]) -> QueuedRow | None:
+        """The next row for which the batch has room, or None. Rows without room are skipped for good."""
+        while self._next is not None and not has_room(self._next):
+            self._advance()
+        return self._next
 
     def pop(self) -> QueuedRow:
-        """The next row."""
-        place = self._next
-        assert place is not None, "no row has no padding"
-        self._next = next(self._places, None)
-        return place
+        """Removes and returns the row that `find` has returned."""
+        queued = self._next
+        assert queued is not None, "find has returned a row"
+        self._advance()
+        return queued
+
+    def _advance(self) -> None:
+        for queued in self._rows:
+            if queued.row.deadline <= self._now:
+                self.expired.append(queued)
+            elif queued is not self._seed:
+                self._next = queued
+                return
+        self._next = None

@@ -1,21 +1,23 @@
-"""Who goes next: a bounded line of rows, from which a batch is taken whenever the device is free.
+"""Queue: bounded, fair between tasks; a batch is taken from it whenever the device is free.
 
-No torch, no threads, no HTTP, and no clock: the time comes in. Each task has a lane; `turns` says in which order rows
-leave their lanes for the front, `cutting` which rows of the front share a batch. Rows of tasks with `mix = false` have
-a front of their own; between fronts, too, the one that had the fewest tokens for its lanes' weights goes first.
+No torch, no threads, no HTTP, and no clock: callers pass the time. Each task has a queue of its own. `fair_queueing`
+decides in which order rows move from there to the look-ahead window, `batch_selection` which rows of the window share a
+batch. Tasks with `mix = false` have a scheduler of their own; of several schedulers that one goes first that had the
+fewest tokens for the weights of its tasks.
 
-With F = the tokens that the front has room for, l = the longest row, w(i) = the weight of lane i:
+With F = the tokens that the window has room for, l = the longest row, w(i) = the weight of task i:
 
-- Fairness: while lanes i and j, which may share batches, have rows behind the front, the tokens that left them over
-  their weights differ by at most (F + 2 l) (1 / w(i) + 1 / w(j)). For what enters the front differs by no more than
-  l / w(i) + l / w(j), and of one lane at most F + l tokens are there.
-- No row waits for ever: every second batch takes the row that entered the front first, so a row waits for at most
-  2 n + 1 batches of its front, n being the rows that enter it before this one. These are rows that were in line before
-  it, and later ones, of lane j at most one and w(j) (t + l) / w(i) tokens, t being the tokens before it in its lane i.
-- Every second batch takes the first row of the lane in the front that was served least. So a row that comes to an idle
-  lane, which had no more than the others lately, is in one of the next two batches that are taken, and the k-th such
-  row of a lane that stays behind them in one of the next 2 k; each lane that came so before it is two batches more.
-  Where the last batch was taken beside no other lane in the front, it is in the next one.
+- Fairness: while tasks i and j, which may share batches, have rows behind the window, their tokens that were run over
+  their weights differ by at most (F + 2 l) (1 / w(i) + 1 / w(j)). For what enters the window differs by at most
+  l / w(i) + l / w(j), and at most F + l tokens of one task are in it.
+- No row waits for ever: every second batch starts from the row that entered the window first, so a row waits for at most
+  2 n + 1 batches of its scheduler, where n is the number of rows that enter the window before it. These are rows that
+  were queued before it, and later ones: of task j at most one row plus w(j) (t + l) / w(i) tokens, where t is the number
+  of tokens queued before it in its own task i.
+- Latency bound: every second batch starts from the first row of the least served task in the window. So the first row of
+  a task that has been idle, and has had no more than the others lately, runs within two batches, the k-th row of a task
+  that stays behind the others within 2 k. Each other task that became active just before it adds two batches. If the
+  last batch was taken while no other task was in the window, the row is in the next one.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ Payload = TypeVar("Payload")
 
 
 _MARGIN = 2
-"""How many times the mean wait a deadline must allow for: rows of rare lengths wait longer."""
+"""A deadline must allow for this many times the mean wait: rows of rare lengths wait longer."""
 
 
 class Full(Exception):
-    """The line has no room for a request. `wait_s`: when it will have, at the rate of the last batches."""
+    """The queue has no room for a request. `wait_s`: seconds until it has, at the rate of the last batches."""
 
     def __init__(self, waiting_tokens: int, wait_s: float) -> None:
         super().__init__(f"{waiting_tokens} tokens are waiting")
@@ -50,225 +52,218 @@ class Full(Exception):
 
 
 class QuotaFull(Full):
-    """There is room in line, but the task has all that it may have."""
+    """The queue has room, but the task has reached its own limit."""
 
 
 class TooLate(Full):
-    """There is room in line, but the deadline would pass there. `wait_s`: when what is before it will be less."""
+    """The queue has room, but the request would miss its deadline there. `wait_s`: seconds until enough is done before it."""
 
     def __str__(self) -> str:
         return f"{super().__str__()} before its last row, more than are run by its deadline"
 
 
 class Closed(Exception):
-    """The line was closed: what is in it will be run, nothing more comes in."""
+    """The queue is closed: its rows will be run, and no more are admitted."""
 
 
 class Taken(NamedTuple, Generic[Payload]):
-    """What left the line: rows to run as one batch, and rows whose deadline has passed."""
+    """Rows that have left the queue: those to run as one batch, and those whose deadline has passed."""
 
     rows: list[Row[Payload]]
     expired: list[Row[Payload]]
 
 
 class Waiting(NamedTuple):
-    """How much of one task is in line."""
+    """Rows and tokens of one task in the queue."""
 
     rows: int
     tokens: int
 
 
 class _Size(NamedTuple):
-    """What a request has of one task: tokens, and how many of them are its last row's."""
+    """One task's part of a request: its tokens, and how many of them are of its last row."""
 
     tokens: int
-    last: int
+    last_row: int
 
 
 class FairQueue(Generic[Payload]):
-    """The line. Not thread-safe: whoever shares it between threads locks it.
-
-    `policies`: by task id, for tasks that want another than the default.
-    """
+    """The queue. Not thread-safe (`SharedQueue` is). `policies`: by task id, for tasks without the default policy."""
 
     def __init__(self, limits: BatchLimits, policies: Mapping[int, TaskPolicy] | None = None) -> None:
         self.closed = False
         self.limits = limits
         self._policies = dict(policies or {})
-        self._drain = ThroughputEstimator()
+        self._throughput = ThroughputEstimator()
         self._arrivals = count()
-        self._tokens = 0
-        self._places: dict[Row[Payload], QueuedRow] = {}
-        self._begin_anew()
+        self._num_tokens = 0
+        self._rows: dict[Row[Payload], QueuedRow] = {}
+        self._reset()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._rows)
 
     def admit(self, rows: Sequence[Row[Payload]], now: float) -> None:
-        """Puts all rows of a request in line, each in its task's lane, or none of them.
-
-        Raises Full when they do not fit, or Closed.
-        """
+        """Queues all rows of a request, or none of them. Raises Full when they do not fit, or Closed."""
         if self.closed:
             raise Closed
         by_task: dict[int, list[Row[Payload]]] = {}
         for row in rows:
             by_task.setdefault(row.task_id, []).append(row)
-        sizes = {task_id: _Size(sum(map(_tokens, own)), own[-1].num_tokens) for task_id, own in by_task.items()}
+        sizes = {
+            task_id: _Size(sum(row.num_tokens for row in task_rows), task_rows[-1].num_tokens)
+            for task_id, task_rows in by_task.items()
+        }
         self._require_room(sizes, min(row.deadline for row in rows), now)
-        if not self._places:
-            self._begin_anew()
-        for task_id, own in by_task.items():
-            self._enter(task_id, own, sizes[task_id].tokens, now)
+        if not self._rows:
+            self._reset()
+        for task_id, task_rows in by_task.items():
+            self._add(task_id, task_rows, sizes[task_id].tokens, now)
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float, now: float) -> None:
-        """Raises Full when a row of `num_tokens` would not be admitted behind `before` tokens to come first, or Closed.
+        """Raises Full when a row of `num_tokens` would not be admitted after `before` other tokens, or Closed.
 
-        What comes when nothing waits is let through: it may be smaller than expected. Without a task only the line counts.
+        Does not raise Full when nothing waits: the row may be smaller than expected. Without a task only the limit of the
+        whole queue counts.
         """
         if self.closed:
             raise Closed
-        if not self._places and not before:
+        if not self._rows and not before:
             return
-        self._require_room_in_line(before + num_tokens)
+        self._require_total_room(before + num_tokens)
         if task_id is not None:
             rate = self._rate_of(task_id, self._weight_with([task_id]))
-            self._require_room_in_lane(task_id, _Size(num_tokens, num_tokens), rate, deadline, now)
+            self._require_task_room(task_id, _Size(num_tokens, num_tokens), rate, deadline, now)
 
     def close(self) -> None:
-        """From now on nothing is admitted."""
+        """Admits nothing from now on."""
         self.closed = True
 
     def take(self, now: float, shares: int = 1) -> Taken[Payload]:
-        """Removes the next batch from the line, together with the expired rows met on the way to it.
+        """Removes the next batch, and expired rows found on the way.
 
-        `shares`: between how many takers what is in line is to be divided; the batch is one part of that at most.
+        `shares`: how many takers divide the waiting rows; the batch has one part of them at most.
         """
         limits = self.limits
-        if shares > 1 and self._tokens < shares * limits.token_budget:
-            limits = replace(limits, token_budget=max(1, -(-self._tokens // shares)))
+        if shares > 1 and self._num_tokens < shares * limits.token_budget:
+            limits = replace(limits, token_budget=max(1, -(-self._num_tokens // shares)))
         taken = Taken[Payload]([], [])
-        while not taken.rows and self._places:
-            pool = min((pool for pool in self._pools() if pool.num_rows), key=_served)
-            self._served = pool.served
-            cut = pool.select_batch(limits, now)
-            for place in (*cut.places, *cut.expired):
-                self._forget(place)
-            taken.rows.extend(place.row for place in cut.places)
-            taken.expired.extend(place.row for place in cut.expired)
+        while not taken.rows and self._rows:
+            schedulers = (self._mixed, *self._unmixed.values())
+            scheduler = min((each for each in schedulers if each.num_rows), key=attrgetter("served"))
+            self._served = scheduler.served
+            selection = scheduler.select_batch(limits, now)
+            for queued in (*selection.rows, *selection.expired):
+                self._count_out(queued)
+            taken.rows.extend(queued.row for queued in selection.rows)
+            taken.expired.extend(queued.row for queued in selection.expired)
         return taken
 
     def cancel(self, rows: Collection[Row[Payload]]) -> list[Row[Payload]]:
-        """Takes the rows out of the line, those that still are in it. Returns these."""
-        places = [place for row in rows if (place := self._places.get(row)) is not None]
-        for place in places:
-            self._pool(place.row.task_id).withdraw(place)
-            self._forget(place)
-        return [place.row for place in places]
+        """Removes those of the rows that are still queued, and returns them."""
+        still_queued = [queued for row in rows if (queued := self._rows.get(row)) is not None]
+        for queued in still_queued:
+            self._scheduler(queued.row.task_id).withdraw(queued)
+            self._count_out(queued)
+        return [queued.row for queued in still_queued]
 
     def batch_done(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
-        """Notes how long a batch kept the whole device busy, for the estimates that go with Full."""
-        self._drain.record(rows, seconds, self.limits)
+        """Records how long a batch occupied the whole device, for the estimates that go with Full."""
+        self._throughput.record(rows, seconds, self.limits)
 
     def waiting(self) -> dict[int, Waiting]:
-        """What is in line, by task id; only tasks that have something there."""
+        """Queued rows and tokens by task id, of tasks that have any."""
         return {
-            task_id: Waiting(lane.num_rows, lane.num_tokens) for task_id, lane in self._lanes.items() if lane.num_rows
+            task_id: Waiting(task_queue.num_rows, task_queue.num_tokens)
+            for task_id, task_queue in self._task_queues.items()
+            if task_queue.num_rows
         }
 
     def oldest_s(self, now: float) -> float:
-        """For how long the oldest row has been waiting; 0 when none is."""
-        return now - next((place.admitted_at for place in self._places.values()), now)
+        """Seconds that the oldest row has been waiting; 0 when the queue is empty."""
+        return now - next((queued.admitted_at for queued in self._rows.values()), now)
 
-    def _begin_anew(self) -> None:
-        """An empty line owes nobody anything: all tags are forgotten."""
+    def _reset(self) -> None:
+        """Forgets all tags: an empty queue owes no task anything."""
         self._served = 0.0
         self._weight = 0.0
-        self._lanes: dict[int, TaskQueue] = {}
-        self._mixed, self._alone = FairScheduler(), dict[int, FairScheduler]()
+        self._task_queues: dict[int, TaskQueue] = {}
+        self._mixed, self._unmixed = FairScheduler(), dict[int, FairScheduler]()
 
     def _policy(self, task_id: int) -> TaskPolicy:
         return self._policies.get(task_id, _DEFAULT)
 
-    def _lane(self, task_id: int) -> TaskQueue:
-        if task_id not in self._lanes:
-            self._lanes[task_id] = TaskQueue(self._policy(task_id))
-        return self._lanes[task_id]
-
-    def _pool(self, task_id: int) -> FairScheduler:
+    def _scheduler(self, task_id: int) -> FairScheduler:
         if self._policy(task_id).mix:
             return self._mixed
-        return self._alone.setdefault(task_id, FairScheduler())
+        return self._unmixed.setdefault(task_id, FairScheduler())
 
-    def _pools(self) -> Iterable[FairScheduler]:
-        return (self._mixed, *self._alone.values())
+    def _count_out(self, queued: QueuedRow) -> None:
+        """Takes a row off the counts."""
+        del self._rows[queued.row]
+        task_queue, num_tokens = queued.task_queue, queued.row.num_tokens
+        task_queue.num_rows -= 1
+        task_queue.num_tokens -= num_tokens
+        self._num_tokens -= num_tokens
+        if not task_queue.num_rows:
+            self._weight -= task_queue.policy.weight
+            self._scheduler(queued.row.task_id).weight -= task_queue.policy.weight
 
-    def _forget(self, place: QueuedRow) -> None:
-        del self._places[place.row]
-        lane, num_tokens = place.task_queue, place.row.num_tokens
-        lane.num_rows -= 1
-        lane.num_tokens -= num_tokens
-        self._tokens -= num_tokens
-        if not lane.num_rows:
-            self._weight -= lane.policy.weight
-            self._pool(place.row.task_id).weight -= lane.policy.weight
-
-    def _enter(self, task_id: int, rows: Sequence[Row[Payload]], num_tokens: int, now: float) -> None:
-        """Puts rows of one task, which have so many tokens, in its lane."""
-        lane, pool = self._lane(task_id), self._pool(task_id)
-        if not pool.num_rows:
-            pool.served = max(pool.served, self._served)
-        if not lane.num_rows:
-            pool.weight += lane.policy.weight
-            self._weight += lane.policy.weight
-        places = [QueuedRow(row, lane, next(self._arrivals), now, pool.clock) for row in rows]
-        self._places.update(zip(rows, places, strict=True))
-        lane.num_rows += len(rows)
-        lane.num_tokens += num_tokens
-        self._tokens += num_tokens
-        pool.add(lane, places)
+    def _add(self, task_id: int, rows: Sequence[Row[Payload]], num_tokens: int, now: float) -> None:
+        """Queues rows of one task, which have `num_tokens` in total."""
+        if task_id not in self._task_queues:
+            self._task_queues[task_id] = TaskQueue(self._policy(task_id))
+        task_queue, scheduler = self._task_queues[task_id], self._scheduler(task_id)
+        if not scheduler.num_rows:
+            scheduler.served = max(scheduler.served, self._served)
+        if not task_queue.num_rows:
+            scheduler.weight += task_queue.policy.weight
+            self._weight += task_queue.policy.weight
+        added = [QueuedRow(row, task_queue, next(self._arrivals), now, scheduler.clock) for row in rows]
+        self._rows.update(zip(rows, added, strict=True))
+        task_queue.num_rows += len(rows)
+        task_queue.num_tokens += num_tokens
+        self._num_tokens += num_tokens
+        scheduler.add(task_queue, added)
 
     def _require_room(self, sizes: Mapping[int, _Size], deadline: float, now: float) -> None:
-        """For what a request has of each task."""
-        self._require_room_in_line(sum(size.tokens for size in sizes.values()))
+        """Raises Full when there is no room for a request. `sizes`: its parts, by task id."""
+        self._require_total_room(sum(size.tokens for size in sizes.values()))
         weight = self._weight_with(sizes)
         for task_id, size in sizes.items():
-            self._require_room_in_lane(task_id, size, self._rate_of(task_id, weight), deadline, now)
+            self._require_task_room(task_id, size, self._rate_of(task_id, weight), deadline, now)
 
-    def _require_room_in_line(self, num_tokens: int) -> None:
-        rate = self._drain.rate(self.limits)
-        excess = self._tokens + num_tokens - self.limits.max_waiting_tokens
+    def _require_total_room(self, num_tokens: int) -> None:
+        rate = self._throughput.rate(self.limits)
+        excess = self._num_tokens + num_tokens - self.limits.max_waiting_tokens
         if excess > 0:
-            raise Full(self._tokens, excess / rate if rate else 0.0)
+            raise Full(self._num_tokens, excess / rate if rate else 0.0)
 
-    def _weight_with(self, task_ids: Iterable[int]) -> float:
-        """Of all lanes that have rows in line, and of these."""
-        return self._weight + sum(self._policy(task_id).weight for task_id in task_ids if not self._in_line(task_id))
-
-    def _require_room_in_lane(self, task_id: int, size: _Size, rate: float, deadline: float, now: float) -> None:
-        most = self._policy(task_id).max_waiting_tokens
-        in_lane = self._lanes[task_id].num_tokens if task_id in self._lanes else 0
-        excess = in_lane + size.tokens - most
+    def _require_task_room(self, task_id: int, size: _Size, rate: float, deadline: float, now: float) -> None:
+        most, waiting = self._policy(task_id).max_waiting_tokens, self._waiting_tokens(task_id)
+        excess = waiting + size.tokens - most
         if most and excess > 0:
-            raise QuotaFull(in_lane, excess / rate if rate else 0.0)
-        before_last = in_lane + size.tokens - size.last
+            raise QuotaFull(waiting, excess / rate if rate else 0.0)
+        before_last = waiting + size.tokens - size.last_row
         too_late_s = now + _MARGIN * before_last / rate - deadline if rate else 0.0
         if too_late_s > 0:
             raise TooLate(before_last, too_late_s)
 
-    def _in_line(self, task_id: int) -> bool:
-        return task_id in self._lanes and self._lanes[task_id].num_rows > 0
+    def _waiting_tokens(self, task_id: int) -> int:
+        return self._task_queues[task_id].num_tokens if task_id in self._task_queues else 0
+
+    def _weight_with(self, task_ids: Iterable[int]) -> float:
+        """The weight of all tasks that have rows waiting, and of these."""
+        idle = [task_id for task_id in task_ids if not self._waiting_tokens(task_id)]
+        return self._weight + sum(self._policy(task_id).weight for task_id in idle)
 
     def _rate_of(self, task_id: int, weight: float) -> float:
-        """Tokens a second that a lane can count on: what it had lately, or its share if that is more; 0 if unknown.
+        """Tokens a second that a task can count on: its recent rate, or its fair share if that is more; 0 if unknown.
 
-        `weight`: of all lanes that have rows in line, this one included.
+        `weight`: of all tasks that have rows waiting, this one included.
         """
         share = self._policy(task_id).weight / weight
-        return (self._drain.rate(self.limits) or 0.0) * max(self._drain.task_share(task_id), share)
+        return (self._throughput.rate(self.limits) or 0.0) * max(self._throughput.task_share(task_id), share)
 
 
 _DEFAULT = TaskPolicy()
-
-_served = attrgetter("served")
-_tokens = attrgetter("num_tokens")

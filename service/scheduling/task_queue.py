@@ -1,4 +1,4 @@
-"""The rows of one task that wait: a lane, and the place of each row in it."""
+"""Task queue: the waiting rows of one task, first in, first out."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Row(Generic[Payload]):
 
 
 Turn = tuple[float, float, int]
-"""When a row leaves its lane for the front, smallest first: its start tag, its lane's finish tag, its arrival."""
+"""Order in which rows move to the window, smallest first: start tag, finish tag of the task queue, arrival number."""
 
 
 @dataclass(slots=True, eq=False)
 class QueuedRow:
-    """A row in line. `clock`: the virtual time at which it came. `in_front`: whether it has left its lane for there.
+    """A row in the queue. `clock`: the virtual time of its arrival. `in_window`: whether it has moved to the window.
 
-    `fresh`: whether no other row of its lane was there when it entered.
+    `first_of_task`: whether no other row of its task was there when it did. `removed`: whether it has left the queue.
     """
 
     row: Row[Any]
@@ -44,11 +44,11 @@ class QueuedRow:
 
 @dataclass(slots=True, eq=False)
 class TaskQueue:
-    """One task's rows. `behind`: those not in the front yet; `front`: those in it, and some that were. `finish`: its
-    finish tag. `served`: what of it was run over its weight, in tokens, but that an idle time saves nothing up.
+    """The rows of one task. `backlog`: those not yet in the window; `window`: those in it, and some that have left it.
 
-    `next_turn`: of the first row behind the front, as last told to the other lanes. The counts are of all its rows,
-    and of those in the front.
+    `finish`: its finish tag. `served`: tokens that were run over its weight, raised after an idle time so that nothing is
+    saved up. `next_turn`: of the first row of the backlog, as it was last scheduled. The counts are of all rows, and of
+    those in the window.
     """
 
     policy: TaskPolicy
@@ -62,7 +62,7 @@ class TaskQueue:
     num_in_window: int = 0
 
     def head(self) -> QueuedRow | None:
-        """The first row behind the front."""
+        """The first row of the backlog."""
         while self.backlog and self.backlog[0].removed:
             self.backlog.popleft()
         return self.backlog[0] if self.backlog else None

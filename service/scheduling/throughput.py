@@ -1,4 +1,4 @@
-"""How fast the line moves: tokens a second of the last batches, in all and by task."""
+"""Throughput: tokens a second of the last batches, in total and by task."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _MEMORY = 0.95
 
 
 class ThroughputEstimator:
-    """Tokens and seconds of the batches so far, those that are long past forgotten.
+    """Tokens and seconds of the last batches, as exponentially decaying sums.
 
-    A forward has a cost of its own, and a batch may have been small because nothing else was there. So the work of a batch
-    is its tokens and `Limits.forward_tokens`, and the rate is what that speed comes to in full batches of rows like the last.
+    A forward has a fixed cost, and a batch may be small because nothing else was waiting. So the work of a batch is its
+    tokens plus `BatchLimits.forward_tokens`, and the rate is that of full batches at this speed, of rows like the last.
     """
 
     def __init__(self) -> None:
@@ -25,10 +25,10 @@ class ThroughputEstimator:
         self._work = 0.0
         self._tokens = 0.0
         self._rows = 0.0
-        self._of_task: dict[int, tuple[int, float]] = {}
+        self._by_task: dict[int, tuple[int, float]] = {}
 
     def record(self, rows: Iterable[Row[Any]], seconds: float, limits: BatchLimits) -> None:
-        """A batch of these rows took the whole of the device so long."""
+        """Records a batch. `seconds`: how long it occupied the whole device."""
         self._batches += 1
         self._seconds = _MEMORY * self._seconds + max(seconds, 1e-6)
         self._work = _MEMORY * self._work + limits.forward_tokens
@@ -38,7 +38,7 @@ class ThroughputEstimator:
             self._rows += 1
             self._work += row.num_tokens
             self._tokens += row.num_tokens
-            self._of_task[row.task_id] = (self._batches, self._recent(row.task_id) + row.num_tokens)
+            self._by_task[row.task_id] = (self._batches, self._tokens_of(row.task_id) + row.num_tokens)
 
     def rate(self, limits: BatchLimits) -> float | None:
         """Tokens a second in full batches; None before the first batch."""
@@ -48,9 +48,9 @@ class ThroughputEstimator:
         return self._work / self._seconds * full / (full + limits.forward_tokens)
 
     def task_share(self, task_id: int) -> float:
-        """Which part of these tokens were the task's."""
-        return self._recent(task_id) / self._tokens if self._tokens else 0.0
+        """The task's share of the recorded tokens, from 0 to 1."""
+        return self._tokens_of(task_id) / self._tokens if self._tokens else 0.0
 
-    def _recent(self, task_id: int) -> float:
-        batch, tokens = self._of_task.get(task_id, (self._batches, 0.0))
+    def _tokens_of(self, task_id: int) -> float:
+        batch, tokens = self._by_task.get(task_id, (self._batches, 0.0))
         return float(tokens * _MEMORY ** (self._batches - batch))
