@@ -48,7 +48,7 @@ def idle() -> Iterator[None]:
     """Within this block what would run torch runs nothing. Its golden answers are wrong, of course."""
     with (
         patch("polytask.service.backends.selection.TorchBackend", IdleRunner),
-        patch("polytask.service.engine.warmup.check_goldens"),
+        patch("polytask.service.engine.build.check_goldens"),
     ):
         yield
 

@@ -1,11 +1,11 @@
-"""How large a batch may be: the device is timed at the start, and the token budget set so that a batch takes so long.
+"""Calibration: measures the device at the start and sets the token budget so that a batch takes the target time.
 
-What is timed is what a batch takes from rows to logits, for rows of a few lengths and ever more of them, until it is
-longer than the target. Each time is the least of a few, as nothing but the work itself is in all of them. The token
-budget is what the device does in the target's time, at the length at which that is least; but no less than the longest
-row, which has to be run whatever it takes, and which no batch of as many tokens in shorter rows takes longer than. So a
-start on a busy machine does no lasting harm. Besides, what a forward costs by itself is what a batch of short rows takes
-beyond its tokens, at the rate of the largest batch of these.
+Batches of a few row lengths are timed from rows to logits, with more and more rows, until one takes longer than the
+target. Each time is the minimum of a few runs, as only the work itself is part of all of them. The token budget is the
+largest number of tokens that every measured length can process within the target time. It is never below the longest
+row: that must run anyway, and no batch of as many tokens in shorter rows takes longer. So a start on a busy machine does
+no lasting harm. The fixed cost of a forward is the time of a batch of short rows that its tokens do not explain, at the
+rate of the largest batch of such rows.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _LENGTHS = (32, 128)
-"""Of the rows that are timed, beside the longest that there may be."""
+"""Row lengths that are timed, besides the longest possible."""
 
 _REPEATS = 4
 _ENOUGH_TARGETS = 4
-"""A shape is run so often, or at least twice until that many times the target have passed."""
+"""A shape is run `_REPEATS` times, or at least twice until `_ENOUGH_TARGETS` times the target have passed."""
 
 _LEAST_FORWARD_TOKENS = 16
-"""For what is not timed: taking a batch and answering its rows."""
+"""For work that is not timed: taking a batch and answering its rows."""
 
 Seconds = Callable[[int, int], float]
-"""How long a batch takes, of so many rows of such a length. Raises MemoryError where it does not fit."""
+"""Number of rows and their length to the seconds of such a batch. Raises MemoryError where it does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was found. `forward_tokens`: what a forward costs by itself, in tokens."""
+    """The result. `forward_tokens`: the fixed cost of a forward, in tokens."""
 
     token_budget: int
     forward_tokens: int
@@ -44,16 +44,18 @@ def calibrate(seconds: Seconds, *, longest: int, max_rows: int, target_s: float,
     """
     lengths = sorted({min(length, longest) for length in (*_LENGTHS, longest)})
     measured = {length: _measure(seconds, length, longest, max_rows, target_s, most_tokens) for length in lengths}
-    # Where even the most rows take less than the target, this length does not limit the budget.
-    within = [_tokens_within(times, target_s) for times in measured.values()]
-    budget = min((tokens for tokens in within if tokens is not None), default=min(most_tokens, max_rows * longest))
+    # None: even the most rows of this length take less than the target, so it does not limit the budget.
+    tokens_within_target = [_tokens_within(times, target_s) for times in measured.values()]
+    budget = min(
+        (tokens for tokens in tokens_within_target if tokens is not None), default=min(most_tokens, max_rows * longest)
+    )
     return Calibration(min(max(budget, longest), most_tokens), _forward_tokens(measured[lengths[0]]))
 
 
 def best_of_repeats(
     run: Callable[[], object], target_s: float, clock: Callable[[], float] = time.perf_counter
 ) -> float:
-    """The least that `run` took, in seconds, of a few times."""
+    """The shortest time of a few runs, in seconds."""
     times: list[float] = []
     while len(times) < _REPEATS and (len(times) < 2 or sum(times) < _ENOUGH_TARGETS * target_s):
         started = clock()
@@ -65,9 +67,9 @@ def best_of_repeats(
 def _measure(
     seconds: Seconds, length: int, longest: int, max_rows: int, target_s: float, most_tokens: int
 ) -> Sequence[tuple[int, float]]:
-    """Tokens and seconds of ever larger batches, until one takes too long or is the largest there may be.
+    """Tokens and seconds of larger and larger batches, until one takes too long or is the largest possible.
 
-    In any case up to as many tokens as the longest row has, as such batches will be run.
+    Always up to the number of tokens of the longest row, as such batches will be run.
     """
     times: list[tuple[int, float]] = []
     rows = 1
@@ -76,7 +78,7 @@ def _measure(
         try:
             times.append((tokens, seconds(rows, length)))
         except MemoryError:
-            # As good as too slow. One row has to fit, or nothing can be served.
+            # As if it were too slow. One row must fit, or nothing can be served.
             if not times:
                 raise
             return [*times, (times[-1][0] + 1, math.inf)]
@@ -86,7 +88,7 @@ def _measure(
 
 
 def _tokens_within(times: Sequence[tuple[int, float]], target_s: float) -> int | None:
-    """How many tokens take the target's time, between two that were measured; None where none take longer."""
+    """Tokens that take the target time, interpolated between two measurements; None where no batch takes longer."""
     fewer, less = 0, 0.0
     for tokens, taken in times:
         if taken > target_s:
@@ -96,7 +98,7 @@ def _tokens_within(times: Sequence[tuple[int, float]], target_s: float) -> int |
 
 
 def _forward_tokens(times: Sequence[tuple[int, float]]) -> int:
-    """What remains of the time of the smallest batch when its tokens are taken off, in tokens."""
+    """The time of the smallest batch that its own tokens do not explain, in tokens."""
     finite = [(tokens, taken) for tokens, taken in times if math.isfinite(taken)]
     (fewest, least), (most, longest) = finite[0], finite[-1]
     if longest <= least:

@@ -1,10 +1,10 @@
-"""One thread of a device: take a batch, run it, answer its rows. A device that runs batches side by side has several.
+"""Device loop: takes a batch, runs it, answers its rows. One thread each; a device may run several side by side.
 
-Where the device runs a batch by itself, the next one is taken and started meanwhile, and no further one: rows that
-come later still have a say in the batch after that. Elsewhere a batch is taken when the stream is free.
+An asynchronous backend runs a batch by itself. Meanwhile the next batch is taken and started, but only one, so that rows
+that arrive later can still enter the batch after it. Otherwise a batch is taken when the thread is free.
 
-Health is a by-product of work: after a forward has failed, one row that is known to be good is run. The stream is
-ready if that succeeds. If not, the row is tried again whenever somebody asks (`SharedQueue.recover`).
+Health follows from work: after a failed forward the probe row is run, and the loop is ready if that succeeds. If not,
+the probe row is tried again at each `SharedQueue.recover`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Started:
-    """A batch on the device. `logits` waits for it, or raises why there is none."""
+    """A batch on the device. `logits` waits for its result, or raises its error."""
 
     rows: Sequence[Row[RowPayload]]
     at: float
@@ -38,14 +38,14 @@ class _Started:
 
 
 class DeviceLoop:
-    """Runs batches of the line until that is closed and empty.
+    """Runs batches until the queue is closed and empty.
 
-    `known_good`: task id and encoding of a row that runs if anything does.
+    `probe_row`: task id and encoding of a row that runs if the device works.
     """
 
-    def __init__(self, line: SharedQueue, forward: Forward, metrics: Metrics, probe_row: tuple[int, Encoding]) -> None:
+    def __init__(self, queue: SharedQueue, forward: Forward, metrics: Metrics, probe_row: tuple[int, Encoding]) -> None:
         self.ready = True
-        self._queue = line
+        self._queue = queue
         self._forward = forward
         self._metrics = metrics
         self._probe_row = probe_row
@@ -56,19 +56,20 @@ class DeviceLoop:
 
     @property
     def unanswered(self) -> list[Row[RowPayload]]:
-        """The rows that were taken and have no answer."""
+        """The rows that were taken and are not answered yet."""
         return [row for batch in self._started for row in batch.rows]
 
     def run(self) -> None:
-        """Returns when there is nothing left to do ever. Raises DeviceLost."""
+        """Returns when the queue is closed and empty. Raises DeviceLost."""
+        num_ahead = 1 if self._forward.is_async else 0
         while self._started or self._queue.wait(self._recoveries):
             self._recoveries = self._queue.recoveries
-            if not self._start_next() or len(self._started) > self._forward.is_async:
+            if not self._start_next() or len(self._started) > num_ahead:
                 self._finish_first()
-            self.ready = self._last_succeeded or self._known_good_runs()
+            self.ready = self._last_succeeded or self._probe_succeeds()
 
     def _start_next(self) -> bool:
-        """Takes a batch and starts it; False when there was none."""
+        """Takes a batch and starts it. Returns False when there was none."""
         taken = self._queue.take()
         for row in taken.expired:
             self._metrics.dropped(row.task_id, DEADLINE, 1)
@@ -81,12 +82,12 @@ class DeviceLoop:
         at = time.monotonic()
         try:
             logits = self._forward.start([row.task_id for row in rows], [row.payload.encoding for row in rows])
-        except Exception as error:  # noqa: BLE001, it is dealt with when it is the turn of this batch
+        except Exception as error:  # noqa: BLE001, handled when the batch is finished
             logits = partial(_fail, error)
         return _Started(rows, at, logits)
 
     def _finish_first(self) -> None:
-        # It stays among the started until its rows have their answers: whatever happens, they are not forgotten.
+        # The batch stays in `_started` until its rows are answered, so that an error cannot lose them.
         if self._started:
             self._finish(self._started[0])
             self._queue.batch_done(self._started.popleft().rows)
@@ -97,12 +98,12 @@ class DeviceLoop:
             logits = batch.logits()
         except DeviceLost:
             raise
-        except Exception as error:  # noqa: BLE001, whatever it is, it is the answer of these rows and the loop goes on
+        except Exception as error:  # noqa: BLE001, any error is the result of these rows, and the loop continues
             self._metrics.device.failed(out_of_memory=isinstance(error, MemoryError))
             if len(rows) == 1:
                 rows[0].payload.sink.fail(error)
                 return
-            # One row may be the reason, and must not hurt its mates.
+            # A single row may be the cause, and must not fail the others.
             logger.warning("a batch of %d rows failed (%s); they are run one by one", len(rows), error)
             for row in rows:
                 self._finish(self._start([row]))
@@ -112,15 +113,15 @@ class DeviceLoop:
 
     def _answer(self, batch: _Started, logits: Sequence[Logits]) -> None:
         ended = time.monotonic()
-        # A batch that was started while another ran has waited for that one.
+        # A batch that was started while another ran has waited for it.
         began, self._free_at = max(batch.at, self._free_at), ended
-        for row, own in zip(batch.rows, logits, strict=True):
-            row.payload.sink.answer(row.payload.index, own, began, ended)
+        for row, row_logits in zip(batch.rows, logits, strict=True):
+            row.payload.sink.answer(row.payload.index, row_logits, began, ended)
         self._metrics.device.observe_batch(
             [row.task_id for row in batch.rows], [row.num_tokens for row in batch.rows], ended - began
         )
 
-    def _known_good_runs(self) -> bool:
+    def _probe_succeeds(self) -> bool:
         task_id, encoding = self._probe_row
         try:
             self._forward([task_id], [encoding])

@@ -1,4 +1,4 @@
-"""What owns the device: it gets warm, answers every row that it takes, and ends in order. Knows neither tasks nor HTTP."""
+"""Worker: owns a device. Warms it up, runs the queued rows, and shuts down gracefully. Knows neither tasks nor HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polytask.service.engine.device_loop import DeviceLoop
 from polytask.service.engine.shared_queue import SharedQueue
 from polytask.service.observability.metrics import Metrics
 from polytask.service.pending import RowPayload
-from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row, Waiting
+from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +24,10 @@ _task_id = attrgetter("task_id")
 
 
 class Worker:
-    """Runs what the queue holds, in batches, as many side by side as the device can. Any thread may call it.
+    """Runs the queued rows in batches, as many side by side as the device can. Any thread may call its methods.
 
-    `known_good`: task id and encoding of a row that runs if anything does. `warm_up` is called before the first
-    batch and returns the limits of batches; what it raises ends the worker. `ended` is called from the worker's
-    thread as the last thing.
+    `probe_row`: task id and encoding of a row that runs if the device works. `warm_up`: called before the first batch,
+    returns the limits of batches; an exception from it ends the worker.
     """
 
     def __init__(
@@ -39,125 +38,115 @@ class Worker:
         *,
         probe_row: tuple[int, Encoding],
         warm_up: Callable[[Run], BatchLimits],
-        on_exit: Callable[[], None] = lambda: None,
     ) -> None:
         self.failure: Exception | None = None
-        self._queue = SharedQueue(queue, forward.num_streams)
-        self._streams = [DeviceLoop(self._queue, forward, metrics, probe_row) for _ in range(forward.num_streams)]
+        self.queue = SharedQueue(queue, forward.num_streams)
+        self._loops = [DeviceLoop(self.queue, forward, metrics, probe_row) for _ in range(forward.num_streams)]
         self._forward = forward
         self._metrics = metrics
-        self._warm_up = warm_up
-        self._on_exit = on_exit
-        self._warm = False
-        self._settled = threading.Event()
+        self._run_warmup = warm_up
+        self._is_warm = False
+        self._warm_or_failed = threading.Event()
         self._warmup_s = 0.0
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether rows are taken and would be answered."""
-        return self._warm and not self._queue.closed and all(stream.ready for stream in self._streams)
+        """Whether rows are accepted and would be answered."""
+        return self._is_warm and not self.queue.closed and all(loop.ready for loop in self._loops)
 
     @property
     def draining(self) -> bool:
-        """Whether the worker is ending, or has ended: it takes no rows any more."""
-        return self._queue.closed
+        """Whether the worker is shutting down or has ended: it accepts no more rows."""
+        return self.queue.closed
 
-    def start(self) -> None:
-        """Starts the thread: warm-up, then batches."""
+    def start(self, on_exit: Callable[[], None] = lambda: None) -> None:
+        """Starts the thread: warm-up, then batches. It calls `on_exit` as the last thing."""
+        self._thread = threading.Thread(target=self._work, args=(on_exit,), name="device", daemon=True)
         self._thread.start()
 
-    @property
-    def limits(self) -> BatchLimits:
-        """How batches are cut; until it is warm, before calibration."""
-        return self._queue.limits
-
-    @property
-    def warmup_s(self) -> float:
-        """How long it took to get warm; 0 before."""
-        return self._warmup_s
-
     def wait_until_ready(self) -> None:
-        """Returns when it is warm, or raises why it did not get so."""
-        self._settled.wait()
+        """Returns when the worker is warm. Raises the error that ended it before that."""
+        self._warm_or_failed.wait()
         if self.failure is not None:
             raise self.failure
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
         """As `FairQueue.require_room`."""
-        self._queue.require_room(task_id, num_tokens, before, deadline)
+        self.queue.require_room(task_id, num_tokens, before, deadline)
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
-        """Puts all rows in line, or none. Raises queue.Full or queue.Closed."""
-        self._queue.admit(rows)
-        for task_id, own in groupby(rows, _task_id):
-            self._metrics.admitted(task_id, [row.payload.encoding for row in own])
+        """Queues all rows, or none. Raises queue.Full or queue.Closed."""
+        self.queue.admit(rows)
+        for task_id, task_rows in groupby(rows, _task_id):
+            self._metrics.admitted(task_id, [row.payload.encoding for row in task_rows])
 
     def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
-        """Takes out of the line those rows of a request that are still in it, and counts them as dropped for `reason`."""
-        dropped = self._queue.cancel(rows)
+        """Removes those rows of a request that are still queued, and counts them as dropped for `reason`."""
+        dropped = self.queue.cancel(rows)
         if reason is not None:
             for task_id, num_rows in Counter(map(_task_id, dropped)).items():
                 self._metrics.dropped(task_id, reason, num_rows)
 
     def recover(self) -> None:
-        """If the last forward failed, tries the known-good row once more."""
-        self._queue.recover()
+        """If the last forward failed, tries the probe row once more."""
+        self.queue.recover()
 
-    def waiting(self) -> tuple[dict[int, Waiting], float]:
-        """What is in line, by task id, and for how many seconds its oldest row has been."""
-        return self._queue.waiting()
+    def update_metrics(self) -> None:
+        """Sets the gauges of the worker and its queue."""
+        self._metrics.observe_queue(*self.queue.waiting(), ready=self.ready)
+        self._metrics.set_warmup(self._warmup_s, self.queue.limits.token_budget)
 
     def stop(self, timeout_s: float) -> bool:
-        """Takes nothing more, runs what is in line, ends. Returns whether it ended within `timeout_s`."""
-        self._queue.close()
+        """Accepts no more rows, runs those that are queued, and ends. Returns whether it has ended within `timeout_s`."""
+        self.queue.close()
+        assert self._thread is not None, "a worker that is stopped was started"
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _work(self) -> None:
+    def _work(self, on_exit: Callable[[], None]) -> None:
         others = [
-            threading.Thread(target=self._run, args=(stream,), name=f"device-{number}", daemon=True)
-            for number, stream in enumerate(self._streams[1:], start=1)
+            threading.Thread(target=self._run, args=(loop,), name=f"device-{number}", daemon=True)
+            for number, loop in enumerate(self._loops[1:], start=1)
         ]
         try:
-            self._get_warm()
+            self._warm_up()
         except Exception as error:
             logger.exception("the worker ends")
             self._fail(error)
         else:
             for other in others:
                 other.start()
-            self._run(self._streams[0])
+            self._run(self._loops[0])
             for other in others:
                 other.join()
-        self._abandon()
-        self._settled.set()
-        self._on_exit()
+        self._fail_unanswered()
+        self._warm_or_failed.set()
+        on_exit()
 
-    def _run(self, stream: DeviceLoop) -> None:
+    def _warm_up(self) -> None:
+        started = time.monotonic()
+        self.queue.set_limits(self._run_warmup(self._forward))
+        self._warmup_s = time.monotonic() - started
+        self._is_warm = True
+        self._warm_or_failed.set()
+        logger.info("ready after %.1f s of warming up", self._warmup_s)
+
+    def _run(self, loop: DeviceLoop) -> None:
         try:
-            stream.run()
+            loop.run()
         except Exception as error:
             logger.exception("the worker ends")
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self.failure = self.failure or error
-        # Nobody is to wait for streams that go on to be told so, too.
-        for row in self._queue.close_and_drain():
+        # At once: the batches of other streams may still take a while.
+        for row in self.queue.close_and_drain():
             row.payload.sink.fail(error)
 
-    def _get_warm(self) -> None:
-        started = time.monotonic()
-        limits = self._warm_up(self._forward)
-        self._queue.limit(limits)
-        self._warmup_s = time.monotonic() - started
-        self._warm = True
-        self._settled.set()
-        logger.info("ready after %.1f s of warming up", self._warmup_s)
-
-    def _abandon(self) -> None:
-        """Every row that was accepted gets an error if it has no answer."""
-        left = [row for stream in self._streams for row in stream.unanswered] + self._queue.close_and_drain()
-        for row in left:
+    def _fail_unanswered(self) -> None:
+        """Fails every accepted row that has no answer."""
+        unanswered = [row for loop in self._loops for row in loop.unanswered] + self.queue.close_and_drain()
+        for row in unanswered:
             row.payload.sink.fail(self.failure or RuntimeError("the worker has ended"))

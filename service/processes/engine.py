@@ -169,12 +169,12 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(over.set)
 
-        worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics, end)
+        worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics)
         server = EngineServer(worker, loop)
         await loop.create_unix_server(server.connect, str(socket))
         parent.on_shutdown(end)
-        worker.start()
-        watching = asyncio.create_task(_watch(worker, server, metrics, parent))
+        worker.start(end)
+        watching = asyncio.create_task(_watch(worker, server, parent))
         await over.wait()
         latest = time.monotonic() + settings.drain_s + settings.deadline_s + SHUTDOWN_S
         while server.num_clients and not worker.draining and time.monotonic() < latest:  # noqa: ASYNC110, three things
@@ -188,14 +188,13 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
 
 
-async def _watch(worker: Worker, server: EngineServer, metrics: Metrics, parent: SupervisorLink) -> None:
+async def _watch(worker: Worker, server: EngineServer, parent: SupervisorLink) -> None:
     """Spreads what the worker's thread does not say by itself."""
     reported, tried = False, time.monotonic()
     while True:
         ready = worker.ready
         server.broadcast_status(ready=ready)
-        metrics.observe_queue(*worker.waiting(), ready=ready)
-        metrics.set_warmup(worker.warmup_s, worker.limits.token_budget)
+        worker.update_metrics()
         if ready and not reported:
             reported = True
             parent.report_ready()

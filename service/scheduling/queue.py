@@ -188,7 +188,8 @@ class FairQueue(Generic[Payload]):
         self._served = 0.0
         self._weight = 0.0
         self._task_queues: dict[int, TaskQueue] = {}
-        self._mixed, self._unmixed = FairScheduler(), dict[int, FairScheduler]()
+        self._mixed: FairScheduler = FairScheduler()
+        self._unmixed: dict[int, FairScheduler] = {}
 
     def _policy(self, task_id: int) -> TaskPolicy:
         return self._policies.get(task_id, _DEFAULT)

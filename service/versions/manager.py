@@ -11,18 +11,16 @@ import ctypes
 import gc
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
-from polytask.model.encoding import InputEncoder
 from polytask.model_store.errors import StoreError
-from polytask.service.backends.forward import Run
-from polytask.service.engine.warmup import GoldenMismatch
-from polytask.service.engine.worker import Worker
+from polytask.service.engine.golden_check import GoldenMismatch
 from polytask.service.errors import Conflict, FieldError, InvalidInput, StartupError, UnknownModel
-from polytask.service.observability.metrics import Metrics
 from polytask.service.versions.answer_drift import task_drifts
-from polytask.service.versions.served import LoadState, LoadStatus, ServedVersion
+from polytask.service.versions.loader import LoadedVersion, VersionLoader
+from polytask.service.versions.served import LoadState, LoadStatus
 
 logger = logging.getLogger(__name__)
 
@@ -30,53 +28,39 @@ _TICK_S = 0.01
 """How often it is looked whether the last request of a version has its answer."""
 
 
-@dataclass(eq=False, kw_only=True)
-class LoadedVersion(ServedVersion):
-    """A version whose worker is in this process. `metrics`: as its worker writes them; `run`: its network."""
-
-    worker: Worker
-    encoder: InputEncoder
-    metrics: Metrics
-    run: Run
-
-    def report_served(self) -> None:
-        """Notes in the metrics that this is what is served."""
-        assert self.backend is not None
-        self.metrics.set_served(self.revision, self.backend.name, self.backend.precision, self.backend.device)
-
-    def close(self, timeout_s: float) -> None:
-        """Answers what is in line, and ends its threads."""
-        if not self.worker.stop(timeout_s):
-            logger.error("a batch of %s is still running after %d s; it is abandoned", self.revision, timeout_s)
-        self.predictor.close()
-
-
 class VersionManager:
     """The versions in memory (`served.Versions`), and what changes them.
 
-    `resolve`: name and version of a reference; raises StoreError. `open_version`: such a version, its worker not started,
-    beside the active one; raises StoreError or StartupError. `tolerance`: of tasks for which a load says nothing else.
-    `close_s`: how long a batch may take when a worker is to end.
+    `tolerance`: of tasks for which a load gives no other. `close_s`: how long a batch may take when a worker is to end.
+    `on_exit`: called from the thread of the active version's worker when that ends, with its failure or None.
     """
 
     def __init__(
         self,
         first: LoadedVersion,
-        resolve: Callable[[str], str],
-        open_version: Callable[[str, LoadedVersion], LoadedVersion],
+        loader: VersionLoader,
         tolerance: float,
         close_s: float,
+        on_exit: Callable[[Exception | None], None] = lambda _: None,
     ) -> None:
         self.active = first
         self.standby: LoadedVersion | None = None
         self.load: LoadStatus | None = None
-        self._resolve = resolve
-        self._open = open_version
+        self._loader = loader
         self._tolerance = tolerance
         self._close_s = close_s
+        self._on_exit = on_exit
         self._can_go_back = False
         self._unloading = False
-        self._loader: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Within this block the active version's worker runs; after it all versions are closed."""
+        self.active.report_served()
+        self.active.worker.start(partial(self._worker_ended, self.active.revision))
+        yield
+        await self.close()
 
     @property
     def loading(self) -> str | None:
@@ -94,7 +78,7 @@ class VersionManager:
                 f"{self.standby.revision} is on standby, and no more than two are in memory: unload it first"
             )
         try:
-            revision = self._resolve(reference)
+            revision = self._loader.resolve(reference)
         except StoreError as error:
             raise UnknownModel(str(error)) from None
         if revision == self.active.revision:
@@ -105,10 +89,10 @@ class VersionManager:
                 raise InvalidInput([FieldError(f"tolerances.{task[:80]}", f"is no task to compare: {known}")])
         self.load = LoadStatus(revision, LoadState.LOADING)
         loop = asyncio.get_running_loop()
-        self._loader = threading.Thread(
+        self._thread = threading.Thread(
             target=self._run, args=(revision, dict(tolerances), loop), name="load", daemon=True
         )
-        self._loader.start()
+        self._thread.start()
 
     def activate(self) -> None:
         """From now on new requests go to the version on standby; the other one is on standby then. Raises Conflict."""
@@ -145,8 +129,8 @@ class VersionManager:
 
     async def close(self) -> None:
         """Ends all versions; a load that is under way is abandoned."""
-        if self._loader is not None:
-            await asyncio.to_thread(self._loader.join, self._close_s)
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, self._close_s)
         for loaded in filter(None, (self.active, self.standby)):
             await asyncio.to_thread(loaded.close, self._close_s)
 
@@ -190,9 +174,9 @@ class VersionManager:
         self, revision: str, tolerances: Mapping[str, float]
     ) -> tuple[LoadStatus, LoadedVersion | None]:
         active = self.active
-        loaded = self._open(revision, active)
+        loaded = self._loader.load(revision, active)
         try:
-            loaded.worker.start()
+            loaded.worker.start(partial(self._worker_ended, revision))
             loaded.worker.wait_until_ready()
             both = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
             found = task_drifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, both)
@@ -215,8 +199,13 @@ class VersionManager:
         detail = f"golden answers of {active.revision} have moved too far: {'; '.join(far)}"
         return replace(load, state=LoadState.REFUSED, detail=detail), None
 
+    def _worker_ended(self, revision: str) -> None:
+        # A version that is not active may fail without an effect on the service.
+        if revision == self.active.revision:
+            self._on_exit(self.active.worker.failure)
+
     def _loading_done(self, load: LoadStatus, loaded: LoadedVersion | None) -> None:
-        self.load, self.standby, self._loader = load, loaded, None
+        self.load, self.standby, self._thread = load, loaded, None
         self._can_go_back = False
         self.active.metrics.reloads.labels(load.state.value).inc()
         logger.info("%s is %s%s", load.model, load.state, f": {load.detail}" if load.detail else "")

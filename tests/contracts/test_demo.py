@@ -11,7 +11,7 @@ from polytask.model_store.load import Checkpoint, load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.torch_cpu import TorchBackend
-from polytask.service.engine.warmup import TOLERANCES, check_goldens
+from polytask.service.engine.golden_check import TOLERANCES, check_goldens
 
 MAX_BYTES = 25_000_000
 PROMISED = {

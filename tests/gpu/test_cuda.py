@@ -16,7 +16,7 @@ from polytask.service.backends.forward import Forward
 from polytask.service.backends.selection import open_backend
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.service.config.cpu_cores import available_cores
-from polytask.service.engine.warmup import TOLERANCES, check_goldens
+from polytask.service.engine.golden_check import TOLERANCES, check_goldens
 
 pytestmark = pytest.mark.gpu
 

@@ -18,11 +18,8 @@ from polytask.model_store.errors import StoreError
 from polytask.service.backends.contract import Backend
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
-from polytask.service.engine.build import batch_limits, calibration_target
-from polytask.service.engine.warmup import BatchTimeTarget
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import StartupError
-from polytask.service.scheduling.queue import BatchLimits
 from polytask.service.single_process import assemble, serve
 from polytask.service.web.listener import listen
 from polytask.service.web.server import http_server
@@ -108,38 +105,6 @@ def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
         serve(Settings(store=store, model="other", port=0))
 
 
-@pytest.mark.parametrize(
-    ("settings", "device", "limits"),
-    [
-        (Settings(), "cpu", BatchLimits(32, 1024, 32, 65_536)),
-        (Settings(), "cuda", BatchLimits(256, 32_768, 2048, 65_536)),
-        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", BatchLimits(3, 99, 32, 9)),
-        (Settings(token_budget=99), "cuda", BatchLimits(256, 99, 2048, 65_536)),
-    ],
-)
-def test_batches_suit_the_device_unless_settings_say_otherwise(
-    settings: Settings, device: str, limits: BatchLimits
-) -> None:
-    """On a CPU little padding is worth a batch, on a GPU much."""
-    assert batch_limits(settings, device) == limits
-
-
-def test_the_token_budget_is_calibrated_unless_it_is_set() -> None:
-    """To the time that is asked for, or to one that suits the device."""
-    assert calibration_target(Settings(token_budget=99), "cpu") is None
-    assert calibration_target(Settings(batch_ms=5), "cpu") == BatchTimeTarget(0.005, 262_144)
-    found = {device: calibration_target(Settings(), device) for device in ("cpu", "cuda")}
-    assert found == {"cpu": BatchTimeTarget(0.05, 262_144), "cuda": BatchTimeTarget(0.02, 262_144)}
-
-
-def test_a_policy_for_a_task_that_is_not_served_is_a_failed_start() -> None:
-    """The message names the variable and the nearest task."""
-    with pytest.raises(
-        StartupError, match="POLYTASK_TASK_POLICIES: the checkpoint has no task 'mod'; did you mean 'mood'"
-    ):
-        assemble(checkpoints.in_memory(), Settings(task_policies='{"mod": {"weight": 4}}'), real_backend())
-
-
 @dataclass
 class Listening:
     """A service on a port of this machine, in threads of this process."""
@@ -149,7 +114,7 @@ class Listening:
 
     def num_waiting(self) -> int:
         """Rows in line."""
-        return sum(waiting.rows for waiting in self.worker.waiting()[0].values())
+        return sum(waiting.rows for waiting in self.worker.queue.waiting()[0].values())
 
     def connect(self) -> socket.socket:
         """A connection without a library in between."""

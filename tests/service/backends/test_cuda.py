@@ -31,7 +31,7 @@ from polytask.service.backends.cuda import CudaBackend, lowered
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.service.backends.torch_cpu import TorchBackend
-from polytask.service.engine.warmup import TOLERANCES, agree, check_goldens
+from polytask.service.engine.golden_check import TOLERANCES, agree, check_goldens
 from tests.model.support.networks import build, randomise_conditioning
 from tests.service.support.recording import CpuRecorder
 from tests.service.support.serving import serving

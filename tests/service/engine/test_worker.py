@@ -56,8 +56,8 @@ def working(backend: Backend, warm_up: Callable[[Run], BatchLimits] = lambda _: 
     ended = threading.Event()
     forward = Forward(backend, tiny.tasks(), 0)
     metrics = Metrics(tiny.tasks())
-    worker = Worker(FairQueue(LIMITS), forward, metrics, probe_row=KNOWN_GOOD, warm_up=warm_up, on_exit=ended.set)
-    worker.start()
+    worker = Worker(FairQueue(LIMITS), forward, metrics, probe_row=KNOWN_GOOD, warm_up=warm_up)
+    worker.start(ended.set)
     try:
         yield Bench(worker, ended, metrics)
     finally:
@@ -86,7 +86,7 @@ async def test_the_next_batch_is_started_while_one_runs_and_no_further_one() -> 
         calls = [bench.submit(*[7] * 20)]
         await until(lambda: len(backend.batches) == 2)
         calls.append(bench.submit(8, 8))
-        assert sum(waiting.rows for waiting in bench.worker.waiting()[0].values()) == 6
+        assert sum(waiting.rows for waiting in bench.worker.queue.waiting()[0].values()) == 6
         backend.open()
         assert [len((await call).logits) for call in calls] == [20, 2]
     assert [len(batch.lengths) for batch in backend.batches] == [8, 8, 6]
@@ -315,7 +315,7 @@ async def test_streams_run_side_by_side() -> None:
         for token, running in ((7, 1), (8, 2), (10, 2)):
             calls.append(bench.submit(token))
             await until(lambda running=running: len(backend.batches) == running)  # type: ignore[misc]
-        assert sum(waiting.rows for waiting in bench.worker.waiting()[0].values()) == 1
+        assert sum(waiting.rows for waiting in bench.worker.queue.waiting()[0].values()) == 1
         backend.open()
         assert [len((await call).logits) for call in calls] == [1, 1, 1]
 

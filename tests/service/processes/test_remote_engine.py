@@ -61,9 +61,7 @@ async def engine(socket: Path, backend: Backend, **settings: Any) -> AsyncIterat
     """An engine that is ready; its connections are cut in the end."""
     loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
-    worker = build_worker(
-        checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), backend, metrics, lambda: None
-    )
+    worker = build_worker(checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), backend, metrics)
     reception = EngineServer(worker, loop)
     ends: list[Any] = []
 

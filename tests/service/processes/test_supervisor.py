@@ -24,7 +24,7 @@ from polytask.model_store.errors import StoreError
 from polytask.service.api.schemas import from_input
 from polytask.service.config.api_keys import new_key
 from polytask.service.config.settings import Settings
-from polytask.service.engine.warmup import agree
+from polytask.service.engine.golden_check import agree
 from polytask.service.errors import StartupError
 from polytask.service.processes.supervisor import serve
 from tests.service.support import checkpoints

@@ -43,7 +43,7 @@ class Service:
 
     def num_waiting(self) -> int:
         """Rows in line."""
-        return sum(waiting.rows for waiting in self.worker.waiting()[0].values())
+        return sum(waiting.rows for waiting in self.worker.queue.waiting()[0].values())
 
 
 @contextlib.asynccontextmanager

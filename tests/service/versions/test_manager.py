@@ -212,7 +212,7 @@ async def test_an_error_that_nobody_thought_of_leaves_all_as_it_was(
     async with administered(store) as admin:
         first = await admin.answers()
         with monkeypatch.context() as patched:
-            patched.setattr("polytask.service.single_process.load_backend", fail)
+            patched.setattr("polytask.service.versions.loader.load_backend", fail)
             found = await admin.load("tiny/2")
         assert (found["state"], found["detail"]) == ("failed", "MemoryError: no room")
         assert await admin.answers() == first
@@ -251,7 +251,7 @@ async def test_a_second_load_waits_for_its_turn(store: Path, monkeypatch: pytest
         assert go_on.wait(30)
         return load_backend(settings)
 
-    monkeypatch.setattr("polytask.service.single_process.load_backend", slowly)
+    monkeypatch.setattr("polytask.service.versions.loader.load_backend", slowly)
     async with administered(store) as admin:
         await admin.post("load", model="tiny/2", tolerances=ANYTHING)
         assert (await admin.get("/v1/models"))["loading"] == "tiny/2"
@@ -292,7 +292,7 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
         backends.append(weakref.ref(found[1]))
         return found
 
-    monkeypatch.setattr("polytask.service.single_process.load_backend", noted)
+    monkeypatch.setattr("polytask.service.versions.loader.load_backend", noted)
     async with administered(store) as admin:
         await admin.load("tiny/2", tolerances=ANYTHING)
         await admin.change("activate")

@@ -322,7 +322,7 @@ async def test_a_bug_is_500_and_its_trace_is_in_the_log_only(
 
     async with serving() as service:
         monkeypatch.setattr("polytask.service.prediction.prepared_request.answer", fail)
-        monkeypatch.setattr(service.worker, "waiting", fail)
+        monkeypatch.setattr(service.worker.queue, "waiting", fail)
         for response in (await service.predict("mood", "cat"), await service.client.get("/metrics")):
             found = problem(response, 500, "internal-error")
             assert "secret" not in response.text
