@@ -1,6 +1,6 @@
-"""Versions of checkpoints on disk: saved whole or not at all, never changed, loaded strictly."""
+"""Store of checkpoint versions on disk: saved whole or not at all, never changed, loaded strictly."""
 
 from pathlib import Path
 
 DEFAULT_STORE = Path(__file__).parent / "checkpoints"
-"""The store that comes with the package."""
+"""The store inside the package, which holds the embedded checkpoint."""

@@ -1,4 +1,4 @@
-"""Published backbones that versions are deltas over: where they are, and whether they are the right ones."""
+"""Published backbones that versions are deltas over: found, checked by hash, and loaded."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def locate_backbone(name_or_folder: str) -> Path:
     """The folder with a backbone's `config.json`, `tokenizer.json` and weights.
 
     Weights are `model.safetensors`, its shards with their index, or else `pytorch_model.bin`.
-    An existing folder is taken as it is; a Hugging Face name is looked up in an installed package that carries it,
-    then in the Hugging Face cache, then on the hub. Raises BaseMissing.
+    An existing folder is used directly. A Hugging Face name is looked up in an installed package that carries it, then
+    in the Hugging Face cache, then on the hub. Raises BaseMissing.
     """
     folder = Path(name_or_folder)
     if folder.is_dir():
@@ -51,9 +51,9 @@ def locate_backbone(name_or_folder: str) -> Path:
 
 
 def load_base(base: Base, config: NetworkConfig) -> dict[str, Tensor]:
-    """The tensors of `base` as a network of `config` takes them, read from disk only when they are used.
+    """The tensors of `base` under the names of a network of `config`, read from disk only when they are used.
 
-    Raises BaseMissing, or BaseMismatch when the file found does not have the sha256 of `base`.
+    Raises BaseMissing, or BaseMismatch if the file does not have the sha256 of `base`.
     """
     path = locate_backbone(base.name) / BASE_WEIGHTS
     if not path.is_file():
@@ -86,7 +86,7 @@ def _from_hub(name: str, remedy: str) -> Path:
 
     remedy = f"{remedy}allow access to the Hugging Face hub, or give a folder"
     reason: Exception | None = None
-    # Pickled weights only where there are no others.
+    # Pickled weights only if there are no others.
     for cached, patterns in (
         (True, _WITHOUT_PICKLED),
         (False, _WITHOUT_PICKLED),
@@ -97,7 +97,7 @@ def _from_hub(name: str, remedy: str) -> Path:
                 name, allow_patterns=list(patterns), etag_timeout=_HUB_TIMEOUT_S, local_files_only=cached
             )
             return _complete(Path(folder), remedy)
-        except Exception as error:  # noqa: BLE001, whatever it was, the next try or the remedy is the same
+        except Exception as error:  # noqa: BLE001, the next attempt and the remedy are the same for all errors
             reason = error
             if not cached and not isinstance(error, BaseMissing):
                 break

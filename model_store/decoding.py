@@ -1,4 +1,4 @@
-"""JSON to dataclasses by their type hints. Strict: every key must be there, no other may be, and no value is converted."""
+"""Strict decoding of JSON to dataclasses: every field must be a key, every key a field, and no value is converted."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DecodingError(ValueError):
 def decode(kind: type[Decoded], value: Any) -> Decoded:
     """`value`, as parsed from JSON, as a `kind` (a dataclass). Raises DecodingError, which names the key."""
     try:
-        # From text, as only there a list is a tuple and a string an enumeration's member.
+        # From text, as only there pydantic's strict mode takes a list for a tuple and a string for an enum member.
         validator = _validator(cast(type, kind))
         return cast(Decoded, validator.validate_json(json.dumps(value), strict=True, extra="forbid"))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Files that survive a crash: durable writes, hashes, and locks that the kernel drops when their owner dies."""
+"""Durable files: writes that survive a crash, hashes, and locks that the kernel releases when their owner dies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sha256_of(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's list of names, are on the disk."""
+    """Waits until a file's bytes or a folder's entries are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -28,9 +28,9 @@ def flush(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Puts `text` into the file at `path`: whoever reads it, whenever the machine stops, sees the old or the new.
+    """Replaces the content of `path` by `text`. A reader sees the old or the new text, also after a crash.
 
-    One writer at a time: hold the lock of the folder.
+    For one writer at a time: hold the lock of the folder.
     """
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text, encoding="utf-8")
@@ -41,7 +41,7 @@ def replace_text(path: Path, text: str) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError of the block into a StoreUnwritable that names `path`."""
+    """Raises an OSError of the block as a StoreUnwritable that names `path`."""
     try:
         yield
     except OSError as error:
@@ -52,7 +52,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder; waits for whoever holds it. It ends with this block or with the process."""
+    """Holds the lock of a folder during the block, after waiting for it. The lock also ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -62,7 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether someone alive holds the lock of a folder."""
+    """Whether a live process holds the lock of a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

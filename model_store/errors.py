@@ -1,15 +1,15 @@
-"""What can be wrong with a store: each error says which path, what is wrong, and what to do."""
+"""Errors of a store: each one names the path, the problem and the remedy."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 RESTORE = "restore the version from where it came from, or use another one"
-"""What to do about a version that is damaged."""
+"""Remedy for a damaged version."""
 
 
 class StoreError(Exception):
-    """Something on disk, or a reference to it, is not as it must be. Start-up stops with this message."""
+    """A path or a reference to it is wrong. A process that starts stops with this message."""
 
     def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
         super().__init__(path, problem, remedy)
@@ -22,19 +22,19 @@ class StoreError(Exception):
 
 
 class StoreMissing(StoreError):
-    """There is no store at this path."""
+    """No store at this path."""
 
 
 class StoreUnwritable(StoreError):
-    """Nothing can be written there: no permission, no space, or no folder."""
+    """The path cannot be written to: no permission, no space, or no folder."""
 
 
 class NameInvalid(StoreError):
-    """Not a name of a checkpoint or a reference to a version."""
+    """Not a valid checkpoint name or version reference."""
 
 
 class VersionNotFound(StoreError):
-    """The store has no such checkpoint or version, or none was promoted."""
+    """The store does not have this checkpoint or version, or no version was promoted."""
 
 
 class PointerCorrupt(StoreError):
@@ -42,15 +42,15 @@ class PointerCorrupt(StoreError):
 
 
 class NothingToRollBack(StoreError):
-    """No other version was current before."""
+    """No other version was current before this one."""
 
 
 class NotAVersion(StoreError):
-    """A path that is not a folder with a manifest."""
+    """The path is not a folder with a manifest."""
 
 
 class FormatTooNew(StoreError):
-    """Written by a newer release than this one."""
+    """The version was written by a newer release than this one."""
 
 
 class ManifestInvalid(StoreError):
@@ -58,11 +58,11 @@ class ManifestInvalid(StoreError):
 
 
 class FileCorrupt(StoreError):
-    """A file is missing, or is not the one that was saved."""
+    """A file is missing or was changed after saving."""
 
 
 class TensorMismatch(StoreError):
-    """The tensors in the file are not those of the network; the message names them."""
+    """The tensors of the file do not match the network; the message names them."""
 
 
 class BaseMissing(StoreError):
@@ -70,8 +70,8 @@ class BaseMissing(StoreError):
 
 
 class BaseMismatch(StoreError):
-    """The published backbone found is not the one that the version was made from."""
+    """The published backbone on this machine is not the one that the version was made from."""
 
 
 class ExportInvalid(StoreError):
-    """The exports of a version cannot be read, or are of another version."""
+    """The exports of a version cannot be read or belong to another version."""

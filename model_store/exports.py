@@ -1,7 +1,7 @@
-"""Exports of a version: its network as files for other engines, what each way of running it is worth, and the default.
+"""Exports of a version: its network as files for other backends, with measured speed and quality of each.
 
-They lie in `exports/` of the version. Where that cannot be written to, for example in an installed package, they lie in
-the user's own data folder, under the hash of the version's manifest. Neither changes the version.
+They are in `exports/` of the version. If that cannot be written to, as in an installed package, they are in the user's
+data folder, under the hash of the version's manifest. Neither changes the version.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _EXPORT_AGAIN = "run `polytask export` again"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to run a version: engine, precision, and the file that it runs (None: the version's own weights).
+    """One way to run a version: backend, precision and exported file (None: the version's own weights).
 
-    `library`: name and version of the engine. `texts_per_s`: by how many rows a batch had. `differences`: by task, what
-    its main metric on validation differs from that of torch in float32, in hundredths; empty where there were no data.
-    `refused`: why it must not serve. `goldens`: the version's golden examples as this candidate answers them; empty
-    where it must give the version's own answers.
+    `library`: name and version of the inference library. `texts_per_s`: throughput by number of rows in a batch.
+    `differences`: by task, difference of the main validation metric from torch in float32, in hundredths; empty without
+    data. `refused`: reason why it must not serve, or None. `goldens`: the golden examples with this candidate's
+    answers; empty if it must give the version's own answers.
     """
 
     backend: str
@@ -46,17 +46,17 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """What tells it from the others, such as `onnxruntime-int8`."""
+        """Unique name among the candidates, such as `onnxruntime-int8`."""
         return f"{self.backend}-{self.precision}"
 
 
 @dataclass(frozen=True, slots=True)
 class Exports:
-    """What `exports.json` holds.
+    """Content of `exports.json`.
 
-    `version`: NAME/VERSION, and `version_sha256` the hash of its manifest. `files`: the sha256 of each file.
-    `candidates`: the fastest first, those that are refused last. `cpu`, `threads`: what the speeds were measured on.
-    `calibration`: how many rows the 8-bit scales were chosen on. `created`: the time.
+    `version`: NAME/VERSION. `version_sha256`: hash of its manifest. `files`: sha256 of each file. `candidates`: fastest
+    first, refused ones last. `cpu`, `threads`: the processor and number of threads of the measurement. `calibration`:
+    number of rows on which the 8-bit scales were chosen. `created`: the time.
     """
 
     version: str
@@ -71,21 +71,21 @@ class Exports:
 
 
 def export_folder(version: Path) -> Path:
-    """Where exports of the version in this folder are written."""
+    """The folder to which exports of the version in folder `version` are written."""
     inside, user_folder = export_folders(version)
     return inside if os.access(inside if inside.is_dir() else version, os.W_OK) else user_folder
 
 
 def export_folders(version: Path) -> tuple[Path, Path]:
-    """Where exports of the version may lie: inside it, or in the user's own data folder."""
+    """The two folders that may hold exports of the version: inside it, and in the user's data folder."""
     data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return version / EXPORTS, Path(data) / "polytask" / EXPORTS / sha256_of(version / MANIFEST)
 
 
 def save_exports(version: Path, exports: Exports, files: Mapping[str, Path]) -> Path:
-    """Puts the exports in the place of earlier ones and gives their folder. `files`: where each file of `exports` is now.
+    """Replaces earlier exports and returns their folder. `files`: the present path of each file of `exports`.
 
-    Whoever reads them meanwhile gets the old or the new ones. Raises StoreUnwritable.
+    A concurrent reader gets the old or the new exports. Raises StoreUnwritable.
     """
     folder = export_folder(version)
     with writing(folder):
@@ -103,9 +103,9 @@ def save_exports(version: Path, exports: Exports, files: Mapping[str, Path]) -> 
 
 
 def read_exports(version: Path) -> tuple[Path, Exports] | None:
-    """The folder of the version's exports and what they are; None where there are none.
+    """The folder and the description of the version's exports; None if there are none.
 
-    Raises ExportInvalid for exports that cannot be read, or are of another version.
+    Raises ExportInvalid for exports that cannot be read or belong to another version.
     """
     folder = next((folder for folder in export_folders(version) if (folder / EXPORT_MANIFEST).is_file()), None)
     if folder is None:
@@ -126,7 +126,7 @@ def read_exports(version: Path) -> tuple[Path, Exports] | None:
 
 
 def exported_file(folder: Path, exports: Exports, name: str) -> Path:
-    """The path of a file of the exports in `folder`. Raises FileCorrupt where it is missing or not the one exported."""
+    """The path of a file of the exports in `folder`. Raises FileCorrupt if it is missing or has another hash."""
     path = folder / name
     if not path.is_file():
         raise FileCorrupt(path, "is missing", _EXPORT_AGAIN)

@@ -1,4 +1,4 @@
-"""Loading a version: every hash checked, every tensor accounted for, nothing executed."""
+"""Loading of a version: every hash is checked, every tensor must match, and no code of the version is executed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from polytask.model_store.tokenizer import check_hash, load_tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A version in memory: `network` in float32 on the CPU and in eval mode, and the tokenizer that it was trained with.
+    """A version in memory: its network in float32 on the CPU and in eval mode, and the tokenizer of its training.
 
     `card`: its text in Markdown.
     """
@@ -36,20 +36,20 @@ def load(path: Path) -> Checkpoint:
 
     Raises NotAVersion, FormatTooNew, ManifestInvalid, FileCorrupt, TensorMismatch, BaseMissing or BaseMismatch.
     """
-    # Not built on the meta device: that makes torch import 70 MB of sympy, and filling it needs copies of its own.
+    # Not built on the meta device: torch would import 70 MB of sympy, and filling the network would need copies.
     checkpoint, tensors = _open(path, torch.device("cpu"))
     checkpoint.network.load_state_dict(tensors)
     return checkpoint
 
 
 def verify(path: Path) -> Manifest:
-    """Does all the checks of `load` without reading the weights into memory. Raises what `load` raises."""
+    """Does all checks of `load` without reading the weights into memory. Raises the errors of `load`."""
     checkpoint, _ = _open(path, torch.device("meta"))
     return checkpoint.manifest
 
 
 def _open(path: Path, device: torch.device) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """The checkpoint, its network on `device` not yet filled, and the network's tensors, still on the disk."""
+    """The checkpoint with its network on `device` not yet filled, and the network's tensors, still on the disk."""
     manifest = read_manifest(path)
     _check_hashes(path, manifest)
     with torch.random.fork_rng(devices=[]), device:
@@ -64,7 +64,7 @@ def _check_hashes(path: Path, manifest: Manifest) -> None:
 
 
 def _tensors(path: Path, manifest: Manifest, expected: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the file and of the base that belong to the network, names and shapes checked."""
+    """The network's tensors from the file and the base. Raises TensorMismatch for a wrong name, shape or type."""
     stored, from_base = _read_safetensors(path)
     base = {} if manifest.base is None or not from_base else load_base(manifest.base, manifest.network)
     tensors = {name: base[name] for name in from_base if name in base} | stored

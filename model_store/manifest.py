@@ -1,6 +1,6 @@
-"""The manifest of a version: everything about it but the weights. Reading is strict: what is not known is an error.
+"""Manifest of a version: everything about it but the weights. Reading is strict: an unknown key is an error.
 
-`manifest.json` holds the sha256 of the other files, and `manifest.sha256` the one of `manifest.json`.
+`manifest.json` holds the sha256 of the other files, `manifest.sha256` that of `manifest.json`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 FROM_BASE = "from_base"
-"""Key in the metadata of the weights file: the tensors left to the base, one name a line."""
+"""Key in the metadata of the weights file: names of the tensors that are taken from the base, one a line."""
 
 _RESTORE = "save the version again or restore it from where it came from"
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A published backbone: its Hugging Face name (or a folder), and the sha256 of its `model.safetensors`."""
+    """A published backbone: its Hugging Face name or a folder, and the sha256 of its `model.safetensors`."""
 
     name: str
     sha256: str
@@ -40,7 +40,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """An input with the answer that the saved network gave: `dataclasses.asdict` of an answer, tuples included."""
+    """A golden example: an input and the saved network's answer to it, as `dataclasses.asdict` with tuples."""
 
     task: str
     input: Input
@@ -52,11 +52,11 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A version's facts.
+    """Description of a version.
 
-    `files`: the sha256 of each other file in the version. `metrics`, `baselines`: task -> metric -> value on
-    validation, of the model and of the trivial baseline. `provenance`: any JSON; `created` is when it was saved.
-    `parameters`: how many there are, and how many were trained; a version of format 1 does not say.
+    `files`: sha256 of each other file of the version. `metrics`, `baselines`: task -> metric -> value on validation, of
+    the network and of the trivial baseline. `provenance`: any JSON; `created` is the time of saving. `parameters`:
+    numbers of parameters; None for a version of format 1.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Manifest:
 
 
 def to_json(manifest: Manifest) -> str:
-    """The text of `manifest.json`. Raises ManifestInvalid for a manifest that could not be read back."""
+    """The text of `manifest.json`. Raises ManifestInvalid for a manifest that `from_json` would refuse."""
     path = Path(manifest.name) / str(manifest.version) / MANIFEST
     values = asdict(manifest)
     try:
@@ -86,9 +86,9 @@ def to_json(manifest: Manifest) -> str:
 
 
 def from_json(text: str, path: Path) -> Manifest:
-    """The manifest that `text` holds, of this format whatever it was written in; `path` is only named in errors.
+    """The manifest in `text`, upgraded to this format. `path` is only named in errors.
 
-    Raises FormatTooNew before anything else is looked at, then ManifestInvalid, which names the key.
+    Raises FormatTooNew before any other check, or ManifestInvalid, which names the key.
     """
     try:
         values = json.loads(text)
@@ -110,7 +110,7 @@ def from_json(text: str, path: Path) -> Manifest:
 
 
 def read_manifest(version: Path) -> Manifest:
-    """The manifest of the version in folder `version`, its own hash checked.
+    """The manifest of the version in folder `version`, after a check of its hash.
 
     Raises NotAVersion, FormatTooNew, ManifestInvalid or FileCorrupt.
     """
@@ -136,7 +136,7 @@ def manifest_hash(content: bytes) -> str:
 
 
 def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of format 1 as one of this format: what is new since has the value that it had without a name."""
+    """A manifest of format 1 as one of this format: newer keys get the values that format 1 implied."""
     new: dict[str, Any] = {"parameters": None}
     if isinstance(values.get("network"), dict):
         switches = {field.name: field.default for field in fields(NetworkConfig) if field.default is not MISSING}
@@ -150,13 +150,13 @@ def _check(manifest: Manifest) -> None:
     if manifest.format != FORMAT:
         raise ValueError(f"key 'format': {manifest.format} was never in use")
     check_tasks(manifest.tasks, manifest.network.max_length)
-    known = {task.name for task in manifest.tasks}
-    for key, named in (
+    task_names = {task.name for task in manifest.tasks}
+    for key, names in (
         ("metrics", manifest.metrics),
         ("baselines", manifest.baselines),
         ("goldens", [golden.task for golden in manifest.goldens]),
     ):
-        _check_known(key, list(named), known)
+        _check_task_names(key, list(names), task_names)
     for required in (WEIGHTS, TOKENIZER, CARD):
         if required not in manifest.files:
             raise ValueError(f"key 'files' lacks {required}")
@@ -165,8 +165,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"key 'files' names {file!r}, outside the version")
 
 
-def _check_known(key: str, named: Sequence[str], known: set[str]) -> None:
-    unknown = sorted(set(named) - known)
+def _check_task_names(key: str, names: Sequence[str], task_names: set[str]) -> None:
+    unknown = sorted(set(names) - task_names)
     if unknown:
         raise ValueError(f"key {key!r} names tasks that are not in 'tasks': {', '.join(unknown)}")
 

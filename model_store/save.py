@@ -1,4 +1,4 @@
-"""Saving a version: written under a temporary name, renamed when everything is on the disk, read-only from then on."""
+"""Saving of a version: written under a temporary name, renamed once everything is on the disk, then read-only."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ _TEMPORARY = ".saving-"
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """What a version is made of.
+    """Content of a version to save.
 
-    `base`: the backbone whose tensors need not be stored; None for a self-contained version. `precision`: how the
-    others are stored; `network` must already be rounded to it, as a version holds exactly what was evaluated.
-    `card`: Markdown. The rest as in `Manifest`.
+    `base`: the backbone whose tensors need not be stored; None for a self-contained version. `precision`: dtype of the
+    stored tensors; `network` must already be rounded to it, as a version holds exactly the evaluated values. `card`:
+    Markdown. The other fields are as in `Manifest`.
     """
 
     network: Network
@@ -60,21 +60,21 @@ class NewVersion:
 
 
 def check_writable(store: Path, name: str) -> None:
-    """Makes sure that a version of `name` can be saved, and leaves nothing behind. Raises NameInvalid or StoreUnwritable.
+    """Checks that a version of `name` can be saved, and leaves nothing behind. Raises NameInvalid or StoreUnwritable.
 
-    What is there of the folder that `save` would write to gets a temporary folder, removed at once.
+    Makes and removes a temporary folder in the deepest existing parent of the folder that `save` would write to.
     """
     folder = store / check_name(name)
     with writing(folder):
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=there))
-        # A save at this moment may take it for an abandoned one.
+        existing_folder = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=existing_folder))
+        # A concurrent save may remove it as abandoned.
         with suppress(FileNotFoundError):
             temporary.rmdir()
 
 
 def save(store: Path, name: str, new_version: NewVersion) -> Path:
-    """Saves the next version of checkpoint `name` and gives its folder. It is whole or not there at all.
+    """Saves the next version of checkpoint `name`, whole or not at all, and returns its folder.
 
     Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch,
     ManifestInvalid or StoreUnwritable; ValueError for a tensor that `precision` would change.
@@ -96,7 +96,7 @@ def save(store: Path, name: str, new_version: NewVersion) -> Path:
 
 @contextmanager
 def _temporary_folder(folder: Path) -> Iterator[Path]:
-    """A new folder in `folder` that is gone when the block fails. Its lock tells other saves that its owner is alive."""
+    """A new folder in `folder`, removed if the block fails. Its lock shows other saves that its owner is alive."""
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         with locked(folder):
@@ -113,14 +113,14 @@ def _temporary_folder(folder: Path) -> Iterator[Path]:
 
 def _remove_abandoned(folder: Path) -> None:
     for temporary in folder.glob(f"{_TEMPORARY}*"):
-        # A save that fails elsewhere may remove its own folder at this moment.
+        # A concurrent save that fails may remove its folder first.
         with suppress(FileNotFoundError):
             if not is_locked(temporary):
                 shutil.rmtree(temporary)
 
 
 def _next_version(store: Path, name: str) -> int:
-    # A promoted version that someone deleted keeps its number: the pointer must not come to mean another one.
+    # The number of a promoted version that was deleted is not used again: the pointer must not mean another version.
     taken = versions(store, name)
     with suppress(PointerCorrupt):
         taken += promotions(store, name)
@@ -150,7 +150,7 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    # Bytes, so that line ends stay what they are.
+    # Bytes, so that line ends are not converted.
     path.write_bytes(text.encode())
     _finish(path)
 
@@ -166,7 +166,7 @@ def _write_weights(path: Path, new_version: NewVersion) -> None:
             stored[name] = _cast(name, value, new_version.precision)
     try:
         save_file(stored, path, {"format": "pt", FROM_BASE: "\n".join(from_base)})
-    except SafetensorError as error:  # the tensors are in order, so it is the writing that failed
+    except SafetensorError as error:  # the tensors are valid, so writing has failed
         raise OSError(str(error)) from error
     _finish(path)
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a version, read without torch: with the manifest all that is needed in front of the device."""
+"""Tokenizer of a version, read without torch: frontends need only it and the manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> tokenizers.Tokenizer:
 
 
 def check_hash(path: Path, expected: str) -> None:
-    """Raises FileCorrupt where the file is missing or has another sha256."""
+    """Raises FileCorrupt if the file is missing or has another sha256."""
     if not path.is_file():
         raise FileCorrupt(path, "is missing", RESTORE)
     actual = sha256_of(path)

@@ -1,7 +1,7 @@
-"""Which versions a store has and which one is current: list, resolve, promote, roll back.
+"""Versions in a store: list, resolve, promote, roll back.
 
-`STORE/NAME/1`, `STORE/NAME/2`, ... are versions; `STORE/NAME/current.json` says which is current and which were before.
-Whatever starts with a dot is a save or a write that was cut off.
+`STORE/NAME/1`, `STORE/NAME/2`, ... are versions; `STORE/NAME/current.json` names the current one and those before it.
+Names that start with a dot are left by a save or a write that was cut off.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def names(store: Path) -> list[str]:
-    """The checkpoints that have a version, in order. Raises StoreMissing."""
+    """The names of the checkpoints that have a version, in order. Raises StoreMissing."""
     if not store.is_dir():
         raise StoreMissing(store, "there is no such folder", "give the folder of a store (--store or POLYTASK_STORE)")
     return sorted(entry.name for entry in store.iterdir() if NAME.fullmatch(entry.name) and versions(store, entry.name))
 
 
 def versions(store: Path, name: str) -> list[int]:
-    """The versions of a checkpoint, in order; none of a checkpoint that is not there. Raises NameInvalid."""
+    """The versions of a checkpoint, in order; an empty list for an unknown checkpoint. Raises NameInvalid."""
     folder = store / check_name(name)
     if not folder.is_dir():
         return []
@@ -35,13 +35,16 @@ def versions(store: Path, name: str) -> list[int]:
 
 
 def current(store: Path, name: str) -> int | None:
-    """The version in use, or None when none was promoted. Raises NameInvalid or PointerCorrupt."""
+    """The current version, or None if none was promoted. Raises NameInvalid or PointerCorrupt."""
     promoted = promotions(store, name)
     return promoted[-1] if promoted else None
 
 
 def resolve(store: Path, reference: str) -> Path:
-    """The folder of `NAME` (its current version) or `NAME/VERSION`. Raises NameInvalid or VersionNotFound."""
+    """The folder of `NAME` (its current version) or `NAME/VERSION`.
+
+    Raises NameInvalid, VersionNotFound, PointerCorrupt or StoreMissing.
+    """
     name, version = parse_reference(reference)
     _require_name(store, name)
     if version is None:
@@ -54,7 +57,7 @@ def resolve(store: Path, reference: str) -> Path:
 
 
 def promote(store: Path, name: str, version: int) -> None:
-    """Makes a version the current one.
+    """Makes `version` the current one.
 
     Raises NameInvalid, VersionNotFound, PointerCorrupt or StoreUnwritable.
     """
@@ -66,7 +69,7 @@ def promote(store: Path, name: str, version: int) -> None:
 
 
 def rollback(store: Path, name: str) -> int:
-    """Makes the version that was current before the current one again, and gives its number.
+    """Makes the version that was current before the current one again, and returns its number.
 
     Raises NameInvalid, VersionNotFound, PointerCorrupt, NothingToRollBack or StoreUnwritable.
     """
@@ -83,7 +86,7 @@ def rollback(store: Path, name: str) -> int:
 
 
 def promotions(store: Path, name: str) -> list[int]:
-    """The versions that were promoted and not rolled back, the current one last. Raises PointerCorrupt."""
+    """The versions that were promoted and not rolled back, current one last. Raises NameInvalid or PointerCorrupt."""
     path = store / check_name(name) / POINTER
     if not path.is_file():
         return []
@@ -98,7 +101,7 @@ def promotions(store: Path, name: str) -> list[int]:
 
 
 def check_name(name: str) -> str:
-    """`name`, if it may name a checkpoint. Raises NameInvalid."""
+    """Returns `name`. Raises NameInvalid if it cannot name a checkpoint."""
     if not NAME.fullmatch(name):
         raise NameInvalid(
             name, "is not a checkpoint's name", "use 1 to 63 of a-z, 0-9, - and _, a letter or digit first"
@@ -107,7 +110,7 @@ def check_name(name: str) -> str:
 
 
 def parse_reference(reference: str) -> tuple[str, int | None]:
-    """`NAME` or `NAME/VERSION` taken apart. Raises NameInvalid."""
+    """The name and the version in `NAME` or `NAME/VERSION`; the version may be None. Raises NameInvalid."""
     name, slash, version = reference.partition("/")
     if slash and not _VERSION.fullmatch(version):
         raise NameInvalid(reference, f"{version!r} is not a version", "write NAME or NAME/VERSION, such as demo/1")

@@ -1,4 +1,4 @@
-"""The Python client of a Polytask service. It needs httpx, and rich for bars; nothing of the service."""
+"""Python client of a Polytask service. It needs httpx, and rich for progress bars; nothing of the service."""
 
 from polytask_client.answers import (
     Answer,

@@ -1,4 +1,4 @@
-"""What a service answers, one class per kind, read from JSON. What a newer service adds stays in `fields`."""
+"""Answers of a service, one class per kind, read from JSON. Fields that a newer service adds are kept in `fields`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from polytask_client.errors import BadResponse, Problem, read_problem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The answer to one input; of this class itself only where its kind is not known here.
+    """The answer to one input. An answer of an unknown kind has this class itself.
 
-    `fields`: the answer as it came. `tokens`: how many were read; `dropped_tokens`: how many did not fit. Both are None
-    where the service does not say.
+    `fields`: the answer's JSON object. `tokens`: number of tokens read. `dropped_tokens`: number that did not fit. Both
+    are None if the service does not send them.
     """
 
     fields: Mapping[str, Any] = field(repr=False, compare=False)
@@ -32,7 +32,7 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationAnswer(Answer):
-    """The likeliest label, its probability, and the probabilities of all labels that the service tells."""
+    """The likeliest label, its probability, and the probabilities of all labels that the service sends."""
 
     label: str
     score: float
@@ -41,7 +41,7 @@ class ClassificationAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class MultilabelAnswer(Answer):
-    """The labels over their thresholds, and the probabilities of all labels that the service tells."""
+    """The labels over their thresholds, and the probabilities of all labels that the service sends."""
 
     labels: tuple[LabelScore, ...]
     scores: Mapping[str, float]
@@ -56,7 +56,7 @@ class RegressionAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class RankedCandidate:
-    """A candidate, its place in the input, and the probability that it is relevant."""
+    """A candidate, its index in the input, and the probability that it is relevant."""
 
     index: int
     text: str
@@ -72,7 +72,7 @@ class RankingAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class MultipleChoiceAnswer(Answer):
-    """The chosen candidate's place in the input, its text, and the probability of each in input order."""
+    """The chosen candidate's index in the input, its text, and the probability of each candidate in input order."""
 
     choice: int
     text: str
@@ -81,7 +81,7 @@ class MultipleChoiceAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A labelled stretch of the text, `text[start:end]`, and its probability."""
+    """A labelled part of the text, `text[start:end]`, and its probability."""
 
     text: str
     label: str
@@ -99,7 +99,7 @@ class TaggingAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class SpanAnswer(Answer):
-    """The stretch of the context that answers, `context[start:end]`, and its probability."""
+    """The part of the context that answers, `context[start:end]`, and its probability."""
 
     text: str
     start: int
@@ -109,13 +109,13 @@ class SpanAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Failed(Answer):
-    """In the place of an answer: why this input alone has none."""
+    """The problem of an input that has no answer, in place of the answer."""
 
     problem: Problem
 
     @classmethod
     def of(cls, problem: Problem) -> Failed:
-        """As a service writes it."""
+        """The failure with the `fields` that a service would send."""
         return cls(problem, fields={"error": problem.to_json()})
 
 
@@ -124,7 +124,7 @@ _Kind = TypeVar("_Kind", bound=Answer)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One answer for each input, in order. `truncated`: the places of inputs that were not read to their end."""
+    """One answer for each input, in order. `truncated`: indices of the inputs that were not read to their end."""
 
     task: str
     model: str
@@ -134,7 +134,7 @@ class Prediction:
     fields: Mapping[str, Any] = field(repr=False, compare=False)
 
     def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
-        """The answers as answers of that kind, for a type checker as for people. Raises TypeError if one is of another."""
+        """The answers, typed as `kind`. Raises TypeError if an answer has another kind."""
         return tuple(_require_kind(kind, answer, self.task, index) for index, answer in enumerate(self.answers))
 
 
@@ -150,7 +150,7 @@ class TasksPrediction:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """A task as the service describes it. `example`: a request body; `fields`: all that it says."""
+    """Description of a task. `example`: a request body. `fields`: the whole JSON object."""
 
     name: str
     kind: str
@@ -161,14 +161,14 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskList:
-    """The tasks of the model that is served, by name."""
+    """The tasks of the served model, by name."""
 
     model: str
     tasks: Mapping[str, TaskInfo]
 
 
 def read_answer(fields: Mapping[str, Any]) -> Answer:
-    """An answer from its JSON. The kind shows in its fields."""
+    """An answer from its JSON object, whose fields show the kind."""
     common: dict[str, Any] = {
         "fields": fields,
         "tokens": fields.get("tokens"),
@@ -178,7 +178,7 @@ def read_answer(fields: Mapping[str, Any]) -> Answer:
 
 
 def read_prediction(fields: Mapping[str, Any], num_inputs: int) -> Prediction:
-    """A response of one task. Raises BadResponse."""
+    """The response of one task. Raises BadResponse."""
     prediction = _parse(
         lambda: Prediction(
             task=fields["task"],
@@ -193,7 +193,7 @@ def read_prediction(fields: Mapping[str, Any], num_inputs: int) -> Prediction:
 
 
 def read_tasks_prediction(fields: Mapping[str, Any], num_inputs: int) -> TasksPrediction:
-    """A response of several tasks. Raises BadResponse."""
+    """The response of several tasks. Raises BadResponse."""
     prediction = _parse(
         lambda: TasksPrediction(
             model=fields["model"],
@@ -208,7 +208,7 @@ def read_tasks_prediction(fields: Mapping[str, Any], num_inputs: int) -> TasksPr
 
 
 def read_task_list(fields: Mapping[str, Any]) -> TaskList:
-    """What the service says about its tasks. Raises BadResponse."""
+    """The response with the service's tasks. Raises BadResponse."""
     return _parse(
         lambda: TaskList(
             fields["model"],
@@ -257,7 +257,7 @@ def _ranked_candidate(fields: Mapping[str, Any]) -> RankedCandidate:
     return RankedCandidate(fields["index"], fields["text"], fields["score"])
 
 
-# By the field that only this kind has. `scores` may be left out by an option, so it is never required.
+# By a field that only this kind has. An option may omit `scores`, so they are never required.
 _READERS: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Answer]] = {
     "error": lambda fields, common: Failed(read_problem(fields["error"]), **common),
     "labels": lambda fields, common: MultilabelAnswer(

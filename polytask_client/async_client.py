@@ -1,4 +1,4 @@
-"""The client for asyncio."""
+"""Client for asyncio."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 class AsyncClient:
-    """A connection to a service, for any number of coroutines. Everything that gets no answer raises PolytaskError.
+    """A client for any number of coroutines. A call without an answer raises PolytaskError.
 
     The arguments are those of `Client`.
     """
@@ -62,7 +62,7 @@ class AsyncClient:
         errors: str | None = None,
         deadline_s: float | None = None,
     ) -> Prediction:
-        """One answer for each input, in order. `options` and `errors` are passed on as they are."""
+        """One answer for each input, in order. `options` and `errors` are sent unchanged."""
         return await self._run_steps(self._calls.within(deadline_s).predict(task, inputs, options, errors))
 
     async def predict_tasks(
@@ -90,16 +90,16 @@ class AsyncClient:
         deadline_s: float | None = None,
         progress: bool = False,
     ) -> AsyncGenerator[Answer, None]:
-        """As `Client.stream`. To stop early, `aclose` the iterator, which cancels what is under way."""
+        """As `Client.stream`. To stop early, `aclose` the iterator, which cancels its running requests."""
         stream = Stream(task, batch_size, concurrency, options, keep_failed, model)
         return async_with_bar(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
 
     async def tasks(self, *, deadline_s: float | None = None) -> TaskList:
-        """The tasks of the model that is served."""
+        """The tasks of the served model."""
         return await self._run_steps(self._calls.within(deadline_s).tasks())
 
     async def ready(self, *, deadline_s: float | None = None) -> bool:
-        """Whether the service would answer now."""
+        """Whether the service is ready to answer."""
         return await self._run_steps(self._calls.within(deadline_s).ready())
 
     async def _stream(
@@ -121,7 +121,7 @@ class AsyncClient:
             await asyncio.gather(*waiting, return_exceptions=True)
 
     async def _run_steps(self, steps: CallSteps[_Result]) -> _Result:
-        """Takes the steps of a call to its result."""
+        """Carries out the steps of a call and returns its result."""
         reply: Reply | PolytaskError | None = None
         while True:
             try:

@@ -1,4 +1,4 @@
-"""A stream of inputs as batches: how they are cut, and what becomes of one that the service refuses."""
+"""Batches of a stream of inputs: how they are formed, and how a refused one is divided."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from polytask_client.messages import Input, refuse_single
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """What holds for all batches of a stream.
+    """Settings of all batches of a stream.
 
-    `concurrency`: how many batches are asked for at once, and so at most in memory. `keep_failed`: an input that is
-    refused becomes a `Failed` in its place, and ends nothing. `model`: whose answers are expected, as in `demo/1`; None
-    for any. Raises ValueError.
+    `concurrency`: largest number of batches requested at once, and so in memory. `keep_failed`: a refused input becomes
+    a `Failed` in its place and does not end the stream. `model`: the model that must answer, such as `demo/1`; None for
+    any. Raises ValueError.
     """
 
     task: str
@@ -37,10 +37,10 @@ class Stream:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     def answers(self, calls: Calls, inputs: Sequence[Input | Failed]) -> CallSteps[list[Answer]]:
-        """The answers to one batch, in order. What is too large for one request is divided.
+        """The answers to one batch, in order. A batch that is too large for one request is divided.
 
-        With `keep_failed` the inputs to blame for a refusal are asked about alone, so that what is said about one does not
-        depend on its batch mates.
+        With `keep_failed` each input that a refusal names is sent again alone, so that its problem does not depend on
+        the rest of its batch.
         """
         answers: dict[int, Answer] = {index: item for index, item in enumerate(inputs) if isinstance(item, Failed)}
         batches_left = [[index for index in range(len(inputs)) if index not in answers]]
@@ -56,7 +56,7 @@ class Stream:
                 if smaller:
                     batches_left += smaller
                 elif self.keep_failed and _is_about_inputs(error):
-                    # What is said of an input is the same whenever it is asked about.
+                    # Without the request's id, so that the output is the same in every run.
                     answers[indices[0]] = Failed.of(replace(error.problem, request_id=None))
                 else:
                     raise
@@ -67,7 +67,7 @@ class Stream:
         return [answers[index] for index in range(len(inputs))]
 
     def _split(self, indices: list[int], error: InvalidInput | TooLarge) -> list[list[int]]:
-        """What to send instead of these inputs; nothing where that does not help."""
+        """The batches to send instead of this one; empty if dividing does not help."""
         if len(indices) == 1:
             return []
         if blamed := _blamed_positions(error, len(indices)):
@@ -78,7 +78,7 @@ class Stream:
 
 
 def _blamed_positions(error: InvalidInput | TooLarge, num_inputs: int) -> set[int]:
-    """The indices of the inputs that the service names."""
+    """The positions in the request of the inputs that the service names."""
     named = (re.match(r"inputs\[(\d+)\]", wrong.field) for wrong in error.problem.errors)
     return {position for match in named if match and (position := int(match[1])) < num_inputs}
 
@@ -91,9 +91,9 @@ _Item = TypeVar("_Item")
 
 
 def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """The items in lists of `size`, the last of which may be shorter. No item is taken before its batch is asked for.
+    """The items in lists of `size`; the last one may be shorter. Items are read only when their batch is requested.
 
-    Raises TypeError for what is one input and not several.
+    Raises TypeError for a single input instead of several.
     """
     refuse_single(items)
     source = iter(items)
@@ -102,7 +102,7 @@ def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
 
 
 async def async_batches(items: Iterable[_Item] | AsyncIterable[_Item], size: int) -> AsyncIterator[list[_Item]]:
-    """As `batches`, of either kind of iterable."""
+    """As `batches`, for either kind of iterable."""
     if isinstance(items, Iterable):
         for batch in batches(items, size):
             yield batch

@@ -1,7 +1,7 @@
-"""One call from its first try to its result, without I/O: what to send and when is decided here, a client does it.
+"""Call protocol: one call from its first try to its result, without I/O, which the clients add.
 
-A call is a generator of steps. A client sends each `Send` and gives back the reply, or the error that came in its
-place, and waits out each `Wait`; the generator returns the result or raises PolytaskError.
+A call is a generator of steps. A client sends each `Send` and passes the reply or the error back, and sleeps for each
+`Wait`. The generator returns the result or raises PolytaskError.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_DEADLINE_MS = 86_400_000
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """A request to send now. The reply has to be complete within `timeout_s`."""
+    """A request to send now. The reply must be complete within `timeout_s` seconds."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """A time to wait, in seconds."""
+    """A time to sleep, in seconds."""
 
     seconds: float
 
@@ -45,11 +45,11 @@ CallSteps = Generator[Send | Wait, Reply | PolytaskError | None, _Result]
 def exchange(
     request: Request, retries: Retries, deadline_s: float, clock: Callable[[], float] = time.monotonic
 ) -> CallSteps[Reply]:
-    """A successful reply to the request. Raises the last error when no other try is worth it or there is no time."""
+    """A successful reply to the request. Raises the last error if no further try is worthwhile or in time."""
     started = clock()
     deadline, tries = started + deadline_s, 0
     while True:
-        # Never nothing: the wait before may have taken a little longer than it was to.
+        # Never 0, as the sleep before may have taken a little too long.
         remaining_s = max(deadline - clock(), 0.001)
         reply = yield _send(request, remaining_s)
         tries += 1
@@ -68,7 +68,7 @@ def exchange(
 def _send(request: Request, remaining_s: float) -> Send:
     if request.body is None:
         return Send("GET", request.path, {}, None, remaining_s)
-    # What is left, not what there was: a service need not work on what nobody waits for any more.
+    # The remaining time, so that the service does not work on a request that nobody waits for any more.
     milliseconds = min(max(1, math.floor(remaining_s * 1000)), _MAX_DEADLINE_MS)
     headers = {"Content-Type": "application/json", "Polytask-Deadline-Ms": str(milliseconds)}
     return Send("POST", request.path, headers, request.body, remaining_s)

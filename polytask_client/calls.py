@@ -1,4 +1,4 @@
-"""What can be asked of a service, as steps for a client to take: the same for the blocking and the async one."""
+"""Calls of the API as steps, shared by the blocking and the async client."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from polytask_client.retries import Retries
 
 @dataclass(frozen=True, slots=True)
 class Calls:
-    """Every call, with what holds for all of them. `deadline_s`: for a call with all its tries."""
+    """Every call of the API, with the settings of all calls. `deadline_s`: bound of a call with all its tries."""
 
     retries: Retries
     deadline_s: float
@@ -32,7 +32,7 @@ class Calls:
             raise ValueError(f"deadline_s must be more than 0, got {self.deadline_s}")
 
     def within(self, deadline_s: float | None) -> Calls:
-        """The same calls with another deadline, if there is one."""
+        """The same calls with `deadline_s`, unless it is None."""
         return self if deadline_s is None else replace(self, deadline_s=deadline_s)
 
     def predict(
@@ -50,11 +50,11 @@ class Calls:
         return read_tasks_prediction(json_object(reply), len(inputs))
 
     def tasks(self) -> CallSteps[TaskList]:
-        """What the service says about its tasks."""
+        """The tasks of the service."""
         return read_task_list(json_object((yield from self._exchange(Request("/v1/tasks")))))
 
     def ready(self) -> CallSteps[bool]:
-        """Whether requests would be answered, asked once."""
+        """Whether the service is ready, by a single try."""
         try:
             yield from exchange(Request("/readyz"), Retries(max_tries=1), self.deadline_s)
         except PolytaskError:

@@ -1,4 +1,4 @@
-"""The client for programs that wait for each answer."""
+"""Blocking client: each call returns when its answer is there."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _Result = TypeVar("_Result")
 
 
 class Client:
-    """A connection to a service, for any number of threads. Everything that gets no answer raises PolytaskError.
+    """A client for any number of threads. A call without an answer raises PolytaskError.
 
-    `deadline_s` bounds each call with all its tries, and is passed on to the service. `api_key`: that of
-    POLYTASK_API_KEY by default. `transport`: of httpx, for proxies or certificates of your own.
+    `deadline_s` bounds each call with all its tries and is sent to the service. `api_key`: by default POLYTASK_API_KEY.
+    `transport`: of httpx, for your own proxies or certificates.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes all connections; those that a closed stream has left in use, as soon as they are not."""
+        """Closes all connections, as soon as requests left by a closed stream have ended."""
         self._open.close()
 
     def predict(
@@ -66,7 +66,7 @@ class Client:
         errors: str | None = None,
         deadline_s: float | None = None,
     ) -> Prediction:
-        """One answer for each input, in order. `options` and `errors` are passed on as they are."""
+        """One answer for each input, in order. `options` and `errors` are sent unchanged."""
         return self._run_steps(self._calls.within(deadline_s).predict(task, inputs, options, errors))
 
     def predict_tasks(
@@ -94,20 +94,20 @@ class Client:
         deadline_s: float | None = None,
         progress: bool = False,
     ) -> Generator[Answer, None, None]:
-        """The answers to any number of inputs, in order, as they come; the inputs are read as they are needed.
+        """The answers to any number of inputs, in order, as they arrive; inputs are read as they are needed.
 
-        See `Stream` for what the arguments mean; `deadline_s` is a batch's. `progress` shows a bar on stderr. An input that
-        is a `Failed` already comes back in its place. To stop early, close the iterator.
+        `Stream` describes the arguments; `deadline_s` is for each batch. `progress` shows a bar on stderr. An input
+        that is already a `Failed` is returned in its place. To stop early, close the iterator.
         """
         stream = Stream(task, batch_size, concurrency, options, keep_failed, model)
         return with_bar(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
 
     def tasks(self, *, deadline_s: float | None = None) -> TaskList:
-        """The tasks of the model that is served."""
+        """The tasks of the served model."""
         return self._run_steps(self._calls.within(deadline_s).tasks())
 
     def ready(self, *, deadline_s: float | None = None) -> bool:
-        """Whether the service would answer now."""
+        """Whether the service is ready to answer."""
         return self._run_steps(self._calls.within(deadline_s).ready())
 
     def _stream(self, stream: Stream, inputs: Iterable[Input | Failed], calls: Calls) -> Generator[Answer, None, None]:
@@ -120,7 +120,7 @@ class Client:
         try:
             for batch in batches(inputs, stream.batch_size):
                 waiting.append(ask(batch))
-                # What is there need not wait until a slow source has filled the next batch.
+                # Finished answers do not wait until a slow source has filled the next batch.
                 while waiting and (waiting[0].done() or len(waiting) == stream.concurrency):
                     yield from waiting.popleft().result()
             while waiting:
@@ -129,7 +129,7 @@ class Client:
             stop.set()
 
     def _run_steps(self, steps: CallSteps[_Result], stop: threading.Event | None = None) -> _Result:
-        """Takes the steps of a call to its result. `stop`: ends it before its next step."""
+        """Carries out the steps of a call and returns its result. `stop` ends it before its next step."""
         stop = stop or threading.Event()
         reply: Reply | PolytaskError | None = None
         while True:
@@ -162,9 +162,9 @@ class Client:
 
 
 class _OpenWhileInUse:
-    """Calls `close_now` when it is closed and no thread is inside any more. Raises RuntimeError for those who come later.
+    """Calls `close_now` once it is closed and no thread is inside any more. Entering it after that raises RuntimeError.
 
-    httpx would leave a connection open whose request ends after the client was closed.
+    httpx would leave a connection open if its request ends after the client was closed.
     """
 
     def __init__(self, close_now: Callable[[], None]) -> None:
@@ -189,7 +189,7 @@ class _OpenWhileInUse:
             self._close_now()
 
     def close(self) -> None:
-        """To be closed from now on."""
+        """Refuses further threads, and calls `close_now` at once if none is inside."""
         with self._lock:
             self._closed = True
             unused = not self._inside
@@ -198,13 +198,13 @@ class _OpenWhileInUse:
 
 
 def _in_thread(function: Callable[[], _Result]) -> Future[_Result]:
-    """The result of the function in a thread of its own, which nobody has to wait for when nobody wants it any more."""
+    """The future result of the function, run in a new daemon thread, which need not be waited for."""
     future: Future[_Result] = Future()
 
     def run() -> None:
         try:
             future.set_result(function())
-        except BaseException as error:  # noqa: BLE001, it is raised where the result is asked for
+        except BaseException as error:  # noqa: BLE001, it is raised by `result()`
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

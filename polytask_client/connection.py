@@ -1,4 +1,4 @@
-"""What both clients need of httpx: how they are set up, how long a try may take, and what its errors mean."""
+"""Connections of both clients by httpx: options, timeouts, and translation of errors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from polytask_client.errors import OutOfTime, PolytaskError, Unreachable
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 _CONNECT_S = 5.0
-"""A host that does not answer at all is given up this early, so that another try can find another address."""
+"""Limit for connecting, so that a host that does not answer leaves time for another try at another address."""
 
 
 def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
-    """The arguments of an httpx client for a service. The key, if none is given, is that of POLYTASK_API_KEY.
+    """The arguments of an httpx client for a service. The default key is that of POLYTASK_API_KEY.
 
-    Raises ValueError for an address that is none.
+    Raises ValueError for an invalid address.
     """
     try:
         address = httpx.URL(url)
@@ -32,7 +32,7 @@ def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
     return {
         "base_url": address,
         "headers": {"User-Agent": _user_agent()} | ({"Authorization": f"Bearer {key}"} if key else {}),
-        # How many connections there are is decided by those who call.
+        # The caller's concurrency decides on the number of connections.
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=None),
     }
 
@@ -46,12 +46,12 @@ def _user_agent() -> str:
 
 
 def timeouts(seconds: float) -> httpx.Timeout:
-    """Each step of a try ends with the try."""
+    """The timeouts of httpx for a try of so many seconds; each step may take all of them, connecting less."""
     return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
 
 
 def translate_error(error: httpx.RequestError, url: httpx.URL) -> PolytaskError:
-    """What an error of httpx is to those who call."""
+    """The PolytaskError for an error of httpx."""
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return out_of_time(url)
     unreachable = Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}")
@@ -60,5 +60,5 @@ def translate_error(error: httpx.RequestError, url: httpx.URL) -> PolytaskError:
 
 
 def out_of_time(url: httpx.URL) -> OutOfTime:
-    """The error of a try that was not over in time."""
+    """The error of a try that did not end in time."""
     return OutOfTime(f"{url} did not answer by the deadline")

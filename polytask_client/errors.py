@@ -1,4 +1,4 @@
-"""What can go wrong between a client and its answers, one class per cause."""
+"""Errors of the client, one class per cause."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 
 class PolytaskError(Exception):
-    """There is no answer. The subclass says why."""
+    """A call has no answer; the subclass names the cause."""
 
 
 class Unreachable(PolytaskError):
-    """No connection to the service, or it broke."""
+    """The service could not be connected to, or the connection broke."""
 
 
 class OutOfTime(PolytaskError, TimeoutError):
-    """The deadline passed before the service had answered."""
+    """The deadline passed before the service answered."""
 
 
 class BadResponse(PolytaskError):
-    """What came back is no answer of this API: another service, or one that has changed too much."""
+    """The response does not follow this API: another service, or an incompatible release."""
 
 
 class ModelChanged(PolytaskError):
-    """The answers come from another model than the one that was asked for."""
+    """The answers come from another model than the expected one."""
 
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """A part of a request that is wrong. `field`: where, such as `inputs[2].text_pair`."""
+    """A wrong part of a request. `field`: its location, such as `inputs[2].text_pair`."""
 
     field: str
     message: str
@@ -37,10 +37,10 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a service says instead of an answer (RFC 9457). `type` is for programs, `detail` for people.
+    """A problem that a service sends instead of an answer (RFC 9457). `type` is for programs, `detail` for people.
 
-    `errors`: the wrong parts of an invalid request. `retry_after_s`: when it may be worth another try. `request_id`: what the
-    service's log calls the request.
+    `errors`: the wrong parts of an invalid request. `retry_after_s`: seconds until another try may succeed.
+    `request_id`: the request's id in the service's log.
     """
 
     type: str
@@ -52,12 +52,12 @@ class Problem:
     request_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As a service writes it; what is empty is left out."""
+        """The JSON object that a service would send, without empty fields."""
         return {name: value for name, value in asdict(self).items() if value is not None and value != ()}
 
 
 class ServiceError(PolytaskError):
-    """The service answered with a problem; of this class itself where no other fits its status."""
+    """The service answered with a problem. This class itself stands for statuses without a subclass."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.title} ({problem.status}): {problem.detail}")
@@ -65,7 +65,7 @@ class ServiceError(PolytaskError):
 
 
 class Unauthorized(ServiceError):
-    """The key is missing, wrong, or not for this (401, 403)."""
+    """The key is missing, wrong, or not allowed for this request (401, 403)."""
 
 
 class UnknownTask(ServiceError):
@@ -73,11 +73,11 @@ class UnknownTask(ServiceError):
 
 
 class TooLarge(ServiceError):
-    """More than the service takes in one request (413)."""
+    """The request is larger than the service accepts (413)."""
 
 
 class InvalidInput(ServiceError):
-    """The request does not have the shape that its task needs (422). `problem.errors` has the places."""
+    """The request does not have the shape that its task needs (422). `problem.errors` lists the wrong fields."""
 
 
 class Overloaded(ServiceError):
@@ -85,11 +85,11 @@ class Overloaded(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """The service is starting, ending, or broken (502, 503)."""
+    """The service is starting, shutting down, or broken (502, 503)."""
 
 
 class DeadlineExceeded(ServiceError):
-    """The service had no answer by the deadline, its own or the client's (504)."""
+    """The service had no answer by its own or the client's deadline (504)."""
 
 
 _BY_STATUS = {
@@ -106,12 +106,12 @@ _BY_STATUS = {
 
 
 def service_error(problem: Problem) -> ServiceError:
-    """The error of a problem, of the class that its status has."""
+    """The error of a problem, of the class for its status."""
     return _BY_STATUS.get(problem.status, ServiceError)(problem)
 
 
 def read_problem(fields: Mapping[str, Any]) -> Problem:
-    """A problem from its JSON. What is missing, as in what other servers write, has the values of RFC 9457."""
+    """A problem from its JSON object. Missing fields, as from other servers, get the defaults of RFC 9457."""
     status, retry_after_s = fields.get("status"), fields.get("retry_after_s")
     errors, request_id = fields.get("errors"), fields.get("request_id")
     return Problem(

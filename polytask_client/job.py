@@ -1,7 +1,7 @@
-"""A file of inputs to a file of answers, line by line; one that was killed goes on where it stopped.
+"""Job: answers a file of inputs line by line, and resumes after it was killed.
 
-The answers are appended to OUTPUT.part, which becomes OUTPUT when it is complete. Beside it OUTPUT.job says what they
-are answers to, so that nothing is ever appended to answers of something else.
+The answers are appended to OUTPUT.part, which is renamed to OUTPUT when it is complete. OUTPUT.job identifies the job,
+so that answers of another job are never mixed in.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from polytask_client.messages import Input, encode
 from polytask_client.progress import Bar
 
 STDIO = Path("-")
-"""In place of a file: standard input or output."""
+"""Stands for standard input or output in place of a file."""
 
 _FIRST_CALL_S = 10.0
-"""For the first call: an address that is wrong should show at once, however long a job may wait for a busy service."""
+"""Deadline of the first call: a wrong address should show soon, even if the job may wait long for a busy service."""
 
 _CHUNK = 1 << 20
 _FAILED_LINE = b'{"error"'
 
 
 class JobError(Exception):
-    """The job cannot be done as it was asked for. The message says why and what to do."""
+    """The job cannot be done. The message says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be answered, and in requests of which size. `model`: whose answers; all lines have the same."""
+    """Task, options and sizes of the requests. `model`: the model that must answer all lines."""
 
     task: str
     model: str
@@ -51,14 +51,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Lines that were written, those of an earlier try included, and how many of them are errors."""
+    """Number of lines written, including those of an earlier run, and number of errors among them."""
 
     lines: int
     failed: int
 
 
 def read_options(text: str | None) -> dict[str, Any] | None:
-    """Options as they come from a command line. Raises JobError where they are no JSON object."""
+    """The options in a JSON text from the command line. Raises JobError if it is no JSON object."""
     if text is None:
         return None
     try:
@@ -71,7 +71,7 @@ def read_options(text: str | None) -> dict[str, Any] | None:
 
 
 def plan(client: Client, task: str, options: Mapping[str, Any] | None, batch_size: int, concurrency: int) -> Job:
-    """The job, of the model that is served now. Raises PolytaskError, or JobError where there is no such task."""
+    """The job, for the model that is served now. Raises PolytaskError, or JobError for an unknown task."""
     served = client.tasks(deadline_s=_FIRST_CALL_S)
     if task not in served.tasks:
         raise JobError(f"{served.model} has no task {task!r}; its tasks are {', '.join(served.tasks)}")
@@ -79,9 +79,9 @@ def plan(client: Client, task: str, options: Mapping[str, Any] | None, batch_siz
 
 
 def run(client: Client, job: Job, source: Path, target: Path) -> Outcome:
-    """Answers every line of `source` with one of `target`. Raises JobError, PolytaskError and OSError.
+    """Writes to `target` one line for each line of `source`. Raises JobError, PolytaskError and OSError.
 
-    A line that is no input, or that the service refuses, is answered with its problem and told on stderr.
+    The answer to a line that is no input, or that the service refuses, is its problem, which is also printed on stderr.
     """
     if target == STDIO:
         if source == STDIO:
@@ -94,7 +94,7 @@ def run(client: Client, job: Job, source: Path, target: Path) -> Outcome:
 
 
 def _run_once(client: Client, job: Job, target: Path) -> Outcome:
-    """From standard input, which cannot be read again."""
+    """Answers standard input. It cannot be read again, so such a job cannot be resumed."""
     _refuse_existing(target)
     with _open_part(target) as part:
         if part.read(1):
@@ -127,7 +127,7 @@ def _run_resumable(client: Client, job: Job, source: Path, target: Path) -> Outc
 def _answer_lines(
     client: Client, job: Job, lines: Iterable[bytes], out: BinaryIO, done: Outcome, total: int | None
 ) -> Outcome:
-    """Writes a line for each of `lines`, which come after those that are done."""
+    """Writes an answer for each of `lines`, which follow the lines that are done."""
     num_lines, failed = done.lines, done.failed
     with (
         Bar(total, done.lines) as bar,
@@ -148,7 +148,7 @@ def _answer_lines(
             if isinstance(answer, Failed):
                 failed += 1
                 bar.print_line(f"line {num_lines}: {answer.problem.detail}")
-            # At once, so that what is killed loses no answer that it has shown.
+            # Flushed at once, so that a killed job loses no answer that it has received.
             out.write(_json_line(answer))
             out.flush()
             bar.advance()
@@ -156,10 +156,10 @@ def _answer_lines(
 
 
 def _parse_line(line: bytes) -> Input | Failed:
-    """A line as an input; what is no JSON fails here, and what is no input of the task at the service."""
+    """The input in a line, or a `Failed` if it is not JSON. The service checks whether it fits the task."""
     try:
         value: Input = json.loads(line.decode("utf-8-sig"), parse_constant=_refuse_constant)
-        encode(value)  # half of a surrogate pair can be read, but not sent
+        encode(value)  # half of a surrogate pair can be parsed, but not sent
     except json.JSONDecodeError as error:
         return _not_json(f"{error.msg}, at column {error.colno}")
     except (ValueError, RecursionError) as error:
@@ -180,7 +180,7 @@ def _json_line(answer: Answer) -> bytes:
 
 
 def _hash_and_count(source: Path) -> tuple[str, int]:
-    """The sha256 of a file and the number of its lines, the last of which may lack its end."""
+    """The sha256 of a file and the number of its lines; the last line need not end in a line break."""
     digest, num_lines, last = hashlib.sha256(), 0, b"\n"
     with _open(source) as file:
         while chunk := file.read(_CHUNK):
@@ -191,7 +191,7 @@ def _hash_and_count(source: Path) -> tuple[str, int]:
 
 
 def _resume_point(part: BinaryIO) -> Outcome:
-    """What an earlier try has written. Cuts off the line at which it was killed, and leaves the file at its end."""
+    """The complete lines of an earlier run. Cuts off an incomplete last line, and leaves the file at its end."""
     part.seek(0)
     num_lines, failed, end = 0, 0, 0
     for line in part:
@@ -207,7 +207,7 @@ def _resume_point(part: BinaryIO) -> Outcome:
 
 @contextlib.contextmanager
 def _open_part(target: Path) -> Iterator[BinaryIO]:
-    """The unfinished output, for this process alone."""
+    """The unfinished output, locked for this process. Raises JobError if another process holds the lock."""
     path = _sibling(target, ".part")
     with path.open("a+b") as part:
         try:
@@ -242,7 +242,7 @@ def _refuse_existing(target: Path) -> None:
 
 
 def _require_same_job(record: Path, identity: Mapping[str, Any], part: str) -> None:
-    """Raises JobError unless the answers that are there belong to the same job."""
+    """Raises JobError unless the existing answers belong to the same job."""
     try:
         before = json.loads(record.read_bytes())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Requests and replies of the HTTP API as bytes: built and read here, whoever carries them."""
+"""Messages of the HTTP API: requests are built and replies are read here, without I/O."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from urllib.parse import quote
 from polytask_client.errors import BadResponse, Problem, ServiceError, read_problem, service_error
 
 Input = str | Mapping[str, Any]
-"""What a task reads: a text, or an object with the fields of the task's kind."""
+"""Input of a task: a text, or an object with the fields of the task's kind."""
 
 _MAX_QUOTED = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for. `body`: JSON, or None for a GET."""
+    """An HTTP request. `body`: JSON, or None for a GET."""
 
     path: str
     body: bytes | None = None
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back, whatever its status."""
+    """An HTTP response of any status."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,32 +39,32 @@ class Reply:
 def predict_request(
     task: str, inputs: Sequence[Input], options: Mapping[str, Any] | None = None, errors: str | None = None
 ) -> Request:
-    """Asks one task. Raises TypeError or ValueError for what cannot be sent."""
+    """The request to one task. Raises TypeError or ValueError for values that cannot be sent."""
     return Request(f"/v1/tasks/{quote(task, safe='')}/predict", _body(inputs, {}, options, errors))
 
 
 def predict_tasks_request(
     tasks: Sequence[str], inputs: Sequence[Input], options: Mapping[str, Any] | None = None, errors: str | None = None
 ) -> Request:
-    """Asks several tasks about the same inputs. Raises TypeError or ValueError for what cannot be sent."""
+    """The request to several tasks about the same inputs. Raises TypeError or ValueError as `predict_request` does."""
     if isinstance(tasks, str):
         raise TypeError(f"tasks must be a list of names; for one task there is predict({tasks!r}, …)")
     return Request("/v1/predict", _body(inputs, {"tasks": list(tasks)}, options, errors))
 
 
 def refuse_single(inputs: object) -> None:
-    """Raises TypeError for one input where several are expected: a text would be taken for a list of its characters."""
+    """Raises TypeError for a single input, as a text would be taken for a list of its characters."""
     if isinstance(inputs, str | bytes | Mapping):
         raise TypeError("inputs must be a list, one answer for each; put a single input in brackets")
 
 
 def encode(value: object) -> bytes:
-    """The value as JSON. Raises TypeError or ValueError for what JSON or UTF-8 cannot hold."""
+    """The value as JSON. Raises TypeError or ValueError for values that JSON or UTF-8 cannot hold."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def json_object(reply: Reply) -> dict[str, Any]:
-    """The content of a reply. Raises BadResponse where it is no JSON object."""
+    """The content of a reply. Raises BadResponse if it is no JSON object."""
     try:
         fields = json.loads(reply.content)
     except ValueError:
@@ -75,13 +75,13 @@ def json_object(reply: Reply) -> dict[str, Any]:
 
 
 def refusal(reply: Reply) -> ServiceError:
-    """The error that a reply stands for, also where something between client and service wrote it."""
+    """The error in a reply, which a proxy may have written instead of the service."""
     try:
         problem = read_problem(json_object(reply))
     except BadResponse:
         problem = Problem("about:blank", _phrase(reply.status), reply.status, _quoted(reply))
     retry_after_s = _seconds(reply.headers.get("retry-after"))
-    # The status line is what happened; a body may claim anything.
+    # The status line counts, as the body may name another status.
     return service_error(
         replace(
             problem,
@@ -116,7 +116,7 @@ def _phrase(status: int) -> str:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """The Retry-After header in seconds from now, which may be given as a date. None where it says nothing."""
+    """The Retry-After header, a number or a date, in seconds from now; None if there is none or it is invalid."""
     if retry_after is None:
         return None
     if retry_after.isdecimal():

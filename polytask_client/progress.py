@@ -1,4 +1,4 @@
-"""How far a stream is, for the eye: a bar with the time left on stderr, where that is a terminal."""
+"""Progress bar of a stream, with the time left, on stderr if that is a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _Item = TypeVar("_Item")
 
 
 class Bar:
-    """Counts what is done, of `total` if that is known. A context manager."""
+    """Counts finished answers, of `total` if that is known. A context manager."""
 
     def __init__(self, total: int | None, done: int = 0, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True)
@@ -41,23 +41,23 @@ class Bar:
         self._progress.stop()
 
     def advance(self) -> None:
-        """One more is done."""
+        """Counts one more answer."""
         self._progress.advance(self._task)
 
     def print_line(self, text: str) -> None:
-        """A line above the bar."""
+        """Prints a line above the bar."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def with_bar(answers: Generator[_Item, None, None], inputs: object, *, progress: bool) -> Generator[_Item, None, None]:
-    """The answers, with a bar while they come if there is to be one; of a total if the inputs have a length."""
+    """The answers, with a bar if `progress`; the bar has a total if the inputs have a length."""
     return _with_bar(answers, _bar(inputs)) if progress else answers
 
 
 def async_with_bar(
     answers: AsyncGenerator[_Item, None], inputs: object, *, progress: bool
 ) -> AsyncGenerator[_Item, None]:
-    """As `with_bar`."""
+    """As `with_bar`, for an async generator."""
     return _async_with_bar(answers, _bar(inputs)) if progress else answers
 
 
