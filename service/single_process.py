@@ -69,10 +69,12 @@ def assemble(
     """
     metrics = Metrics(checkpoint.manifest.tasks, predictions=settings.prediction_metrics)
     loader = VersionLoader(settings, metrics)
-    versions = VersionManager(loader.build(checkpoint, backend), loader, settings.swap_tolerance, SHUTDOWN_S, on_exit)
+    versions = VersionManager(
+        loader.build(checkpoint, backend), loader, metrics, settings.swap_tolerance, SHUTDOWN_S, on_exit
+    )
 
     def page() -> bytes:
         versions.active.worker.update_metrics()
-        return versions.active.metrics.page()
+        return metrics.page()
 
     return versions.active.worker, application(versions, settings, metrics.requests, page, versions.running())

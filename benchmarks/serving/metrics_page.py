@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.serving import results
 from polytask.model.tasks import Kind, Task
-from polytask.service.observability.metrics import Metrics, join_processes
+from polytask.service.observability.metric_storage import ProcessStorage, SharedStorage
+from polytask.service.observability.metrics import Metrics
 
 _PAGES = 9
 
@@ -44,9 +45,8 @@ def main(
 
 
 def _measure(folder: str, name: str, num_tasks: int) -> dict[str, float]:
-    if name:
-        join_processes(Path(folder), name)
-    metrics = Metrics([Task(f"task-{number}", Kind.CLASSIFICATION, 128, ("no", "yes")) for number in range(num_tasks)])
+    tasks = [Task(f"task-{number}", Kind.CLASSIFICATION, 128, ("no", "yes")) for number in range(num_tasks)]
+    metrics = Metrics(tasks, SharedStorage(Path(folder), name) if name else ProcessStorage())
     for number in range(num_tasks):
         metrics.requests.answered(f"task-{number}", {"forward": 0.01, "queue": 0.005}, 0.02)
     first_s = _seconds(metrics.page)

@@ -14,7 +14,7 @@ from polytask.service.config.task_policies import by_task_id
 from polytask.service.engine.golden_check import TOLERANCES, GoldenMismatch, check_goldens
 from polytask.service.engine.warmup import BatchTimeTarget, warm_up
 from polytask.service.engine.worker import Worker
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import WorkerMetrics
 from polytask.service.scheduling.queue import BatchLimits, FairQueue
 
 _MOST_TOKENS = 262_144
@@ -26,7 +26,7 @@ def build_worker(
     encoder: InputEncoder,
     settings: Settings,
     backend: Backend,
-    metrics: Metrics,
+    metrics: WorkerMetrics,
     calibrated: BatchLimits | None = None,
 ) -> Worker:
     """The worker of a device, not started; the same for one process and for an engine process.

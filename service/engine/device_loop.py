@@ -21,7 +21,8 @@ from polytask.model.encoding import Encoding
 from polytask.service.backends.contract import DeviceLost
 from polytask.service.backends.forward import Forward
 from polytask.service.engine.shared_queue import SharedQueue
-from polytask.service.observability.metrics import DEADLINE, Metrics
+from polytask.service.observability.metrics import WorkerMetrics
+from polytask.service.observability.request_metrics import DEADLINE
 from polytask.service.pending import RowPayload
 from polytask.service.scheduling.queue import Row
 
@@ -43,7 +44,9 @@ class DeviceLoop:
     `probe_row`: task id and encoding of a row that runs if the device works.
     """
 
-    def __init__(self, queue: SharedQueue, forward: Forward, metrics: Metrics, probe_row: tuple[int, Encoding]) -> None:
+    def __init__(
+        self, queue: SharedQueue, forward: Forward, metrics: WorkerMetrics, probe_row: tuple[int, Encoding]
+    ) -> None:
         self.ready = True
         self._queue = queue
         self._forward = forward

@@ -14,7 +14,7 @@ from polytask.model.encoding import Encoding
 from polytask.service.backends.forward import Forward, Run
 from polytask.service.engine.device_loop import DeviceLoop
 from polytask.service.engine.shared_queue import SharedQueue
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import WorkerMetrics
 from polytask.service.pending import RowPayload
 from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row
 
@@ -34,7 +34,7 @@ class Worker:
         self,
         queue: FairQueue[RowPayload],
         forward: Forward,
-        metrics: Metrics,
+        metrics: WorkerMetrics,
         *,
         probe_row: tuple[int, Encoding],
         warm_up: Callable[[Run], BatchLimits],

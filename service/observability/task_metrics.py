@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms by task, made for a page of many tasks: its text is laid out once, then numbers alone change."""
+"""Counters, gauges and histograms by task. The text of their page is rendered once; later pages only fill in numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from polytask.service.observability.metric_storage import Cell, Values
+from polytask.service.observability.metric_storage import Cell, Cells
 
 _ESCAPED = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -21,7 +21,7 @@ _Child = TypeVar("_Child", bound="Counter | Gauge | Histogram")
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A number that goes up: the one of its cell."""
+    """A number that only grows, in a cell of one number."""
 
     lock: threading.Lock
     cell: Cell
@@ -34,7 +34,7 @@ class Counter:
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A number that is what it was last set to."""
+    """The number that was set last, in a cell of one number."""
 
     cell: Cell
 
@@ -45,14 +45,14 @@ class Gauge:
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Observations by size: its cell has how many fell into each bucket, the last without a bound, and their sum."""
+    """Observations by size. Its cell holds the count of each bucket, the last one without a bound, and then their sum."""
 
     lock: threading.Lock
     cell: Cell
     bounds: Sequence[float]
 
     def observe(self, value: float) -> None:
-        """Adds one."""
+        """Adds an observation."""
         with self.lock:
             self.cell[bisect_left(self.bounds, value)] += 1
             self.cell[-1] += value
@@ -60,11 +60,11 @@ class Histogram:
 
 @dataclass(eq=False)
 class MetricFamily(Generic[_Child]):
-    """The series of one name, which have the label `task` and perhaps one more.
+    """The series of one name, with the label `task` and perhaps one more.
 
-    Called with a task, and a value of the other label, it gives the child that was declared so, or raises KeyError.
-    `kind`: as Prometheus calls it. `make`: a child. `changed`: called when children come or go. `bounds`: of the buckets
-    of histograms, which others do not have.
+    Calling it with a task, and a value of the other label, returns their registered child, or raises KeyError.
+    `kind`: the type in Prometheus' text format. `make`: makes a child. `changed`: called when children are added or
+    removed. `bounds`: of the buckets; empty for all but histograms.
     """
 
     kind: str
@@ -77,83 +77,83 @@ class MetricFamily(Generic[_Child]):
     children: dict[tuple[str, ...], _Child] = field(default_factory=dict)
 
     def __call__(self, *key: str) -> _Child:
-        """As above."""
+        """The child of a task, and of a value of the other label."""
         return self.children[key]
 
     def register(self, *key: str) -> None:
-        """From now on there is this child, at 0 if it is new."""
+        """Adds this child, at 0; keeps it where it is there already."""
         if key not in self.children:
             self.children[key] = self.make()
             self.changed()
 
     def remove(self, task: str) -> None:
-        """The children of a task are gone."""
+        """Removes the children of a task."""
         self.children = {key: child for key, child in self.children.items() if key[0] != task}
         self.changed()
 
-    def lines(self, keys: Iterable[tuple[str, ...]]) -> Iterator[str]:
-        """What stands on the page before each number of these children."""
-        before = f"# HELP {self.name} {self.text}\n# TYPE {self.name} {self.kind}\n"
+    def line_starts(self, keys: Iterable[tuple[str, ...]]) -> Iterator[str]:
+        """The text on the page before each number of these children."""
+        header = f"# HELP {self.name} {self.text}\n# TYPE {self.name} {self.kind}\n"
         for key in keys:
             pairs = sorted(zip(("task", self.label), key, strict=False))
             labels = ",".join(f'{name}="{value.translate(_ESCAPED)}"' for name, value in pairs)
             if self.bounds:
                 for bound in (*map(float, self.bounds), "+Inf"):
-                    yield f'{before}{self.name}_bucket{{le="{bound}",{labels}}} '
-                    before = ""
+                    yield f'{header}{self.name}_bucket{{le="{bound}",{labels}}} '
+                    header = ""
                 yield f"{self.name}_count{{{labels}}} "
                 yield f"{self.name}_sum{{{labels}}} "
             else:
-                yield f"{before}{self.name}{{{labels}}} "
-            before = ""
+                yield f"{header}{self.name}{{{labels}}} "
+            header = ""
 
     def samples(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The numbers on the page, given those of the cells."""
+        """The numbers on the page. `numbers`: those of the children's cells."""
         if not self.bounds:
             return numbers
         by_child = numbers.reshape(-1, len(self.bounds) + 2)
-        below = by_child[:, :-1].cumsum(axis=1)
-        return np.hstack([below, below[:, -1:], by_child[:, -1:]]).ravel()
+        cumulative = by_child[:, :-1].cumsum(axis=1)
+        return np.hstack([cumulative, cumulative[:, -1:], by_child[:, -1:]]).ravel()
 
 
 class TaskMetrics:
-    """Makes them. `values`: where their numbers lie."""
+    """Creates families of metrics by task, and renders their page. `cells`: where their numbers are stored."""
 
-    def __init__(self, values: Values) -> None:
-        self._values = values
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
         self._families: list[MetricFamily[Any]] = []
-        # Rows leave the line in threads of their own, and adding is no single step.
+        # Several threads count, and adding to a cell is not atomic.
         self._lock = threading.Lock()
         self._changes = 0
         self._page: tuple[int, Callable[[], str]] | None = None
 
     def counter(self, name: str, text: str, label: str = "") -> MetricFamily[Counter]:
         """Counters with the label `task` and this one."""
-        return self._family("counter", name, text, label, lambda: Counter(self._lock, self._values.allocate(1)))
+        return self._family("counter", name, text, label, lambda: Counter(self._lock, self._cells.allocate(1)))
 
     def gauge(self, name: str, text: str) -> MetricFamily[Gauge]:
         """Gauges with the label `task`."""
-        return self._family("gauge", name, text, "", lambda: Gauge(self._values.allocate(1)))
+        return self._family("gauge", name, text, "", lambda: Gauge(self._cells.allocate(1)))
 
     def histogram(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> MetricFamily[Histogram]:
         """Histograms with the label `task` and this one."""
 
         def make() -> Histogram:
-            return Histogram(self._lock, self._values.allocate(len(bounds) + 2), bounds)
+            return Histogram(self._lock, self._cells.allocate(len(bounds) + 2), bounds)
 
         return self._family("histogram", name, text, label, make, bounds)
 
     def remove(self, task: str) -> None:
-        """The series of a task are gone."""
+        """Removes all series of a task."""
         for family in self._families:
             family.remove(task)
 
     def page(self) -> str:
-        """All of them in Prometheus' text format."""
-        laid_out = self._page
-        if laid_out is None or laid_out[0] != self._changes:
-            laid_out = self._page = self._changes, self._render_template()
-        return laid_out[1]()
+        """All series in Prometheus' text format."""
+        rendered = self._page
+        if rendered is None or rendered[0] != self._changes:
+            rendered = self._page = self._changes, self._render_template()
+        return rendered[1]()
 
     def _family(
         self, kind: str, name: str, text: str, label: str, make: Callable[[], _Child], bounds: Sequence[float] = ()
@@ -166,16 +166,17 @@ class TaskMetrics:
         self._changes += 1
 
     def _render_template(self) -> Callable[[], str]:
-        # Of each family at one moment: a task may come or go meanwhile.
-        found = [(family, list(family.children.items())) for family in self._families]
-        lines = [line for family, children in found for line in family.lines(key for key, _ in children)]
-        cells = [[child.cell for _, child in children] for _, children in found]
-        read = self._values.reader(list(chain.from_iterable(cells)))
-        ends = np.cumsum([sum(map(len, own)) for own in cells])[:-1]
+        """A function that returns the page of the present children."""
+        # A copy, because another thread may add or remove a task meanwhile.
+        families = [(family, list(family.children.items())) for family in self._families]
+        starts = [start for family, children in families for start in family.line_starts(key for key, _ in children)]
+        cells = [[child.cell for _, child in children] for _, children in families]
+        read = self._cells.reader(list(chain.from_iterable(cells)))
+        ends = np.cumsum([sum(map(len, of_family)) for of_family in cells])[:-1]
 
         def page() -> str:
             parts = zip(self._families, np.split(read(), ends), strict=False)
             samples = np.concatenate([family.samples(numbers) for family, numbers in parts]).tolist()
-            return "".join([f"{before}{number}\n" for before, number in zip(lines, samples, strict=True)])
+            return "".join([f"{start}{number}\n" for start, number in zip(starts, samples, strict=True)])
 
         return page

@@ -18,7 +18,7 @@ from polytask.service.errors import (
     ServiceError,
     TaskQuotaFull,
 )
-from polytask.service.observability.metrics import DEADLINE, DISCONNECT
+from polytask.service.observability.request_metrics import DEADLINE, DISCONNECT
 from polytask.service.pending import RowPayload
 from polytask.service.scheduling.queue import Closed, Full, QuotaFull, Row
 

@@ -26,7 +26,7 @@ from polytask.service.errors import (
     ServiceError,
     UnknownTask,
 )
-from polytask.service.observability.metrics import UNKNOWN_TASK, RequestMetrics
+from polytask.service.observability.request_metrics import UNKNOWN_TASK, RequestMetrics
 from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
@@ -96,7 +96,7 @@ class Predictor:
         settings: Settings,
         revision: str,
     ) -> None:
-        self.preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predicted)
+        self.preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predictions)
         self._engine = engine
         self._metrics = metrics
         self._settings = settings

@@ -27,7 +27,7 @@ from polytask.service.api.responses import (
 )
 from polytask.service.config.settings import Settings
 from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs
-from polytask.service.observability.metrics import Predicted
+from polytask.service.observability.prediction_metrics import PredictionMetrics
 
 _INPUTS_ENCODED_AT_ONCE = 16
 """Inputs that are tokenised before the limit on tokens is looked at again: a request costs little more than it may."""
@@ -71,7 +71,7 @@ class PreparedRequest:
 class RequestPreparer:
     """Makes jobs of request bodies, and responses of their logits. Safe to share between threads.
 
-    `revision`: name and version of the checkpoint. `predicted` hears of every answer.
+    `revision`: name and version of the checkpoint. `predictions`: counts every answer.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class RequestPreparer:
         encoder: InputEncoder,
         settings: Settings,
         revision: str,
-        predicted: Predicted | None = None,
+        predictions: PredictionMetrics | None = None,
     ) -> None:
         self.tasks = {task.name: task for task in tasks}
         self.ids = {task.name: task_id for task_id, task in enumerate(tasks)}
@@ -92,7 +92,7 @@ class RequestPreparer:
             for task, policy in settings.policies.items()
         }
         self._revision = revision
-        self._predicted = predicted
+        self._predictions = predictions
 
     def prepare(self, task: str | None, body: bytes) -> PreparedRequest:
         """The job of a body that came to the path of `task`, or that itself says which tasks it is for.
@@ -166,8 +166,8 @@ class RequestPreparer:
         self, job: PreparedRequest, share: TaskPart, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
     ) -> AnswerJson:
         answered = answer(share.task, item, rows, logits, share.options)
-        if self._predicted is not None:
-            self._predicted(share.task, answered, raw_scores=share.options.raw_scores)
+        if self._predictions is not None:
+            self._predictions.observe(share.task, answered, raw_scores=share.options.raw_scores)
         found = answer_json(answered, rows)
         if job.options.return_tokens:
             assert job.pieces is not None

@@ -17,7 +17,7 @@ from polytask.model_store.errors import StoreError
 from polytask.service.config.settings import Settings
 from polytask.service.errors import StartupError
 from polytask.service.observability.logs import configure_logs
-from polytask.service.observability.metrics import join_processes
+from polytask.service.observability.metric_storage import MetricStorage, SharedStorage
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
@@ -63,7 +63,7 @@ class SupervisorLink:
         os.write(self._reports, (json.dumps(what) + "\n").encode())
 
 
-def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink], None]) -> None:
+def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink, MetricStorage], None]) -> None:
     """Runs `main` as a process under the supervisor, with the settings in the environment.
 
     What it raises is reported and ends the process with CANNOT_START.
@@ -72,8 +72,7 @@ def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink]
     try:
         settings = Settings.from_environment(os.environ)
         configure_logs(name, settings.log_format)
-        join_processes(folder / METRICS, name)
-        main(settings, parent)
+        main(settings, parent, SharedStorage(folder / METRICS, name))
     except (StoreError, StartupError) as error:
         parent.report_error(error)
         sys.exit(CANNOT_START)

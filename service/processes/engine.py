@@ -26,7 +26,9 @@ from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import DeadlineExceeded, InternalError, ServiceError, StartupError
-from polytask.service.observability.metrics import DISCONNECT, Metrics
+from polytask.service.observability.metric_storage import MetricStorage
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
+from polytask.service.observability.request_metrics import DISCONNECT
 from polytask.service.pending import LoopMailbox, RowPayload
 from polytask.service.prediction.engine_client import drop_reason, refusal
 from polytask.service.processes.child_process import SupervisorLink, engine_socket, run_child
@@ -155,10 +157,11 @@ class _PendingRemoteRequest:
         self.put(_Outcome(self.client, self.request, result))
 
 
-def run_engine(settings: Settings, socket: Path, parent: SupervisorLink) -> None:
+def run_engine(settings: Settings, socket: Path, parent: SupervisorLink, storage: MetricStorage) -> None:
     """Serves rows on `socket` until told to end. Raises StoreError or StartupError where it cannot."""
     checkpoint, backend = load_backend(settings)
-    metrics = Metrics(checkpoint.manifest.tasks)
+    tasks = checkpoint.manifest.tasks
+    metrics = WorkerMetrics(Metrics(tasks, storage), tasks)
     metrics.set_served(revision(checkpoint.manifest), backend.name, backend.precision, backend.device)
 
     async def main() -> Worker:
@@ -211,7 +214,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     folder, place = Path(sys.argv[1]), int(sys.argv[2])
     socket = engine_socket(folder, place)
-    run_child(f"engine-{place}", folder, lambda settings, parent: run_engine(settings, socket, parent))
+    run_child(
+        f"engine-{place}", folder, lambda settings, parent, storage: run_engine(settings, socket, parent, storage)
+    )
 
 
 if __name__ == "__main__":

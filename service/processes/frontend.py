@@ -14,6 +14,7 @@ from polytask.model_store.tokenizer import load_tokenizer
 from polytask.model_store.versions import resolve
 from polytask.service.api.task_info import describe_tasks, revision
 from polytask.service.config.settings import Settings
+from polytask.service.observability.metric_storage import MetricStorage
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
 from polytask.service.processes.child_process import SupervisorLink, engine_socket, run_child
@@ -25,12 +26,14 @@ from polytask.service.web.middleware.rate_limits import ProcessIndex
 from polytask.service.web.server import http_server, run_server
 
 
-def run_frontend(settings: Settings, folder: Path, number: int, listener: int, parent: SupervisorLink) -> None:
+def run_frontend(
+    settings: Settings, folder: Path, number: int, listener: int, parent: SupervisorLink, storage: MetricStorage
+) -> None:
     """Answers requests on the socket with descriptor `listener`, as number `number`, until told to end. Raises StoreError."""
     version = resolve(settings.store, settings.model)
     manifest, card = read_manifest(version), read_card(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
-    metrics = Metrics(manifest.tasks, predictions=settings.prediction_metrics)
+    metrics = Metrics(manifest.tasks, storage, predictions=settings.prediction_metrics)
     sockets = [engine_socket(folder, number) for number in range(len(settings.engine_devices))]
     engine_client = RemoteEngineClient(sockets, settings.max_waiting_tokens)
     predictor = Predictor(manifest.tasks, encoder, engine_client, metrics.requests, settings, revision(manifest))
@@ -60,8 +63,8 @@ def main() -> None:
     """The process: `python -m service.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
     folder, number, listener = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
-    def run(settings: Settings, parent: SupervisorLink) -> None:
-        run_frontend(settings, folder, number, listener, parent)
+    def run(settings: Settings, parent: SupervisorLink, storage: MetricStorage) -> None:
+        run_frontend(settings, folder, number, listener, parent, storage)
 
     run_child(f"frontend-{number}", folder, run)
 

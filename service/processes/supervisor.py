@@ -24,7 +24,8 @@ from polytask.model_store.versions import resolve
 from polytask.service.config.settings import Settings
 from polytask.service.errors import StartupError
 from polytask.service.observability.logs import configure_logs
-from polytask.service.observability.metrics import forget_gauges, supervisor_series
+from polytask.service.observability.metric_storage import SharedStorage, remove_gauges
+from polytask.service.observability.restart_metrics import RestartMetrics
 from polytask.service.processes.child_process import CANNOT_START, METRICS, engine_socket
 from polytask.service.processes.process_specs import ProcessSpec, engine_specs, environment, frontend_specs
 from polytask.service.web.listener import listen
@@ -74,7 +75,7 @@ class _Supervisor:
         self._specs = specs
         self._patience_s = patience_s
         self._ending = asyncio.Event()
-        self._restarts = supervisor_series(folder / METRICS)
+        self._restarts = RestartMetrics(SharedStorage(folder / METRICS, "supervisor"))
 
     async def run(self) -> None:
         """Until a signal comes, or a process cannot be kept alive: then raises StartupError."""
@@ -108,7 +109,7 @@ class _Supervisor:
             ready, error = await self._live(spec)
             assert spec.process is not None
             code, lived_s = spec.process.returncode, time.monotonic() - started
-            forget_gauges(self._folder / METRICS, spec.name)
+            remove_gauges(self._folder / METRICS, spec.name)
             if self._ending.is_set():
                 return
             logger.error("%s has died (exit code %s)%s", spec.name, code, f": {error}" if error else "")

@@ -16,7 +16,7 @@ from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from polytask.service.prediction.predictor import Predictor
 from polytask.service.versions.served import BackendInfo, ServedVersion
 
@@ -29,7 +29,7 @@ class LoadedVersion(ServedVersion):
 
     worker: Worker
     encoder: InputEncoder
-    metrics: Metrics
+    metrics: WorkerMetrics
     run: Run
 
     def report_served(self) -> None:
@@ -64,7 +64,7 @@ class VersionLoader:
         """A version from its parts, its worker not started. `active`: the version that answers at present, if any."""
         manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
         info = BackendInfo(backend.name, backend.precision, backend.device)
-        metrics = self._metrics.of(manifest.tasks)
+        metrics = WorkerMetrics(self._metrics, manifest.tasks)
         # A calibration beside a busy version would be wrong. Batches of an equal version take as long.
         calibrated = (
             active.worker.queue.limits if active is not None and _equally_fast(active, manifest, info) else None

@@ -18,6 +18,7 @@ from functools import partial
 from polytask.model_store.errors import StoreError
 from polytask.service.engine.golden_check import GoldenMismatch
 from polytask.service.errors import Conflict, FieldError, InvalidInput, StartupError, UnknownModel
+from polytask.service.observability.metrics import Metrics
 from polytask.service.versions.answer_drift import task_drifts
 from polytask.service.versions.loader import LoadedVersion, VersionLoader
 from polytask.service.versions.served import LoadState, LoadStatus
@@ -39,6 +40,7 @@ class VersionManager:
         self,
         first: LoadedVersion,
         loader: VersionLoader,
+        metrics: Metrics,
         tolerance: float,
         close_s: float,
         on_exit: Callable[[Exception | None], None] = lambda _: None,
@@ -47,6 +49,7 @@ class VersionManager:
         self.standby: LoadedVersion | None = None
         self.load: LoadStatus | None = None
         self._loader = loader
+        self._metrics = metrics
         self._tolerance = tolerance
         self._close_s = close_s
         self._on_exit = on_exit
@@ -98,7 +101,7 @@ class VersionManager:
         """From now on new requests go to the version on standby; the other one is on standby then. Raises Conflict."""
         self._swap("there is no version on standby: load one")
         self._can_go_back = True
-        self.active.metrics.reloads.labels("activated").inc()
+        self._metrics.reloads.labels("activated").inc()
 
     def rollback(self) -> None:
         """Takes the last `activate` back. Raises Conflict."""
@@ -106,7 +109,7 @@ class VersionManager:
             raise Conflict("no version on standby was active before: activate it, or load one")
         self._swap("")
         self._can_go_back = False
-        self.active.metrics.reloads.labels("rolled_back").inc()
+        self._metrics.reloads.labels("rolled_back").inc()
 
     async def unload(self) -> None:
         """Forgets the version on standby, when it has answered what it has accepted. Raises Conflict."""
@@ -120,7 +123,7 @@ class VersionManager:
             while standby.num_in_flight:  # noqa: ASYNC110, counted without events as every request counts
                 await asyncio.sleep(_TICK_S)
             await asyncio.to_thread(standby.close, self._close_s)
-            self.active.metrics.remove(standby.tasks.keys() - self.active.tasks.keys())
+            self._metrics.remove(standby.tasks.keys() - self.active.tasks.keys())
             logger.info("unloaded %s", standby.revision)
             del standby  # the last that holds on to it
             await asyncio.to_thread(_trim)
@@ -207,7 +210,7 @@ class VersionManager:
     def _loading_done(self, load: LoadStatus, loaded: LoadedVersion | None) -> None:
         self.load, self.standby, self._thread = load, loaded, None
         self._can_go_back = False
-        self.active.metrics.reloads.labels(load.state.value).inc()
+        self._metrics.reloads.labels(load.state.value).inc()
         logger.info("%s is %s%s", load.model, load.state, f": {load.detail}" if load.detail else "")
 
 

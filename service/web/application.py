@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from polytask.service.config.settings import Settings
-from polytask.service.observability.metrics import RequestMetrics
 from polytask.service.observability.request_log import RequestLog
+from polytask.service.observability.request_metrics import RequestMetrics
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.authentication import AuthenticationMiddleware
 from polytask.service.web.middleware.predict_fast_path import PredictFastPath

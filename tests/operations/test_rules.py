@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from tests.operations.support.exported import ROOT, RULES, alerts, exported, queried, recorded, rules
 from tests.support import tiny
 from tests.support.omissions import program
@@ -39,7 +39,8 @@ def test_alerts_fire_when_they_should() -> None:
 def test_the_page_is_as_prometheus_wants_it() -> None:
     """Names, units and types of all series follow its conventions, help texts are there."""
     metrics = Metrics(tiny.tasks(), predictions=True)
-    metrics.set_served("tiny/1", "torch", "float32", "cpu")
+    worker = WorkerMetrics(metrics, tiny.tasks())
+    worker.set_served("tiny/1", "torch", "float32", "cpu")
     promtool("check", "metrics", page=metrics.page())
 
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from polytask.service.config.api_keys import Key, Keys
 from polytask.service.errors import Forbidden, ServiceError, Unauthorized
-from polytask.service.observability.metrics import UNKNOWN_TASK, RequestMetrics
+from polytask.service.observability.request_metrics import UNKNOWN_TASK, RequestMetrics
 from polytask.service.request_context import REQUEST_CONTEXT
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.rate_limits import ProcessIndex, RateLimiter, rate_limiters

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from tests.support import tiny
 
 ROOT = Path(__file__).parents[3]
@@ -21,8 +21,9 @@ NAME = re.compile(r"\b(?:[a-z]+:)?polytask_[a-z_]+(?::[a-z0-9_]+)?\b")
 def exported() -> frozenset[str]:
     """Every sample name on the page of a service that counts predictions as well."""
     metrics = Metrics(tiny.tasks(), predictions=True)
-    metrics.set_served("tiny/1", "torch", "float32", "cpu")
-    metrics.track_memory("cpu", lambda: {"reserved": 0})
+    worker = WorkerMetrics(metrics, tiny.tasks())
+    worker.set_served("tiny/1", "torch", "float32", "cpu")
+    worker.track_memory("cpu", lambda: {"reserved": 0})
     return names_on(metrics.page().decode())
 
 

@@ -13,7 +13,7 @@ from polytask.service.engine.golden_check import GoldenMismatch
 from polytask.service.engine.warmup import BatchTimeTarget
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import StartupError
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from polytask.service.scheduling.queue import BatchLimits
 from tests.service.support import checkpoints
 from tests.service.support.doubles import real_backend
@@ -24,7 +24,8 @@ def build(settings: Settings, backend: Backend) -> tuple[Worker, Metrics]:
     """The worker of the tiny checkpoint, not started, and its metrics."""
     checkpoint = checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
-    return build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics), metrics
+    encoder, worker_metrics = InputEncoder(checkpoint.tokenizer), WorkerMetrics(metrics, checkpoint.manifest.tasks)
+    return build_worker(checkpoint, encoder, settings, backend, worker_metrics), metrics
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from polytask.service.backends.contract import Backend, DeviceLost
 from polytask.service.backends.forward import Forward, Run
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import DeadlineExceeded, InternalError
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from polytask.service.pending import PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.scheduling.queue import BatchLimits, Closed, FairQueue, Row
 from tests.service.support.doubles import FailingBackend, GatedBackend
@@ -56,7 +56,8 @@ def working(backend: Backend, warm_up: Callable[[Run], BatchLimits] = lambda _: 
     ended = threading.Event()
     forward = Forward(backend, tiny.tasks(), 0)
     metrics = Metrics(tiny.tasks())
-    worker = Worker(FairQueue(LIMITS), forward, metrics, probe_row=KNOWN_GOOD, warm_up=warm_up)
+    worker_metrics = WorkerMetrics(metrics, tiny.tasks())
+    worker = Worker(FairQueue(LIMITS), forward, worker_metrics, probe_row=KNOWN_GOOD, warm_up=warm_up)
     worker.start(ended.set)
     try:
         yield Bench(worker, ended, metrics)

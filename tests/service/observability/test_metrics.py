@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from polytask.model.encoding import Encoding
 from polytask.service.errors import QueueFull, ServiceError
-from polytask.service.observability.metrics import DEADLINE, UNKNOWN_TASK, Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
+from polytask.service.observability.request_metrics import DEADLINE, UNKNOWN_TASK
 from polytask.service.scheduling.queue import Waiting
 from tests.support import tiny
 
@@ -128,16 +129,17 @@ def test_what_a_request_counts(metrics: Metrics) -> None:
 
 
 def test_what_the_page_adds(metrics: Metrics) -> None:
-    """The state of the line and the worker at the moment of the scrape, and what is served."""
-    metrics.set_served("tiny/1", "torch", "float32", "cpu")
-    metrics.set_warmup(0.5, 1024)
+    """The state of the queue and of the worker at the moment of the scrape, and what is served."""
+    worker = WorkerMetrics(metrics, tiny.tasks())
+    worker.set_served("tiny/1", "torch", "float32", "cpu")
+    worker.set_warmup(0.5, 1024)
     metrics.device.failed(out_of_memory=True)
-    metrics.dropped(1, DEADLINE, 1)
+    worker.dropped(1, DEADLINE, 1)
     metrics.device.golden_check(passed=False)
     reserved = iter((5, 6, 7))
-    metrics.track_memory("cuda:0", lambda: {"reserved": next(reserved)})
-    metrics.observe_queue({0: Waiting(1, 9)}, 2.5, ready=True)
-    metrics.observe_queue({1: Waiting(2, 30)}, 1.5, ready=False)
+    worker.track_memory("cuda:0", lambda: {"reserved": next(reserved)})
+    worker.observe_queue({0: Waiting(1, 9)}, 2.5, ready=True)
+    worker.observe_queue({1: Waiting(2, 30)}, 1.5, ready=False)
     page = metrics.page().decode()
     for line in (
         'polytask_queue_inputs{task="topics"} 2.0',

@@ -15,7 +15,7 @@ from prometheus_client import Gauge as LibraryGauge
 from prometheus_client import Histogram as LibraryHistogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from polytask.service.observability.metric_storage import ProcessStorage, SharedStorage, Values
+from polytask.service.observability.metric_storage import Cells, ProcessCells, SharedCells
 from polytask.service.observability.task_metrics import TaskMetrics
 
 BOUNDS = (0.1, 1, 2.5)
@@ -44,7 +44,7 @@ events = st.lists(
 @given(events)
 def test_the_page_is_that_of_the_library(happened: list[tuple[str, str, float]]) -> None:
     """Whatever is counted, observed and set: the same names, types, labels and numbers."""
-    series, registry = TaskMetrics(ProcessStorage()), CollectorRegistry()
+    series, registry = TaskMetrics(ProcessCells()), CollectorRegistry()
     counter, library_counter = (
         series.counter("done_total", "What was done.", "how"),
         LibraryCounter("done_total", "What was done.", ["task", "how"], registry=registry),
@@ -79,14 +79,14 @@ def comments(page: str) -> set[str]:
 
 
 @pytest.fixture(params=["own", "shared"])
-def values(request: pytest.FixtureRequest, tmp_path: Path) -> Values:
+def cells(request: pytest.FixtureRequest, tmp_path: Path) -> Cells:
     """Where numbers may lie."""
-    return ProcessStorage() if request.param == "own" else SharedStorage(tmp_path, "engine-0", "numbers")
+    return ProcessCells() if request.param == "own" else SharedCells(tmp_path, "engine-0", "numbers")
 
 
-def test_tasks_come_and_go(values: Values) -> None:
+def test_tasks_come_and_go(cells: Cells) -> None:
     """The page follows, and a task that comes back begins at 0 where the numbers are a process's own."""
-    series = TaskMetrics(values)
+    series = TaskMetrics(cells)
     counter = series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
         counter.register(task)
@@ -100,9 +100,9 @@ def test_tasks_come_and_go(values: Values) -> None:
     assert ("done_total", (("task", "mood"),), 0.0) in samples(series.page())
 
 
-def test_what_is_declared_twice_goes_on(values: Values) -> None:
+def test_what_is_declared_twice_goes_on(cells: Cells) -> None:
     """A version that is loaded again does not set the counters back."""
-    counter = TaskMetrics(values).counter("done_total", "What was done.")
+    counter = TaskMetrics(cells).counter("done_total", "What was done.")
     counter.register("mood")
     counter("mood").inc()
     child = counter("mood")
@@ -110,9 +110,9 @@ def test_what_is_declared_twice_goes_on(values: Values) -> None:
     assert counter("mood") is child
 
 
-def test_threads_lose_nothing(values: Values) -> None:
+def test_threads_lose_nothing(cells: Cells) -> None:
     """What several threads count is the sum of it."""
-    series = TaskMetrics(values)
+    series = TaskMetrics(cells)
     histogram = series.histogram("taken_seconds", "How long.", BOUNDS)
     histogram.register("mood")
 
@@ -130,7 +130,7 @@ def test_threads_lose_nothing(values: Values) -> None:
 
 def process(folder: Path, name: str) -> tuple[TaskMetrics, Callable[[], None]]:
     """A process's series, and what counts one event there."""
-    series = TaskMetrics(SharedStorage(folder, name, "numbers"))
+    series = TaskMetrics(SharedCells(folder, name, "numbers"))
     other, counter = series.counter("other_total", "Others."), series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
         other.register(task)

@@ -19,7 +19,7 @@ from polytask.service.backends.contract import Backend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
-from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from polytask.service.prediction.predictor import Predictor
 from polytask.service.processes.engine import EngineServer
 from polytask.service.processes.remote_engine import RemoteEngineClient
@@ -61,7 +61,8 @@ async def engine(socket: Path, backend: Backend, **settings: Any) -> AsyncIterat
     """An engine that is ready; its connections are cut in the end."""
     loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
-    worker = build_worker(checkpoint, InputEncoder(tiny.tokenizer()), Settings(**settings), backend, metrics)
+    encoder, worker_metrics = InputEncoder(tiny.tokenizer()), WorkerMetrics(metrics, checkpoint.manifest.tasks)
+    worker = build_worker(checkpoint, encoder, Settings(**settings), backend, worker_metrics)
     reception = EngineServer(worker, loop)
     ends: list[Any] = []
 
