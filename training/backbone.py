@@ -1,4 +1,4 @@
-"""From published weights to a network that is ready to train."""
+"""Backbone: published weights of an encoder, and the network that is trained on top of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from polytask.training.recipes.schema import Recipe, RecipeError
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """Published weights under the network's names, with their sizes and tokenizer; `folder` is where they lie."""
+    """Published weights under the network's names, with their sizes and tokenizer. `folder` holds the files."""
 
     folder: Path
     config: NetworkConfig
@@ -34,17 +34,17 @@ class Backbone:
 
 
 def load_backbone(name: str) -> Backbone:
-    """The backbone of a Hugging Face name or a folder. Raises StoreError or, for an unsupported or broken one, RecipeError."""
+    """The backbone of a Hugging Face name or a folder. Raises StoreError, or RecipeError if unsupported or broken."""
     folder = locate_backbone(name)
-    with _blamed_on(folder / "config.json") as path:
+    with _naming_in_errors(folder / "config.json") as path:
         published = json.loads(path.read_text(encoding="utf-8"))
         config = config_from_published(published)
     weights = weights_file(folder)
-    with _blamed_on(weights) as path:
+    with _naming_in_errors(weights) as path:
         tensors = rename_published(_read_weights(path))
         _check_positions(tensors, published["max_position_embeddings"])
         tensors = fold_positions(tensors, config)
-    with _blamed_on(folder / "tokenizer.json") as path:
+    with _naming_in_errors(folder / "tokenizer.json") as path:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
         encoder = InputEncoder(tokenizer)
         if 0 < config.num_segments < encoder.num_segments:
@@ -55,7 +55,7 @@ def load_backbone(name: str) -> Backbone:
 
 
 def weights_file(folder: Path) -> Path:
-    """Which file of a backbone's folder its weights are read from: safetensors rather than a pickle."""
+    """The file of a backbone's folder from which weights are read: safetensors if there is one, or else a pickle."""
     return next(path for name in (BASE_WEIGHTS, SHARDS, PICKLED_WEIGHTS) if (path := folder / name).is_file())
 
 
@@ -69,15 +69,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _check_positions(tensors: dict[str, Tensor], expected: int) -> None:
-    """A table of another length would be cut to size in the wrong place."""
+    """Raises ValueError for a position table of another length, which would later be cut at the wrong position."""
     table = tensors.get("encoder.embeddings.position.weight")
     if table is not None and len(table) != expected:
         raise ValueError(f"size mismatch: {len(table)} positions, config.json has {expected}")
 
 
 @contextmanager
-def _blamed_on(path: Path) -> Iterator[Path]:
-    """Gives `path`; whatever goes wrong in the block is a RecipeError that names it."""
+def _naming_in_errors(path: Path) -> Iterator[Path]:
+    """Gives `path`. Any exception in the block becomes a RecipeError that names it."""
     try:
         yield path
     except KeyError as error:
@@ -87,11 +87,10 @@ def _blamed_on(path: Path) -> Iterator[Path]:
 
 
 def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> Network:
-    """The recipe's network with the backbone's weights in place and its lower layers fixed; the rest starts anew.
+    """The recipe's network with the backbone's weights and its lower layers frozen. All other weights are new.
 
-    A fresh layer has none of the backbone's weights.
-
-    Raises RecipeError if the sizes do not fit or the published weights lack a tensor.
+    A fresh layer has none of the backbone's weights. Raises RecipeError if the sizes do not fit or the published weights
+    lack a tensor.
     """
     torch.manual_seed(recipe.seed)
     try:
@@ -108,15 +107,17 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
     fresh_layers = [network.encoder.layers[layer] for layer in fresh]
     random_start = recipe.conditioning.start is Start.RANDOM
     init_random(network.modules() if random_start else (part for layer in fresh_layers for part in layer.children()))
-    wanted, without = network.state_dict(), tuple(f"encoder.layers.{layer}." for layer in fresh)
-    found = {n: tensor for n, tensor in backbone.tensors.items() if n in wanted and not n.startswith(without)}
-    own = {id(parameter) for parameter in backbone_parameters(network.encoder)}
-    own -= {id(parameter) for layer in fresh_layers for parameter in layer.parameters()}
-    missing = [name for name, parameter in network.named_parameters() if id(parameter) in own and name not in found]
+    expected, fresh_prefixes = network.state_dict(), tuple(f"encoder.layers.{layer}." for layer in fresh)
+    loaded = {n: tensor for n, tensor in backbone.tensors.items() if n in expected and not n.startswith(fresh_prefixes)}
+    backbone_ids = {id(parameter) for parameter in backbone_parameters(network.encoder)}
+    backbone_ids -= {id(parameter) for layer in fresh_layers for parameter in layer.parameters()}
+    missing = [
+        name for name, parameter in network.named_parameters() if id(parameter) in backbone_ids and name not in loaded
+    ]
     if missing:
         raise RecipeError(f"{backbone.folder}: the weights lack {', '.join(missing)}")
     try:
-        network.load_state_dict(found, strict=False)
+        network.load_state_dict(loaded, strict=False)
     except RuntimeError as error:  # a shape that is not the one in config.json
         raise RecipeError(f"{weights_file(backbone.folder)}: {error}") from error
     return network

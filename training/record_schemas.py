@@ -1,4 +1,4 @@
-"""Labelled records, checked one by one: every broken one is named by file and line."""
+"""Record schemas: the fields of a labelled record by kind of task, as pydantic models."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def _not_blank(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1), pydantic.AfterValidator(_not_blank)]
-"""As in the service: what it would refuse is not trained on."""
+"""A text that is not blank, as in the service, so that no text is trained on that it would refuse."""
 
 
-def _name_of(label: object) -> object:
-    """A label that is numbered, or true or false, is named as it is written."""
+def _label_name(label: object) -> object:
+    """The name of a label that is a number or a boolean: its JSON text."""
     return json.dumps(label) if isinstance(label, int) else label
 
 
-Label = Annotated[Text, pydantic.BeforeValidator(_name_of)]
+Label = Annotated[Text, pydantic.BeforeValidator(_label_name)]
 
 
 class _Record(pydantic.BaseModel):
@@ -42,7 +42,7 @@ class ClassificationRecord(_Record):
 
 
 class MultilabelRecord(_Record):
-    """A text and all labels that hold."""
+    """A text or a pair, and all labels that apply."""
 
     text: Text
     text_pair: Text | None = None
@@ -81,7 +81,7 @@ class MultipleChoiceRecord(_Record):
 
 
 class TaggingRecord(_Record):
-    """Words and a tag for each."""
+    """Words, and a tag for each word."""
 
     tokens: list[Text] = Field(min_length=1)
     tags: list[Label]
@@ -94,14 +94,14 @@ class TaggingRecord(_Record):
 
 
 class SpanAnswerRecord(_Record):
-    """A right answer and where it starts in the context, in characters."""
+    """A right answer and its start in the context, in characters."""
 
     text: Text
     start: int = Field(ge=0)
 
 
-def _one_by_one(answers: object) -> object:
-    """The answers of SQuAD as the Hugging Face hub has them, a list of texts and one of starts, as one list."""
+def _list_of_answers(answers: object) -> object:
+    """The answers of SQuAD in the form of the Hugging Face hub, a list of texts and one of starts, as a single list."""
     if isinstance(answers, dict) and isinstance(answers.get("text"), list):
         starts = answers.get("answer_start")
         if isinstance(starts, list) and len(starts) == len(answers["text"]):
@@ -114,18 +114,20 @@ class SpanRecord(_Record):
 
     text: Text
     text_pair: Text
-    answers: Annotated[list[SpanAnswerRecord], Field(min_length=1), pydantic.BeforeValidator(_one_by_one)]
+    answers: Annotated[list[SpanAnswerRecord], Field(min_length=1), pydantic.BeforeValidator(_list_of_answers)]
 
     @pydantic.model_validator(mode="after")
     def _answers_are_in_the_context(self) -> SpanRecord:
         for answer in self.answers:
-            found = self.text_pair[answer.start : answer.start + len(answer.text)]
-            if found != answer.text:
-                raise ValueError(f"answer {answer.text!r} is not at {answer.start}: the context has {found!r} there")
+            text_there = self.text_pair[answer.start : answer.start + len(answer.text)]
+            if text_there != answer.text:
+                raise ValueError(
+                    f"answer {answer.text!r} is not at {answer.start}: the context has {text_there!r} there"
+                )
         return self
 
 
-_RECORDS: dict[Kind, type[_Record]] = {
+RECORD_CLASSES: dict[Kind, type[_Record]] = {
     Kind.CLASSIFICATION: ClassificationRecord,
     Kind.MULTILABEL: MultilabelRecord,
     Kind.REGRESSION: RegressionRecord,
@@ -138,4 +140,4 @@ _RECORDS: dict[Kind, type[_Record]] = {
 
 def field_names(kind: Kind) -> frozenset[str]:
     """The fields of the kind's records."""
-    return frozenset(_RECORDS[kind].model_fields)
+    return frozenset(RECORD_CLASSES[kind].model_fields)

@@ -1,4 +1,4 @@
-"""Records to examples: tasks with their labels, inputs with targets, and rows that are ready to be batched."""
+"""Examples: tasks with their labels, inputs with targets, and their rows, made from records."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Example:
     """An input and its right answer.
 
     `target`, by kind. Classification, multiple choice: an index. Multilabel: 0 or 1 per label. Regression: the
-    value. Ranking: 0 or 1 per candidate. Tagging: a label index per word. Span: (start, end) characters of each
-    right answer.
+    value. Ranking: 0 or 1 per candidate. Tagging: a label index per word. Span: (start, end) of each right answer, in
+    characters.
     """
 
     input: Input
@@ -38,9 +38,9 @@ class Example:
 class EncodedExample:
     """An example of the task with id `task_id` as rows for the network.
 
-    `target` as in Example, but in terms of the rows. Tagging: a label index per word that has a token.
-    Span: the first and last index into the encoding's places of one right answer. `weight`: what its loss counts among
-    those of its task, 1 on average.
+    `target` as in Example, but in terms of the rows. Tagging: a label index per word that has a token. Span: the first
+    and last index into the encoding's positions of one right answer. `weight`: factor of its loss, 1 on average over the
+    task.
     """
 
     task_id: int
@@ -50,7 +50,7 @@ class EncodedExample:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """Number of tokens of the longest row."""
         return max(len(encoding) for encoding in self.encodings)
 
 
@@ -58,7 +58,7 @@ class EncodedExample:
 class TaskData:
     """A task with its training and validation examples.
 
-    `validation` holds all validation splits, one after the other; `splits` says how many examples each has, by name.
+    `validation` holds all validation splits, one after the other. `splits`: their numbers of examples by name.
     """
 
     task: Task
@@ -69,35 +69,35 @@ class TaskData:
 
 
 def load_task(config: TaskConfig, folder: Path) -> TaskData:
-    """Reads and checks one task's files. Labels and ranges come from all training records, whatever is left out later.
+    """Reads and checks one task's files. Labels and ranges come from all training records, also from unused ones.
 
-    Raises DataError naming file and line of all that is wrong, or RecipeError if no task can be what the recipe says.
+    Raises DataError with the file and line of every error, or RecipeError if the recipe's task is not possible.
     """
     train, *splits = read_all(partial(_read, config, folder, files) for files in _files_of_splits(config))
     task = _task(config, train)
     issues = DataIssues()
     _check_recipe_examples(task, config, issues)
-    examples, *measured = [list(_examples(task, config, records, issues)) for records in (train, *splits)]
+    examples, *validation = [list(_examples(task, config, records, issues)) for records in (train, *splits)]
     issues.raise_if_any()
     if config.holdout:
-        examples, held = _held_out(config, train, examples)
-        measured = [held]
-    return _task_data(task, config, subsample(examples, config.cap, config.cap_seed), measured)
+        examples, held_out = _split_holdout(config, train, examples)
+        validation = [held_out]
+    return _task_data(task, config, subsample(examples, config.cap, config.cap_seed), validation)
 
 
 def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
-    """Reads and checks the validation files of a task that has its labels already; `train` stays empty.
+    """Reads and checks the validation files of a task with known labels. `train` is empty.
 
-    Raises DataError naming file and line of all that is wrong.
+    Raises DataError with the file and line of every error.
     """
     files = [config.train] if config.holdout else _files_of_splits(config)[1:]
     splits = read_all(partial(_read, config, folder, names) for names in files)
     issues = DataIssues()
-    measured = [list(_examples(task, config, records, issues)) for records in splits]
+    validation = [list(_examples(task, config, records, issues)) for records in splits]
     issues.raise_if_any()
     if config.holdout:
-        measured = [_held_out(config, splits[0], measured[0])[1]]
-    return _task_data(task, config, (), measured)
+        validation = [_split_holdout(config, splits[0], validation[0])[1]]
+    return _task_data(task, config, (), validation)
 
 
 def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
@@ -107,39 +107,39 @@ def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
 
 def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[SourcedRecord]:
     files = [partial(read_records, folder, name, config.kind, config.columns, config.group_by) for name in names]
-    return [located for records in read_all(files) for located in records]
+    return [record for records in read_all(files) for record in records]
 
 
-def _held_out(
+def _split_holdout(
     config: TaskConfig, records: Sequence[SourcedRecord], examples: Sequence[Example]
 ) -> tuple[list[Example], list[Example]]:
-    """The examples to train on, and those held out. Examples with the same group stay together, a ranking is one."""
+    """The examples to train on, and those held out. Records with the same group stay together; a ranking is a group."""
     groups: Sequence[Any] = range(len(examples))
     if config.kind is not Kind.RANKING:
-        groups = [(place,) if own.group is None else own.group for place, own in enumerate(records)]
-    kept, held = hold_out(examples, groups, config.holdout)
+        groups = [(index,) if record.group is None else record.group for index, record in enumerate(records)]
+    kept, held_out = hold_out(examples, groups, config.holdout)
     if not kept:
         raise DataError(f"{config.train[0]}: holdout = {config.holdout} leaves nothing to train on")
-    return kept, held
+    return kept, held_out
 
 
 def _is_grouped(config: TaskConfig) -> bool:
-    """Whether every record must say which group it belongs to: a candidate must, others where the recipe asks."""
+    """Whether every record needs a group: candidates of a ranking do, others if the recipe names the field."""
     return config.kind is Kind.RANKING or "group_by" in config.model_fields_set
 
 
 def _task_data(
-    task: Task, config: TaskConfig, train: Sequence[Example], measured: Sequence[Sequence[Example]]
+    task: Task, config: TaskConfig, train: Sequence[Example], validation: Sequence[Sequence[Example]]
 ) -> TaskData:
     names = tuple(config.validation) or ("held-out",)
-    splits = {name: len(examples) for name, examples in zip(names, measured, strict=True)}
-    return TaskData(task, config, tuple(train), tuple(chain(*measured)), splits)
+    splits = {name: len(examples) for name, examples in zip(names, validation, strict=True)}
+    return TaskData(task, config, tuple(train), tuple(chain(*validation)), splits)
 
 
 def encode_examples(
     encoder: InputEncoder, task: Task, task_id: int, examples: Sequence[Example]
 ) -> list[EncodedExample]:
-    """The examples as rows. Left out: span examples whose every answer was truncated away, and wordless tagging."""
+    """The examples as rows, without span examples that lost all answers by truncation and tagging examples without words."""
     encoded = []
     for example, encodings in zip(examples, encoder.encode(task, [e.input for e in examples]), strict=True):
         target = example.target
@@ -154,27 +154,27 @@ def encode_examples(
 
 
 def weigh_labels_equally(examples: Sequence[EncodedExample]) -> list[EncodedExample]:
-    """Examples of a classification weighted by n / (labels * examples of the label): then every label weighs alike."""
+    """Classification examples with weight n / (number of labels * examples of the label), so that labels weigh the same."""
     counts = Counter(example.target for example in examples)
     return [replace(example, weight=len(examples) / (len(counts) * counts[example.target])) for example in examples]
 
 
 def _token_span(encoding: Encoding, answers: Sequence[tuple[int, int]]) -> tuple[int, int] | None:
-    """First and last context token of the first answer that truncation left whole."""
+    """First and last context token of the first answer that is complete after truncation."""
     for start, end in answers:
         touching = [i for i, (left, right) in enumerate(encoding.offsets) if left < end and right > start]
-        # An answer may end in blanks, which no token holds; it is whole if nothing is missing or more is there.
+        # An answer may end in blanks, which are in no token. It is complete if no token was dropped, or one follows it.
         if touching and (not encoding.dropped_tokens or encoding.offsets[-1][1] >= end):
             return touching[0], touching[-1]
     return None
 
 
 def _check_recipe_examples(task: Task, config: TaskConfig, issues: DataIssues) -> None:
-    """The recipe's own examples have the fields of the task's inputs, or publishing would fail after training."""
+    """Checks the recipe's examples for the fields of the task's inputs; otherwise publishing would fail after training."""
     second = {"candidates"} if task.kind in CANDIDATE_KINDS else {"text_pair"} if task.pair else set()
     for example in config.examples:
-        given = {name for name, value in example if value}
-        if given != {"text"} | second:
+        present = {name for name, value in example if value}
+        if present != {"text"} | second:
             fields = ", ".join(sorted({"text"} | second))
             issues.add(f"task {task.name!r}, example {example.text!r}", f"needs the fields {fields} and no other")
         elif not all(text.strip() for text in (example.text, example.text_pair or example.text, *example.candidates)):
@@ -186,9 +186,9 @@ def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
     value_range = config.value_range
     from_data = not (config.labels or value_range)
     if config.kind in LABELLED_KINDS:
-        labels = config.labels or tuple(sorted({label for located in train for label in _labels(config, located)}))
+        labels = config.labels or tuple(sorted({label for sourced in train for label in _labels(config, sourced)}))
     if config.kind is Kind.REGRESSION and value_range is None:
-        values = [located.record.label for located in train]
+        values = [sourced.record.label for sourced in train]
         value_range = (min(values), max(values))
     try:
         task = Task(
@@ -211,18 +211,18 @@ def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
 
 
 def _check_measurable(task: Task, config: TaskConfig) -> None:
-    """The recipe's metric is one that the labels allow, which only the data may show."""
+    """Checks that the labels, which may come from the data, allow the recipe's metric. Raises RecipeError."""
     if config.positive_label is not None and config.positive_label not in task.labels:
-        known = ", ".join(task.labels)
+        labels = ", ".join(task.labels)
         raise RecipeError(
-            f"task {task.name!r}: positive_label: {config.positive_label!r} is not among its labels: {known}"
+            f"task {task.name!r}: positive_label: {config.positive_label!r} is not among its labels: {labels}"
         )
     if config.metric == "span_f1" and not task.bio:
         raise RecipeError(f"task {task.name!r}: metric: 'span_f1' needs BIO tags; use 'token_accuracy'")
 
 
-def _labels(config: TaskConfig, located: SourcedRecord) -> list[str]:
-    record = located.record
+def _labels(config: TaskConfig, sourced: SourcedRecord) -> list[str]:
+    record = sourced.record
     if config.kind is Kind.TAGGING:
         return list(record.tags)
     return list(record.labels) if config.kind is Kind.MULTILABEL else [record.label]
@@ -231,32 +231,32 @@ def _labels(config: TaskConfig, located: SourcedRecord) -> list[str]:
 def _examples(
     task: Task, config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues
 ) -> Iterator[Example]:
-    """The examples of a split: one for each record, for rankings one for each group. Misfits are noted instead."""
+    """The examples of a split: one per record, for rankings one per group. Records that do not fit become issues."""
     label_ids = {label: i for i, label in enumerate(task.labels)}
     fitting = []
-    for located in records:
-        misfit = _misfit(task, config, located)
+    for sourced in records:
+        misfit = _misfit(task, config, sourced)
         if misfit:
-            issues.add(located.location, *misfit)
+            issues.add(sourced.location, *misfit)
         else:
-            fitting.append(located)
+            fitting.append(sourced)
     if task.kind is Kind.RANKING:
         yield from _ranking_examples(config, fitting, issues)
     else:
-        for located in fitting:
-            yield _example(task, config, located.record, label_ids)
+        for sourced in fitting:
+            yield _example(task, config, sourced.record, label_ids)
 
 
-def _misfit(task: Task, config: TaskConfig, located: SourcedRecord) -> tuple[str, str] | None:
-    """How a record contradicts its task: what it is, and the sort of problem; None if it fits."""
-    record = located.record
-    if _is_grouped(config) and located.group is None:
+def _misfit(task: Task, config: TaskConfig, sourced: SourcedRecord) -> tuple[str, str] | None:
+    """How a record contradicts its task, as message and category; None if it fits."""
+    record = sourced.record
+    if _is_grouped(config) and sourced.group is None:
         return f"{config.group_by}: no text or number; the recipe groups records by it", "no group"
     if task.kind in _TEXT_KINDS and (record.text_pair is not None) != task.pair:
         how = "missing" if task.pair else "unexpected"
         return f"text_pair: {how}; a task's records all have it or none has", f"text_pair {how}"
     if task.kind in LABELLED_KINDS:
-        unknown = [label for label in _labels(config, located) if label not in task.labels]
+        unknown = [label for label in _labels(config, sourced) if label not in task.labels]
         if unknown:
             return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels", "unknown label"
     if task.kind is Kind.REGRESSION:
@@ -289,15 +289,15 @@ def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, i
 def _ranking_examples(config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues) -> Iterator[Example]:
     """One example per query: its candidates in file order."""
     groups: dict[str | int | None, list[Any]] = defaultdict(list)
-    for located in records:
-        members = groups[located.group]
-        members.append(located.record)
-        if located.record.text != members[0].text:
-            message = f"text: differs from the query of its group {located.group!r}"
-            issues.add(located.location, message, category="text differs from the query of its group")
+    for sourced in records:
+        members = groups[sourced.group]
+        members.append(sourced.record)
+        if sourced.record.text != members[0].text:
+            message = f"text: differs from the query of its group {sourced.group!r}"
+            issues.add(sourced.location, message, category="text differs from the query of its group")
     # As text, because CSV has no numbers.
     positive = str(config.positive)
-    if records and all(str(located.record.label) != positive for located in records):
+    if records and all(str(sourced.record.label) != positive for sourced in records):
         file, _, _ = records[0].location.rpartition(":")
         issues.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
     for members in groups.values():

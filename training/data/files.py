@@ -1,7 +1,7 @@
-"""Labelled files to raw records: JSON lines, CSV, TSV, Parquet, and Hugging Face datasets.
+"""Data files: raw records from JSON lines, CSV, TSV, Parquet and Hugging Face data sets.
 
-A file is named relative to the data folder; its ending says its format: `.jsonl`, `.csv`, `.tsv` (each also with
-`.gz`) or `.parquet`. `hf:NAME[:CONFIG]#SPLIT` is a data set of the Hugging Face hub, or, where NAME is a folder, one
+Files are named relative to the data folder. The ending names the format: `.jsonl`, `.csv`, `.tsv` (each also with
+`.gz`) or `.parquet`. `hf:NAME[:CONFIG]#SPLIT` is a data set of the Hugging Face hub, or, if NAME is a folder, one
 that `datasets` has saved there (`#SPLIT` only if it has splits).
 """
 
@@ -22,18 +22,18 @@ from polytask.model_store.durable_files import sha256_of
 from polytask.training.data.issues import DataError, DataIssues
 
 _HUGGING_FACE = "hf:"
-_PACKED = ".gz"
+_GZIP = ".gz"
 _TEXT_TABLES = {".csv": ",", ".tsv": "\t"}
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
-"""The raw records of a file, each with its place: `file:line`, or `file:row` where there are no lines."""
+"""The raw records of a file, each with its location: `file:line`, or `file:row` in formats without lines."""
 
 
 def read_rows(folder: Path, name: str, columns: Iterable[str], issues: DataIssues) -> Rows:
-    """The raw records of a file, in order; a line that is none is noted in `problems`.
+    """The raw records of a file, in order. Lines that are no records are added to `issues`.
 
-    Raises DataError for a file that cannot be read as what its name says, or a table without one of the `columns`.
+    Raises DataError for a file that cannot be read in the format of its name, or a table without one of the `columns`.
     """
     if name.startswith(_HUGGING_FACE):
         return _hugging_face_rows(folder, name, columns)
@@ -45,17 +45,17 @@ def read_rows(folder: Path, name: str, columns: Iterable[str], issues: DataIssue
         return _table_rows(path, _TEXT_TABLES[ending], columns, issues)
     if ending == ".parquet":
         return _parquet_rows(path, columns)
-    known = ".jsonl, .csv, .tsv (each also .gz), .parquet, or hf:NAME[:CONFIG]#SPLIT"
-    raise DataError(f"{path}: no known format; there are {known}")
+    formats = ".jsonl, .csv, .tsv (each also .gz), .parquet, or hf:NAME[:CONFIG]#SPLIT"
+    raise DataError(f"{path}: no known format; there are {formats}")
 
 
 def is_text_table(name: str) -> bool:
-    """Whether every value of the file is a string, as in CSV and TSV; in the other formats values have types."""
+    """Whether all values of the file are strings, as in CSV and TSV; in the other formats values have types."""
     return _ending(name) in _TEXT_TABLES and not name.startswith(_HUGGING_FACE)
 
 
 def fingerprint(folder: Path, name: str) -> str:
-    """The sha256 of the file; of a Hugging Face data set that of its rows, so that it does not depend on any cache."""
+    """The sha256 of the file, or of the rows of a Hugging Face data set, so that it does not depend on a cache."""
     if not name.startswith(_HUGGING_FACE):
         return sha256_of(folder / name)
     digest = hashlib.sha256()
@@ -65,13 +65,13 @@ def fingerprint(folder: Path, name: str) -> str:
 
 
 def _ending(name: str) -> str:
-    return Path(name.removesuffix(_PACKED)).suffix
+    return Path(name.removesuffix(_GZIP)).suffix
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Every line with its number; a byte order mark before the first is left out."""
+    """Every line with its number, without a byte order mark."""
     try:
-        with gzip.open(path) if path.suffix == _PACKED else path.open("rb") as lines:
+        with gzip.open(path) if path.suffix == _GZIP else path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
     except (OSError, EOFError, zlib.error) as error:
@@ -80,41 +80,41 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _json_rows(path: Path, issues: DataIssues) -> Rows:
     for number, line in _lines(path):
-        place = f"{path}:{number}"
+        location = f"{path}:{number}"
         if not line.strip():
             continue
         try:
             row = json.loads(line.decode("utf-8"))
         except UnicodeDecodeError as error:
-            issues.add(place, f"not UTF-8: {error}", category="not UTF-8")
+            issues.add(location, f"not UTF-8: {error}", category="not UTF-8")
         except (ValueError, RecursionError) as error:
-            issues.add(place, f"not valid JSON: {error}", category="not valid JSON")
+            issues.add(location, f"not valid JSON: {error}", category="not valid JSON")
         else:
             if isinstance(row, dict):
-                yield place, row
+                yield location, row
             else:
-                issues.add(place, "not a JSON object", category="not a JSON object")
+                issues.add(location, "not a JSON object", category="not a JSON object")
 
 
 def _table_rows(path: Path, separator: str, columns: Iterable[str], issues: DataIssues) -> Rows:
-    """The rows below the header; an empty cell is a value that is not there. TSV knows no quotes, CSV does."""
+    """The rows below the header. An empty cell is a missing value. CSV has quotes, TSV has none."""
     quotes: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(_decoded(path, issues), delimiter=separator, quoting=quotes, strict=True)
     header: list[str] = []
     start = 1
     try:
         for cells in reader:
-            place, start = f"{path}:{start}", reader.line_num + 1
+            location, start = f"{path}:{start}", reader.line_num + 1
             if not cells:
                 continue
             if not header:
                 header = cells
                 _check_header(path, header, columns)
             elif len(cells) == len(header):
-                yield place, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+                yield location, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
             else:
                 message = f"{len(cells)} cells, but the header has {len(header)}"
-                issues.add(place, message, category="another number of cells than the header")
+                issues.add(location, message, category="another number of cells than the header")
     except csv.Error as error:
         issues.add(f"{path}:{start}", f"not a valid table from here on: {error}")
 
@@ -147,43 +147,43 @@ def _parquet_rows(path: Path, columns: Iterable[str]) -> Rows:
             _check_header(path, file.schema_arrow.names, columns)
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
             for number, row in enumerate(rows, start=1):
-                yield f"{path}:{number}", _present(row)
+                yield f"{path}:{number}", _without_missing(row)
     except (OSError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
 
 def _hugging_face_rows(folder: Path, name: str, columns: Iterable[str]) -> Rows:
-    """The rows of one split, with the names of `ClassLabel` values in place of their numbers."""
+    """The rows of one split, with the names of `ClassLabel` values instead of their numbers."""
     datasets = _library("datasets", name)
-    where, _, split = name.removeprefix(_HUGGING_FACE).partition("#")
+    source, _, split = name.removeprefix(_HUGGING_FACE).partition("#")
     try:
-        if (folder / where).is_dir():
-            found = datasets.load_from_disk(str(folder / where))
+        if (folder / source).is_dir():
+            dataset = datasets.load_from_disk(str(folder / source))
         else:
-            hub_name, _, config = where.partition(":")
-            found = datasets.load_dataset(hub_name, config or None, split=split or None)
+            hub_name, _, config = source.partition(":")
+            dataset = datasets.load_dataset(hub_name, config or None, split=split or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{name}: cannot be read: {error}") from error
-    if isinstance(found, dict) and split not in found:
-        raise DataError(f"{name}: has the splits {', '.join(found)}; name one as #SPLIT")
-    table = found[split] if isinstance(found, dict) else found
+    if isinstance(dataset, dict) and split not in dataset:
+        raise DataError(f"{name}: has the splits {', '.join(dataset)}; name one as #SPLIT")
+    table = dataset[split] if isinstance(dataset, dict) else dataset
     _check_header(name, table.column_names, columns)
-    named = {column: _names(datasets, feature) for column, feature in table.features.items()}
+    decode = {column: _label_decoder(datasets, feature) for column, feature in table.features.items()}
     for number, row in enumerate(table, start=1):
-        yield f"{name}:{number}", _present({column: named[column](value) for column, value in row.items()})
+        yield f"{name}:{number}", _without_missing({column: decode[column](value) for column, value in row.items()})
 
 
-def _names(datasets: Any, feature: Any) -> Callable[[Any], Any]:
-    """What turns a value of the feature into labels by name. A label that is missing, -1, becomes None."""
+def _label_decoder(datasets: Any, feature: Any) -> Callable[[Any], Any]:
+    """A function that replaces label numbers in the feature's values by names, and a missing label, -1, by None."""
     if isinstance(feature, datasets.ClassLabel):
         return lambda value: None if value is None or value < 0 else feature.int2str(value)
     if isinstance(feature, datasets.List | datasets.LargeList):
-        inner = _names(datasets, feature.feature)
-        return lambda values: None if values is None else [inner(value) for value in values]
+        decode_item = _label_decoder(datasets, feature.feature)
+        return lambda values: None if values is None else [decode_item(value) for value in values]
     return lambda value: value
 
 
-def _present(row: Row) -> Row:
+def _without_missing(row: Row) -> Row:
     return {name: value for name, value in row.items() if value is not None}
 
 

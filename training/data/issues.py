@@ -1,4 +1,4 @@
-"""What is wrong with data: every bad record by file and line, the first twenty of each sort word for word."""
+"""Data issues: errors in data by file and line, collected by category, with the first twenty of each written out."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class _Category:
 
 
 class DataIssues:
-    """Collects what is wrong and raises it all at once, sort by sort in the order in which they first appeared."""
+    """Collects errors in data and raises them together, by category, in the order in which categories appeared."""
 
     def __init__(self) -> None:
         self._categories: dict[str, _Category] = {}
 
-    def add(self, place: str, message: str, category: str | None = None) -> None:
-        """Notes a problem. `sort` is what it has in common with others of its sort; by default the whole message."""
-        self._add_lines(category or message, [f"{place}: {message}"])
+    def add(self, location: str, message: str, category: str | None = None) -> None:
+        """Adds an issue. `category`: a name for all issues of its kind, by default the message."""
+        self._add_lines(category or message, [f"{location}: {message}"])
 
     def extend(self, other: DataIssues) -> None:
-        """Notes all that the other has noted."""
+        """Adds all issues of the other."""
         for name, category in other._categories.items():
             self._add_lines(name, category.lines, category.count)
 
     def raise_if_any(self) -> None:
-        """Raises DataError with every noted problem."""
+        """Raises DataError with all issues, if there are any."""
         if self._categories:
             raise DataError(self)
 
@@ -51,27 +51,27 @@ class DataIssues:
 
     @classmethod
     def from_message(cls, message: str) -> DataIssues:
-        """One problem that has no place of its own."""
+        """One issue without a location."""
         issues = cls()
         issues._add_lines(message, [message])
         return issues
 
 
 class DataError(Exception):
-    """Data that cannot be trained on. The message says what is wrong and where; `problems` holds it sort by sort."""
+    """Data that cannot be trained on. The message names every error and its location; `issues` holds them by category."""
 
-    def __init__(self, wrong: DataIssues | str) -> None:
-        super().__init__(str(wrong))
-        self.issues = DataIssues.from_message(wrong) if isinstance(wrong, str) else wrong
+    def __init__(self, issues: DataIssues | str) -> None:
+        super().__init__(str(issues))
+        self.issues = DataIssues.from_message(issues) if isinstance(issues, str) else issues
 
 
 def read_all(readers: Iterable[Callable[[], Read]]) -> list[Read]:
-    """What each of the readers gives. Raises one DataError with what all of them found wrong."""
-    found, issues = [], DataIssues()
+    """The results of all readers. Raises one DataError with the issues of all of them."""
+    results, issues = [], DataIssues()
     for reader in readers:
         try:
-            found.append(reader())
+            results.append(reader())
         except DataError as error:
             issues.extend(error.issues)
     issues.raise_if_any()
-    return found
+    return results

@@ -1,4 +1,4 @@
-"""Labelled records, checked one by one: every broken one is named by file and line."""
+"""Records: the raw records of a file, checked one by one; every invalid one is named by file and line."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pydantic
 from polytask.model.tasks import Kind
 from polytask.training.data.files import Row, is_text_table, read_rows
 from polytask.training.data.issues import DataError, DataIssues
-from polytask.training.record_schemas import _RECORDS
+from polytask.training.record_schemas import RECORD_CLASSES
 
 _LISTS = frozenset({"labels", "choices", "tokens", "tags", "answers"})
 
 
 @dataclass(frozen=True, slots=True)
 class SourcedRecord:
-    """A record (of its kind's class), the place it was read from, as `file:line`, and the group it belongs to."""
+    """A record (of its kind's class), its location as `file:line`, and the group it belongs to."""
 
     record: Any
     location: str
@@ -30,44 +30,43 @@ class SourcedRecord:
 def read_records(
     folder: Path, name: str, kind: Kind, columns: Mapping[str, str] | None = None, group_by: str = "group"
 ) -> list[SourcedRecord]:
-    """All records of a file (see `polytask.training.data.files`), in order. Raises DataError on any broken one, or on none.
+    """All records of a file (see `polytask.training.data.files`), in order. Raises DataError for invalid ones, or if none.
 
-    `columns`: the column that holds a field, where their names differ. `group_by`: the field that records share
-    which belong together; one that is neither text nor a number makes no group.
+    `columns`: the file's column of a field, if their names differ. `group_by`: the field whose value records of a group
+    share; a value that is neither text nor a number is ignored.
     """
     issues = DataIssues()
     records: list[SourcedRecord] = []
-    schema, columns = _RECORDS[kind], columns or {}
+    schema, columns = RECORD_CLASSES[kind], columns or {}
     strings = is_text_table(name)
-    for place, raw in read_rows(folder, name, columns.values(), issues):
-        row = _renamed(raw, columns)
+    for location, raw in read_rows(folder, name, columns.values(), issues):
+        row = _rename_columns(raw, columns)
         group = row.get(group_by)
         try:
-            record = schema.model_validate(_decoded(row) if strings else row, strict=not strings)
+            record = schema.model_validate(_decode_lists(row) if strings else row, strict=not strings)
         except pydantic.ValidationError as error:
-            found = [(_field(part["loc"], columns), part) for part in error.errors()]
-            message = "; ".join(f"{field}{part['msg']}" for field, part in found)
-            issues.add(
-                place, message, category="; ".join(f"{_category(part['loc'])} {part['type']}" for _, part in found)
-            )
+            details = [(_field(detail["loc"], columns), detail) for detail in error.errors()]
+            message = "; ".join(f"{field}{detail['msg']}" for field, detail in details)
+            category = "; ".join(f"{_field_path(detail['loc'])} {detail['type']}" for _, detail in details)
+            issues.add(location, message, category)
         else:
-            records.append(SourcedRecord(record, place, group if isinstance(group, str | int) else None))
+            records.append(SourcedRecord(record, location, group if isinstance(group, str | int) else None))
     issues.raise_if_any()
     if not records:
         raise DataError(f"{folder / name}: no records")
     return records
 
 
-def _renamed(raw: Row, columns: Mapping[str, str]) -> Row:
-    """The row with the fields that `columns` names in place of whatever else had their names."""
+def _rename_columns(raw: Row, columns: Mapping[str, str]) -> Row:
+    """The row with its columns renamed to fields. Other columns with a field's name are dropped."""
     if not columns:
         return raw
     others = {name: value for name, value in raw.items() if name not in columns}
     return others | {name: raw[column] for name, column in columns.items() if column in raw}
 
 
-def _decoded(row: Row) -> Row:
-    """The row with its lists, which a table of strings holds as JSON; what is no JSON stays, to be refused."""
+def _decode_lists(row: Row) -> Row:
+    """The row with its lists, which tables of strings hold as JSON. Invalid JSON stays and is refused later."""
     return {name: _json_list(value) if name in _LISTS else value for name, value in row.items()}
 
 
@@ -79,12 +78,12 @@ def _json_list(text: str) -> object:
 
 
 def _field(location: tuple[str | int, ...], columns: Mapping[str, str]) -> str:
-    """The place within a record, as a person reads it, and the column if it has another name."""
+    """The path of a field within a record for messages, with its column if that has another name."""
     if not location:
         return ""
     column = columns.get(str(location[0]))
     return ".".join(map(str, location)) + (f" (column {column!r})" if column else "") + ": "
 
 
-def _category(location: tuple[str | int, ...]) -> str:
+def _field_path(location: tuple[str | int, ...]) -> str:
     return ".".join("*" if isinstance(part, int) else part for part in location)

@@ -1,4 +1,4 @@
-"""What is about to be trained on, in tables: sizes, lengths, truncation, targets; and warnings of what is odd about it."""
+"""Data statistics: tables of sizes, lengths, truncation and targets before training, and warnings about odd data."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ _NAMED_LABELS = 5
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The tokens of examples before truncation (of the longest row each), and how many examples it touches.
+    """Tokens per example before truncation (of its longest row), and numbers of examples that are truncated.
 
-    `cut`: examples that lose tokens. `left_out`: examples that are not trained on, because nothing to learn is left.
+    `most`: the 95th percentile. `cut`: examples that lose tokens. `left_out`: examples that are not trained on, because
+    truncation left nothing to learn.
     """
 
     median: int
@@ -34,44 +35,48 @@ class Lengths:
 
 def data_statistics(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]]) -> Group:
     """The tables and notes to print before training; `examples[t]` are the training examples of task t as rows."""
-    lengths = [measure_lengths(own, encoded) for own, encoded in zip(data, examples, strict=True)]
-    notes = [note for own, found in zip(data, lengths, strict=True) for note in _notes(own, found)]
+    lengths = [measure_lengths(task_data, encoded) for task_data, encoded in zip(data, examples, strict=True)]
+    notes = [
+        note for task_data, task_lengths in zip(data, lengths, strict=True) for note in _notes(task_data, task_lengths)
+    ]
     return Group(_sizes(data, lengths), _targets(data), *(Text(note) for note in notes))
 
 
-def measure_lengths(own: TaskData, encoded: Sequence[EncodedExample]) -> Lengths:
-    """How long the task's training examples are. Those left out count as cut where truncation is why."""
+def measure_lengths(task_data: TaskData, encoded: Sequence[EncodedExample]) -> Lengths:
+    """The lengths of the task's training examples. Those left out count as cut if truncation is the reason."""
     tokens = [max(len(row) + row.dropped_tokens for row in example.encodings) for example in encoded] or [0]
     median, most, longest = (int(n) for n in np.percentile(tokens, (50, 95, 100), method="higher"))
-    left_out = len(own.train) - len(encoded)
+    left_out = len(task_data.train) - len(encoded)
     cut = sum(any(row.dropped_tokens for row in example.encodings) for example in encoded)
-    # An answer can be cut off; a tagging example without any word has had none from the start.
-    return Lengths(median, most, longest, cut + (left_out if own.task.kind is Kind.SPAN else 0), left_out)
+    # A span's answer can be cut off; a tagging example without words had none from the start.
+    return Lengths(median, most, longest, cut + (left_out if task_data.task.kind is Kind.SPAN else 0), left_out)
 
 
-def count_labels(own: TaskData) -> Mapping[str, int]:
-    """How often each label of the task occurs in training, most frequent first, by examples or, for tagging, words."""
-    targets = [example.target for example in own.train]
-    if own.task.kind is Kind.MULTILABEL:
+def count_labels(task_data: TaskData) -> Mapping[str, int]:
+    """Occurrences of each label in training, most frequent first, counted in examples or, for tagging, in words."""
+    targets = [example.target for example in task_data.train]
+    if task_data.task.kind is Kind.MULTILABEL:
         counts = np.sum(targets, axis=0).tolist()
     else:
-        found = (
-            Counter(targets) if own.task.kind is Kind.CLASSIFICATION else Counter(t for tags in targets for t in tags)
+        occurrences = (
+            Counter(targets)
+            if task_data.task.kind is Kind.CLASSIFICATION
+            else Counter(t for tags in targets for t in tags)
         )
-        counts = [found[place] for place in range(len(own.task.labels))]
-    named = zip(own.task.labels, counts, strict=True)
-    return dict(sorted(named, key=lambda pair: -pair[1]))
+        counts = [occurrences[index] for index in range(len(task_data.task.labels))]
+    by_label = zip(task_data.task.labels, counts, strict=True)
+    return dict(sorted(by_label, key=lambda pair: -pair[1]))
 
 
-def count_repeated(own: TaskData) -> int:
-    """The validation examples whose texts (of a ranking: whose query) are in training as well, letter case aside."""
-    known = {_texts(own, example) for example in own.train}
-    return sum(_texts(own, example) in known for example in own.validation)
+def count_repeated(task_data: TaskData) -> int:
+    """Number of validation examples whose texts (for rankings: whose query) are also in training, ignoring case."""
+    trained_on = {_texts(task_data, example) for example in task_data.train}
+    return sum(_texts(task_data, example) in trained_on for example in task_data.validation)
 
 
-def _texts(own: TaskData, example: Example) -> tuple[str, ...]:
+def _texts(task_data: TaskData, example: Example) -> tuple[str, ...]:
     item = example.input
-    others = () if own.task.kind is Kind.RANKING else (item.text_pair or "", *sorted(item.candidates))
+    others = () if task_data.task.kind is Kind.RANKING else (item.text_pair or "", *sorted(item.candidates))
     return tuple(text.casefold() for text in (item.text, *others))
 
 
@@ -80,27 +85,35 @@ def _sizes(data: Sequence[TaskData], lengths: Sequence[Lengths]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     table.caption = "50%, 95%, longest: tokens before truncation; cut: share that loses some"
-    for own, found in zip(data, lengths, strict=True):
-        share = f"{found.cut / max(1, len(own.train)):.1%}"
-        counts = (len(own.train), len(own.validation), found.median, found.most, found.longest)
-        table.add_row(own.task.name, *(f"{n:,}" for n in counts), share, f"{found.left_out:,}")
+    for task_data, task_lengths in zip(data, lengths, strict=True):
+        share = f"{task_lengths.cut / max(1, len(task_data.train)):.1%}"
+        counts = (
+            len(task_data.train),
+            len(task_data.validation),
+            task_lengths.median,
+            task_lengths.most,
+            task_lengths.longest,
+        )
+        table.add_row(task_data.task.name, *(f"{n:,}" for n in counts), share, f"{task_lengths.left_out:,}")
     return table
 
 
 def _targets(data: Sequence[TaskData]) -> Table:
     table = _table("training targets", "task", "kind", "labels", "balance")
-    for own in data:
-        table.add_row(own.task.name, own.task.kind, f"{len(own.task.labels) or ''}", _balance(own))
+    for task_data in data:
+        table.add_row(
+            task_data.task.name, task_data.task.kind, f"{len(task_data.task.labels) or ''}", _balance(task_data)
+        )
     return table
 
 
-def _balance(own: TaskData) -> str:
-    targets = [example.target for example in own.train]
-    match own.task.kind:
+def _balance(task_data: TaskData) -> str:
+    targets = [example.target for example in task_data.train]
+    match task_data.task.kind:
         case Kind.CLASSIFICATION | Kind.MULTILABEL:
-            return _extremes(count_labels(own), len(targets))
+            return _extremes(count_labels(task_data), len(targets))
         case Kind.TAGGING:
-            counts = dict(count_labels(own))
+            counts = dict(count_labels(task_data))
             words = sum(counts.values())
             outside = counts.pop("O", None)
             first = "" if outside is None else f"O {outside / words:.1%}, then "
@@ -111,9 +124,9 @@ def _balance(own: TaskData) -> str:
             flags = [flag for target in targets for flag in target]
             return f"{len(flags) / len(targets):.1f} candidates a query, {np.mean(flags):.1%} of them right"
         case Kind.MULTIPLE_CHOICE:
-            place, count = Counter(targets).most_common(1)[0]
-            choices = np.mean([len(example.input.candidates) for example in own.train])
-            return f"{choices:.1f} choices, most often right is number {place + 1} ({count / len(targets):.1%})"
+            index, count = Counter(targets).most_common(1)[0]
+            choices = np.mean([len(example.input.candidates) for example in task_data.train])
+            return f"{choices:.1f} choices, most often right is number {index + 1} ({count / len(targets):.1%})"
         case Kind.SPAN:
             return f"{np.mean([len(target) for target in targets]):.1f} right answers a question"
 
@@ -124,31 +137,31 @@ def _extremes(counts: Mapping[str, int], total: int) -> str:
     return f"most: {most} {first / total:.1%}, least: {least} {last / total:.1%}"
 
 
-def _notes(own: TaskData, lengths: Lengths) -> Iterator[str]:
-    """What the recipe has chosen among the data, and warnings."""
-    name, config = own.task.name, own.config
+def _notes(task_data: TaskData, lengths: Lengths) -> Iterator[str]:
+    """The recipe's choices among the data, and warnings."""
+    name, config = task_data.task.name, task_data.config
     if config.holdout:
         yield f"{name}: {config.holdout:.0%} of train is held out and validated on"
-    if len(own.splits) > 1:
-        sizes = ", ".join(f"{split} {size:,}" for split, size in own.splits.items())
+    if len(task_data.splits) > 1:
+        sizes = ", ".join(f"{split} {size:,}" for split, size in task_data.splits.items())
         yield f"{name}: validation splits: {sizes}; the main score is over the first"
-    if config.cap is not None and len(own.train) == config.cap:
+    if config.cap is not None and len(task_data.train) == config.cap:
         yield f"{name}: train is capped at {config.cap:,}"
-    if own.task.kind in LABELLED_KINDS:
-        unseen = [label for label, count in count_labels(own).items() if not count]
+    if task_data.task.kind in LABELLED_KINDS:
+        unseen = [label for label, count in count_labels(task_data).items() if not count]
         if unseen:
-            named = ", ".join(unseen[:_NAMED_LABELS]) + (", …" if len(unseen) > _NAMED_LABELS else "")
-            yield f"warning: {name}: {len(unseen)} of {len(own.task.labels)} labels never occur in train: {named}"
-    repeated = count_repeated(own)
+            names = ", ".join(unseen[:_NAMED_LABELS]) + (", …" if len(unseen) > _NAMED_LABELS else "")
+            yield f"warning: {name}: {len(unseen)} of {len(task_data.task.labels)} labels never occur in train: {names}"
+    repeated = count_repeated(task_data)
     if repeated:
-        yield f"warning: {name}: {repeated:,} of {len(own.validation):,} validation examples are in train as well"
+        yield f"warning: {name}: {repeated:,} of {len(task_data.validation):,} validation examples are in train as well"
     if lengths.left_out:
         yield (
-            f"warning: {name}: {lengths.left_out:,} of {len(own.train):,} training examples are left out: "
-            f"nothing to learn is left of them within {own.task.max_length} tokens"
+            f"warning: {name}: {lengths.left_out:,} of {len(task_data.train):,} training examples are left out: "
+            f"nothing to learn is left of them within {task_data.task.max_length} tokens"
         )
 
 
 def _table(title: str, *headings: str) -> Table:
-    """Narrow enough for a terminal of 80 columns."""
+    """A table narrow enough for a terminal of 80 columns."""
     return Table(*headings, title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))

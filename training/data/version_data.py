@@ -1,4 +1,4 @@
-"""The data of a version in the store: the version's own tasks, and the files that its recipe names."""
+"""Version data: validation and training examples of a version in the store, from the files that its recipe names."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from polytask.training.recipes.schema import Recipe, TaskConfig
 
 
 def validation_data(version_folder: Path, data_folder: Path) -> list[TaskData]:
-    """The version's tasks, in their order, with the validation examples found in `data_folder`; `train` stays empty.
+    """The version's tasks, in order, with their validation examples in `data_folder`. `train` is empty.
 
-    Raises StoreError for a version without a usable recipe, and DataError naming all that is wrong with the files: a
-    label that the version does not know as well.
+    Raises StoreError for a version without a usable recipe, and DataError with all errors in the files, also labels that
+    the version does not have.
     """
     manifest = read_manifest(version_folder)
     configs = _task_configs(version_folder, manifest)
@@ -29,30 +29,30 @@ def validation_data(version_folder: Path, data_folder: Path) -> list[TaskData]:
 
 
 def training_inputs(version_folder: Path, data_folder: Path) -> list[tuple[Input, ...]]:
-    """What each of the version's tasks was trained on, in their order, without the right answers.
+    """The training inputs of each of the version's tasks, in order, without the right answers.
 
     Raises StoreError or DataError.
     """
     manifest = read_manifest(version_folder)
     configs = _task_configs(version_folder, manifest)
     data = read_all(partial(load_task, configs[task.name], data_folder) for task in manifest.tasks)
-    return [tuple(example.input for example in own.train) for own in data]
+    return [tuple(example.input for example in task_data.train) for task_data in data]
 
 
 def changed_files(version_folder: Path, data_folder: Path) -> list[str]:
-    """The files in `data_folder` that are not, or not known to be, those whose examples the version was measured on.
+    """The validation files in `data_folder` that have changed since the version was measured, or may have changed.
 
-    Raises StoreError. All files must be there.
+    All files must exist. Raises StoreError.
     """
     manifest = read_manifest(version_folder)
     hashes = manifest.provenance.get("data")
-    known = hashes if isinstance(hashes, dict) else {}
+    recorded = hashes if isinstance(hashes, dict) else {}
     files = [file for config in _task_configs(version_folder, manifest).values() for file in config.measured_files]
-    return [file for file in dict.fromkeys(files) if known.get(file) != fingerprint(data_folder, file)]
+    return [file for file in dict.fromkeys(files) if recorded.get(file) != fingerprint(data_folder, file)]
 
 
 def _task_configs(version_folder: Path, manifest: Manifest) -> dict[str, TaskConfig]:
-    """What the recipe of the version says about each of its tasks."""
+    """The configuration of each of the version's tasks, from its recipe."""
     path, remedy = version_folder / MANIFEST, "use a version that `polytask train` has made"
     text = manifest.provenance.get("recipe")
     if not isinstance(text, str):

@@ -1,4 +1,4 @@
-"""Several processes, one run: each draws the same batches, takes its share of them, and adds up the gradients."""
+"""Distributed training: all processes draw the same batches, compute a part of each, and add up the gradients."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from torch import Tensor, distributed
 
 Value = TypeVar("Value")
 
-# While the first process evaluates or publishes the others wait; torchrun ends them if it dies.
-_PATIENCE = timedelta(days=30)
+# While the main process evaluates or publishes the others wait; torchrun ends them if it dies.
+_TIMEOUT = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The processes of a run and this one's place among them: 0 is the first, the one that shows and writes."""
+    """The processes of a run. `rank` is the number of this process, 0 for the main one."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that shows, writes, evaluates and publishes."""
+        """Whether this is the process that prints, writes, evaluates and publishes."""
         return self.rank == 0
 
-    def share(self, count: int) -> tuple[int, int]:
-        """First place and end of this process's contiguous part of `count` things; the part may be empty."""
+    def slice_of(self, count: int) -> tuple[int, int]:
+        """Start and end of this process's contiguous part of `count` items; the part may be empty."""
         return count * self.rank // self.size, count * (self.rank + 1) // self.size
 
     def all_reduce_gradients(self, parameters: Sequence[Tensor], values: Tensor) -> Tensor:
-        """Adds up all processes' gradients, in place, and their `values` [n]; gives the sums of the values.
+        """Sums the gradients of all processes in place, and their `values` [n]. Returns the sums of the values.
 
-        A parameter that no process has a gradient of has none afterwards, as it would in one process.
+        A parameter for which no process has a gradient has none afterwards, as in a single process.
         """
         if self.size == 1:
             return values
@@ -55,12 +55,12 @@ class Group:
         """Whether `flag` holds in any process. Waits for all of them."""
         if self.size == 1:
             return flag
-        found = torch.tensor([int(flag)])  # on the CPU, so that no GPU spins while it waits
-        distributed.all_reduce(found, distributed.ReduceOp.MAX)
-        return bool(found.item())
+        flags = torch.tensor([int(flag)])  # on the CPU, so that no GPU spins while it waits
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        return bool(flags.item())
 
     def broadcast(self, value: Value) -> Value:
-        """The first process's `value`."""
+        """The main process's `value`."""
         if self.size == 1:
             return value
         values = [value]
@@ -78,7 +78,7 @@ class Group:
 
 @contextmanager
 def process_group() -> Iterator[Group]:
-    """The processes that torchrun started, or this process alone. NCCL where there are GPUs, else gloo."""
+    """The processes that torchrun started, or this process alone. Uses NCCL if there are GPUs, otherwise gloo."""
     if not distributed.is_torchelastic_launched():
         yield Group()
         return
@@ -86,7 +86,7 @@ def process_group() -> Iterator[Group]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    distributed.init_process_group(backend, timeout=_TIMEOUT)
     try:
         yield Group(distributed.get_rank(), distributed.get_world_size())
     finally:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, obeyed between two steps."""
+"""Interrupts: signals that ask a run to stop are recorded, and the run stops between two steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 
 class Interrupted(Exception):
-    """A run that stopped because it was asked to; `number` is the signal's, the message says how to go on."""
+    """A run that was stopped by a signal. `number`: the signal's; the message says how to resume."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -17,9 +17,9 @@ class Interrupted(Exception):
 
 
 class InterruptHandler:
-    """Notes SIGTERM and SIGINT while its block runs. A third ends the process at once, as the first would without it.
+    """Records SIGTERM and SIGINT within its block. The third signal ends the process at once.
 
-    Not the second: in a terminal torchrun's processes get each SIGINT twice, once from torchrun.
+    The second does not: in a terminal the processes of torchrun get each SIGINT twice, once from torchrun.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class InterruptHandler:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        # Python lets only the main thread take signals; elsewhere whoever owns the process deals with them.
+        # Python lets only the main thread handle signals; in another thread the owner of the process handles them.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self

@@ -1,4 +1,4 @@
-"""The loss of every example of a mixed batch, each in the way of its task's kind."""
+"""Losses of a mixed batch: one loss per example, computed as its task's kind requires."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ExampleBatch:
 
 
 def batch_examples(examples: Sequence[EncodedExample], tasks: Sequence[Task], pad_id: int) -> ExampleBatch:
-    """Lays the rows of the examples one after another."""
+    """The examples and the batch of all their rows, one example after another."""
     encodings = [encoding for example in examples for encoding in example.encodings]
     task_ids = [example.task_id for example in examples for _ in example.encodings]
     starts = [0]
@@ -41,30 +41,31 @@ def batch_examples(examples: Sequence[EncodedExample], tasks: Sequence[Task], pa
 
 
 def example_losses(network: Network, outputs: Outputs, batch: ExampleBatch) -> Tensor:
-    """The loss of each example, in their order: [number of examples], float32.
+    """The loss of each example, in order: [number of examples], float32.
 
     Classification, multiple choice, tagging and span: cross entropy (tagging: the mean over words; span: the mean
-    of start and end). Multilabel: the sum of the labels' binary cross entropies. Ranking: binary cross entropy of
-    each candidate, averaged. Regression: binary cross entropy against the value's place in the task's range, or where
-    the output is the value itself, the squared error.
+    of start and end). Multilabel: the sum of the labels' binary cross entropies. Ranking: the mean of the candidates'
+    binary cross entropies. Regression: binary cross entropy against the value scaled to 0..1 in the task's range, or the
+    squared error if the output is the value itself.
     """
     by_task: dict[int, list[int]] = defaultdict(list)
-    for place, example in enumerate(batch.examples):
-        by_task[example.task_id].append(place)
+    for index, example in enumerate(batch.examples):
+        by_task[example.task_id].append(index)
     losses: list[Tensor] = []
     order: list[int] = []
-    for task_id, places in by_task.items():
-        logits = task_logits(network, outputs, batch, task_id, places)
-        losses.append(_task_losses(network.tasks[task_id], logits, [batch.examples[place].target for place in places]))
-        order.extend(places)
+    for task_id, indices in by_task.items():
+        logits = task_logits(network, outputs, batch, task_id, indices)
+        losses.append(_task_losses(network.tasks[task_id], logits, [batch.examples[index].target for index in indices]))
+        order.extend(indices)
     return torch.cat(losses)[torch.tensor(order, device=losses[0].device).argsort()]
 
 
 def example_weights(examples: Sequence[EncodedExample], recipe: Recipe) -> list[float]:
-    """What each example's loss counts in the loss of its batch, which is the sum of the products; in their order.
+    """The weight of each example's loss in the loss of its batch, which is the weighted sum; in order.
 
-    `examples`: the whole batch. The mean over examples, or with `task_mean` over the tasks present of each one's mean,
-    as the released CA-MTL code has it (Pilault et al., ICLR 2021); the weights of tasks and examples on top.
+    `examples`: the whole batch. The weights make a mean over examples, or with `task_mean` a mean over the tasks present
+    of each task's mean, as in the released CA-MTL code (Pilault et al., ICLR 2021). They are multiplied by the weights of
+    tasks and examples.
     """
     counts = Counter(example.task_id for example in examples)
     weights = []
@@ -75,19 +76,19 @@ def example_weights(examples: Sequence[EncodedExample], recipe: Recipe) -> list[
 
 
 def task_logits(
-    network: Network, outputs: Outputs, batch: ExampleBatch, task_id: int, places: Sequence[int]
+    network: Network, outputs: Outputs, batch: ExampleBatch, task_id: int, indices: Sequence[int]
 ) -> list[Tensor]:
-    """The task's own logits of the examples at `places`, float32.
+    """The logits of one task for the examples at `indices`, float32.
 
     One tensor per example: [rows, outputs], or for a token-level task [kept words or context tokens, outputs].
     """
     columns = network.output_slices[task_id]
     logits = []
-    for place in places:
-        start, stop = batch.starts[place], batch.starts[place + 1]
+    for index in indices:
+        start, stop = batch.starts[index], batch.starts[index + 1]
         if network.tasks[task_id].token_level:
             assert outputs.token is not None
-            tokens = list(batch.examples[place].encodings[0].positions)
+            tokens = list(batch.examples[index].encodings[0].positions)
             logits.append(outputs.token[start, tokens, columns].float())
         else:
             logits.append(outputs.sentence[start:stop, columns].float())
@@ -100,30 +101,30 @@ def _task_losses(task: Task, logits: list[Tensor], targets: list[object]) -> Ten
         case Kind.CLASSIFICATION:
             return functional.cross_entropy(torch.cat(logits), torch.tensor(targets, device=device), reduction="none")
         case Kind.MULTILABEL:
-            wanted = torch.tensor(targets, dtype=torch.float32, device=device)
-            return functional.binary_cross_entropy_with_logits(torch.cat(logits), wanted, reduction="none").sum(dim=1)
+            expected = torch.tensor(targets, dtype=torch.float32, device=device)
+            return functional.binary_cross_entropy_with_logits(torch.cat(logits), expected, reduction="none").sum(dim=1)
         case Kind.REGRESSION:
             assert task.value_range is not None
             low, high = task.value_range
-            found, wanted = torch.cat(logits)[:, 0], torch.tensor(targets, dtype=torch.float32, device=device)
+            outputs, expected = torch.cat(logits)[:, 0], torch.tensor(targets, dtype=torch.float32, device=device)
             if task.raw_output:
-                return (found - wanted).square()
-            place = (wanted - low) / (high - low)
-            return functional.binary_cross_entropy_with_logits(found, place, reduction="none")
+                return (outputs - expected).square()
+            scaled = (expected - low) / (high - low)
+            return functional.binary_cross_entropy_with_logits(outputs, scaled, reduction="none")
         case Kind.RANKING:
             return torch.stack(
                 [
                     functional.binary_cross_entropy_with_logits(
-                        own[:, 0], torch.tensor(target, dtype=torch.float32, device=device)
+                        example_logits[:, 0], torch.tensor(target, dtype=torch.float32, device=device)
                     )
-                    for own, target in zip(logits, targets, strict=True)
+                    for example_logits, target in zip(logits, targets, strict=True)
                 ]
             )
         case Kind.MULTIPLE_CHOICE:
             return torch.stack(
                 [
-                    functional.cross_entropy(own[:, 0], torch.tensor(target, device=device))
-                    for own, target in zip(logits, targets, strict=True)
+                    functional.cross_entropy(example_logits[:, 0], torch.tensor(target, device=device))
+                    for example_logits, target in zip(logits, targets, strict=True)
                 ]
             )
         case Kind.TAGGING | Kind.SPAN:
@@ -131,8 +132,9 @@ def _task_losses(task: Task, logits: list[Tensor], targets: list[object]) -> Ten
             return torch.stack(
                 [
                     functional.cross_entropy(
-                        own.T if task.kind is Kind.SPAN else own, torch.tensor(target, device=device)
+                        example_logits.T if task.kind is Kind.SPAN else example_logits,
+                        torch.tensor(target, device=device),
                     )
-                    for own, target in zip(logits, targets, strict=True)
+                    for example_logits, target in zip(logits, targets, strict=True)
                 ]
             )

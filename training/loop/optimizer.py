@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters, a learning rate that follows progress, and an average of the weights."""
+"""Optimiser: AdamW over the trainable parameters, the learning rate schedule, and an average of the weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polytask.training.recipes.schema import OptimizerConfig
 
 
 def make_optimizer(network: Network, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Four groups: backbone or added, matrices (decayed) or vectors (not). Each remembers its peak learning rate."""
+    """AdamW with four groups: backbone or added, matrices (decayed) or vectors (not), each with its peak learning rate."""
     backbone = {id(parameter) for parameter in backbone_parameters(network.encoder)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
@@ -34,7 +34,7 @@ def make_optimizer(network: Network, config: OptimizerConfig) -> torch.optim.Ada
 
 
 def schedule(progress: float, warmup: float) -> float:
-    """The share of the peak learning rate at `progress` (0 to 1): linear up to `warmup`, then linear to zero."""
+    """The factor of the peak learning rate at `progress` (0 to 1): rises linearly until `warmup`, then falls to zero."""
     if progress < warmup:
         return progress / warmup
     return max(0.0, (1 - progress) / (1 - warmup)) if warmup < 1 else 1.0
@@ -47,25 +47,25 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, progress: float, warmup:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What the optimizer remembers, named `<parameter's place>.<what>`. Rates and decays follow from the recipe."""
+    """The optimizer's state, named `<index of the parameter>.<name>`. Rates and decays follow from the recipe."""
     state = optimizer.state_dict()["state"]
-    return {f"{place}.{name}": tensor for place, own in state.items() for name, tensor in own.items()}
+    return {f"{index}.{name}": tensor for index, tensors in state.items() for name, tensor in tensors.items()}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Puts `optimizer_tensors` back."""
+    """Restores the result of `optimizer_tensors`."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        place, name = key.split(".", 1)
-        state.setdefault(int(place), {})[name] = tensor
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class WeightAverage:
-    """The exponential moving average of the trainable weights, for evaluation; they themselves go on learning.
+    """Exponential moving average of the trainable weights, for evaluation. Training continues with the weights.
 
-    After update n (from 0) the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that it forgets the
-    untrained weights quickly. With decay 0 it is the weights themselves and costs nothing.
+    After update n (from 0) the decay is min(decay, (1 + n) / (10 + n)), so that the untrained weights are forgotten
+    quickly. With decay 0 the average is the weights themselves and costs nothing.
     """
 
     def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
@@ -74,23 +74,23 @@ class WeightAverage:
         self.weights = [parameter.clone() for parameter in self._parameters] if decay else []
 
     def update(self, updates: int) -> None:
-        """Takes in the weights after update number `updates`, from 0."""
+        """Adds the weights after update number `updates`, from 0."""
         if self.weights:
-            kept = min(self._decay, (1 + updates) / (10 + updates))
-            torch._foreach_lerp_(self.weights, self._parameters, 1 - kept)
+            decay = min(self._decay, (1 + updates) / (10 + updates))
+            torch._foreach_lerp_(self.weights, self._parameters, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The network has the average's weights in the block, and its own again after it."""
-        own = [parameter.clone() for parameter in self._parameters] if self.weights else []
+        """Gives the network the averaged weights within the block."""
+        trained = [parameter.clone() for parameter in self._parameters] if self.weights else []
         self.apply()
         try:
             yield
         finally:
-            for parameter, weight in zip(self._parameters, own, strict=bool(own)):
+            for parameter, weight in zip(self._parameters, trained, strict=bool(trained)):
                 parameter.copy_(weight)
 
     def apply(self) -> None:
-        """Gives the network the average's weights for good."""
+        """Gives the network the averaged weights."""
         for parameter, weight in zip(self._parameters, self.weights, strict=bool(self.weights)):
             parameter.copy_(weight)

@@ -1,7 +1,7 @@
-"""Which examples come next: task shares, MT-Uncertainty, and batches of similar length that mix tasks.
+"""Sampling: task shares, MT-Uncertainty, and batches of similar length that mix tasks.
 
 Sources: temperature and cap as in Hyperformer and jiant; annealed as in Stickland & Murray, "BERT and PALs", 2019;
-MT-Uncertainty: Pilault et al., ICLR 2021. The amortised form of it and task-uncertainty are ours.
+MT-Uncertainty: Pilault et al., ICLR 2021. Its amortised form and task-uncertainty are ours.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from polytask.training.loop.uncertainty import Entropy, select_examples
 from polytask.training.recipes.schema import LengthConfig, SamplerConfig, SamplerName
 
 ExampleRef = tuple[int, int]
-"""A training example: its task's id and its place among the task's examples."""
+"""A training example: its task's id and its index among the task's examples."""
 
 EntropyFunction = Callable[[Sequence[EncodedExample]], list[Entropy]]
-"""The network's entropy on each of some examples."""
+"""Returns the network's entropy on each of the examples."""
 
 _WINDOW_BATCHES = 50
 _NUM_RECENT = 256
 _MIN_ENTROPY = 0.1
-"""Of task-uncertainty: a task that the network is sure of is still looked at."""
+"""For task-uncertainty: a task of which the network is sure is still drawn."""
 
 
 def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0.0) -> list[float]:
-    """The probability of each task, given its number of examples and the run's progress, 0 to 1.
+    """The probability of each task, given the tasks' numbers of examples and the run's progress, 0 to 1.
 
     Proportional: n_t / sum. Uniform: 1 / T. Temperature (tau): min(n_t, cap) ** (1 / tau), normalised. Annealed:
     n_t ** (1 - 0.8 * progress), normalised: from proportional towards uniform. Task-uncertainty starts from temperature.
@@ -46,20 +46,22 @@ def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0
 
 
 def uncertainty_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[float]:
-    """The shares of the tasks times their mean entropies, normalised; a task without one (regression) keeps its share."""
+    """The tasks' shares times their mean entropies, normalised. A task without entropy (regression) keeps its share."""
     weights = [
         None if mean is None else share * max(mean, _MIN_ENTROPY) for share, mean in zip(shares, means, strict=True)
     ]
-    known = sum(share for share, weight in zip(shares, weights, strict=True) if weight is not None)
+    measured = sum(share for share, weight in zip(shares, weights, strict=True) if weight is not None)
     total = sum(weight for weight in weights if weight is not None)
-    return [share if weight is None else weight / total * known for share, weight in zip(shares, weights, strict=True)]
+    return [
+        share if weight is None else weight / total * measured for share, weight in zip(shares, weights, strict=True)
+    ]
 
 
 class ShuffledExamples:
-    """Examples without end, each task's in a fresh random order every time it is used up."""
+    """An endless supply of examples. Each task's examples are shuffled again whenever all were drawn."""
 
     def __init__(self, sizes: Sequence[int], seed: int) -> None:
-        """`sizes[t]`: how many examples task t has. Raises ValueError if it has none."""
+        """`sizes[t]`: number of examples of task t. Raises ValueError if it is 0."""
         for task_id, size in enumerate(sizes):
             if not size:
                 raise ValueError(f"task {task_id} has no training examples that fit its max_length")
@@ -68,7 +70,7 @@ class ShuffledExamples:
         self._waiting: list[list[int]] = [[] for _ in sizes]
 
     def draw(self, count: int, shares: Sequence[float]) -> list[ExampleRef]:
-        """The next `count` examples, each of a task drawn by its share."""
+        """The next `count` examples, each of a task that is drawn with the probability of its share."""
         return [self._next(task_id) for task_id in self.random.choices(range(len(self._sizes)), shares, k=count)]
 
     def draw_each(self, count: int) -> list[ExampleRef]:
@@ -78,15 +80,15 @@ class ShuffledExamples:
         return drawn
 
     def state(self) -> dict[str, Any]:
-        """All that the next draws depend on, as JSON values."""
+        """Everything that the next draws depend on, as JSON values."""
         version, numbers, gauss = self.random.getstate()
-        return {"random": [version, list(numbers), gauss], "waiting": _copied(self._waiting)}
+        return {"random": [version, list(numbers), gauss], "waiting": _copy_lists(self._waiting)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Restores a `state`."""
         version, numbers, gauss = state["random"]
         self.random.setstate((version, tuple(numbers), gauss))
-        self._waiting = _copied(state["waiting"])
+        self._waiting = _copy_lists(state["waiting"])
 
     def _next(self, task_id: int) -> ExampleRef:
         waiting = self._waiting[task_id]
@@ -96,65 +98,65 @@ class ShuffledExamples:
 
 
 class EntropyCache:
-    """What is known of each example's entropy without asking the network again.
+    """Estimates of each example's entropy without running the network.
 
-    An example keeps the entropy it was last seen with, shifted by how far its task's mean has moved since. For one
-    not seen yet stands a random one of its task's last 256, so that tasks are chosen from as if all were scored.
-    Mean and last 256 are of typical examples: those trained on were chosen for being above them.
+    The estimate is the entropy when the example was last seen, shifted by the change of its task's mean since then. For
+    an example not seen yet it is a random one of its task's last 256 entropies, so that tasks are chosen as if all were
+    scored. Mean and last 256 are of typical examples only, because those trained on were chosen for being above them.
     """
 
     def __init__(self, num_tasks: int, generator: random.Random) -> None:
         self._random = generator
-        self._kept: dict[ExampleRef, tuple[float, float]] = {}
+        self._cached: dict[ExampleRef, tuple[float, float]] = {}
         self._recent: list[list[float]] = [[] for _ in range(num_tasks)]
-        self._without: set[int] = set()
+        self._without_entropy: set[int] = set()
 
     def stale(self, refs: Sequence[ExampleRef], count: int) -> list[ExampleRef]:
-        """The `count` of some examples to ask the network about: those never seen, then any, in their order.
+        """The `count` examples to score next: first those never seen, then any others, in order.
 
-        Each at most once, and none of a task that turned out to have no entropies (regression).
+        Each appears once, and none is of a task that has no entropies (regression).
         """
-        able = [ref for ref in dict.fromkeys(refs) if ref[0] not in self._without]
-        return sorted(able, key=self._kept.__contains__)[:count]
+        candidates = [ref for ref in dict.fromkeys(refs) if ref[0] not in self._without_entropy]
+        return sorted(candidates, key=self._cached.__contains__)[:count]
 
     def update(self, refs: Sequence[ExampleRef], entropies: Sequence[Entropy], *, typical: bool) -> None:
-        """Takes in what the network said of some examples; `typical`: they were not picked for their entropy."""
+        """Stores the entropies of examples. `typical`: the examples were not chosen by their entropy."""
         for (task_id, _), entropy in zip(refs, entropies, strict=True):
             recent = self._recent[task_id]
             if entropy is None:
-                self._without.add(task_id)
+                self._without_entropy.add(task_id)
             elif typical or not recent:
                 recent.append(entropy)
                 del recent[:-_NUM_RECENT]
         for ref, entropy in zip(refs, entropies, strict=True):
             if entropy is not None:
-                self._kept[ref] = (entropy, self._mean(ref[0]))
+                self._cached[ref] = (entropy, self._mean(ref[0]))
 
     def estimate(self, ref: ExampleRef) -> Entropy:
-        """The entropy to expect of an example; None while its task has none."""
+        """The expected entropy of an example; None while its task has no entropies."""
         recent = self._recent[ref[0]]
-        if ref in self._kept:
-            entropy, mean = self._kept[ref]
+        if ref in self._cached:
+            entropy, mean = self._cached[ref]
             return min(1.0, max(0.0, entropy + (self._mean(ref[0]) - mean)))
         return self._random.choice(recent) if recent else None
 
     def mean(self, task_id: int) -> Entropy:
-        """Of the task's last 256 typical examples; None while it has none."""
+        """The mean entropy of the task's last 256 typical examples; None while it has none."""
         return self._mean(task_id) if self._recent[task_id] else None
 
     def state(self) -> dict[str, Any]:
-        """As JSON values."""
+        """All entropies, as JSON values."""
         return {
-            "kept": [[*ref, *kept] for ref, kept in self._kept.items()],
-            "recent": _copied(self._recent),
-            "without": sorted(self._without),
+            "kept": [[*ref, *kept] for ref, kept in self._cached.items()],
+            "recent": _copy_lists(self._recent),
+            "without": sorted(self._without_entropy),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`."""
-        self._kept = {(task_id, place): (entropy, mean) for task_id, place, entropy, mean in state["kept"]}
-        self._recent = _copied(state["recent"])
-        self._without = set(state["without"])
+        """Restores a `state`."""
+        self._cached = {(task_id, index): (entropy, mean) for task_id, index, entropy, mean in state["kept"]}
+        self._recent = _copy_lists(state["recent"])
+        self._without_entropy = set(state["without"])
 
     def _mean(self, task_id: int) -> float:
         recent = self._recent[task_id]
@@ -162,14 +164,14 @@ class EntropyCache:
 
 
 class BatchSampler:
-    """Training batches without end, and a state from which they go on exactly.
+    """An endless supply of training batches, with a state from which it can be resumed exactly.
 
-    By task share: a window of examples is drawn, sorted by length and cut, and its batches are shuffled; so a batch
-    holds similar lengths of any tasks. MT-Uncertainty: of every task `horizon` times b candidates are drawn (b:
-    `batch_rows`), as many as `horizon` batches hold are chosen from all of them, and the rest are dropped. Exact: every
-    candidate is scored by the network first. Amortised: by `EntropyCache`, of which `refresh` times b per batch are
-    brought up to date, and those of the examples trained on, which cost nothing. Task-uncertainty: by task share, which
-    follows the mean entropies that come up in training; which of a task's examples come next is left to chance.
+    By task share: a window of examples is drawn, sorted by length and cut into batches, which are shuffled. So a batch
+    holds examples of similar length of any tasks. Task-uncertainty: by task share as well, and the shares follow the
+    mean entropies seen in training; a task's examples come in random order. MT-Uncertainty: `horizon` times b candidates
+    of every task are drawn (b: `batch_rows`), the number that fits into `horizon` batches is selected from all of them,
+    and the rest are dropped. Exact: the network scores every candidate first. Amortised: scores come from `EntropyCache`,
+    of which `refresh` times b per batch are renewed, and at no cost those of the examples trained on.
     """
 
     def __init__(
@@ -182,49 +184,51 @@ class BatchSampler:
     ) -> None:
         """`examples[t]` are the training examples of task t. Raises ValueError if a task has none."""
         self._examples, self._config, self._length, self._score = examples, config, length, score
-        self._sizes = [len(own) for own in examples]
+        self._sizes = [len(task_examples) for task_examples in examples]
         self._draws = ShuffledExamples(self._sizes, seed)
-        self._ahead: list[list[ExampleRef]] = []
+        self._next_batches: list[list[ExampleRef]] = []
         self._current: list[ExampleRef] = []
         self._selects_examples = config.name is SamplerName.MT_UNCERTAINTY
         self._adapts_shares = config.name is SamplerName.TASK_UNCERTAINTY
-        self._kept = EntropyCache(len(examples), self._draws.random)
+        self._entropies = EntropyCache(len(examples), self._draws.random)
 
     @property
     def needs_entropies(self) -> bool:
-        """Whether `observe` is of any use."""
+        """Whether `observe` must be called with the entropies of each batch."""
         return self._adapts_shares or (self._selects_examples and self._config.amortised)
 
     def next(self, progress: float) -> list[EncodedExample]:
-        """The next batch; `progress`: how much of the run is done, 0 to 1."""
-        if not self._ahead:
+        """The next batch. `progress`: the finished part of the run, 0 to 1."""
+        if not self._next_batches:
             refs = self._select_examples() if self._selects_examples else self._draw(progress)
-            self._ahead = batch_by_length(refs, self._example, self._length.batch_rows, self._length.batch_tokens)
-            self._draws.random.shuffle(self._ahead)
-        self._current = self._ahead.pop()
+            self._next_batches = batch_by_length(
+                refs, self._example, self._length.batch_rows, self._length.batch_tokens
+            )
+            self._draws.random.shuffle(self._next_batches)
+        self._current = self._next_batches.pop()
         return [self._example(ref) for ref in self._current]
 
     def observe(self, batch: Sequence[EncodedExample], entropies: Sequence[Entropy]) -> None:
-        """Takes in the entropies of the batch that `next` gave last, as they came up in training on it."""
+        """Stores the entropies of the last batch of `next`, as computed while it was trained on."""
         assert len(batch) == len(self._current)
-        self._kept.update(self._current, entropies, typical=self._adapts_shares)
+        self._entropies.update(self._current, entropies, typical=self._adapts_shares)
 
     def state(self) -> dict[str, Any]:
-        """All that the next batches depend on, as JSON values."""
+        """Everything that the next batches depend on, as JSON values."""
         return {
             "draws": self._draws.state(),
-            "ahead": _copied(self._ahead),
+            "ahead": _copy_lists(self._next_batches),
             "current": list(self._current),
-            "kept": self._kept.state(),
+            "kept": self._entropies.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state`."""
+        """Restores a `state`."""
         self._draws.restore(state["draws"])
         # JSON has no tuples.
-        self._ahead = [[(task_id, place) for task_id, place in batch] for batch in state["ahead"]]
-        self._current = [(task_id, place) for task_id, place in state["current"]]
-        self._kept.restore(state["kept"])
+        self._next_batches = [[(task_id, index) for task_id, index in batch] for batch in state["ahead"]]
+        self._current = [(task_id, index) for task_id, index in state["current"]]
+        self._entropies.restore(state["kept"])
 
     def _example(self, ref: ExampleRef) -> EncodedExample:
         return self._examples[ref[0]][ref[1]]
@@ -232,27 +236,27 @@ class BatchSampler:
     def _draw(self, progress: float) -> list[ExampleRef]:
         shares = task_shares(self._sizes, self._config, progress)
         if self._adapts_shares:
-            shares = uncertainty_shares(shares, [self._kept.mean(task_id) for task_id in range(len(self._sizes))])
+            shares = uncertainty_shares(shares, [self._entropies.mean(task_id) for task_id in range(len(self._sizes))])
         return self._draws.draw(self._length.batch_rows * _WINDOW_BATCHES, shares)
 
     def _select_examples(self) -> list[ExampleRef]:
-        wanted = self._length.batch_rows * self._config.horizon
-        candidates = self._draws.draw_each(wanted)
+        count = self._length.batch_rows * self._config.horizon
+        candidates = self._draws.draw_each(count)
         entropies = (
             self._estimated_entropies(candidates) if self._config.amortised else self._exact_entropies(candidates)
         )
         tasks = [task_id for task_id, _ in candidates]
-        places = select_examples(tasks, entropies, wanted, self._config.form, self._config.regression)
-        return [candidates[place] for place in places]
+        chosen = select_examples(tasks, entropies, count, self._config.form, self._config.regression)
+        return [candidates[index] for index in chosen]
 
     def _exact_entropies(self, refs: Sequence[ExampleRef]) -> list[Entropy]:
         return self._score([self._example(ref) for ref in refs])
 
     def _estimated_entropies(self, candidates: Sequence[ExampleRef]) -> list[Entropy]:
         budget = int(self._config.refresh * self._length.batch_rows * self._config.horizon)
-        due = self._kept.stale(candidates, budget)
-        self._kept.update(due, self._exact_entropies(due), typical=True)
-        return [self._kept.estimate(ref) for ref in candidates]
+        stale = self._entropies.stale(candidates, budget)
+        self._entropies.update(stale, self._exact_entropies(stale), typical=True)
+        return [self._entropies.estimate(ref) for ref in candidates]
 
 
 def batch_by_length(
@@ -260,21 +264,20 @@ def batch_by_length(
 ) -> list[list[ExampleRef]]:
     """The examples sorted by length and cut into batches of at most `max_rows` rows and `max_tokens` padded tokens.
 
-    An example that alone is over a limit is a batch by itself. Examples of one length keep their order: mixed, they
-    stay mixed.
+    An example that exceeds a limit is a batch by itself. Examples of equal length keep their order, so they stay mixed.
     """
     batches: list[list[ExampleRef]] = []
     rows = 0
     for ref in sorted(refs, key=lambda ref: example(ref).longest):
-        own = example(ref)
-        rows += len(own.encodings)
-        if not batches or rows > max_rows or rows * own.longest > max_tokens:
+        current = example(ref)
+        rows += len(current.encodings)
+        if not batches or rows > max_rows or rows * current.longest > max_tokens:
             batches.append([])
-            rows = len(own.encodings)
+            rows = len(current.encodings)
         batches[-1].append(ref)
     return batches
 
 
-def _copied(lists: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """A state must not change as the run goes on."""
-    return [list(own) for own in lists]
+def _copy_lists(lists: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """A copy, because a state must not change when training continues."""
+    return [list(values) for values in lists]

@@ -1,4 +1,4 @@
-"""How unsure the network is of an example, and which examples are therefore trained on: MT-Uncertainty.
+"""Uncertainty: the network's entropy on examples, and the selection of training examples by it (MT-Uncertainty).
 
 Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021, which scores classification by the
 entropy of the predicted classes. Policies for the other kinds: tagging, the mean over words; multiple choice and
@@ -28,7 +28,7 @@ Entropy = float | None
 
 
 def normalised_entropy(task: Task, logits: Tensor) -> Tensor | None:
-    """Entropy of one example's predictions over its greatest possible value: 0 (sure) to 1 (uniform); a scalar.
+    """Entropy of one example's predictions divided by its largest possible value: 0 (sure) to 1 (uniform); a scalar.
 
     `logits` as in `task_logits`. None for regression.
     """
@@ -54,42 +54,42 @@ def _categorical(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def batch_entropies(network: Network, outputs: Outputs, batch: ExampleBatch) -> list[Entropy]:
-    """The entropy of each example of a batch, in their order, from outputs that are there already."""
+    """The entropy of each example of a batch, in order, from the batch's outputs."""
     by_task: dict[int, list[int]] = defaultdict(list)
-    for place, example in enumerate(batch.examples):
-        by_task[example.task_id].append(place)
+    for index, example in enumerate(batch.examples):
+        by_task[example.task_id].append(index)
     entropies: dict[int, Entropy] = {}
-    for task_id, places in by_task.items():
+    for task_id, indices in by_task.items():
         task = network.tasks[task_id]
-        logits = task_logits(network, outputs, batch, task_id, places)
-        if task.kind is Kind.CLASSIFICATION:  # all at once: most tasks are of this kind
-            entropies |= zip(places, _categorical(torch.cat(logits)).tolist(), strict=True)
+        logits = task_logits(network, outputs, batch, task_id, indices)
+        if task.kind is Kind.CLASSIFICATION:  # in one call, because most tasks are of this kind
+            entropies |= zip(indices, _categorical(torch.cat(logits)).tolist(), strict=True)
             continue
-        for place, own in zip(places, logits, strict=True):
-            entropy = normalised_entropy(task, own)
-            entropies[place] = None if entropy is None else float(entropy)
-    return [entropies[place] for place in range(len(batch.examples))]
+        for index, example_logits in zip(indices, logits, strict=True):
+            entropy = normalised_entropy(task, example_logits)
+            entropies[index] = None if entropy is None else float(entropy)
+    return [entropies[index] for index in range(len(batch.examples))]
 
 
 @torch.no_grad()
 def example_entropies(
     network: Network, examples: Sequence[EncodedExample], pad_id: int, batch_rows: int, *, bf16: bool = False
 ) -> list[Entropy]:
-    """The entropy of each example. Scored in eval mode, whatever mode the network is in; random state is not touched."""
+    """The entropy of each example in eval mode. The network's mode is restored; random states do not change."""
     was_training = network.training
     network.eval()
     order = sorted(range(len(examples)), key=lambda i: examples[i].longest)
-    found: dict[int, Entropy] = {}
+    entropies: dict[int, Entropy] = {}
     device = next(network.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         tables = network.condition()
         for start in range(0, len(order), batch_rows):
-            places = order[start : start + batch_rows]
-            batch = batch_examples([examples[i] for i in places], network.tasks, pad_id)
+            indices = order[start : start + batch_rows]
+            batch = batch_examples([examples[i] for i in indices], network.tasks, pad_id)
             outputs = network(batch.batch.to(device), tables)
-            found |= zip(places, batch_entropies(network, outputs, batch), strict=True)
+            entropies |= zip(indices, batch_entropies(network, outputs, batch), strict=True)
     network.train(was_training)
-    return [found[place] for place in range(len(examples))]
+    return [entropies[index] for index in range(len(examples))]
 
 
 def select_examples(
@@ -99,25 +99,25 @@ def select_examples(
     form: UncertaintyForm,
     regression: RegressionPolicy,
 ) -> list[int]:
-    """The places, ascending, of the `count` candidates to train on, or of all if there are fewer.
+    """The indices, ascending, of the `count` candidates to train on, or of all if there are fewer.
 
     The candidates must be in random order: of equal scores the earlier one is chosen, and `RegressionPolicy.SHARE`
-    takes those examples without a score that are among the first `count`, as many as chance gives.
+    selects the examples without a score among the first `count`, a random number of them.
     """
     scores = uncertainty(task_ids, entropies, form)
-    known = [score for score in scores if score is not None]
-    given: list[int] = []
+    measured = [score for score in scores if score is not None]
+    unscored: list[int] = []
     if regression is RegressionPolicy.SHARE:
-        given = [place for place, score in enumerate(scores[:count]) if score is None]
+        unscored = [index for index, score in enumerate(scores[:count]) if score is None]
     else:
-        median = statistics.median(known) if known else 0.0
+        median = statistics.median(measured) if measured else 0.0
         scores = [median if score is None else score for score in scores]
-    scored = [(-score, place) for place, score in enumerate(scores) if score is not None]
-    return sorted(given + [place for _, place in sorted(scored)[: count - len(given)]])
+    scored = [(-score, index) for index, score in enumerate(scores) if score is not None]
+    return sorted(unscored + [index for _, index in sorted(scored)[: count - len(unscored)]])
 
 
 def uncertainty(task_ids: Sequence[int], entropies: Sequence[Entropy], form: UncertaintyForm) -> list[Entropy]:
-    """U(x) of each candidate; None where there is no entropy. The least sure task has mean 1 in the paper's form."""
+    """U(x) of each candidate; None if it has no entropy. In the paper's form the most uncertain task has mean 1."""
     means = task_means(task_ids, entropies)
     greatest = max(means.values(), default=0.0) or 1.0
     factors = {t: (mean if form is UncertaintyForm.RELEASED else 1.0) / greatest for t, mean in means.items()}

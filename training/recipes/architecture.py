@@ -1,4 +1,4 @@
-"""Which layers of a backbone a recipe fixes and where it conditions them: two of its sections, fitted to the backbone."""
+"""Architecture: the recipe sections that say which layers of a backbone are frozen, and where it is conditioned."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polytask.training.recipes.presets import Preset
 
 
 class Section(pydantic.BaseModel):
-    """A section of a recipe: read once and frozen, unknown keys are errors."""
+    """A section of a recipe. Immutable; unknown keys are errors."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class LayerSet(StrEnum):
 
 
 class Start(StrEnum):
-    """What a new network is: as its backbone was, or with new weights at random, as in the released CA-MTL code."""
+    """How a new network starts: equal to its backbone, or with random new weights, as in the released CA-MTL code."""
 
     IDENTITY = "identity"
     RANDOM = "random"
@@ -42,10 +42,10 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class BackboneConfig(Section):
-    """The pretrained encoder: a Hugging Face name or a folder, and how much of it stays fixed.
+    """The pretrained encoder: a Hugging Face name or a folder, and which part of it is frozen.
 
-    `frozen_layers`: how many of the lowest, or a share of them; `frozen_embeddings`: whether what is below them is fixed
-    as well. `fresh_layers`: those that take no published weights.
+    `frozen_layers`: the number of lowest layers that are frozen, or a share of all layers. `frozen_embeddings`: whether
+    the embeddings are frozen too. `fresh_layers`: layers that do not get the published weights.
     """
 
     name: str
@@ -58,11 +58,11 @@ class BackboneConfig(Section):
     attention_dropout: Probability = 0.1
 
     def num_frozen(self, backbone: NetworkConfig) -> int:
-        """How many of the backbone's lowest layers stay fixed."""
+        """Number of the backbone's lowest layers that are frozen."""
         return _part(self.frozen_layers, backbone.num_layers)
 
     def fresh(self, backbone: NetworkConfig) -> tuple[int, ...]:
-        """The layers that take no published weights. Raises ValueError for one that the backbone does not have."""
+        """The layers that do not get the published weights. Raises ValueError for one that the backbone does not have."""
         layers = _layers(self.fresh_layers, backbone)
         if not set(layers) <= set(range(backbone.num_layers)):
             raise ValueError(f"fresh_layers {list(layers)} names a layer outside 0..{backbone.num_layers - 1}")
@@ -70,11 +70,11 @@ class BackboneConfig(Section):
 
 
 class ConditioningConfig(Section):
-    """Where the conditional modules of CA-MTL are switched on, and in which form. Layers count from 0, or are a set.
+    """The layers in which the conditional modules of CA-MTL are used, and their forms. Layers count from 0, or are a set.
 
-    `preset`: a published layout, beneath the keys that the recipe gives itself. `attention_blocks`: "published" is
-    hidden size / longest row. `bottleneck_size`: a number, or a share of the hidden size. `freeze_attention_film`: in
-    frozen layers the FiLM of the attention stays as it starts. The others are those of `polytask.model.config.NetworkConfig`.
+    `preset`: a published layout; keys in the recipe override it. `attention_blocks`: "published" is hidden size / longest
+    row. `bottleneck_size`: a number, or a share of the hidden size. `freeze_attention_film`: in frozen layers the FiLM of
+    the attention is not trained. The others are those of `polytask.model.config.NetworkConfig`.
     """
 
     preset: Preset | None = None
@@ -94,32 +94,36 @@ class ConditioningConfig(Section):
     pooling: bool = False
 
 
-def network_config(backbone: NetworkConfig, kept: BackboneConfig, switches: ConditioningConfig) -> NetworkConfig:
-    """The backbone's sizes with a recipe's switches. Raises ValueError if they do not fit each other."""
+def network_config(
+    backbone: NetworkConfig, backbone_config: BackboneConfig, conditioning: ConditioningConfig
+) -> NetworkConfig:
+    """The backbone's sizes with a recipe's conditioning. Raises ValueError if they do not fit each other."""
     return replace(
         backbone,
-        pooling=kept.pooling,
-        max_length=kept.max_length,
-        dropout=kept.dropout,
-        attention_dropout=kept.attention_dropout,
-        film_rank=switches.film_rank,
-        task_size=switches.task_size,
-        attention_blocks=_attention_blocks(switches.attention_blocks, backbone.hidden_size, kept.max_length),
-        bottleneck_size=_part(switches.bottleneck_size, backbone.hidden_size),
-        conditional_alignment=switches.alignment,
-        conditional_attention=_layers(switches.attention, backbone),
-        conditional_layer_norm=_layers(switches.layer_norm, backbone),
-        conditional_bottleneck=_layers(switches.bottleneck, backbone),
-        conditional_pooling=switches.pooling,
-        alignment_form=switches.alignment_form,
-        layer_norm_form=switches.layer_norm_form,
-        bottleneck_form=switches.bottleneck_form,
+        pooling=backbone_config.pooling,
+        max_length=backbone_config.max_length,
+        dropout=backbone_config.dropout,
+        attention_dropout=backbone_config.attention_dropout,
+        film_rank=conditioning.film_rank,
+        task_size=conditioning.task_size,
+        attention_blocks=_attention_blocks(
+            conditioning.attention_blocks, backbone.hidden_size, backbone_config.max_length
+        ),
+        bottleneck_size=_part(conditioning.bottleneck_size, backbone.hidden_size),
+        conditional_alignment=conditioning.alignment,
+        conditional_attention=_layers(conditioning.attention, backbone),
+        conditional_layer_norm=_layers(conditioning.layer_norm, backbone),
+        conditional_bottleneck=_layers(conditioning.bottleneck, backbone),
+        conditional_pooling=conditioning.pooling,
+        alignment_form=conditioning.alignment_form,
+        layer_norm_form=conditioning.layer_norm_form,
+        bottleneck_form=conditioning.bottleneck_form,
     )
 
 
-def _attention_blocks(wanted: int | Literal["published"], hidden_size: int, max_length: int) -> int:
-    if wanted != "published":
-        return wanted
+def _attention_blocks(setting: int | Literal["published"], hidden_size: int, max_length: int) -> int:
+    if setting != "published":
+        return setting
     if hidden_size % max_length:
         raise ValueError(
             f'attention_blocks "published" is hidden size / max_length, but {hidden_size} / {max_length} is not whole; '
@@ -141,5 +145,5 @@ def _layers(named: Layers, backbone: NetworkConfig) -> tuple[int, ...]:
             return named
 
 
-def _part(wanted: int | str, whole: int) -> int:
-    return wanted if isinstance(wanted, int) else int(Fraction(wanted) * whole)
+def _part(setting: int | str, whole: int) -> int:
+    return setting if isinstance(setting, int) else int(Fraction(setting) * whole)

@@ -1,7 +1,7 @@
-"""The published layouts of CA-MTL as presets: the keys of a recipe that each stands for.
+"""Presets: the published layouts of CA-MTL, as keys of a recipe.
 
-Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. `released-*` is what the authors' code
-computes, `paper-*` what the paper says where the two differ. A preset says nothing about sampling or learning rates.
+Source: Pilault et al., "Conditionally Adaptive Multi-Task Learning", ICLR 2021. `released-*` follows the authors' code,
+`paper-*` the paper where the two differ. Presets do not set sampling or learning rates.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ class Preset(StrEnum):
 _Keys = Mapping[str, Mapping[str, Any]]
 
 
-def _over(keys: _Keys, changes: _Keys) -> _Keys:
-    """`changes` over `keys`, section by section."""
+def _merge_sections(keys: _Keys, changes: _Keys) -> _Keys:
+    """`keys` updated with `changes`, section by section."""
     return {section: {**keys.get(section, {}), **changes.get(section, {})} for section in {**keys, **changes}}
 
 
 _RELEASED: _Keys = {
-    # The released code draws every new weight at random, and its filter of what is frozen misses one projection.
+    # The released code starts all new weights at random, and its filter of frozen parameters misses one projection.
     "conditioning": {
         "start": "random",
         "freeze_attention_film": True,
@@ -47,8 +47,8 @@ _RELEASED: _Keys = {
     "backbone": {"pooling": "cls"},
     "losses": {"task_mean": True},
 }
-# Half of the layers fixed; a matrix for the alignment; attention steered where the layer norm is.
-_PAPER = _over(
+# Half of the layers frozen; a matrix for the alignment; conditional attention in the layers of the conditional norm.
+_PAPER = _merge_sections(
     _RELEASED,
     {
         "conditioning": {
@@ -64,22 +64,22 @@ _BASE: _Keys = {"conditioning": {"bottleneck": "last", "bottleneck_form": "adapt
 _LARGE: _Keys = {"conditioning": {"bottleneck": "all", "bottleneck_form": "ladder"}}
 
 _KEYS = {
-    # `0-4` of BERT-base's 12 layers, as the released README says. Its last layer has names of its own, so that no
-    # published weight finds it.
-    Preset.RELEASED_BASE: _over(
-        _over(_RELEASED, _BASE), {"backbone": {"frozen_layers": "5/12", "fresh_layers": "last"}}
+    # `0-4` of BERT-base's 12 layers, as the released README says. The released code's last layer has other parameter
+    # names, so it gets no published weights.
+    Preset.RELEASED_BASE: _merge_sections(
+        _merge_sections(_RELEASED, _BASE), {"backbone": {"frozen_layers": "5/12", "fresh_layers": "last"}}
     ),
-    Preset.RELEASED_LARGE: _over(_over(_RELEASED, _LARGE), {"backbone": {"frozen_layers": "1/2"}}),
-    Preset.PAPER_BASE: _over(_PAPER, _BASE),
-    Preset.PAPER_LARGE: _over(_PAPER, _LARGE),
+    Preset.RELEASED_LARGE: _merge_sections(_merge_sections(_RELEASED, _LARGE), {"backbone": {"frozen_layers": "1/2"}}),
+    Preset.PAPER_BASE: _merge_sections(_PAPER, _BASE),
+    Preset.PAPER_LARGE: _merge_sections(_PAPER, _LARGE),
 }
 _REGRESSION = {"regression": "mse"}
 
 
 def with_preset(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A recipe's fields, as parsed from TOML, with those of its preset beneath: what the recipe itself says, wins.
+    """The fields of a recipe, as parsed from TOML, completed by those of its preset. The recipe's own fields win.
 
-    Without a preset, or with a wrong one, they are as they were: the recipe's own checks say what is wrong.
+    Without a preset, or with an unknown one, the fields are unchanged: the recipe's checks report the error.
     """
     conditioning = recipe.get("conditioning")
     name = conditioning.get("preset") if isinstance(conditioning, Mapping) else None
@@ -90,4 +90,4 @@ def with_preset(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(tasks, list) or not all(isinstance(entry, Mapping) for entry in (*given.values(), *tasks)):
         return recipe
     tasks = [{**_REGRESSION, **task} if task.get("kind") == "regression" else task for task in tasks]
-    return {**recipe, **_over(_KEYS[Preset(name)], given), "tasks": tasks}
+    return {**recipe, **_merge_sections(_KEYS[Preset(name)], given), "tasks": tasks}

@@ -1,4 +1,4 @@
-"""A training run as data: a TOML recipe, read once and frozen. Unknown keys are errors."""
+"""Recipe schema: a training run as a TOML file, parsed into immutable sections. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class RecipeError(Exception):
 
 
 class OptimizerConfig(_Section):
-    """AdamW. `learning_rate` is the backbone's; heads and conditional modules learn at `added_learning_rate`.
+    """AdamW. `learning_rate` is for the backbone, `added_learning_rate` for heads and conditional modules.
 
-    `average`: what an average of the weights keeps of itself at each update; it is what is evaluated and published.
-    0: no average.
+    `average`: decay of the exponential moving average of the weights. The averaged weights are evaluated and published;
+    0 turns it off.
     """
 
     learning_rate: float = Field(gt=0)
@@ -40,7 +40,7 @@ class OptimizerConfig(_Section):
 
 
 class SamplerName(StrEnum):
-    """How the task of the next example is chosen."""
+    """How the tasks of the next examples are chosen."""
 
     PROPORTIONAL = "proportional"
     UNIFORM = "uniform"
@@ -62,10 +62,10 @@ class UncertaintyForm(StrEnum):
 
 
 class RegressionPolicy(StrEnum):
-    """What stands for the uncertainty of a regression example, which has no entropy.
+    """How MT-Uncertainty selects regression examples, which have no entropy.
 
-    Share: none; of the examples chosen, regression tasks get the share that they have of the candidates, at random.
-    Median: the median score of all other candidates, so that they come neither first nor last.
+    Share: at random; regression tasks get the same share of the selected examples as of the candidates. Median: with the
+    median score of all other candidates, so that they come neither first nor last.
     """
 
     SHARE = "share"
@@ -76,8 +76,8 @@ class SamplerConfig(_Section):
     """`temperature`: task t is drawn in proportion to min(its examples, cap) ** (1 / temperature), which
     task-uncertainty multiplies by the task's mean entropy.
 
-    For MT-Uncertainty: `horizon` batches are chosen at a time; `amortised` chooses by kept scores and brings
-    `refresh` of them up to date for every example that is trained on.
+    For MT-Uncertainty: `horizon` batches are selected at a time. `amortised` selects by cached scores and renews
+    `refresh` of them per example that is trained on.
     """
 
     name: SamplerName = SamplerName.PROPORTIONAL
@@ -91,10 +91,10 @@ class SamplerConfig(_Section):
 
 
 class LengthConfig(_Section):
-    """How long to train, the size of a batch, and what happens on the way.
+    """The length of the training, the size of a batch, and evaluations and checkpoints on the way.
 
-    `examples` counts examples drawn over the whole run, and so do `evaluate_every` and `checkpoint_every`: 0 evaluates
-    at the end only, and writes checkpoints only where a signal stops the run and at its end.
+    `examples`, `evaluate_every` and `checkpoint_every` are numbers of examples drawn. With 0 there are evaluations at the
+    end only, and checkpoints only at the end and when a signal stops the run.
     """
 
     examples: int = Field(ge=1)
@@ -107,7 +107,7 @@ class LengthConfig(_Section):
 
 
 class ExampleConfig(_Section):
-    """An input to show, and to test servers with. Its fields are those of the task's kind."""
+    """An input to show to users and to test servers with. It has the fields of the task's kind."""
 
     text: str
     text_pair: str | None = None
@@ -123,7 +123,7 @@ METRICS = {
     Kind.TAGGING: ("span_f1", "token_accuracy"),
     Kind.SPAN: ("f1", "exact_match"),
 }
-"""What a task of each kind can be measured in. The first is the main metric, unless the recipe names another."""
+"""The metrics of each kind of task. The first is the main metric, unless the recipe names another."""
 
 
 def _files(value: object) -> object:
@@ -135,12 +135,13 @@ def _splits(value: object) -> object:
 
 
 class RegressionLoss(StrEnum):
-    """What a regression's output is, and its loss.
+    """The output of a regression, and its loss.
 
-    `place`: through a sigmoid the value's place in the range; binary cross entropy. `mse`: the value; squared error.
+    `place`: through a sigmoid the value scaled to 0..1 in its range; binary cross entropy. `mse`: the value; squared
+    error.
     """
 
-    PLACE = "place"
+    RELATIVE = "place"
     MSE = "mse"
 
 
@@ -149,10 +150,10 @@ class TaskConfig(_Section):
 
     `train`: one file or several, read one after the other. `validation`: one file, or several by name; the main score
     is over the first. Without any, `holdout` is the share of the training examples that is held out instead.
-    `columns`: the file's name of a record's field, where it is another. `cap`: at most so many examples (rankings:
-    queries) are trained on, the first in an order that `cap_seed` shuffles. `metric`: the main one, if not the kind's
-    own (see METRICS). `positive_label`: the label whose F1 is measured. `balanced`: of a classification, the losses of
-    rare labels weigh more, so that all labels weigh alike.
+    `columns`: the file's column of a record's field, if it has another name. `cap`: the largest number of examples
+    (rankings: queries) to train on, the first in an order that `cap_seed` shuffles. `metric`: the main metric, if not
+    the kind's first in METRICS. `positive_label`: the label whose F1 is measured. `balanced`: of a classification, the
+    losses of rare labels are weighted up, so that all labels weigh the same.
     """
 
     name: str = Field(pattern=f"^{NAME.pattern}$")
@@ -172,7 +173,7 @@ class TaskConfig(_Section):
     balanced: bool = False
     labels: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
-    regression: RegressionLoss = RegressionLoss.PLACE
+    regression: RegressionLoss = RegressionLoss.RELATIVE
     group_by: str = "group"
     positive: str | int = 1
     use_question: bool = True
@@ -199,17 +200,17 @@ class TaskConfig(_Section):
 
     @pydantic.model_validator(mode="after")
     def _columns_are_of_fields(self) -> TaskConfig:
-        known = sorted(field_names(self.kind) | {self.group_by})
-        wrong = [field for field in self.columns if field not in known]
+        allowed = sorted(field_names(self.kind) | {self.group_by})
+        wrong = [field for field in self.columns if field not in allowed]
         if wrong:
-            raise ValueError(f"columns: {wrong[0]!r} is no field of {self.kind}; there are {', '.join(known)}")
+            raise ValueError(f"columns: {wrong[0]!r} is no field of {self.kind}; there are {', '.join(allowed)}")
         return self
 
     @pydantic.model_validator(mode="after")
     def _metric_is_of_the_kind(self) -> TaskConfig:
-        known = METRICS[self.kind]
-        if self.metric is not None and self.metric not in known:
-            raise ValueError(f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(known)}")
+        allowed = METRICS[self.kind]
+        if self.metric is not None and self.metric not in allowed:
+            raise ValueError(f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(allowed)}")
         if self.kind is not Kind.CLASSIFICATION and self.balanced:
             raise ValueError(f"balanced: only classification has labels to balance, not {self.kind}")
         if self.kind is not Kind.CLASSIFICATION and self.positive_label is not None:
@@ -220,18 +221,18 @@ class TaskConfig(_Section):
 
     @property
     def measured_files(self) -> tuple[str, ...]:
-        """The files that validation examples come from."""
+        """The files of the validation examples."""
         return tuple(self.validation.values()) or self.train
 
 
 class LossConfig(_Section):
-    """What the loss of a batch is: the mean over its examples, or with `task_mean` the mean of its tasks' means."""
+    """The loss of a batch: the mean over its examples, or with `task_mean` the mean of its tasks' means."""
 
     task_mean: bool = False
 
 
 class Recipe(_Section):
-    """Everything that decides a training run, apart from where the data and the store lie."""
+    """Everything that determines a training run, except the folders of data and store."""
 
     name: str
     seed: int = 0
@@ -249,7 +250,7 @@ class Recipe(_Section):
         return with_preset(fields) if isinstance(fields, dict) else fields
 
     def network(self, backbone: NetworkConfig) -> NetworkConfig:
-        """The network's sizes: the backbone's, with this recipe's switches. Raises RecipeError if they do not fit."""
+        """The network's sizes: the backbone's, with this recipe's conditioning. Raises RecipeError if they do not fit."""
         try:
             return network_config(backbone, self.backbone, self.conditioning)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: all that its next step depends on, in files of tensors and JSON that run no code when read."""
+"""Checkpoints of a run: everything its next step depends on, as tensors and JSON, so that reading one runs no code."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from torch import Tensor
 
 from polytask.model_store.durable_files import flush
 
-_KEPT = 2
+_NUM_KEPT = 2
 _STATE = "state"
 
 
 class RunError(Exception):
-    """A run that cannot start, go on or be written down; the message says where, what is wrong and what to do."""
+    """A run that cannot start, resume or be written; the message names the path, the problem and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A run between two steps: its tensors, on the CPU, and everything else as JSON values."""
+    """A run between two steps: its tensors, on the CPU, and its other state as JSON values."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Writes one file: it is there whole or, whenever the machine stops, not at all. Raises RunError.
+    """Writes a file that is complete or, whenever the machine stops, not there. Raises RunError.
 
-    The JSON is a tensor of bytes among the others: a header of safetensors has an upper limit.
+    The JSON is stored as a tensor of bytes, because the header of safetensors is limited in size.
     """
     text = bytearray(json.dumps(snapshot.state, separators=(",", ":")).encode())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
@@ -53,7 +53,7 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
 
 
 def read_snapshot(path: Path) -> Snapshot:
-    """What `write_snapshot` wrote. Raises RunError for anything else."""
+    """The snapshot that `write_snapshot` wrote. Raises RunError for any other file."""
     try:
         tensors = load_file(path)
         return Snapshot(tensors, json.loads(tensors.pop(_STATE).numpy().tobytes()))
@@ -61,25 +61,25 @@ def read_snapshot(path: Path) -> Snapshot:
         raise RunError(f"{path}: no checkpoint of a run ({error}); remove it to go on from the one before") from error
 
 
-def numbered(folder: Path, updates: int) -> Path:
-    """Where the checkpoint after so many updates lies."""
+def checkpoint_path(folder: Path, updates: int) -> Path:
+    """The path of the checkpoint after that many updates."""
     return folder / f"{updates:09}.safetensors"
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest numbered checkpoint of a run, None if it has none."""
+    """The newest checkpoint of a run; None if it has none."""
     return max(folder.glob("[0-9]*.safetensors"), default=None)
 
 
 def write_checkpoint(folder: Path, updates: int, snapshot: Snapshot) -> None:
-    """Writes the checkpoint after so many updates, and removes all but the last two."""
-    write_snapshot(numbered(folder, updates), snapshot)
-    for path in sorted(folder.glob("[0-9]*.safetensors"))[:-_KEPT]:
+    """Writes the checkpoint after that many updates, and removes all but the last two."""
+    write_snapshot(checkpoint_path(folder, updates), snapshot)
+    for path in sorted(folder.glob("[0-9]*.safetensors"))[:-_NUM_KEPT]:
         path.unlink()
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """The states of all random generators that this process may use, as JSON values."""
+    """The states of Python's, numpy's and torch's random generators in this process, as JSON values."""
     version, words, gauss = random.getstate()
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the state of others' code, not ours
     assert isinstance(numpy_state, dict)
@@ -91,7 +91,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_states(states: Mapping[str, Any], device: torch.device) -> None:
-    """Puts every generator where `random_states` found it."""
+    """Sets every generator to the state that `random_states` returned."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     key = np.array(states["numpy"]["state"]["key"], dtype=np.uint32)

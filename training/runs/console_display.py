@@ -1,4 +1,4 @@
-"""How far a run is, for the eye: a live table of its tasks with the time left; without a terminal, a line now and then."""
+"""Console display of a run: a live table of its tasks and the time left, or log lines if there is no terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from polytask.model.tasks import Task
 from polytask.training.evaluation.metrics import Scores
 
 _SMOOTHING = 0.98
-_LINES = 50
+_NUM_LOG_LINES = 50
 
 
 class Display:
-    """Shows the examples seen, the time left, and of each task a running loss, its metric and its share.
+    """Shows the number of examples, the time left, and each task's running loss, metric and share.
 
-    A context manager. The table is drawn twice a second by a thread of its own, so that a step only counts.
+    A context manager. Its own thread draws the table twice a second, so a step only updates counters.
     """
 
     def __init__(self, console: Console, tasks: Sequence[Task], total: int) -> None:
@@ -42,7 +42,7 @@ class Display:
             TextColumn("left{task.description}"),
         )
         self._bar = self._progress.add_task("", total=total)
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._picture)
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._render)
 
     def __enter__(self) -> Self:
         self._progress.reset(self._bar, completed=min(sum(self._counts), self._total))
@@ -56,7 +56,7 @@ class Display:
         self._live.stop()
 
     def advance(self, task_ids: Sequence[int], losses: Sequence[float]) -> None:
-        """Counts in a batch that was trained on: the task and the loss of each example."""
+        """Adds a batch of the training: the task and the loss of each example."""
         for task_id, loss in zip(task_ids, losses, strict=True):
             mean = self._losses[task_id]
             self._losses[task_id] = loss if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * loss
@@ -64,42 +64,44 @@ class Display:
         before = self._progress.tasks[0].completed
         after = min(before + len(losses), self._total)
         self._progress.update(self._bar, completed=after)
-        if not self._console.is_terminal and int(before * _LINES / self._total) < int(after * _LINES / self._total):
+        if not self._console.is_terminal and int(before * _NUM_LOG_LINES / self._total) < int(
+            after * _NUM_LOG_LINES / self._total
+        ):
             self._console.print(f"{self._time_line(int(after))}  {self._loss_line()}", soft_wrap=True, highlight=False)
 
     def task_answered(self, name: str) -> None:
-        """An evaluation goes on, and the network has answered the task of that name; they come in order."""
+        """Shows how far an evaluation is: the examples of the task with that name were answered, in the tasks' order."""
         done = 1 + [task.name for task in self._tasks].index(name)
-        self._say(f"; evaluating, {done} of {len(self._tasks)} tasks done")
+        self._set_status(f"; evaluating, {done} of {len(self._tasks)} tasks done")
 
     def show_scores(self, scores: Mapping[str, Scores]) -> None:
-        """The evaluation is over; the table shows the first metric of each task."""
-        self._say("")
-        for place, task in enumerate(self._tasks):
+        """Shows the first metric of each task, after an evaluation."""
+        self._set_status("")
+        for index, task in enumerate(self._tasks):
             metric, value = next(iter(scores[task.name].items()))
-            self._metrics[place] = f"{metric} {value:.4f}"
+            self._metrics[index] = f"{metric} {value:.4f}"
 
     def state(self) -> dict[str, Any]:
-        """What it shows, as JSON values."""
+        """The content of the table, as JSON values."""
         return {"losses": self._losses, "counts": self._counts, "metrics": self._metrics}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Puts `state` back, before the display is entered."""
+        """Restores a `state`, before the display is entered."""
         self._losses, self._counts, self._metrics = state["losses"], state["counts"], state["metrics"]
 
-    def _say(self, text: str) -> None:
+    def _set_status(self, text: str) -> None:
         self._progress.update(self._bar, description=text)
 
-    def _picture(self) -> Group:
-        # The bar first: where the tasks are more than the terminal has lines, the last ones are cut off.
+    def _render(self) -> Group:
+        # The bar comes first, because rich cuts off the end if there are more tasks than lines in the terminal.
         return Group(self._progress, self._table())
 
     def _table(self) -> Table:
         table = Table("task", "loss", "validation", "share", "examples", box=box.SIMPLE, padding=(0, 1, 0, 0))
         seen = sum(self._counts) or 1
         for task, loss, count, metric in zip(self._tasks, self._losses, self._counts, self._metrics, strict=True):
-            shown = "" if loss is None else f"{loss:.3f}"
-            table.add_row(task.name, shown, metric, f"{count / seen:.1%}", f"{count:,}")
+            loss_text = "" if loss is None else f"{loss:.3f}"
+            table.add_row(task.name, loss_text, metric, f"{count / seen:.1%}", f"{count:,}")
         return table
 
     def _time_line(self, seen: int) -> str:
@@ -108,5 +110,5 @@ class Display:
         return f"{seen:,} of {self._total:,} examples, {(task.elapsed or 0) / 60:.1f} min gone, {left} left."
 
     def _loss_line(self) -> str:
-        known = zip(self._tasks, self._losses, strict=True)
-        return "loss: " + ", ".join(f"{task.name} {loss:.2f}" for task, loss in known if loss is not None)
+        losses = zip(self._tasks, self._losses, strict=True)
+        return "loss: " + ", ".join(f"{task.name} {loss:.2f}" for task, loss in losses if loss is not None)

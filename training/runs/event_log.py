@@ -1,4 +1,4 @@
-"""The history of a run: its events as JSON lines, appended one by one and read again."""
+"""Event log of a run: its history as JSON lines, appended one by one and read again."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ Event = dict[str, Any]
 
 
 class EventLog:
-    """Appends events to a file; each is there for other readers, and after a kill, as soon as it is told."""
+    """Appends events to a file. Each can be read as soon as it was appended, and survives a kill of the process."""
 
     def __init__(self, path: Path, size: int = 0) -> None:
-        """Goes on after the first `size` bytes of the file and cuts off what is behind them."""
+        """Keeps the first `size` bytes of the file and cuts off the rest."""
         self._path = path
         with path.open("ab") as file:
             file.truncate(size)
 
     @property
     def size(self) -> int:
-        """Bytes so far; all of them are on the disk."""
+        """Size of the file in bytes, all of which are on the disk."""
         flush(self._path)
         return self._path.stat().st_size
 
@@ -33,6 +33,6 @@ class EventLog:
 
 
 def read_history(path: Path) -> list[Event]:
-    """All events, in order. A last line that is torn, because the run died as it wrote it, is left out."""
+    """All events, in order, without a last line that is incomplete because the run was killed while it wrote."""
     lines = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines[:-1]]

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read back: its history so far, and its results once it is done."""
+"""Run reader: a run's history and results, read from its folder, finished or not."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ Scores = dict[str, dict[str, float]]
 
 
 class RunFolderError(Exception):
-    """A folder that no report can be made of: says which file or line, and what to do."""
+    """A folder from which no report can be made; the message names the file or line and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedRun:
-    """A run as it was written down, finished or not.
+    """A run as recorded in its folder, finished or not.
 
-    `progress` and `evaluations` rise in `examples`: what a resumed run did again replaces what it did first.
-    `rivals`: name to task to the value of the task's main metric. `diagnostics`: task to `diagnose(...)`.
+    `progress` and `evaluations` are ascending in `examples`: events that a resumed run repeated replace the first ones.
+    `references`: other systems by name, each with its value of the main metric by task (`rivals` in the file).
+    `diagnostics`: `diagnose(...)` by task.
     """
 
     start: Event = field(default_factory=dict)
@@ -41,26 +42,26 @@ class RecordedRun:
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Every task of the run, those of a kind together, each kind's in the run's order."""
+        """Every task with its kind, grouped by kind; within a kind in the run's order."""
         kinds = {task["name"]: Kind(task["kind"]) for task in self.start.get("tasks", ())}
-        return {task: kind for own in Kind for task, kind in kinds.items() if kind is own}
+        return {task: kind for wanted in Kind for task, kind in kinds.items() if kind is wanted}
 
     @property
     def examples(self) -> int:
-        """How many examples the run has drawn."""
+        """Number of examples that the run has drawn."""
         return int(max(event.get("examples", 0) for event in (*self.progress, *self.evaluations, self.finish or {})))
 
     @property
     def seconds(self) -> float:
-        """How long it has trained."""
-        last = self.finish or (self.progress[-1] if self.progress else {})
-        return float(last.get("seconds", 0.0))
+        """Training time in seconds."""
+        last_event = self.finish or (self.progress[-1] if self.progress else {})
+        return float(last_event.get("seconds", 0.0))
 
 
 def read_run(folder: Path) -> RecordedRun:
-    """Reads a run's folder. A last line that was cut short and results that are not there yet are no error.
+    """Reads a run's folder. An incomplete last line and missing results are no error.
 
-    Raises RunFolderError if there is no history, or a line or file is not what a run writes.
+    Raises RunFolderError if there is no history, or if a line or file is not one that a run writes.
     """
     if not (folder / HISTORY).is_file():
         raise RunFolderError(f"{folder}: no {HISTORY} in it; give the folder of a run, finished or not")
@@ -69,53 +70,53 @@ def read_run(folder: Path) -> RecordedRun:
     for event in events:
         series = {"progress": progress, "evaluation": evaluations}.get(event["event"])
         if event["event"] == "resume" and "examples" in event:
-            _cut(progress, event["examples"] + 1)
-            _cut(evaluations, event["examples"] + 1)
+            _drop_from(progress, event["examples"] + 1)
+            _drop_from(evaluations, event["examples"] + 1)
         elif series is not None:
-            _cut(series, event["examples"])
+            _drop_from(series, event["examples"])
             series.append(event)
-    # The values of the last start hold; a run that was resumed may have written a second one.
-    named = {event["event"]: event for event in events}
+    # The last start counts: a run that was resumed may have written a second one.
+    last_events = {event["event"]: event for event in events}
     results = _read_results(folder / RESULTS)
-    last = evaluations[-1]["scores"] if evaluations else {}
+    last_scores = evaluations[-1]["scores"] if evaluations else {}
     return RecordedRun(
-        start=named.get("start", {}),
+        start=last_events.get("start", {}),
         progress=progress,
         evaluations=evaluations,
         resumed=sum(event["event"] == "resume" for event in events),
-        finish=named.get("finish"),
-        scores=results.get("scores") or last,
+        finish=last_events.get("finish"),
+        scores=results.get("scores") or last_scores,
         baselines=results.get("baselines") or {},
         references=results.get("rivals") or {},
         diagnostics=results.get("diagnostics") or {},
     )
 
 
-def merge(progress: Sequence[Event], most: int) -> list[Event]:
-    """The same progress in at most `most` intervals: examples added up, losses weighted by them."""
-    step = max(1, -(-len(progress) // most))
-    return [_merged(progress[first : first + step]) for first in range(0, len(progress), step)]
+def merge(progress: Sequence[Event], max_intervals: int) -> list[Event]:
+    """The progress in at most `max_intervals` intervals: examples are summed, losses are means weighted by them."""
+    step = max(1, -(-len(progress) // max_intervals))
+    return [_merge_events(progress[first : first + step]) for first in range(0, len(progress), step)]
 
 
-def _merged(events: Sequence[Event]) -> Event:
+def _merge_events(events: Sequence[Event]) -> Event:
     tasks = {}
     for name in dict.fromkeys(name for event in events for name in event["tasks"]):
-        own = [event["tasks"][name] for event in events if name in event["tasks"]]
-        loss = _weighted([(one["loss"], one["examples"]) for one in own])
-        tasks[name] = {"examples": sum(one["examples"] for one in own), "loss": loss}
-    weights = [sum(one["examples"] for one in event["tasks"].values()) for event in events]
-    loss = _weighted([(event["loss"], weight) for event, weight in zip(events, weights, strict=True)])
+        intervals = [event["tasks"][name] for event in events if name in event["tasks"]]
+        loss = _weighted_mean([(interval["loss"], interval["examples"]) for interval in intervals])
+        tasks[name] = {"examples": sum(interval["examples"] for interval in intervals), "loss": loss}
+    weights = [sum(interval["examples"] for interval in event["tasks"].values()) for event in events]
+    loss = _weighted_mean([(event["loss"], weight) for event, weight in zip(events, weights, strict=True)])
     return {**events[-1], "tasks": tasks, "loss": loss}
 
 
-def _weighted(values: Sequence[tuple[float | None, int]]) -> float | None:
-    known = [(value, weight) for value, weight in values if value is not None]
-    total = sum(weight for _, weight in known)
-    return sum(value * weight for value, weight in known) / total if total else None
+def _weighted_mean(values: Sequence[tuple[float | None, int]]) -> float | None:
+    present = [(value, weight) for value, weight in values if value is not None]
+    total = sum(weight for _, weight in present)
+    return sum(value * weight for value, weight in present) / total if total else None
 
 
-def _cut(series: list[Event], examples: int) -> None:
-    """Removes the events at or after `examples`: the run has gone back before them."""
+def _drop_from(series: list[Event], examples: int) -> None:
+    """Removes the events at or after `examples`, which the resumed run repeats."""
     while series and series[-1]["examples"] >= examples:
         series.pop()
 

@@ -1,4 +1,4 @@
-"""The events of a run for TensorBoard: losses, shares and metrics by task, over the examples seen."""
+"""TensorBoard writer: losses, shares and metrics of a run by task, over the number of examples."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from polytask.training.runs.event_log import Event
 
 
 class TensorBoardWriter:
-    """Writes events as scalars. Needs the package tensorboard: raises ImportError without it."""
+    """Writes events as scalars. Raises ImportError without the package tensorboard."""
 
     def __init__(self, folder: Path, examples: int = 0) -> None:
-        """`examples`: those that the run has had when it goes on; what the folder has beyond them is not shown."""
+        """`examples`: the number at which the run resumes; TensorBoard hides earlier records beyond it."""
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - optional, and slow to import
 
         self._writer = SummaryWriter(folder, purge_step=examples + 1)
 
     def add(self, event: Event) -> None:
-        """Writes an event; those that have no numbers are left out."""
+        """Writes the numbers of an event, if it has any."""
         for name, value in scalars(event):
             self._writer.add_scalar(name, value, event["examples"])
         self._writer.flush()
@@ -29,16 +29,16 @@ class TensorBoardWriter:
 
 
 def scalars(event: Event) -> Iterator[tuple[str, float]]:
-    """The numbers of an event, each with the name that it has in TensorBoard."""
+    """The numbers of an event with their names in TensorBoard."""
     if event["event"] == "progress":
         yield "loss", event["loss"]
         yield "learning_rate", event["learning_rate"]
-        total = sum(own["examples"] for own in event["tasks"].values())
-        for name, own in event["tasks"].items():
-            yield f"share/{name}", own["examples"] / total
-            if own["loss"] is not None:
-                yield f"loss/{name}", own["loss"]
+        total = sum(values["examples"] for values in event["tasks"].values())
+        for name, values in event["tasks"].items():
+            yield f"share/{name}", values["examples"] / total
+            if values["loss"] is not None:
+                yield f"loss/{name}", values["loss"]
     elif event["event"] == "evaluation":
-        for name, own in event["scores"].items():
-            for metric, value in own.items():
+        for name, values in event["scores"].items():
+            for metric, value in values.items():
                 yield f"{metric}/{name}", value

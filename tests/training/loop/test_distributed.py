@@ -146,7 +146,7 @@ def test_a_signal_to_one_process_stops_all(workshop: Workshop, tmp_path: Path) -
 def test_shares_are_all_of_it(size: int) -> None:
     """The processes' parts lie side by side, cover everything, and differ by one at most; they may be empty."""
     for count in range(20):
-        bounds = [Group(rank, size).share(count) for rank in range(size)]
+        bounds = [Group(rank, size).slice_of(count) for rank in range(size)]
         assert [place for first, end in bounds for place in range(first, end)] == list(range(count))
         lengths = [end - first for first, end in bounds]
         assert max(lengths) - min(lengths) <= 1

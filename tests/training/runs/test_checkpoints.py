@@ -104,7 +104,9 @@ def test_killed_at_random_steps_a_run_ends_as_if_undisturbed(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any]
 ) -> None:
     """Ten times killed and resumed, with dropout on, a run ends with the same bits in everything, history included."""
-    monkeypatch.setattr(logger, "_EVENTS", 4)  # intervals that are longer than from one checkpoint to the next
+    monkeypatch.setattr(
+        logger, "_NUM_PROGRESS_EVENTS", 4
+    )  # intervals that are longer than from one checkpoint to the next
     length = {"examples": 150, "evaluate_every": 70, "checkpoint_every": 30} | sections.get("length", {})
     recipe = toy.recipe(workshop.folder / "backbone", **(sections | {"length": length}))
     (tmp_path / "undisturbed").mkdir()

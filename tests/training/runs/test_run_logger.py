@@ -17,7 +17,7 @@ _TASKS = tiny.tasks()
 _TOTAL = 1000
 
 
-def _journal(path: Path) -> RunLogger:
+def _logger(path: Path) -> RunLogger:
     return RunLogger(_TASKS, _TOTAL, Display(Console(quiet=True), _TASKS, _TOTAL), EventLog(path))
 
 
@@ -34,7 +34,7 @@ def _progress(path: Path) -> list[Event]:
 
 def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
     """Every hundredth of a run is an event; together they count every example once, and the last is the end's."""
-    logger = _journal(tmp_path / "history")
+    logger = _logger(tmp_path / "history")
     _advance(logger, range(334))
     events = _progress(tmp_path / "history")
     assert 95 <= len(events) <= 100
@@ -46,7 +46,7 @@ def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
 
 def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
     """Each task's loss is the mean over its examples since the event before; a task without any has none."""
-    logger = _journal(tmp_path / "history")
+    logger = _logger(tmp_path / "history")
     _advance(logger, range(7))
     first, second = _progress(tmp_path / "history")
     assert first["updates"] == 4
@@ -59,9 +59,9 @@ def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
 
 def test_a_journal_goes_on(tmp_path: Path) -> None:
     """With the state of one that stopped in the middle of an interval it tells what that one would have told."""
-    whole = _journal(tmp_path / "whole")
+    whole = _logger(tmp_path / "whole")
     _advance(whole, range(50))
-    first = _journal(tmp_path / "parts")
+    first = _logger(tmp_path / "parts")
     _advance(first, range(18))
     state = json.loads(json.dumps(first.state()))
     _advance(first, range(18, 30))
@@ -70,16 +70,16 @@ def test_a_journal_goes_on(tmp_path: Path) -> None:
     )
     again.restore(state)
     _advance(again, range(18, 50))
-    parts = _progress(tmp_path / "parts")
-    assert [event["seconds"] for event in parts] == sorted(event["seconds"] for event in parts)
-    for event in (*parts, *_progress(tmp_path / "whole")):
+    resumed = _progress(tmp_path / "parts")
+    assert [event["seconds"] for event in resumed] == sorted(event["seconds"] for event in resumed)
+    for event in (*resumed, *_progress(tmp_path / "whole")):
         del event["seconds"]
-    assert parts == [{k: v for k, v in e.items() if k != "seconds"} for e in _progress(tmp_path / "whole")]
+    assert resumed == [{k: v for k, v in e.items() if k != "seconds"} for e in _progress(tmp_path / "whole")]
 
 
 def test_the_other_events_say_what_happened(tmp_path: Path) -> None:
     """Start, resume, evaluation and finish carry tasks, parameters, scores and the version."""
-    logger = _journal(tmp_path / "history")
+    logger = _logger(tmp_path / "history")
     logger.start("toy", {"total": 3})
     _advance(logger, range(1))
     logger.resume()

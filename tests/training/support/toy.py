@@ -45,7 +45,7 @@ _FILLERS = ("the", "sat", ".", "a", "on", "it")
 def records(kind: Kind, count: int, seed: int = 0) -> list[Record]:
     """`count` records of a kind (for ranking: queries, each with its candidates); one seed, the same records."""
     generator = random.Random(f"{kind} {seed}")  # noqa: S311 - sampling, not cryptography
-    return [record for place in range(count) for record in _RECORDS[kind](generator, place)]
+    return [record for place in range(count) for record in RECORD_CLASSES[kind](generator, place)]
 
 
 def _words(generator: random.Random, *extra: str) -> list[str]:
@@ -97,7 +97,7 @@ def _answer(generator: random.Random, _place: int) -> Iterator[Record]:
     yield {"text": "a cat?", "text_pair": context, "answers": [{"text": "paris", "start": context.index("paris")}]}
 
 
-_RECORDS = {
+RECORD_CLASSES = {
     Kind.CLASSIFICATION: _mood,
     Kind.MULTILABEL: _topics,
     Kind.REGRESSION: _closeness,
