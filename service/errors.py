@@ -1,4 +1,4 @@
-"""What a client can be told when it gets no answer, one class per cause. Only `web` turns them into responses."""
+"""Errors that are reported to clients, one class per cause. Only `web` turns them into HTTP responses (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 
 class StartupError(Exception):
-    """The service cannot start. The message says why and what to do."""
+    """The service cannot start. The message names the reason and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,16 @@ class Problem:
 
 
 class ServiceError(Exception):
-    """The client gets a problem instead of an answer.
+    """Base of all errors that a client receives as a problem instead of an answer.
 
-    `title` names the cause; `outcome` and `rejection` are how the metrics count it; `retry_after_s` goes into the
-    Retry-After header, `headers` are further ones. `unread`: the body may go on for ever, so the connection has to end
-    with the response.
+    `title` names the cause, and the problem's type follows from it. `when` describes the cause in the API documentation.
+    `outcome` and `rejection` are metric labels. `retry_after_s` becomes the Retry-After header; `headers` are further ones.
+    `close_connection`: the request body was not read to its end, so the connection cannot be used again.
     """
 
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
+    when: ClassVar[str] = ""
     outcome: ClassVar[str] = "error"
     rejection: ClassVar[str | None] = None
     headers: ClassVar[Mapping[str, str]] = {}
@@ -58,24 +59,24 @@ class ServiceError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)
-        # Rounded up: a client that comes back before there is room only adds to the load.
+        # Rounded up: a client that retries too early only adds to the load.
         self.retry_after_s = None if retry_after_s is None else max(1, math.ceil(retry_after_s))
 
     @classmethod
     def restored(cls, detail: str, *, retry_after_s: float | None) -> Self:
-        """An error that another process raised. Its complete `detail` takes the place of the constructor's arguments."""
+        """An error of this class that another process raised: from its detail, not from the constructor's arguments."""
         error = cls.__new__(cls)
         ServiceError.__init__(error, detail, retry_after_s=retry_after_s)
         return error
 
     def problem(self) -> Problem:
-        """What the client is told."""
+        """The error as the client receives it."""
         return problem(self.status, self.title, self.detail, self.errors, self.retry_after_s)
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """A sort of problem. `when`: in what case a client gets it."""
+    """A type of problem. `when`: the case in which a client receives it."""
 
     type: str
     title: str
@@ -83,32 +84,32 @@ class ProblemType:
     when: str
 
 
-_OF_HTTP = (
+_HTTP_PROBLEMS = (
     (400, "Bad request", "What came is not HTTP."),
     (404, HTTPStatus.NOT_FOUND.phrase, "There is no such path."),
     (405, HTTPStatus.METHOD_NOT_ALLOWED.phrase, "The path takes other methods."),
     (431, "Head too large", "Request line and headers are longer than a connection takes."),
 )
-"""Problems of requests that reach no path."""
+"""Title, status and cause of the problems of requests that no route handles."""
 
 
 def problem_types() -> list[ProblemType]:
-    """All that there are, by status."""
-    # Nobody is there to read that the client has gone.
+    """All types of problems, by status."""
+    # A client that has disconnected reads no documentation of it.
     kinds = [kind for kind in _subclasses(ServiceError) if kind is not ClientGone]
-    found = {kind.title: (kind.status, (kind.__doc__ or "").strip().partition("\n")[0]) for kind in reversed(kinds)}
-    found |= {title: (status, when) for status, title, when in _OF_HTTP}
-    types = [ProblemType(problem_type(title), title, status, when) for title, (status, when) in found.items()]
-    return sorted(types, key=lambda known: (known.status, known.type))
+    causes = {kind.title: (kind.status, kind.when) for kind in kinds}
+    causes |= {title: (status, when) for status, title, when in _HTTP_PROBLEMS}
+    types = [ProblemType(problem_type(title), title, status, when) for title, (status, when) in causes.items()]
+    return sorted(types, key=lambda kind: (kind.status, kind.type))
 
 
 def problem_type(title: str) -> str:
-    """The type of the problems with a title."""
+    """The URN of the problems with this title."""
     return f"urn:polytask:{title.lower().replace(' ', '-')}"
 
 
 def _subclasses(kind: type[ServiceError]) -> list[type[ServiceError]]:
-    return [found for child in kind.__subclasses__() for found in (child, *_subclasses(child))]
+    return [each for child in kind.__subclasses__() for each in (child, *_subclasses(child))]
 
 
 def problem(
@@ -119,39 +120,43 @@ def problem(
 
 
 class UnknownTask(ServiceError):
-    """No task of this name is served."""
+    """No served task has this name."""
 
     status = 404
     title = "Unknown task"
+    when = "No task of this name is served."
     outcome = "invalid"
 
-    def __init__(self, name: str, known: Sequence[str]) -> None:
-        close = difflib.get_close_matches(name[:80], known, n=1)
+    def __init__(self, name: str, tasks: Sequence[str]) -> None:
+        close = difflib.get_close_matches(name[:80], tasks, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        super().__init__(f"there is no task {name[:80]!r}{hint} Tasks: {', '.join(known)}")
+        super().__init__(f"there is no task {name[:80]!r}{hint} Tasks: {', '.join(tasks)}")
 
 
 class UnknownModel(ServiceError):
-    """No version of this name is there."""
+    """No version of this name exists, or it is not in memory."""
 
     status = 404
     title = "Unknown model"
+    when = "No version of this name is there."
     outcome = "invalid"
 
 
 class Conflict(ServiceError):
-    """What is asked for does not go with the versions that are in memory, or with what is being done to them."""
+    """The versions in memory, or a change in progress, do not allow the request."""
 
     status = 409
     title = "Conflict"
+    when = "What is asked for does not go with the versions that are in memory, or with what is being done to them."
     outcome = "invalid"
 
 
 class SingleProcessOnly(ServiceError):
-    """Versions are changed only where one process does everything."""
+    """Versions can be changed only in single-process mode."""
 
     status = 501
     title = "Several processes"
+    when = "Versions are changed only where one process does everything."
     outcome = "invalid"
 
     def __init__(self) -> None:
@@ -162,17 +167,18 @@ class SingleProcessOnly(ServiceError):
 
 
 class UnknownVersion(UnknownTask):
-    """The task is served, in another version than the one that is asked for."""
+    """The task is served, but not in the version in the path. Same type as UnknownTask."""
 
-    def __init__(self, task: str, asked: str, served: str) -> None:
-        ServiceError.__init__(self, f"task {task!r} is served in version {served}, not {asked[:80]!r}")
+    def __init__(self, task: str, version: str, served: str) -> None:
+        ServiceError.__init__(self, f"task {task!r} is served in version {served}, not {version[:80]!r}")
 
 
 class InvalidInput(ServiceError):
-    """The request does not have the shape that its task needs."""
+    """The request body or a header is malformed. `errors` lists the wrong fields."""
 
     status = 422
     title = "Invalid input"
+    when = "The request does not have the shape that its task needs."
     outcome = "invalid"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
@@ -182,10 +188,11 @@ class InvalidInput(ServiceError):
 
 
 class TooManyInputs(ServiceError):
-    """One request asks for more than the service takes at once."""
+    """One request has more inputs, candidates or tokens than the service accepts."""
 
     status = 413
     title = "Too many inputs"
+    when = "One request asks for more than the service takes at once."
     outcome = "rejected"
     rejection = "too_large"
 
@@ -195,10 +202,11 @@ class TooManyInputs(ServiceError):
 
 
 class BodyTooLarge(ServiceError):
-    """The request body is over the limit; it was not read to its end."""
+    """The request body is over the limit. It was not read to its end."""
 
     status = 413
     title = "Body too large"
+    when = "The request body is over the limit; it was not read to its end."
     outcome = "rejected"
     rejection = "too_large"
     close_connection = True
@@ -208,18 +216,20 @@ class BodyTooLarge(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """The line has no room. Nothing of the request was run."""
+    """The queue has no room for the request. None of its rows was run."""
 
     status = 429
     title = "Queue full"
+    when = "The line has no room. Nothing of the request was run."
     outcome = "rejected"
     rejection = "queue_full"
 
 
 class TaskQuotaFull(QueueFull):
-    """The task has as much in line as it may have. Nothing of the request was run."""
+    """The task's own queue is full. None of the request's rows was run."""
 
     title = "Task quota full"
+    when = "The task has as much in line as it may have. Nothing of the request was run."
     rejection = "task_quota"
 
 
@@ -228,35 +238,38 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     title = "Deadline exceeded"
+    when = "The deadline passed before the last row was run."
     outcome = "expired"
 
 
 class BodyTooSlow(DeadlineExceeded):
-    """The deadline passed before the request body had arrived."""
+    """The deadline passed before the request body had arrived. Same type as DeadlineExceeded."""
 
     close_connection = True
 
 
 class NotReady(ServiceError):
-    """The service is warming up, or its last forward failed."""
+    """The service is warming up, or its last batch failed."""
 
     status = 503
     title = "Not ready"
+    when = "The service is warming up, or its last forward failed."
     outcome = "rejected"
     rejection = "not_ready"
 
 
 class Draining(ServiceError):
-    """The service is shutting down: it answers what it accepted and takes nothing new."""
+    """The service is shutting down: it completes the requests in flight and accepts no others."""
 
     status = 503
     title = "Shutting down"
+    when = "The service is shutting down: it answers what it accepted and takes nothing new."
     outcome = "rejected"
     rejection = "draining"
 
 
 class ClientGone(ServiceError):
-    """The client closed the connection. Nobody reads this; the status is the customary one for logs."""
+    """The client closed the connection. The response is never sent; 499 is the customary status in logs."""
 
     status = 499
     title = "Client gone"
@@ -264,10 +277,11 @@ class ClientGone(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """The request has no key, or none that is known. It is not said which: that would help only who has none."""
+    """The request has no API key, or an unknown one. The response does not say which, so that nobody can probe for keys."""
 
     status = 401
     title = "Unauthorized"
+    when = "The request has no key, or none that is known. It is not said which: that would help only who has none."
     outcome = "rejected"
     rejection = "auth"
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012, as in the base
@@ -277,10 +291,11 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The key is known, and is none that opens this path."""
+    """The API key is valid but does not allow this path."""
 
     status = 403
     title = "Not allowed"
+    when = "The key is known, and is none that opens this path."
     outcome = "rejected"
     rejection = "auth"
 
@@ -289,10 +304,11 @@ class Forbidden(ServiceError):
 
 
 class RateLimited(ServiceError):
-    """The key has asked more often than it may. The next request is let in after `wait_s`."""
+    """The API key has exceeded its request rate. The next request is accepted after `wait_s` seconds."""
 
     status = 429
     title = "Rate limited"
+    when = "The key has asked more often than it may. The next request is let in after `wait_s`."
     outcome = "rejected"
     rejection = "rate_limited"
 
@@ -301,10 +317,11 @@ class RateLimited(ServiceError):
 
 
 class ConcurrencyLimited(ServiceError):
-    """The key has as many requests under way as it may. One of them should end within `wait_s`."""
+    """The API key has its maximum number of requests in flight. One of them should end within `wait_s` seconds."""
 
     status = 429
     title = "Too many at once"
+    when = "The key has as many requests under way as it may. One of them should end within `wait_s`."
     outcome = "rejected"
     rejection = "too_many_at_once"
 
@@ -313,12 +330,12 @@ class ConcurrencyLimited(ServiceError):
 
 
 class InternalError(ServiceError):
-    """The service failed, not the client.
+    """The service failed, not the client. `cause` goes to the log under the request id; the client receives only that id.
 
-    `cause` is why. The log has the trace under the id of the request, the client only that id.
-
-    `textless`: whether the messages of the cause are free of texts of the client, as those of a device are, which sees none.
+    `textless`: no message of the cause contains client text. This holds for errors of a device, which sees token ids only.
     """
+
+    when = "The service failed, not the client."
 
     def __init__(self, cause: BaseException, *, textless: bool = False) -> None:
         self.textless = textless

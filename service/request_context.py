@@ -1,4 +1,4 @@
-"""The course of a request: what is known of it so far, filled in on its way, for its line in the log and its trace."""
+"""Request context: what is known about one request, filled in on its way and read for its log line and its trace."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 REQUEST_CONTEXT = "polytask.request_context"
-"""Where the scope of a request has it."""
+"""Key of the context in the ASGI scope of a request."""
 
 METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"})
 OTHER_METHOD = "_OTHER"
+"""Name of all methods that are not in METHODS, since a client may send any word."""
 
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """One request. Nothing of it is a text of the client or a key, so all of it may be shown to operators.
+    """One request. No field holds client text or a key, so operators may see all of them.
 
-    Times are seconds of `time.monotonic()`. `key`: the name of its API key. `tasks`: those that are served among what it
-    is for. `stages`: when each that is over began and ended. `status` is 0 before a response. `outcome` is as the metrics
-    count it, `problem` the type of a problem, `exception` what the log may have of the failure behind it. From `ended` on
-    all is known when the request is over, and only if somebody looks at it; `route`: its path as it is documented.
+    Times are seconds of `time.monotonic()`. `key`: name of the API key. `tasks`: those tasks of the request that are
+    served. `stages`: start and end of each completed stage. `status`: 0 until the response starts. `outcome`: as in the
+    metrics. `problem`: type of the problem. `exception`: what the log may show of the error behind it. The fields from
+    `ended` on are set when the request is over, and only if it is logged or traced; `route`: path template.
     """
 
     request_id: str = ""
@@ -41,5 +42,5 @@ class RequestContext:
     trace_id: str | None = None
 
     def seconds(self) -> dict[str, float]:
-        """How long each stage took."""
+        """Duration of each completed stage."""
         return {stage: end - start for stage, (start, end) in self.stages.items()}

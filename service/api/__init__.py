@@ -1,1 +1,1 @@
-"""The data of the API: requests, options, answers and task descriptions, without HTTP."""
+"""Data of the API, without HTTP: requests, options, answers, tensors and task descriptions."""

@@ -1,4 +1,4 @@
-"""What a client may want otherwise than usual, and for which kinds of task that means something."""
+"""Options of a request, and the kinds of task to which each applies."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
 from polytask.service.errors import FieldError, InvalidInput
 
-_FOR = {
+_KINDS = {
     "top_k": (Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.RANKING),
     "raw_scores": tuple(kind for kind in Kind if kind is not Kind.REGRESSION),
     "thresholds": (Kind.MULTILABEL,),
 }
-"""Options that are not for all kinds."""
+"""Kinds to which an option applies, if not to all."""
 
 _MAX_REPORTED = 20
 
@@ -55,12 +55,12 @@ class Options(BaseModel):
 
 
 def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[AnswerOptions]:
-    """What the options mean for each of the tasks that share a request. Raises InvalidInput for one that is for none."""
+    """The options of each task of a request. Raises InvalidInput for an option that applies to none of them."""
     if options is None:
         return [DEFAULT_OPTIONS] * len(tasks)
     errors = [
-        FieldError(f"options.{name}", f"means nothing to {_and(tasks)}: it is for tasks of kind {', '.join(kinds)}")
-        for name, kinds in _FOR.items()
+        FieldError(f"options.{name}", f"means nothing to {_names(tasks)}: it is for tasks of kind {', '.join(kinds)}")
+        for name, kinds in _KINDS.items()
         if getattr(options, name) and not any(task.kind in kinds for task in tasks)
     ]
     if errors:
@@ -77,25 +77,25 @@ def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[Answe
 
 
 def _require_known_labels(thresholds: dict[str, float], tasks: Sequence[Task]) -> None:
-    known = [label for task in tasks if task.kind is Kind.MULTILABEL for label in task.labels]
-    unknown = [label for label in thresholds if label not in known]
+    labels = [label for task in tasks if task.kind is Kind.MULTILABEL for label in task.labels]
+    unknown = [label for label in thresholds if label not in labels]
     if unknown:
-        # The first so many: looking for what is meant takes its time.
+        # Not all of them: the search for similar labels is slow.
         reported = unknown[:_MAX_REPORTED]
         raise InvalidInput(
-            [FieldError(f"options.thresholds.{label[:80]}", _no_label(label, known)) for label in reported]
+            [FieldError(f"options.thresholds.{label[:80]}", _unknown_label(label, labels)) for label in reported]
         )
 
 
-def _no_label(label: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(label[:80], known, n=1)
-    return f"is no label; did you mean {close[0]!r}?" if close else f"is no label; labels: {', '.join(known)}"
+def _unknown_label(label: str, labels: Sequence[str]) -> str:
+    close = difflib.get_close_matches(label[:80], labels, n=1)
+    return f"is no label; did you mean {close[0]!r}?" if close else f"is no label; labels: {', '.join(labels)}"
 
 
-def _thresholds(task: Task, own: dict[str, float]) -> tuple[float, ...]:
+def _thresholds(task: Task, requested: dict[str, float]) -> tuple[float, ...]:
     stored = zip(task.labels, task.thresholds, strict=False)
-    return tuple(own.get(label, threshold) for label, threshold in stored)
+    return tuple(requested.get(label, threshold) for label, threshold in stored)
 
 
-def _and(tasks: Sequence[Task]) -> str:
+def _names(tasks: Sequence[Task]) -> str:
     return " and ".join(f"{task.name!r} ({task.kind})" for task in tasks)

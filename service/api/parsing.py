@@ -1,4 +1,4 @@
-"""A request body to inputs. One pass if all is well; item by item only for those who want to know what is wrong."""
+"""Parsing of request bodies into inputs: in one pass if the body is valid, item by item to find out what is wrong."""
 
 from __future__ import annotations
 
@@ -30,58 +30,58 @@ from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooM
 _MAX_REPORTED = 20
 
 _MAX_EXPLAINED = 1000
-"""Errors of a body beyond which none is explained: pydantic explains all or none, a microsecond or two each."""
+"""Errors of a body above which none is explained. Pydantic explains all or none, at 1 to 2 µs each."""
 
 _TAGS = ("<string>", "<object>", "<words>")
 
 
 @dataclass(frozen=True, slots=True)
-class Parsed:
-    """What a body asks for. `items`: inputs, or where they are bad and errors are wanted `per_item` what is wrong."""
+class ParsedRequest:
+    """A parsed body. `items`: inputs; with `per_item`, an invalid one is replaced by its error."""
 
     items: list[Input | ServiceError]
     options: Options | None
     per_item: bool
 
 
-def parse(task: Task, body: bytes, *, max_inputs: int, max_candidates: int) -> Parsed:
-    """What a body for `task` asks for. Raises InvalidInput, naming the field, or TooManyInputs."""
+def parse(task: Task, body: bytes, *, max_inputs: int, max_candidates: int) -> ParsedRequest:
+    """Parses a body for `task`. Raises InvalidInput, which names the field, or TooManyInputs."""
     request_model, _ = request_models(task)
     try:
         request = request_model.model_validate_json(body)
     except ValidationError as error:
-        request_of_any = _per_item(body)
-        if request_of_any is None:
+        unchecked = _parse_unchecked(body)
+        if unchecked is None:
             raise InvalidInput(_field_errors(error, task)) from None
-        return _item_by_item(task, request_of_any, max_inputs, max_candidates)
-    _require_few(request.inputs, max_inputs)
+        return _item_by_item(task, unchecked, max_inputs, max_candidates)
+    _require_max_inputs(request.inputs, max_inputs)
     items: list[Input | ServiceError] = [to_input(item) for item in request.inputs]
-    _look_for_many(task, items, max_candidates, per_item=request.errors is OnError.PER_ITEM)
-    return Parsed(items, request.options, request.errors is OnError.PER_ITEM)
+    _check_candidates(task, items, max_candidates, per_item=request.errors is OnError.PER_ITEM)
+    return ParsedRequest(items, request.options, request.errors is OnError.PER_ITEM)
 
 
 def parse_for_tasks(
     tasks: Mapping[str, Task], body: bytes, *, max_inputs: int, max_candidates: int
-) -> tuple[list[str], Parsed]:
-    """Which of the tasks a body is for, and what it asks of them.
+) -> tuple[list[str], ParsedRequest]:
+    """Parses a body that names its tasks. Returns their names and the request.
 
-    Raises UnknownTask, InvalidInput, naming the field, or TooManyInputs.
+    Raises UnknownTask, InvalidInput, which names the field, or TooManyInputs.
     """
     try:
         request = TasksRequest.model_validate_json(body)
     except ValidationError as error:
         raise InvalidInput(_field_errors(error, None)) from None
-    for place, name in enumerate(request.tasks):
+    for index, name in enumerate(request.tasks):
         if name not in tasks:
             raise UnknownTask(name, list(tasks))
-        if name in request.tasks[:place]:
-            raise InvalidInput([FieldError(f"tasks[{place}]", f"{name!r} is there twice")])
+        if name in request.tasks[:index]:
+            raise InvalidInput([FieldError(f"tasks[{index}]", f"{name!r} is there twice")])
     strictest = _strictest([tasks[name] for name in request.tasks])
     return request.tasks, _item_by_item(strictest, request, max_inputs, max_candidates)
 
 
 def parse_load(body: bytes) -> LoadRequest:
-    """What a body asks to load. Raises InvalidInput, naming the field."""
+    """Parses a body of a load request. Raises InvalidInput, which names the field."""
     try:
         return LoadRequest.model_validate_json(body)
     except ValidationError as error:
@@ -96,11 +96,11 @@ def parse_load(body: bytes) -> LoadRequest:
 
 
 def _strictest(tasks: list[Task]) -> Task:
-    """The task whose inputs the others take as well. Raises InvalidInput where there is none."""
+    """The task whose inputs all others accept as well. Raises InvalidInput if there is none."""
     by_request: dict[type[PredictRequest], Task] = {}
     for task in tasks:
         by_request.setdefault(request_models(task)[0], task)
-    # A tagging task takes what a task on one text does, and words besides.
+    # A tagging task accepts the inputs of a task on one text, and words in addition.
     if by_request.keys() == {TextRequest, TaggingRequest}:
         del by_request[TaggingRequest]
     if len(by_request) > 1:
@@ -111,8 +111,8 @@ def _strictest(tasks: list[Task]) -> Task:
     return next(iter(by_request.values()))
 
 
-def _per_item(body: bytes) -> AnyRequest | None:
-    """The request, whatever its inputs are, if it wants to know what is wrong with each of them."""
+def _parse_unchecked(body: bytes) -> AnyRequest | None:
+    """The request with unchecked inputs, if it asks for errors per item and is valid otherwise."""
     try:
         request = AnyRequest.model_validate_json(body)
     except ValidationError:
@@ -120,23 +120,23 @@ def _per_item(body: bytes) -> AnyRequest | None:
     return request if request.errors is OnError.PER_ITEM else None
 
 
-def _item_by_item(task: Task, request: AnyRequest, max_inputs: int, max_candidates: int) -> Parsed:
-    _require_few(request.inputs, max_inputs)
+def _item_by_item(task: Task, request: AnyRequest, max_inputs: int, max_candidates: int) -> ParsedRequest:
+    _require_max_inputs(request.inputs, max_inputs)
     item_model = _item_model(request_models(task)[0])
     per_item = request.errors is OnError.PER_ITEM
     items: list[Input | ServiceError] = []
     errors: list[FieldError] = []
-    for place, value in enumerate(request.inputs):
+    for index, value in enumerate(request.inputs):
         try:
             items.append(to_input(item_model.validate_python(value)))
         except ValidationError as error:
-            wrong = _field_errors(error, task, ("inputs", place))
-            items.append(InvalidInput(wrong))
-            errors += wrong
+            item_errors = _field_errors(error, task, ("inputs", index))
+            items.append(InvalidInput(item_errors))
+            errors += item_errors
     if errors and not per_item:
         raise InvalidInput(errors[:_MAX_REPORTED])
-    _look_for_many(task, items, max_candidates, per_item=per_item)
-    return Parsed(items, request.options, per_item)
+    _check_candidates(task, items, max_candidates, per_item=per_item)
+    return ParsedRequest(items, request.options, per_item)
 
 
 @cache
@@ -145,34 +145,34 @@ def _item_model(request_model: type[PredictRequest]) -> TypeAdapter[Any]:
     return TypeAdapter(items)
 
 
-def _require_few(inputs: list[Any], max_inputs: int) -> None:
+def _require_max_inputs(inputs: list[Any], max_inputs: int) -> None:
     if len(inputs) > max_inputs:
         raise TooManyInputs("inputs", len(inputs), max_inputs, "inputs")
 
 
-def _look_for_many(task: Task, items: list[Input | ServiceError], max_candidates: int, *, per_item: bool) -> None:
-    """Refuses inputs of too many candidates, each in its place or the first of them by raising."""
+def _check_candidates(task: Task, items: list[Input | ServiceError], max_candidates: int, *, per_item: bool) -> None:
+    """Replaces inputs of too many candidates by errors if `per_item`, otherwise raises the first error."""
     if task.kind not in CANDIDATE_KINDS:
         return
     name = "choices" if task.kind is Kind.MULTIPLE_CHOICE else "candidates"
-    for place, item in enumerate(items):
+    for index, item in enumerate(items):
         if isinstance(item, Input) and len(item.candidates) > max_candidates:
-            refused = TooManyInputs(f"inputs[{place}].{name}", len(item.candidates), max_candidates, name)
+            error = TooManyInputs(f"inputs[{index}].{name}", len(item.candidates), max_candidates, name)
             if not per_item:
-                raise refused
-            items[place] = refused
+                raise error
+            items[index] = error
 
 
-def _field_errors(error: ValidationError, task: Task | None, place: tuple[str | int, ...] = ()) -> list[FieldError]:
-    """Pydantic's errors about what is at `place`, in the client's words, the first so many."""
+def _field_errors(error: ValidationError, task: Task | None, prefix: tuple[str | int, ...] = ()) -> list[FieldError]:
+    """Pydantic's errors in the client's terms, at most _MAX_REPORTED. `prefix`: where the value stands in the body."""
     if error.error_count() > _MAX_EXPLAINED:
-        return [FieldError(_path(place), f"has {error.error_count()} errors; send less of it to see what is wrong")]
+        return [FieldError(_path(prefix), f"has {error.error_count()} errors; send less of it to see what is wrong")]
     details = error.errors(include_url=False, include_input=False)[:_MAX_REPORTED]
-    return [_field_error(detail, task, (*place, *detail["loc"])) for detail in details]
+    return [_field_error(detail, task, (*prefix, *detail["loc"])) for detail in details]
 
 
-def _field_error(detail: ErrorDetails, task: Task | None, place: tuple[str | int, ...]) -> FieldError:
-    location = [part for part in place if part not in _TAGS]
+def _field_error(detail: ErrorDetails, task: Task | None, path: tuple[str | int, ...]) -> FieldError:
+    location = [part for part in path if part not in _TAGS]
     if location[:1] == ["options"]:
         whole, or_string = f"options are {', '.join(Options.model_fields)}", ""
     elif task is None or len(location) <= 1:
@@ -181,9 +181,9 @@ def _field_error(detail: ErrorDetails, task: Task | None, place: tuple[str | int
     else:
         whole = f"an input of {task.name!r} has {field_names(task)}"
         or_string = "" if task.pair else "a string or "
-    least = detail.get("ctx", {}).get("min_length")
+    min_length = detail.get("ctx", {}).get("min_length")
     message = {
-        "too_short": f"must have at least {least} item{'' if least == 1 else 's'}",
+        "too_short": f"must have at least {min_length} item{'' if min_length == 1 else 's'}",
         "missing": f"is required: {whole}",
         "extra_forbidden": f"is not a field: {whole}",
         "model_type": f"must be {or_string}an object: {whole}",
@@ -191,5 +191,5 @@ def _field_error(detail: ErrorDetails, task: Task | None, place: tuple[str | int
     return FieldError(_path(location), message)
 
 
-def _path(place: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".") or "body"
+def _path(location: Sequence[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".") or "body"

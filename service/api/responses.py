@@ -1,4 +1,4 @@
-"""What a client gets: answers with what was read for them, as JSON."""
+"""Responses: answers, token counts and problems as JSON values."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from polytask.model.encoding import Encoding, Input, Token
 from polytask.model.tasks import Kind, Task
 from polytask.service.errors import ServiceError
 
-_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Answer)}
+_ANSWER_FIELDS = {kind: tuple(field.name for field in fields(kind)) for kind in get_args(Answer)}
 _ENCODER = msgspec.json.Encoder()
 
 AnswerJson = dict[str, Any]
-"""An answer, or a problem in the place of one, as a client gets it."""
+"""An answer, or the problem that replaces it, as JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,30 +69,28 @@ class TasksResponse:
 
 
 def answer_json(answer: Answer, rows: Sequence[Encoding]) -> AnswerJson:
-    """An answer with what was read for it."""
-    found: AnswerJson = {name: getattr(answer, name) for name in _FIELDS[type(answer)]}
-    found.update(token_counts(rows))
-    return found
+    """An answer with the token counts of its rows."""
+    return {name: getattr(answer, name) for name in _ANSWER_FIELDS[type(answer)]} | token_counts(rows)
 
 
 def token_counts(rows: Sequence[Encoding]) -> dict[str, int]:
-    """How many tokens were read, and how many were cut off, of all rows of an input."""
+    """Numbers of tokens that were read and that were dropped by truncation, over all rows of an input."""
     return {"tokens": sum(map(len, rows)), "dropped_tokens": sum(row.dropped_tokens for row in rows)}
 
 
 def error_json(error: ServiceError) -> AnswerJson:
-    """A problem in the place of an answer."""
+    """The problem that replaces the answer to an invalid input."""
     problem = error.problem()
-    parts = {field.name: getattr(problem, field.name) for field in fields(problem)}
-    return {"error": {name: value for name, value in parts.items() if value is not None}}
+    values = {field.name: getattr(problem, field.name) for field in fields(problem)}
+    return {"error": {name: value for name, value in values.items() if value is not None}}
 
 
 def token_json(task: Task, item: Input, tokens: Sequence[Token]) -> list[ReadToken]:
-    """The tokens of a row by the names of the input's fields."""
+    """The tokens of a row, with the input field that each comes from."""
     return [ReadToken(token.token, _field(task, item, token.text), token.start, token.end) for token in tokens]
 
 
-def rendered(response: PredictResponse | TasksResponse) -> bytes:
+def encode_response(response: PredictResponse | TasksResponse) -> bytes:
     """A response as JSON."""
     return _ENCODER.encode(response)
 

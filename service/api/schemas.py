@@ -1,4 +1,4 @@
-"""What a client sends, one model per shape of input, and the way into the model's own `Input` and back."""
+"""Request schemas: one pydantic model per shape of input, and the conversion to and from the model's `Input`."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ class InputField:
 
 
 def to_input(item: str | _Object) -> Input:
-    """A valid input of a request as the model's own."""
+    """A validated input as the model's `Input`."""
     match item:
         case str():
             return Input(item)
@@ -205,7 +205,7 @@ def to_input(item: str | _Object) -> Input:
 
 
 def from_input(task: Task, item: Input) -> str | dict[str, Any]:
-    """The model's own input as a client would send it."""
+    """The model's `Input` as a client would send it."""
     if task.kind is Kind.RANKING:
         return {"query": item.text, "candidates": list(item.candidates)}
     if task.kind is Kind.MULTIPLE_CHOICE:
@@ -220,7 +220,7 @@ def from_input(task: Task, item: Input) -> str | dict[str, Any]:
 
 
 def input_fields(task: Task) -> list[InputField]:
-    """The fields that an input of `task` has."""
+    """The fields of the inputs of `task`."""
     _, models = request_models(task)
     return [
         InputField(
@@ -235,12 +235,12 @@ def input_fields(task: Task) -> list[InputField]:
 
 
 def request_models(task: Task) -> tuple[type[PredictRequest], tuple[type[_Object], ...]]:
-    """The request that is for `task`, and the objects that its inputs may be."""
+    """The request model of `task`, and the object models of its inputs."""
     if task.kind in _REQUESTS:
         return _REQUESTS[task.kind]
     return (PairRequest, (PairInput,)) if task.pair else (TextRequest, (TextInput,))
 
 
 def field_names(task: Task) -> str:
-    """The fields of the task's inputs, in words."""
+    """The fields of the task's inputs, for an error message."""
     return " or ".join(" and ".join(model.model_fields) for model in request_models(task)[1])

@@ -1,4 +1,4 @@
-"""What the service says about its tasks, so that a client needs no other documentation."""
+"""Task descriptions: everything that a client must know about a task to use it."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def revision(manifest: Manifest) -> str:
 
 
 def describe_tasks(manifest: Manifest, settings: Settings) -> dict[str, TaskInfo]:
-    """What there is to say about each task, by name."""
+    """The description of each task, by name."""
     return {task.name: _info(task, manifest, settings) for task in manifest.tasks}
 
 
 def example_input(task: Task, manifest: Manifest) -> Input:
-    """An input for the task: its first golden example, or one made up for its kind."""
+    """An input for the task: its first golden example, or a default for its kind."""
     golden = next((golden.input for golden in manifest.goldens if golden.task == task.name), None)
     return golden or _EXAMPLES.get(task.kind, _PAIR if task.pair else _TEXT)
 

@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol carries them: in JSON, or as bytes behind the JSON."""
+"""Tensors of the Open Inference Protocol: in JSON, or as bytes after the JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import msgspec
 from polytask.service.errors import FieldError, InvalidInput
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
-"""The header that says how many bytes of a body are JSON; those behind them are tensors."""
+"""Header with the number of bytes of a body that are JSON. The bytes after them are tensors."""
 
 BINARY = "application/octet-stream"
 
 _Decoded = TypeVar("_Decoded")
 
-_SIZE, _WANTED = "binary_data_size", "binary_data"
-_MOST_DIGITS = 9
+_SIZE, _BINARY_DATA = "binary_data_size", "binary_data"
+_MAX_DIGITS = 9
 _FORMATS = {"FP32": "f", "INT32": "i"}
 _ENCODER = msgspec.json.Encoder()
 
@@ -52,22 +52,22 @@ class InferenceRequest(msgspec.Struct, forbid_unknown_fields=True):
     parameters: dict[str, str | float | bool | None] | None = None
     outputs: list[RequestOutput] | None = None
 
-    def wanted(self, known: Sequence[str]) -> dict[str, bool]:
-        """The outputs that are to be given, and whether as bytes. Raises InvalidInput."""
-        usual = _flag(self.parameters, "binary_data_output", "parameters")
+    def requested_outputs(self, names: Sequence[str]) -> dict[str, bool]:
+        """The requested ones among the outputs `names`, and whether each is sent as bytes. Raises InvalidInput."""
+        default = _flag(self.parameters, "binary_data_output", "parameters")
         if self.outputs is None:
-            return dict.fromkeys(known, usual)
-        found: dict[str, bool] = {}
-        for place, output in enumerate(self.outputs):
-            where = f"outputs[{place}]"
-            if output.name not in known:
-                raise _wrong(f"{where}.name", f"there is no output {output.name[:80]!r}; outputs: {', '.join(known)}")
+            return dict.fromkeys(names, default)
+        requested: dict[str, bool] = {}
+        for index, output in enumerate(self.outputs):
+            where = f"outputs[{index}]"
+            if output.name not in names:
+                raise _wrong(f"{where}.name", f"there is no output {output.name[:80]!r}; outputs: {', '.join(names)}")
             parameters = output.parameters or {}
             for name in parameters:
-                if name != _WANTED:
-                    raise _wrong(f"{where}.parameters.{name[:80]}", f"is not understood: an output may have {_WANTED}")
-            found[output.name] = _flag(parameters, _WANTED, f"{where}.parameters") if parameters else usual
-        return found
+                if name != _BINARY_DATA:
+                    raise _wrong(f"{where}.parameters.{name[:80]}", f"is not understood: an output may have {_BINARY_DATA}")
+            requested[output.name] = _flag(parameters, _BINARY_DATA, f"{where}.parameters") if parameters else default
+        return requested
 
 
 class ResponseOutput(msgspec.Struct, omit_defaults=True):
@@ -90,17 +90,17 @@ class InferenceResponse(msgspec.Struct, omit_defaults=True):
 
 
 class Texts(msgspec.Struct):
-    """A tensor of texts, flat."""
+    """An input tensor. `values`: flat, in row-major order."""
 
     shape: list[int]
     values: list[str]
 
 
-_REQUEST = msgspec.json.Decoder(InferenceRequest)
+_REQUEST_DECODER = msgspec.json.Decoder(InferenceRequest)
 
 
-def decoded(decoder: msgspec.json.Decoder[_Decoded], body: bytes) -> _Decoded:
-    """A JSON body. Raises InvalidInput, naming the field."""
+def decode_json(decoder: msgspec.json.Decoder[_Decoded], body: bytes) -> _Decoded:
+    """Decodes a JSON body. Raises InvalidInput, which names the field."""
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -110,13 +110,13 @@ def decoded(decoder: msgspec.json.Decoder[_Decoded], body: bytes) -> _Decoded:
         raise _wrong("body", "is nested too deeply") from None
 
 
-def read(body: bytes, head_length: str | None) -> tuple[InferenceRequest, dict[str, Texts]]:
-    """A request and its tensors by name. `head_length`: what the header of that name says. Raises InvalidInput."""
+def read_request(body: bytes, head_length: str | None) -> tuple[InferenceRequest, dict[str, Texts]]:
+    """The request and its input tensors by name. `head_length`: value of the header HEAD_LENGTH. Raises InvalidInput."""
     length = len(body) if head_length is None else _length(head_length, len(body))
-    request, at = decoded(_REQUEST, body[:length]), length
+    request, position = decode_json(_REQUEST_DECODER, body[:length]), length
     texts: dict[str, Texts] = {}
-    for place, tensor in enumerate(request.inputs):
-        where, size = f"inputs[{place}]", (tensor.parameters or {}).get(_SIZE)
+    for index, tensor in enumerate(request.inputs):
+        where, size = f"inputs[{index}]", (tensor.parameters or {}).get(_SIZE)
         if tensor.name in texts:
             raise _wrong(f"{where}.name", f"{tensor.name[:80]!r} is there twice")
         if tensor.datatype != "BYTES":
@@ -125,25 +125,25 @@ def read(body: bytes, head_length: str | None) -> tuple[InferenceRequest, dict[s
             raise _wrong(where, f"has either data or the parameter {_SIZE}")
         if tensor.data is not None:
             values = [text for part in tensor.data for text in ([part] if isinstance(part, str) else part)]
-        elif isinstance(size, (bool, str)) or size is None or size != int(size) or not 0 <= size <= len(body) - at:
-            raise _wrong(f"{where}.parameters.{_SIZE}", f"must be a number of bytes; {len(body) - at} are left")
+        elif isinstance(size, (bool, str)) or size is None or size != int(size) or not 0 <= size <= len(body) - position:
+            raise _wrong(f"{where}.parameters.{_SIZE}", f"must be a number of bytes; {len(body) - position} are left")
         else:
-            values = _strings(body[at : at + int(size)], where)
-            at += int(size)
+            values = _strings(body[position : position + int(size)], where)
+            position += int(size)
         if not 1 <= len(tensor.shape) <= 2 or min(tensor.shape) < 1 or math.prod(tensor.shape) != len(values):
             raise _wrong(
                 f"{where}.shape", f"must be one or two sizes for {len(values)} elements; got {tensor.shape[:9]}"
             )
         texts[tensor.name] = Texts(tensor.shape, values)
-    if at != len(body):
-        raise _wrong("body", f"{len(body) - at} bytes at its end belong to no input")
+    if position != len(body):
+        raise _wrong("body", f"{len(body) - position} bytes at its end belong to no input")
     return request, texts
 
 
-def write(response: InferenceResponse, binary: Mapping[str, bool]) -> tuple[bytes, int | None]:
-    """The body, and how many bytes of it are JSON where there are others. `binary`: which outputs become bytes.
+def write_response(response: InferenceResponse, binary: Mapping[str, bool]) -> tuple[bytes, int | None]:
+    """The body, and the number of its bytes that are JSON if there are others. `binary`: which outputs become bytes.
 
-    Takes their data out of the response.
+    Removes the data of these outputs from `response`.
     """
     parts = [b""]
     for output in response.outputs:
@@ -163,25 +163,25 @@ def _packed(datatype: str, values: Sequence[str | float]) -> bytes:
 
 
 def _strings(data: bytes, where: str) -> list[str]:
-    """Texts that each have their length in four bytes in front of them."""
-    found: list[str] = []
-    at = 0
-    while at < len(data):
-        start = at + 4
-        at = start + int.from_bytes(data[at:start], "little")
-        if start > len(data) or at > len(data):
-            raise _wrong(where, f"element {len(found)} is cut off: an element is its length in four bytes and a text")
+    """Decodes texts, each preceded by its length in four bytes."""
+    texts: list[str] = []
+    end = 0
+    while end < len(data):
+        start = end + 4
+        end = start + int.from_bytes(data[end:start], "little")
+        if start > len(data) or end > len(data):
+            raise _wrong(where, f"element {len(texts)} is cut off: an element is its length in four bytes and a text")
         try:
-            found.append(data[start:at].decode())
+            texts.append(data[start:end].decode())
         except UnicodeDecodeError as error:
-            raise _wrong(where, f"element {len(found)} is not UTF-8: {error.reason} at byte {error.start}") from None
-    return found
+            raise _wrong(where, f"element {len(texts)} is not UTF-8: {error.reason} at byte {error.start}") from None
+    return texts
 
 
-def _length(header: str, most: int) -> int:
-    if header.isdecimal() and len(header) <= _MOST_DIGITS and int(header) <= most:
+def _length(header: str, num_bytes: int) -> int:
+    if header.isdecimal() and len(header) <= _MAX_DIGITS and int(header) <= num_bytes:
         return int(header)
-    raise _wrong(HEAD_LENGTH, f"must be a number of bytes, at most the {most} of the body; got {header[:20]!r}")
+    raise _wrong(HEAD_LENGTH, f"must be a number of bytes, at most the {num_bytes} of the body; got {header[:20]!r}")
 
 
 def _flag(parameters: Mapping[str, Any] | None, name: str, where: str) -> bool:

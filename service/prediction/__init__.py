@@ -1,1 +1,1 @@
-"""Prediction: one request from its body to its answers. Knows tasks and limits, neither HTTP nor torch."""
+"""Prediction: one request from its body to its answers, without HTTP and without torch."""

@@ -1,8 +1,4 @@
-"""A request from its body to its answers: check, tokenise, put in line, wait, decode.
-
-Knows the tasks and the limits, neither HTTP nor the device. What it puts in line comes back through the ticket that
-goes along.
-"""
+"""Engine client: the interface through which rows are queued, in this process or in an engine process."""
 
 from __future__ import annotations
 
@@ -27,7 +23,7 @@ _DROP_REASONS: dict[type[BaseException], str] = {DeadlineExceeded: DEADLINE, Cli
 
 
 class EngineClient(Protocol):
-    """Where rows are handed in."""
+    """Takes rows and answers them through the result sink in their payload."""
 
     @property
     def ready(self) -> bool:
@@ -35,29 +31,30 @@ class EngineClient(Protocol):
 
     @property
     def draining(self) -> bool:
-        """Whether no rows will ever be taken again."""
+        """Whether the engine is shutting down and accepts no more rows."""
 
     def recover(self) -> None:
-        """Asks for another try when not ready."""
+        """Asks an engine that is not ready to try again."""
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
-        """Raises queue.Full or queue.Closed if it knows that it will not take a request.
+        """Raises queue.Full or queue.Closed if a request is sure to be refused.
 
-        `task_id`: None where it is not known. `num_tokens`: about as many as it has. `before`: those that come first.
+        `task_id`: None if unknown. `num_tokens`: estimated tokens of the request. `before`: estimated tokens of requests
+        that are being tokenised and will be queued first.
         """
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
-        """Takes all rows of a request or none, and counts them.
+        """Queues all rows of a request or none, and counts them.
 
-        Raises queue.Full or queue.Closed; or, where that is only known later, fails their ticket with `refusal` of it.
+        Raises queue.Full or queue.Closed. A refusal that is known only later fails the request through its result sink.
         """
 
     def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
-        """Forgets those rows of a request that have not been started, and counts them as dropped for the reason."""
+        """Removes those rows of a request that have not started, and counts them as dropped for the reason."""
 
 
 def require_ready(engine: EngineClient) -> None:
-    """Raises NotReady or Draining where rows would not be answered; asks for another try where that may help."""
+    """Raises NotReady or Draining if rows would not be answered. Asks an engine that is not ready to recover."""
     if engine.draining:
         raise Draining(_DRAINING)
     if not engine.ready:
@@ -66,7 +63,7 @@ def require_ready(engine: EngineClient) -> None:
 
 
 def refusal(error: Full | Closed) -> ServiceError:
-    """What a client is told whose rows the line does not take."""
+    """The error for a client whose rows the queue refuses."""
     if isinstance(error, QuotaFull):
         return TaskQuotaFull(f"no room for more of this task: {error}", retry_after_s=error.wait_s)
     if isinstance(error, Full):
@@ -75,5 +72,5 @@ def refusal(error: Full | Closed) -> ServiceError:
 
 
 def drop_reason(error: BaseException) -> str | None:
-    """Why the rows of a request that ends with `error` are dropped, as the metrics count it."""
+    """The metric label under which the rows of a request that ends with `error` are dropped."""
     return _DROP_REASONS.get(type(error))

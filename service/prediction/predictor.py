@@ -1,7 +1,6 @@
-"""A request from its body to its answers: check, tokenise, put in line, wait, decode.
+"""Predictor: one request from its body to its answers. It checks, tokenises, queues, waits and decodes.
 
-Knows the tasks and the limits, neither HTTP nor the device. What it puts in line comes back through the ticket that
-goes along.
+It knows tasks and limits, but neither HTTP nor the device. Results of queued rows come back through a PendingRequest.
 """
 
 from __future__ import annotations
@@ -11,22 +10,16 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from polytask.model.answers import Logits
 from polytask.model.encoding import InputEncoder
 from polytask.model.tasks import Task
+from polytask.model_store.manifest import Golden
 from polytask.service.config.settings import Settings
-from polytask.service.errors import (
-    BodyTooSlow,
-    ClientGone,
-    DeadlineExceeded,
-    InternalError,
-    ServiceError,
-    UnknownTask,
-)
-from polytask.service.observability.request_metrics import UNKNOWN_TASK, RequestMetrics
+from polytask.service.errors import ClientGone, DeadlineExceeded, InternalError, ServiceError, UnknownTask
+from polytask.service.observability.metrics import UNKNOWN_TASK, RequestMetrics
 from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
@@ -35,57 +28,44 @@ from polytask.service.request_context import RequestContext
 from polytask.service.scheduling.queue import Closed, Full, Row
 
 _Result = TypeVar("_Result")
-_ROWS_DECODED_AT_ONCE = 8
-
-_TOKENS_DECODED_AT_ONCE = 256
-"""More rows than this, or token-level rows with more tokens, are decoded off the event loop; fewer are not worth it."""
-
 
 _SMALL_BODY = 2048
-"""Bytes of a request that is checked and tokenised on the event loop: a thread costs more than it would save."""
+"""Bytes of a body that is checked and tokenised on the event loop, where a thread would cost more than it saves."""
 
+_ROWS_DECODED_AT_ONCE = 8
+_TOKENS_DECODED_AT_ONCE = 256
+"""Up to so many rows, and tokens of token-level rows, are decoded on the event loop; more are decoded on a thread."""
 
 _THREADS = 2
-"""Of those that tokenise and decode. Two, so that one large request does not keep the others waiting."""
-
+"""Threads that tokenise and decode. With two, one large request does not block the others."""
 
 TranslateBody = Callable[[bytes], bytes]
-"""A body of another protocol to one of this API. Raises ServiceError."""
+"""Makes a body of this API from one of another protocol. Raises ServiceError."""
 
-
-def as_it_is(body: bytes) -> bytes:
-    """The translation of a body that is of this API."""
-    return body
+WatchDisconnect = Callable[[Callable[[], None]], Callable[[], object]]
+"""Takes a callback and calls it when the client disconnects. Returns a function that stops watching."""
 
 
 @dataclass(frozen=True, slots=True)
 class PredictCall:
-    """One request as it arrives. `watch` calls what it is given when the client has closed the connection, until what
-    it returns is called.
+    """An admitted request whose body has been read. `task`: None if the body names its tasks.
 
-    `task`: None where the body says which tasks it is for. `deadline_s`: the seconds that the client allows, if it says
-    so. Both it and `read_body` raise ServiceError. `translate`: what is done to the body once there is room for the
-    request. `context`: where is noted how it goes.
+    `deadline`: in seconds of `time.monotonic()`. `translate_body`: None if the body is one of this API.
     """
 
     task: str | None
-    read_body: Callable[[], Awaitable[bytes]]
-    watch: Callable[[Callable[[], None]], Callable[[], object]]
-    deadline_s: Callable[[], float | None] = lambda: None
-    translate: TranslateBody = as_it_is
-    context: RequestContext = field(default_factory=RequestContext)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The response as JSON, and the seconds that each stage took."""
-
     body: bytes
-    stages: dict[str, float]
+    deadline: float
+    context: RequestContext
+    watch_disconnect: WatchDisconnect
+    translate_body: TranslateBody | None = None
 
 
 class Predictor:
-    """Answers requests for the tasks of one checkpoint. `revision` is its name and version."""
+    """Answers requests for the tasks of one checkpoint. `revision`: its name and version.
+
+    For each request: within `track`, first `admit`, then `predict`.
+    """
 
     def __init__(
         self,
@@ -96,138 +76,151 @@ class Predictor:
         settings: Settings,
         revision: str,
     ) -> None:
-        self.preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predictions)
+        self._preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predicted)
         self._engine = engine
         self._metrics = metrics
-        self._settings = settings
-        self._tokens = TokenEstimator()
+        self._max_deadline_s = settings.deadline_s
+        self._token_estimator = TokenEstimator()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
         self._mailbox: LoopMailbox[Completion] | None = None
 
     def close(self) -> None:
-        """Ends the predictor's threads, when nobody waits for an answer any more."""
+        """Stops the threads. No request may be waiting."""
         self._threads.shutdown(cancel_futures=True)
 
-    async def predict(self, call: PredictCall) -> Prediction:
-        """The answers to one request. Raises ServiceError, and nothing else, where there are none."""
+    def example(self, golden: Golden) -> dict[str, Any]:
+        """The response to a golden input, as JSON values."""
+        return self._preparer.example(golden)
+
+    @contextlib.contextmanager
+    def track(self, context: RequestContext) -> Iterator[None]:
+        """Counts a request, from its arrival to its answer or error. Raises ServiceError only: others become InternalError."""
         arrived = time.monotonic()
         with self._metrics.in_flight.track_inprogress():
             try:
-                prediction = await self._predict(call, arrived)
+                yield
             except ServiceError as error:
-                self._failed(call.context, error, arrived)
+                self._count_failure(context, error, arrived)
                 raise
             except Exception as error:
                 internal = InternalError(error)
-                self._failed(call.context, internal, arrived)
+                self._count_failure(context, internal, arrived)
                 raise internal from error
-        for task in call.context.tasks:
-            self._metrics.answered(task, prediction.stages, time.monotonic() - arrived)
-        return prediction
+        stages, seconds = context.seconds(), time.monotonic() - arrived
+        for task in context.tasks:
+            self._metrics.answered(task, stages, seconds)
 
-    def _failed(self, context: RequestContext, error: ServiceError, arrived: float) -> None:
-        # A body that is for several tasks may not have been read.
+    def admit(self, task: str | None, context: RequestContext) -> None:
+        """Decides what is known before the body is read. Raises UnknownTask, NotReady or Draining."""
+        if task is not None:
+            if task not in self._preparer.tasks:
+                raise UnknownTask(task, list(self._preparer.tasks))
+            context.tasks = (task,)
+        require_ready(self._engine)
+
+    def deadline(self, allowed_s: float | None) -> float:
+        """The deadline of a request that arrives now, if its client allows `allowed_s` seconds."""
+        return time.monotonic() + (self._max_deadline_s if allowed_s is None else min(self._max_deadline_s, allowed_s))
+
+    async def predict(self, call: PredictCall) -> bytes:
+        """The response as JSON. Fills in the context of the call. Raises ServiceError."""
+        context = call.context
+        # Before tokenising: under overload a refusal must be cheap and immediate.
+        task_id = None if call.task is None else self._preparer.ids[call.task]
+        with _as_service_errors():
+            num_tokens, pending_tokens = self._token_estimator.estimate(len(call.body)), self._token_estimator.pending_tokens
+            self._engine.require_room(task_id, num_tokens, pending_tokens, call.deadline)
+        started = time.monotonic()
+        prepared = await self._prepare(call)
+        tokenized = time.monotonic()
+        context.tasks = prepared.tasks
+        context.num_inputs, context.num_rows = prepared.num_inputs, len(prepared.rows)
+        context.num_tokens = prepared.num_tokens
+        context.stages["tokenize"] = started, tokenized
+        results = await self._run(prepared, call)
+        resumed = time.monotonic()
+        context.stages["queue"] = tokenized, results.started
+        context.stages["forward"] = results.started, results.ended
+        response = await self._render(prepared, results.logits)
+        context.stages["postprocess"] = resumed, time.monotonic()
+        return response
+
+    def _count_failure(self, context: RequestContext, error: ServiceError, arrived: float) -> None:
+        # A body that names several tasks may not have been read.
         for task in context.tasks or (UNKNOWN_TASK,):
             self._metrics.failed(task, error, time.monotonic() - arrived)
 
-    async def _predict(self, call: PredictCall, arrived: float) -> Prediction:
-        context = call.context
-        if call.task is not None:
-            if call.task not in self.preparer.tasks:
-                raise UnknownTask(call.task, list(self.preparer.tasks))
-            context.tasks = (call.task,)
-        require_ready(self._engine)
-        asked_s, longest_s = call.deadline_s(), self._settings.deadline_s
-        deadline = arrived + (longest_s if asked_s is None else min(longest_s, asked_s))
-        body = await _by(deadline, call.read_body(), BodyTooSlow("the deadline passed before the body had arrived"))
-        # Before it is tokenised: under overload a refusal must cost little, and come at once.
-        task_id = None if call.task is None else self.preparer.ids[call.task]
-        with _told_to_clients():
-            self._engine.require_room(task_id, self._tokens.estimate(len(body)), self._tokens.pending_tokens, deadline)
-        started = time.monotonic()
-        job = await self._job(call, body, deadline)
-        tokenized = time.monotonic()
-        context.tasks = job.tasks
-        context.num_inputs, context.num_rows, context.num_tokens = job.num_inputs, len(job.rows), job.num_tokens
-        context.stages["tokenize"] = started, tokenized
-        results = await self._run(job, deadline, call)
-        woken = time.monotonic()
-        context.stages["queue"] = tokenized, results.started
-        context.stages["forward"] = results.started, results.ended
-        rendered = await self._decode(job, results.logits)
-        context.stages["postprocess"] = woken, time.monotonic()
-        return Prediction(rendered, context.seconds())
+    async def _prepare(self, call: PredictCall) -> PreparedRequest:
+        def prepare() -> PreparedRequest:
+            body = call.body if call.translate_body is None else call.translate_body(call.body)
+            return self._preparer.prepare(call.task, body)
 
-    async def _job(self, call: PredictCall, body: bytes, deadline: float) -> PreparedRequest:
-        def job() -> PreparedRequest:
-            return self.preparer.prepare(call.task, call.translate(body))
+        num_bytes = len(call.body)
+        if num_bytes <= _SMALL_BODY:
+            prepared = prepare()
+        else:
+            late = DeadlineExceeded("the deadline passed before the request was in line")
+            estimate = self._token_estimator.estimate(num_bytes)
+            self._token_estimator.add(estimate)
+            try:
+                prepared = await before(call.deadline, self._on_thread(prepare), late)
+            finally:
+                self._token_estimator.remove(estimate)
+        # Tokens of one task: the sum over several tasks that read the same texts would be expected of each single one.
+        self._token_estimator.update(num_bytes, prepared.num_tokens // len(prepared.parts))
+        return prepared
 
-        if len(body) <= _SMALL_BODY:
-            return self._learnt(body, job())
-        late = DeadlineExceeded("the deadline passed before the request was in line")
-        expected = self._tokens.estimate(len(body))
-        self._tokens.add(expected)
-        try:
-            return self._learnt(body, await _by(deadline, self._on_thread(job), late))
-        finally:
-            self._tokens.remove(expected)
-
-    def _learnt(self, body: bytes, job: PreparedRequest) -> PreparedRequest:
-        # Of one task: what several tasks make of the same texts would be expected of every single one.
-        self._tokens.update(len(body), job.num_tokens // len(job.shares))
-        return job
-
-    async def _run(self, job: PreparedRequest, deadline: float, call: PredictCall) -> Results:
-        """Puts the rows in line and waits: for the last result, the first failure, the deadline or the client's end."""
-        if not job.rows:
+    async def _run(self, prepared: PreparedRequest, call: PredictCall) -> Results:
+        """Queues the rows and waits for the last result, the first failure, the deadline or a disconnect."""
+        if not prepared.rows:
             now = time.monotonic()
             return Results([], now, now)
         loop = asyncio.get_running_loop()
         if self._mailbox is None or self._mailbox.loop is not loop:
             self._mailbox = completion_mailbox(loop)
-        ticket = PendingRequest(len(job.rows), self._mailbox)
+        pending = PendingRequest(len(prepared.rows), self._mailbox)
         rows = [
-            Row(task_id, len(encoding), deadline, RowPayload(encoding, ticket, place))
-            for place, (task_id, encoding) in enumerate(job.rows)
+            Row(task_id, len(encoding), call.deadline, RowPayload(encoding, pending, index))
+            for index, (task_id, encoding) in enumerate(prepared.rows)
         ]
         self._submit(rows)
-        timer = loop.call_later(deadline - time.monotonic(), ticket.expire)
-        unwatch = call.watch(lambda: ticket.fail(ClientGone("nobody waits")))
+        timer = loop.call_later(call.deadline - time.monotonic(), pending.expire)
+        stop_watching = call.watch_disconnect(lambda: pending.fail(ClientGone("nobody waits")))
         try:
-            return await ticket.future
+            return await pending.future
         except BaseException as error:
             self._engine.cancel(rows, drop_reason(error))
             raise
         finally:
             timer.cancel()
-            unwatch()
+            stop_watching()
 
     def _submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         if rows[0].deadline <= time.monotonic():
             raise DeadlineExceeded("the deadline passed before the request was in line")
-        with _told_to_clients():
+        with _as_service_errors():
             self._engine.submit(rows)
 
-    async def _decode(self, job: PreparedRequest, logits: list[Logits]) -> bytes:
-        num_tokens = sum(len(own) for own in logits if own.ndim > 1)
+    async def _render(self, prepared: PreparedRequest, logits: list[Logits]) -> bytes:
+        num_tokens = sum(len(row) for row in logits if row.ndim > 1)
         if len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE:
-            return self.preparer.render(job, logits)
-        return await self._on_thread(self.preparer.render, job, logits)
+            return self._preparer.render(prepared, logits)
+        return await self._on_thread(self._preparer.render, prepared, logits)
 
     def _on_thread(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
 @contextlib.contextmanager
-def _told_to_clients() -> Iterator[None]:
+def _as_service_errors() -> Iterator[None]:
     try:
         yield
     except (Full, Closed) as error:
         raise refusal(error) from None
 
 
-async def _by(deadline: float, result: Awaitable[_Result], late: DeadlineExceeded) -> _Result:
-    """The result if it comes before the deadline, in seconds of the monotonic clock; else raises `late`."""
+async def before(deadline: float, result: Awaitable[_Result], late: DeadlineExceeded) -> _Result:
+    """The result if it arrives before the deadline, in seconds of `time.monotonic()`; otherwise raises `late`."""
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await result

@@ -1,4 +1,4 @@
-"""What a request wants, from its body to rows and from their logits to its response. Knows no clock and no line."""
+"""Prepared request: parses and encodes a body into rows, and renders the response from their logits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from polytask.service.api.responses import (
     TasksResponse,
     Usage,
     answer_json,
+    encode_response,
     error_json,
-    rendered,
     token_counts,
     token_json,
 )
@@ -30,14 +30,14 @@ from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooM
 from polytask.service.observability.prediction_metrics import PredictionMetrics
 
 _INPUTS_ENCODED_AT_ONCE = 16
-"""Inputs that are tokenised before the limit on tokens is looked at again: a request costs little more than it may."""
+"""Inputs that are tokenised between two checks of the token limit, so that an oversized request costs little."""
 
-_USUAL = Options()
+_DEFAULT_OPTIONS = Options()
 
 
 @dataclass(slots=True)
 class TaskPart:
-    """What one task has to do with a request. `encodings`: the rows of each item; of one that is refused none."""
+    """The part of a request that one task answers. `encodings`: the rows of each item; a refused item has none."""
 
     task_id: int
     task: Task
@@ -48,30 +48,30 @@ class TaskPart:
 
 @dataclass(slots=True)
 class PreparedRequest:
-    """A request that can be run. `alone`: it came to the path of its only task. `pieces`: None where nobody keeps any.
+    """A request that can be run. `single_task`: its path names its only task. `token_cache`: None if tokens are used once.
 
-    `rows`: of all shares with their task ids, in the order in which `RequestPreparer.render` wants their logits; they have
-    `num_tokens` together.
+    `rows`: rows of all parts with their task ids, in the order of the logits that `RequestPreparer.render` expects.
+    `num_tokens`: their total.
     """
 
-    shares: list[TaskPart]
-    alone: bool
+    parts: list[TaskPart]
+    single_task: bool
     num_inputs: int
     options: Options
-    pieces: TokenCache | None
+    token_cache: TokenCache | None
     rows: list[tuple[int, Encoding]]
     num_tokens: int
 
     @property
     def tasks(self) -> list[str]:
         """The names of its tasks."""
-        return [share.task.name for share in self.shares]
+        return [part.task.name for part in self.parts]
 
 
 class RequestPreparer:
-    """Makes jobs of request bodies, and responses of their logits. Safe to share between threads.
+    """Turns bodies into prepared requests, and their logits into responses. Thread-safe.
 
-    `revision`: name and version of the checkpoint. `predictions`: counts every answer.
+    `revision`: name and version of the checkpoint. `predicted`: called with every answer.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class RequestPreparer:
         self.ids = {task.name: task_id for task_id, task in enumerate(tasks)}
         self._encoder = encoder
         self._settings = settings
-        # What no line would ever have room for is refused as too large.
-        self._most_tokens = {
+        # A request larger than its queue would never be accepted, so it is refused as too large.
+        self._max_tokens = {
             task: min(settings.max_waiting_tokens, policy.max_waiting_tokens or settings.max_waiting_tokens)
             for task, policy in settings.policies.items()
         }
@@ -95,99 +95,100 @@ class RequestPreparer:
         self._predictions = predictions
 
     def prepare(self, task: str | None, body: bytes) -> PreparedRequest:
-        """The job of a body that came to the path of `task`, or that itself says which tasks it is for.
+        """Parses and encodes a body. `task`: None if the body names its tasks.
 
         Raises UnknownTask, InvalidInput or TooManyInputs.
         """
-        most = {"max_inputs": self._settings.max_inputs, "max_candidates": self._settings.max_candidates}
+        limits = {"max_inputs": self._settings.max_inputs, "max_candidates": self._settings.max_candidates}
         if task is None:
-            names, parsed = parse_for_tasks(self.tasks, body, **most)
+            names, parsed = parse_for_tasks(self.tasks, body, **limits)
         else:
-            names, parsed = [task], parse(self.tasks[task], body, **most)
-        tasks, options = [self.tasks[name] for name in names], parsed.options or _USUAL
-        chosen = answer_options(parsed.options, tasks)
-        shares = [
-            TaskPart(self.ids[own.name], own, own_options, parsed.items if task else list(parsed.items))
-            for own, own_options in zip(tasks, chosen, strict=True)
+            names, parsed = [task], parse(self.tasks[task], body, **limits)
+        tasks, options = [self.tasks[name] for name in names], parsed.options or _DEFAULT_OPTIONS
+        parts = [
+            TaskPart(self.ids[each.name], each, chosen, list(parsed.items))
+            for each, chosen in zip(tasks, answer_options(parsed.options, tasks), strict=True)
         ]
-        pieces: TokenCache | None = {} if len(shares) > 1 or options.return_tokens else None
-        most_tokens = left = self._settings.max_waiting_tokens
-        for share in shares:
-            left -= self._encode(share, options.truncation or Truncation.LONGEST_FIRST, pieces, left)
+        token_cache: TokenCache | None = {} if len(parts) > 1 or options.return_tokens else None
+        num_tokens = 0
+        for part in parts:
+            room = self._settings.max_waiting_tokens - num_tokens
+            num_tokens += self._encode(part, options.truncation or Truncation.LONGEST_FIRST, token_cache, room)
             if options.truncation is Truncation.ERROR and not parsed.per_item:
-                _require_none_refused(share)
-        rows = [(share.task_id, row) for share in shares for encodings in share.encodings for row in encodings]
-        return PreparedRequest(shares, task is not None, len(parsed.items), options, pieces, rows, most_tokens - left)
+                _require_none_refused(part)
+        rows = [(part.task_id, row) for part in parts for encodings in part.encodings for row in encodings]
+        return PreparedRequest(parts, task is not None, len(parsed.items), options, token_cache, rows, num_tokens)
 
-    def render(self, job: PreparedRequest, logits: Sequence[Logits]) -> bytes:
-        """The response to a job whose rows have these logits."""
-        usage, remaining = Usage(job.num_inputs, len(job.rows), job.num_tokens), iter(logits)
-        answers = {share.task.name: self._answers(job, share, remaining) for share in job.shares}
-        if job.alone:
-            ((name, own),) = answers.items()
-            return rendered(PredictResponse(name, self._revision, own, usage))
-        results = {name: TaskAnswers(own) for name, own in answers.items()}
-        return rendered(TasksResponse(self._revision, results, usage))
+    def render(self, request: PreparedRequest, logits: Sequence[Logits]) -> bytes:
+        """The response as JSON. `logits`: of the request's rows, in their order."""
+        usage, remaining = Usage(request.num_inputs, len(request.rows), request.num_tokens), iter(logits)
+        by_task = {part.task.name: self._answers(request, part, remaining) for part in request.parts}
+        if request.single_task:
+            ((name, answers),) = by_task.items()
+            return encode_response(PredictResponse(name, self._revision, answers, usage))
+        results = {name: TaskAnswers(answers) for name, answers in by_task.items()}
+        return encode_response(TasksResponse(self._revision, results, usage))
 
     def example(self, golden: Golden) -> dict[str, Any]:
-        """The response to an input whose answer is known, as JSON values."""
+        """The response to a golden input, as JSON values."""
         ((*rows,),) = self._encoder.encode(self.tasks[golden.task], [golden.input])
         answer = {**golden.answer, **token_counts(rows)}
         usage = Usage(1, len(rows), answer["tokens"])
         return asdict(PredictResponse(golden.task, self._revision, [answer], usage))
 
-    def _encode(self, share: TaskPart, truncation: Truncation, pieces: TokenCache | None, left: int) -> int:
-        """Makes the rows of a share; returns how many tokens they have. Raises TooManyInputs where these are too many."""
-        num_tokens, most = 0, min(left, self._most_tokens.get(share.task.name, left))
-        for start in range(0, len(share.items), _INPUTS_ENCODED_AT_ONCE):
-            places = range(start, min(start + _INPUTS_ENCODED_AT_ONCE, len(share.items)))
-            inputs = [item for place in places if isinstance(item := share.items[place], Input)]
-            encoded = iter(self._encoder.encode(share.task, inputs, truncation, pieces))
-            for place in places:
-                rows = next(encoded) if isinstance(share.items[place], Input) else ()
+    def _encode(self, part: TaskPart, truncation: Truncation, token_cache: TokenCache | None, room: int) -> int:
+        """Encodes a part. Returns its number of tokens. Raises TooManyInputs if they exceed `room` or the task's queue."""
+        num_tokens, limit = 0, min(room, self._max_tokens.get(part.task.name, room))
+        for start in range(0, len(part.items), _INPUTS_ENCODED_AT_ONCE):
+            indices = range(start, min(start + _INPUTS_ENCODED_AT_ONCE, len(part.items)))
+            inputs = [item for index in indices if isinstance(item := part.items[index], Input)]
+            encoded = iter(self._encoder.encode(part.task, inputs, truncation, token_cache))
+            for index in indices:
+                rows = next(encoded) if isinstance(part.items[index], Input) else ()
                 if truncation is Truncation.ERROR and any(row.dropped_tokens for row in rows):
-                    share.items[place] = _too_long(share.task, place, rows)
+                    part.items[index] = _too_long(part.task, index, rows)
                     rows = ()
-                share.encodings.append(rows)
+                part.encodings.append(rows)
                 num_tokens += sum(map(len, rows))
-            if num_tokens > most:
-                raise TooManyInputs("inputs", num_tokens, most, f"tokens in the first {len(share.encodings)}")
+            if num_tokens > limit:
+                raise TooManyInputs("inputs", num_tokens, limit, f"tokens in the first {len(part.encodings)}")
         return num_tokens
 
-    def _answers(self, job: PreparedRequest, share: TaskPart, logits: Iterator[Logits]) -> list[AnswerJson]:
+    def _answers(self, request: PreparedRequest, part: TaskPart, logits: Iterator[Logits]) -> list[AnswerJson]:
         return [
             error_json(item)
             if isinstance(item, ServiceError)
-            else self._answer(job, share, item, rows, [next(logits) for _ in rows])
-            for item, rows in zip(share.items, share.encodings, strict=True)
+            else self._answer(request, part, item, rows, [next(logits) for _ in rows])
+            for item, rows in zip(part.items, part.encodings, strict=True)
         ]
 
     def _answer(
-        self, job: PreparedRequest, share: TaskPart, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
+        self, request: PreparedRequest, part: TaskPart, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
     ) -> AnswerJson:
-        answered = answer(share.task, item, rows, logits, share.options)
-        if self._predictions is not None:
-            self._predictions.observe(share.task, answered, raw_scores=share.options.raw_scores)
-        found = answer_json(answered, rows)
-        if job.options.return_tokens:
-            assert job.pieces is not None
-            found["read"] = [
-                token_json(share.task, item, self._encoder.tokens(share.task, item, row, job.pieces)) for row in rows
+        decoded = answer(part.task, item, rows, logits, part.options)
+        if self._predicted is not None:
+            self._predicted(part.task, decoded, raw_scores=part.options.raw_scores)
+        as_json = answer_json(decoded, rows)
+        if request.options.return_tokens:
+            assert request.token_cache is not None
+            as_json["read"] = [
+                token_json(part.task, item, self._encoder.tokens(part.task, item, row, request.token_cache))
+                for row in rows
             ]
-        return found
+        return as_json
 
 
-def _too_long(task: Task, place: int, rows: Sequence[Encoding]) -> InvalidInput:
-    """The refusal of an input of which something would have to be cut off."""
+def _too_long(task: Task, index: int, rows: Sequence[Encoding]) -> InvalidInput:
+    """The error for an input that would have to be truncated."""
     longest = max(len(row) + row.dropped_tokens for row in rows)
     message = (
         f"has {longest} tokens{' in a row' if len(rows) > 1 else ''}, the limit of {task.name!r} is {task.max_length}; "
         "send less of it, or have it truncated ('truncation': 'longest_first', 'left' or 'window')"
     )
-    return InvalidInput([FieldError(f"inputs[{place}]", message)])
+    return InvalidInput([FieldError(f"inputs[{index}]", message)])
 
 
-def _require_none_refused(share: TaskPart) -> None:
-    errors = [error for item in share.items if isinstance(item, ServiceError) for error in item.errors]
+def _require_none_refused(part: TaskPart) -> None:
+    errors = [error for item in part.items if isinstance(item, ServiceError) for error in item.errors]
     if errors:
         raise InvalidInput(errors)

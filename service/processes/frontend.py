@@ -50,7 +50,7 @@ def run_frontend(
         manifest=manifest,
         engine=engine_client,
         predictor=predictor,
-        tasks=describe_tasks(manifest, settings),
+        task_info=describe_tasks(manifest, settings),
         card=card,
     )
     app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)

@@ -75,7 +75,7 @@ class VersionLoader:
             manifest=manifest,
             engine=worker,
             predictor=Predictor(manifest.tasks, encoder, worker, requests, self._settings, revision(manifest)),
-            tasks=describe_tasks(manifest, self._settings),
+            task_info=describe_tasks(manifest, self._settings),
             card=checkpoint.card,
             backend=info,
             worker=worker,

@@ -1,6 +1,6 @@
-"""How one version takes the place of another: loaded beside it, compared with it, swapped, kept for the way back, unloaded.
+"""Version manager: loads a version beside the active one, compares their answers, swaps, rolls back and unloads.
 
-At most two versions are in memory. All is called on one event loop, except what loads, which has a thread of its own.
+At most two versions are in memory. All methods are called on one event loop; a load runs on its own thread.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from polytask.service.versions.served import LoadState, LoadStatus
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.01
-"""How often it is looked whether the last request of a version has its answer."""
+"""Interval of polling whether a version has answered its last request."""
 
 
 class VersionManager:
-    """The versions in memory (`served.Versions`), and what changes them.
+    """The versions in memory (`served.Versions`).
 
-    `tolerance`: of tasks for which a load gives no other. `close_s`: how long a batch may take when a worker is to end.
+    `tolerance`: answer drift allowed for tasks that a load request does not name. `close_s`: time limit for the last batch
+    of a worker that is stopped.
     `on_exit`: called from the thread of the active version's worker when that ends, with its failure or None.
     """
 
@@ -53,9 +54,9 @@ class VersionManager:
         self._tolerance = tolerance
         self._close_s = close_s
         self._on_exit = on_exit
-        self._can_go_back = False
+        self._can_roll_back = False
         self._unloading = False
-        self._thread: threading.Thread | None = None
+        self._load_thread: threading.Thread | None = None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -67,11 +68,11 @@ class VersionManager:
 
     @property
     def loading(self) -> str | None:
-        """The name and version of what is being loaded."""
+        """Name and version of the version that is being loaded."""
         return self.load.model if self.load is not None and self.load.state is LoadState.LOADING else None
 
     def start_loading(self, reference: str, tolerances: Mapping[str, float]) -> None:
-        """Begins to load a version beside the active one; `load` says how far it is.
+        """Starts to load a version beside the active one; `load` is its status.
 
         Raises UnknownModel, InvalidInput for tolerances of unknown tasks, or Conflict.
         """
@@ -88,52 +89,52 @@ class VersionManager:
             raise Conflict(f"{revision} is active already")
         for task in tolerances:
             if task not in self.active.tasks:
-                known = f"{self.active.revision} has {', '.join(self.active.tasks)}"
-                raise InvalidInput([FieldError(f"tolerances.{task[:80]}", f"is no task to compare: {known}")])
+                tasks = f"{self.active.revision} has {', '.join(self.active.tasks)}"
+                raise InvalidInput([FieldError(f"tolerances.{task[:80]}", f"is no task to compare: {tasks}")])
         self.load = LoadStatus(revision, LoadState.LOADING)
         loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(
-            target=self._run, args=(revision, dict(tolerances), loop), name="load", daemon=True
+        self._load_thread = threading.Thread(
+            target=self._load_in_thread, args=(revision, dict(tolerances), loop), name="load", daemon=True
         )
-        self._thread.start()
+        self._load_thread.start()
 
     def activate(self) -> None:
-        """From now on new requests go to the version on standby; the other one is on standby then. Raises Conflict."""
+        """Swaps the active and the standby version for new requests. Raises Conflict."""
         self._swap("there is no version on standby: load one")
-        self._can_go_back = True
-        self._metrics.reloads.labels("activated").inc()
+        self._can_roll_back = True
+        self.active.metrics.reloads.labels("activated").inc()
 
     def rollback(self) -> None:
-        """Takes the last `activate` back. Raises Conflict."""
-        if not self._can_go_back:
+        """Undoes the last `activate`. Raises Conflict."""
+        if not self._can_roll_back:
             raise Conflict("no version on standby was active before: activate it, or load one")
         self._swap("")
-        self._can_go_back = False
-        self._metrics.reloads.labels("rolled_back").inc()
+        self._can_roll_back = False
+        self.active.metrics.reloads.labels("rolled_back").inc()
 
     async def unload(self) -> None:
-        """Forgets the version on standby, when it has answered what it has accepted. Raises Conflict."""
+        """Removes the standby version from memory when it has answered its requests in flight. Raises Conflict."""
         self._require_idle()
         if self.standby is None:
             raise Conflict("there is no version on standby")
         standby, self.standby = self.standby, None
-        self._can_go_back, self._unloading = False, True
+        self._can_roll_back, self._unloading = False, True
         try:
-            # Deadlines see to it that this ends.
-            while standby.num_in_flight:  # noqa: ASYNC110, counted without events as every request counts
+            # Deadlines bound this wait.
+            while standby.num_in_flight:  # noqa: ASYNC110, an event would cost every request
                 await asyncio.sleep(_TICK_S)
             await asyncio.to_thread(standby.close, self._close_s)
             self._metrics.remove(standby.tasks.keys() - self.active.tasks.keys())
             logger.info("unloaded %s", standby.revision)
-            del standby  # the last that holds on to it
-            await asyncio.to_thread(_trim)
+            del standby  # the last reference
+            await asyncio.to_thread(_trim_heap)
         finally:
             self._unloading = False
 
     async def close(self) -> None:
-        """Ends all versions; a load that is under way is abandoned."""
-        if self._thread is not None:
-            await asyncio.to_thread(self._thread.join, self._close_s)
+        """Closes all versions. Waits `close_s` for a load in progress, then abandons it."""
+        if self._load_thread is not None:
+            await asyncio.to_thread(self._load_thread.join, self._close_s)
         for loaded in filter(None, (self.active, self.standby)):
             await asyncio.to_thread(loaded.close, self._close_s)
 
@@ -154,8 +155,8 @@ class VersionManager:
         self.active.report_served()
         logger.info("%s answers from now on, %s is on standby", self.active.revision, self.standby.revision)
 
-    def _run(self, revision: str, tolerances: Mapping[str, float], loop: asyncio.AbstractEventLoop) -> None:
-        """Loads, in a thread of its own."""
+    def _load_in_thread(self, revision: str, tolerances: Mapping[str, float], loop: asyncio.AbstractEventLoop) -> None:
+        """Body of the load thread."""
         try:
             load, loaded = self._load_and_compare(revision, tolerances)
         except GoldenMismatch as error:
@@ -166,10 +167,10 @@ class VersionManager:
             logger.exception("%s could not be loaded", revision)
             load, loaded = LoadStatus(revision, LoadState.FAILED, f"{type(error).__name__}: {error}"), None
         if loaded is None:
-            # Errors hold on to frames, and these to the version: it is not to stay until somebody looks for cycles.
+            # The error refers to frames, and these to the version, in cycles. Collecting now frees its memory at once.
             gc.collect()
-            _trim()
-        # The loop is closed when the service has ended meanwhile.
+            _trim_heap()
+        # The loop is closed if the service has shut down in the meantime.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(self._loading_done, load, loaded)
 
@@ -181,25 +182,25 @@ class VersionManager:
         try:
             loaded.worker.start(partial(self._worker_ended, revision))
             loaded.worker.wait_until_ready()
-            both = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
-            found = task_drifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, both)
+            compared = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
+            drifts = task_drifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, compared)
         except BaseException:
             loaded.close(self._close_s)
             raise
         load = LoadStatus(
             revision,
             LoadState.LOADED,
-            shifts=found,
+            shifts=drifts,
             new_tasks=tuple(task for task in loaded.tasks if task not in active.tasks),
             gone_tasks=tuple(task for task in active.tasks if task not in loaded.tasks),
         )
-        far = [
-            f"{task} by {shift.moved:.3g}, over {shift.tolerance:g}" for task, shift in found.items() if shift.refused
+        refused = [
+            f"{task} by {drift.moved:.3g}, over {drift.tolerance:g}" for task, drift in drifts.items() if drift.refused
         ]
-        if not far:
+        if not refused:
             return load, loaded
         loaded.close(self._close_s)
-        detail = f"golden answers of {active.revision} have moved too far: {'; '.join(far)}"
+        detail = f"golden answers of {active.revision} have moved too far: {'; '.join(refused)}"
         return replace(load, state=LoadState.REFUSED, detail=detail), None
 
     def _worker_ended(self, revision: str) -> None:
@@ -208,14 +209,14 @@ class VersionManager:
             self._on_exit(self.active.worker.failure)
 
     def _loading_done(self, load: LoadStatus, loaded: LoadedVersion | None) -> None:
-        self.load, self.standby, self._thread = load, loaded, None
-        self._can_go_back = False
-        self._metrics.reloads.labels(load.state.value).inc()
+        self.load, self.standby, self._load_thread = load, loaded, None
+        self._can_roll_back = False
+        self.active.metrics.reloads.labels(load.state.value).inc()
         logger.info("%s is %s%s", load.model, load.state, f": {load.detail}" if load.detail else "")
 
 
-def _trim() -> None:
-    """Hands memory that is free back to the system: what a thread has allocated and another freed stays otherwise."""
+def _trim_heap() -> None:
+    """Returns free memory to the system. glibc keeps memory that one thread allocated and another one freed."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # glibc has it
+    if trim is not None:  # other C libraries lack it
         trim(0)

@@ -1,4 +1,4 @@
-"""A load as clients see it: what is loaded, how far it is, and how far its answers are from those of the active version."""
+"""Served versions: the versions in memory that answer requests, and the status of a load."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from polytask.model.tasks import Task
 from polytask.model_store.manifest import Manifest
 from polytask.service.api.task_info import TaskInfo, revision
 from polytask.service.errors import SingleProcessOnly
@@ -17,7 +18,7 @@ from polytask.service.prediction.predictor import Predictor
 
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
-    """What runs a version: the engine, the type that it computes in, and where."""
+    """What runs a version: name of the backend, number format and device."""
 
     name: str
     precision: str
@@ -26,33 +27,35 @@ class BackendInfo:
 
 @dataclass(eq=False, kw_only=True)
 class ServedVersion:
-    """A version in memory. `card`: its text in Markdown. `backend`: None where other processes run it.
+    """A version in memory. `card`: in Markdown. `backend`: None if other processes run it.
 
-    `since`: when it was loaded or last took or left its place. `num_in_flight`: requests that it has to answer, counted on
-    the event loop.
+    `since`: when it was loaded or last changed between active and standby. `num_in_flight`: requests that it is
+    answering, counted on the event loop.
     """
 
     manifest: Manifest
     engine: EngineClient
     predictor: Predictor
-    tasks: Mapping[str, TaskInfo]
+    task_info: Mapping[str, TaskInfo]
     card: str
     backend: BackendInfo | None = None
     since: datetime = field(default_factory=lambda: datetime.now(UTC))
     num_in_flight: int = 0
     revision: str = field(init=False)
+    tasks: Mapping[str, Task] = field(init=False)
 
     def __post_init__(self) -> None:
         self.revision = revision(self.manifest)
+        self.tasks = {task.name: task for task in self.manifest.tasks}
 
     def touch(self) -> None:
-        """Notes that it has taken or left its place just now."""
+        """Sets `since` to now."""
         self.since = datetime.now(UTC)
 
     def examples(self) -> dict[str, Any]:
-        """The responses to the examples in `tasks`, by task, as far as they are known: a task's first golden one."""
+        """Responses to the examples in `task_info`, by task: of the first golden input. Tasks without one have none."""
         goldens = {golden.task: golden for golden in reversed(self.manifest.goldens)}
-        return {name: self.predictor.preparer.example(goldens[name]) for name in self.tasks if name in goldens}
+        return {name: self.predictor.example(goldens[name]) for name in self.tasks if name in goldens}
 
 
 class Versions(Protocol):
@@ -64,15 +67,15 @@ class Versions(Protocol):
 
     @property
     def standby(self) -> ServedVersion | None:
-        """A version that is warm and could take its place."""
+        """A loaded version that could become active."""
 
     @property
     def loading(self) -> str | None:
-        """The name and version of what is being loaded."""
+        """Name and version of the version that is being loaded."""
 
     @property
     def load(self) -> LoadStatus | None:
-        """The last load."""
+        """Status of the last load, or of the current one."""
 
     def start_loading(self, reference: str, tolerances: Mapping[str, float]) -> None:
         """Starts to load a version. Raises UnknownModel, InvalidInput or Conflict."""

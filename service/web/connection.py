@@ -1,7 +1,7 @@
-"""A connection and what it may cost before a request is there: the size of a head, and the time that it takes to come.
+"""HTTP connections: bounds on the size of a request head and on the time that it takes to arrive, and the disconnect event.
 
-uvicorn bounds neither: its parser takes any number of headers of any size, and a connection on which a head, or a body
-that nobody reads any more, never ends would stay for ever. A body that is read is bounded by who reads it.
+uvicorn has neither bound: its parser accepts any number of headers of any size, and a connection whose head never ends
+would stay open for ever. So would one whose body never ends and is not read. Whoever reads a body bounds its size.
 """
 
 from __future__ import annotations
@@ -16,45 +16,43 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from polytask.service.errors import problem
 from polytask.service.observability.request_ids import request_id
 from polytask.service.web.openapi import PROBLEM
-from polytask.service.web.problem_details import render
+from polytask.service.web.problem_details import render_problem
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Of request line and headers. What a head has more than this is not waited for."""
+"""Size limit of request line and headers."""
 
+DISCONNECT_EVENT = "polytask.disconnect_event"
+"""Key of the connection's DisconnectEvent in the ASGI scope."""
 
-DISCONNECT_EVENT = "polytask.ending"
-"""What the scope (ASGI) of a request has the Ending of its connection as."""
-
-
-HEAD_S = 10.0
-"""Seconds for a head to come, and for the rest of a body after its response."""
+HEAD_TIMEOUT_S = 10.0
+"""Time for a head to arrive, and for the rest of a body after its response."""
 
 
 class DisconnectEvent:
-    """The end of a connection, which those who work for its client may watch for. A task that asks for it costs much more."""
+    """The end of a connection. Callbacks on it cost much less than a task for each request that waits for the message."""
 
     def __init__(self) -> None:
-        self._over = False
-        self._watching: dict[object, Callable[[], None]] = {}
+        self._is_set = False
+        self._callbacks: dict[object, Callable[[], None]] = {}
 
-    def watch(self, gone: Callable[[], None]) -> Callable[[], object]:
-        """Calls `gone` at the end, or at once if that has been, until what is returned is called."""
-        if self._over:
-            gone()
-        self._watching[key := object()] = gone
-        return lambda: self._watching.pop(key, None)
+    def watch(self, callback: Callable[[], None]) -> Callable[[], object]:
+        """Calls `callback` when the connection ends, or at once if it has ended. Returns a function that stops watching."""
+        if self._is_set:
+            callback()
+        self._callbacks[key := object()] = callback
+        return lambda: self._callbacks.pop(key, None)
 
-    def come(self) -> None:
+    def set(self) -> None:
         """The connection has ended."""
-        self._over = True
-        for gone in list(self._watching.values()):
-            gone()
+        self._is_set = True
+        for callback in list(self._callbacks.values()):
+            callback()
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's connection with these bounds. `head_s` as HEAD_S."""
+    """uvicorn's HTTP protocol with these bounds."""
 
-    head_s = HEAD_S
+    head_timeout_s = HEAD_TIMEOUT_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -62,108 +60,111 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_message = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._ending = DisconnectEvent()
+        self._disconnect_event = DisconnectEvent()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The client has connected."""
         super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._timer = self.loop.call_later(self.head_s, self._late)
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
         super().connection_lost(exc)
-        self._ending.come()
-        self._stop_waiting()
+        self._disconnect_event.set()
+        self._stop_timer()
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self.scope[DISCONNECT_EVENT] = self._ending  # type: ignore[literal-required]
+        self.scope[DISCONNECT_EVENT] = self._disconnect_event  # type: ignore[literal-required]
         self._in_head = self._in_message = True
         self._head_bytes = 0
 
     def on_headers_complete(self) -> None:
-        """Its head is there."""
+        """The head is complete."""
         self._in_head = False
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """All of it is there."""
+        """The request is complete."""
         self._in_message = False
         super().on_message_complete()
-        # uvicorn stops to read at a large part of a body, until somebody asks for the next one: after the last part
-        # nobody does, and the end of the connection would not be seen. A request that is sent ahead may wait.
+        # uvicorn pauses reading when a large part of a body arrives, until the application asks for the next part.
+        # Nobody asks after the last part, and the end of the connection would not be noticed. A pipelined request may
+        # wait.
         if not self.pipeline:
             self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have arrived."""
         super().data_received(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(431, "Head too large", f"request line and headers have at most {MAX_HEAD_BYTES} bytes")
-        if not self._nobody_reads():
-            self._stop_waiting()
+        if not self._is_timed():
+            self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(self.head_s, self._late)
+            self._start_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """What came is not HTTP."""
+        """The bytes received are not HTTP."""
         self._refuse(400, "Bad request", msg)
 
-    def _nobody_reads(self) -> bool:
-        """Whether what comes now is a head, or a body whose response has been sent."""
+    def _is_timed(self) -> bool:
+        """Whether the bytes that arrive now belong to a head, or to a body whose response has been sent."""
         return self._in_head or (self._in_message and self.cycle.response_complete)
 
-    def _stop_waiting(self) -> None:
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.head_timeout_s, self._on_timeout)
+
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _late(self) -> None:
+    def _on_timeout(self) -> None:
         self._timer = None
         if self.cycle is not None and not self.cycle.response_complete:
-            # A request is being answered, and meanwhile nothing may have been read from here.
-            self._timer = self.loop.call_later(self.head_s, self._late)
-        elif self._nobody_reads():
+            # A request is being answered. Reading from this connection may have been paused in the meantime.
+            self._start_timer()
+        elif self._is_timed():
             self.transport.close()
 
     def _refuse(self, status: int, title: str, detail: str) -> None:
-        """Answers by hand, as there is no request that an application could answer, and ends the connection."""
-        own = request_id(())
-        found = replace(problem(status, title, detail), request_id=own.decode())
-        body = render(found)
+        """Writes a problem and closes the connection. There is no request yet that the application could answer."""
+        encoded_id = request_id(())
+        body = render_problem(replace(problem(status, title, detail), request_id=encoded_id.decode()))
         head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[status] + head % (PROBLEM.encode(), len(body), own) + body)
+        self.transport.write(STATUS_LINE[status] + head % (PROBLEM.encode(), len(body), encoded_id) + body)
         self.transport.close()
 
 
 class CoalescingTransport:
-    """`transport` with joined writes; in all else it is that one."""
+    """`transport` that joins a write with the next one, so that head and body of a response are one packet."""
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._held = b""
+        self._pending = b""
 
     def write(self, data: bytes) -> None:
-        """Writes when more data follows, or in the loop's next step."""
-        if self._held:
-            data, self._held = self._held + data, b""
+        """Writes together with the next write, or in the next iteration of the event loop."""
+        if self._pending:
+            data, self._pending = self._pending + data, b""
             self._transport.write(data)
         elif data:
-            self._held = data
+            self._pending = data
             self._loop.call_soon(self._flush)
 
     def close(self) -> None:
-        """Ends the connection, when what was written has gone."""
+        """Closes the connection after the pending data is written."""
         self._flush()
         self._transport.close()
 
     def _flush(self) -> None:
-        if self._held:
-            data, self._held = self._held, b""
+        if self._pending:
+            data, self._pending = self._pending, b""
             self._transport.write(data)
 
     def __getattr__(self, name: str) -> Any:

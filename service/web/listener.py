@@ -1,4 +1,4 @@
-"""The socket that clients connect to: opened once, and shared by all processes that answer on it."""
+"""Listening socket: opened once and shared by all processes that serve it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ logger = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises StartupError where it cannot."""
+    """A socket that listens on the address. Raises StartupError if that fails."""
     try:
         ((family, *_), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         listener = socket.create_server((host, port), family=family)
-        # For the connections, which inherit it; asyncio sets it for sockets of its own only. Else the second packet of a
-        # response waits for the client to acknowledge the first, which takes it 40 ms.
+        # Connections inherit TCP_NODELAY; asyncio sets it only for sockets that it opens itself. Without it the second
+        # packet of a response waits up to 40 ms for the acknowledgement of the first.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except (OSError, UnicodeError) as error:
         raise StartupError(
@@ -30,14 +30,14 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class SharedListener(socket.socket):
-    """A socket that listens already, inherited by its descriptor.
+    """An inherited socket that listens already.
 
-    An event loop accepts as many connections at a time as the backlog that it sets. Here that may be 1 without
-    changing the backlog of the socket, so that a burst of clients spreads over the processes that share it.
+    An event loop accepts as many connections at a time as the backlog that it passes to `listen`. Frontends pass 1, so
+    that a burst of clients spreads over them, while the backlog of the socket itself stays large.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(fileno=descriptor)
 
     def listen(self, *_: Any) -> None:
-        """Does nothing: whoever opened the socket has done so."""
+        """Does nothing: the socket listens already."""

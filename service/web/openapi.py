@@ -1,4 +1,4 @@
-"""What FastAPI cannot know for the OpenAPI document: bodies that are read and written by hand, problems, examples."""
+"""OpenAPI document: adds what FastAPI cannot derive, which are bodies parsed and encoded by hand, problems and examples."""
 
 from __future__ import annotations
 
@@ -27,65 +27,91 @@ from polytask.service.errors import (
 
 PROBLEM = "application/problem+json"
 
-_NO_PATH = HTTPStatus.NOT_FOUND.phrase
-_OF_KEYS = {error.title for error in (Unauthorized, RateLimited, ConcurrencyLimited)}
-_KEYED = ("/v1/", "/v2/models/", "/admin/")
+_NOT_FOUND = HTTPStatus.NOT_FOUND.phrase
+_KEY_PROBLEMS = {error.title for error in (Unauthorized, RateLimited, ConcurrencyLimited)}
+_KEY_PATHS = ("/v1/", "/v2/models/", "/admin/")
 _LOAD = "/admin/models/load"
 _REF = "#/components/schemas/{model}"
+
+_PUBLISHED_NAMES = {"LoadStatus": "Load", "TaskDrift": "Shift"}
+"""Names of schemas in the document where they differ from the class names. Generated clients depend on them."""
 
 _TENSORS = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["Where is my new card?"]}]}
 
 Schema = dict[str, Any]
 
 
-def of_other_protocol(path: str) -> bool:
-    """Whether a path is of another inference protocol, which has errors of its own shape: a message alone."""
+def is_inference_protocol(path: str) -> bool:
+    """Whether a path belongs to another inference protocol. Its errors have their own shape: only a message."""
     if path.startswith("/v2"):
         return path[3:4] in {"", "/"}
     return path.startswith("/v1/models/") and path.endswith(":predict")
 
 
-def complete(
-    document: Schema, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any], *, keyed: bool = False
+def complete_document(
+    document: Schema, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any], *, needs_key: bool = False
 ) -> None:
-    """Adds to the document of an application what requests and responses look like, with an example for each task.
+    """Adds schemas of requests, responses and problems to the document, with an example for each task.
 
-    `responses`: those to the examples in `tasks`, by task, as far as they are known. `keyed`: whether its paths need an
-    API key; then it has nothing of the tasks, as it is open itself, and an example may come from somebody's data.
+    `responses`: responses to the examples in `tasks`, by task; some may be missing. `needs_key`: the service has API
+    keys. The document itself is public, so it then shows no task and no example, which may come from private data.
     """
-    if keyed:
+    _publish_names(document)
+    if needs_key:
         tasks, responses = {}, {}
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
-    # The framework's own errors are answered as problems, too.
+    # FastAPI's own errors are reported as problems, too.
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     _describe_predictions(document, tasks, responses)
     if _LOAD in document["paths"]:
         document["paths"][_LOAD]["post"]["requestBody"] = _body(_define(document, LoadRequest), {}, {})
-    _describe_other_protocols(document, tasks)
-    _describe_problems(document, keyed=keyed)
+    _describe_inference_protocols(document, tasks)
+    _describe_problems(document, needs_key=needs_key)
+
+
+def _publish_names(document: Schema) -> None:
+    schemas = document["components"]["schemas"]
+    for name, published in _PUBLISHED_NAMES.items():
+        if name in schemas:
+            schemas[published] = schemas.pop(name) | {"title": published}
+            _replace_reference(document, _REF.format(model=name), _REF.format(model=published))
+    document["components"]["schemas"] = dict(sorted(schemas.items()))
+
+
+def _replace_reference(value: Any, reference: str, replacement: str) -> None:
+    if isinstance(value, dict):
+        if value.get("$ref") == reference:
+            value["$ref"] = replacement
+        for entry in value.values():
+            _replace_reference(entry, reference, replacement)
+    elif isinstance(value, list):
+        for entry in value:
+            _replace_reference(entry, reference, replacement)
 
 
 def _describe_predictions(document: Schema, tasks: Mapping[str, TaskInfo], responses: Mapping[str, Any]) -> None:
     schemas, paths = document["components"]["schemas"], document["paths"]
-    one, several = _define(document, PredictResponse), _define(document, TasksResponse)
-    answer = {"anyOf": [*(_define_answer(document, kind) for kind in get_args(Answer)), _define_refusal(document)]}
+    response, tasks_response = _define(document, PredictResponse), _define(document, TasksResponse)
+    answer = {
+        "anyOf": [*(_define_answer(document, kind) for kind in get_args(Answer)), _define_refused_input(document)]
+    }
     for name in ("PredictResponse", "TaskAnswers"):
         schemas[name]["properties"]["answers"]["items"] = answer
-    request, request_of_several = _define(document, PredictRequest), _define(document, TasksRequest)
+    request, tasks_request = _define(document, PredictRequest), _define(document, TasksRequest)
     inputs = [schemas[name.rpartition("/")[2]]["properties"]["inputs"]["items"] for name in _references(request)]
     shapes = {str(shape): shape for items in inputs for shape in items.get("oneOf", [items])}
     schemas["TasksRequest"]["properties"]["inputs"]["items"] = {"anyOf": list(shapes.values())}
     operation = paths["/v1/tasks/{task}/predict"]["post"]
     operation["requestBody"] = _body(request, {name: task.example for name, task in tasks.items()}, tasks)
-    operation["responses"]["200"] |= _body(one, responses, tasks)
+    operation["responses"]["200"] |= _body(response, responses, tasks)
     operation = paths["/v1/predict"]["post"]
-    operation["requestBody"] = _body(request_of_several, {"together": _together(tasks)} if tasks else {}, {})
-    operation["responses"]["200"] |= {"content": {"application/json": {"schema": several}}}
+    operation["requestBody"] = _body(tasks_request, {"together": _tasks_example(tasks)} if tasks else {}, {})
+    operation["responses"]["200"] |= {"content": {"application/json": {"schema": tasks_response}}}
 
 
-def _describe_other_protocols(document: Schema, tasks: Mapping[str, TaskInfo]) -> None:
+def _describe_inference_protocols(document: Schema, tasks: Mapping[str, TaskInfo]) -> None:
     schemas, paths = document["components"]["schemas"], document["paths"]
     types = [InferenceRequest, InferenceResponse]
     (request, response), defined = msgspec.json.schema_components(types, ref_template=_REF.replace("model", "name"))
@@ -113,24 +139,24 @@ def _reference(name: str) -> Schema:
 
 
 def _body(schema: Schema, examples: Mapping[str, Any], tasks: Mapping[str, TaskInfo]) -> Schema:
-    shown = {
+    named_examples = {
         name: {"summary": f"{name} ({tasks[name].kind})" if name in tasks else name, "value": value}
         for name, value in examples.items()
     }
-    return {"required": True, "content": {"application/json": {"schema": schema, "examples": shown}}}
+    return {"required": True, "content": {"application/json": {"schema": schema, "examples": named_examples}}}
 
 
-def _together(tasks: Mapping[str, TaskInfo]) -> Any:
-    """A request for up to three tasks that read the same."""
-    alike: dict[str, list[str]] = {}
+def _tasks_example(tasks: Mapping[str, TaskInfo]) -> Any:
+    """A request for up to three tasks that read the same input fields."""
+    by_fields: dict[str, list[str]] = {}
     for name, task in tasks.items():
-        alike.setdefault(str([field.name for field in task.input_fields]), []).append(name)
-    names = max(alike.values(), key=len)[:3]
+        by_fields.setdefault(str([field.name for field in task.input_fields]), []).append(name)
+    names = max(by_fields.values(), key=len)[:3]
     return {"tasks": names, "inputs": tasks[names[0]].example["inputs"]}
 
 
 def _define_answer(document: Schema, kind: Any) -> Schema:
-    """The schema of an answer, and what is told of every answer."""
+    """The schema of an answer, with the fields that every answer has."""
     reference = _define(document, kind)
     schema = document["components"]["schemas"][kind.__name__]
     token = _define(document, ReadToken)
@@ -147,7 +173,7 @@ def _define_answer(document: Schema, kind: Any) -> Schema:
     return reference
 
 
-def _define_refusal(document: Schema) -> Schema:
+def _define_refused_input(document: Schema) -> Schema:
     document["components"]["schemas"]["RefusedInput"] = {
         "type": "object",
         "title": "RefusedInput",
@@ -158,50 +184,61 @@ def _define_refusal(document: Schema) -> Schema:
     return _reference("RefusedInput")
 
 
-def _describe_problems(document: Schema, *, keyed: bool) -> None:
+def _describe_problems(document: Schema, *, needs_key: bool) -> None:
     problem, types = _define(document, Problem), problem_types()
     schema = document["components"]["schemas"]["Problem"]
-    schema["properties"]["type"]["enum"] = [known.type for known in types]
+    schema["properties"]["type"]["enum"] = [kind.type for kind in types]
     schema["description"] += "\n\nThere are no other types than these:\n\n| type | status | when |\n|---|---|---|\n"
-    schema["description"] += "\n".join(f"| `{known.type}` | {known.status} | {known.when} |" for known in types)
+    schema["description"] += "\n".join(f"| `{kind.type}` | {kind.status} | {kind.when} |" for kind in types)
     for path, operations in document["paths"].items():
         for operation in operations.values():
             responses = operation["responses"]
-            # No parameter in a path can be malformed.
+            # Path parameters cannot be malformed.
             if "requestBody" not in operation:
                 responses.pop("422", None)
-            own = [known for known in types if known.title != _NO_PATH and str(known.status) in {*responses, "500"}]
-            other = UnknownModel.title if "/models" not in path or of_other_protocol(path) else UnknownTask.title
-            own = [known for known in own if known.title not in {*_OF_KEYS, other}]
-            if keyed and path.startswith(_KEYED):
-                own += [known for known in types if known.title in _OF_KEYS]
-            for status in sorted({str(known.status) for known in own}):
-                its = [known for known in own if str(known.status) == status]
-                told = {"description": " / ".join(known.when for known in its)}
-                if of_other_protocol(path):
+            for status, kinds in _problems_of(path, responses, types, needs_key=needs_key).items():
+                description = {"description": " / ".join(kind.when for kind in kinds)}
+                if is_inference_protocol(path):
                     responses.pop(status, None)
-                    message = {"application/json": {"schema": _reference("ErrorMessage")}}
-                    responses["400" if status == "422" else status] = told | {"content": message}
+                    content = {"application/json": {"schema": _reference("ErrorMessage")}}
+                    responses["400" if status == "422" else status] = description | {"content": content}
                 else:
-                    responses[status] = told | {"content": {PROBLEM: {"schema": problem, "examples": _examples(its)}}}
+                    content = {PROBLEM: {"schema": problem, "examples": _examples(kinds)}}
+                    responses[status] = description | {"content": content}
+
+
+def _problems_of(
+    path: str, responses: Schema, types: Sequence[ProblemType], *, needs_key: bool
+) -> dict[str, list[ProblemType]]:
+    """Problems of an operation by status: those with a status that its route declares, 500, and those of API keys."""
+    excluded = UnknownModel.title if "/models" not in path or is_inference_protocol(path) else UnknownTask.title
+    statuses = {*responses, "500"}
+    kinds = [kind for kind in types if str(kind.status) in statuses]
+    kinds = [kind for kind in kinds if kind.title not in {*_KEY_PROBLEMS, _NOT_FOUND, excluded}]
+    if needs_key and path.startswith(_KEY_PATHS):
+        kinds += [kind for kind in types if kind.title in _KEY_PROBLEMS]
+    by_status: dict[str, list[ProblemType]] = {}
+    for kind in sorted(kinds, key=lambda kind: str(kind.status)):
+        by_status.setdefault(str(kind.status), []).append(kind)
+    return by_status
 
 
 def _examples(types: Sequence[ProblemType]) -> Schema:
     return {
-        known.type: {
-            "summary": known.title,
-            "value": {"type": known.type, "title": known.title, "status": known.status, "detail": known.when},
+        kind.type: {
+            "summary": kind.title,
+            "value": {"type": kind.type, "title": kind.title, "status": kind.status, "detail": kind.when},
         }
-        for known in types
+        for kind in types
     }
 
 
 def _references(schema: Schema) -> list[str]:
-    return [one["$ref"] for one in schema["anyOf"]]
+    return [alternative["$ref"] for alternative in schema["anyOf"]]
 
 
 def _define(document: Schema, model: Any) -> Schema:
-    """Puts the schemas of `model` among the document's components; returns the schema that refers to them."""
+    """Adds the schemas of `model` to the document's components. Returns a schema that refers to them."""
     schema = TypeAdapter(model).json_schema(ref_template=_REF)
     schemas = document["components"]["schemas"]
     for name, inner in schema.pop("$defs", {}).items():

@@ -1,4 +1,4 @@
-"""The one place where errors become responses: problems (RFC 9457), and what the log may have of our own faults."""
+"""Problem details (RFC 9457): turns errors into responses, and decides what the log may show of internal errors."""
 
 from __future__ import annotations
 
@@ -15,60 +15,60 @@ from starlette.types import Scope
 
 from polytask.service.errors import FieldError, InternalError, InvalidInput, Problem, ServiceError, problem
 from polytask.service.request_context import REQUEST_CONTEXT, RequestContext
-from polytask.service.web.openapi import PROBLEM, of_other_protocol
+from polytask.service.web.openapi import PROBLEM, is_inference_protocol
 
 CLIENT_ERRORS = (ServiceError, HTTPException, RequestValidationError)
-"""Errors that are meant for clients."""
+"""Errors that are reported to clients as they are. All others become InternalError."""
 
 _PROBLEM = TypeAdapter(Problem)
 _ENCODER = msgspec.json.Encoder()
 
 
 class ErrorResponder:
-    """Errors as responses. `log_texts`: the log may have messages that could hold a text of a client."""
+    """Turns errors into responses. `log_texts`: the log may show exception messages, which can quote client text."""
 
     def __init__(self, *, log_texts: bool = False) -> None:
         self._log_texts = log_texts
 
     async def handle(self, request: Request, error: Exception) -> Response:
-        """The same for the framework."""
+        """`response` as an exception handler of Starlette."""
         return self.response(request.scope, error)
 
     def response(self, scope: Scope, error: Exception) -> Response:
-        """The problem that a client gets instead of an answer. Notes it in the course of the request."""
+        """The problem response to an error. Records the error in the request context."""
         if not isinstance(error, CLIENT_ERRORS):
             error = InternalError(error)
         context: RequestContext = scope[REQUEST_CONTEXT]
-        found = replace(_problem(error), request_id=context.request_id)
+        details = replace(_problem(error), request_id=context.request_id)
         context.outcome = error.outcome if isinstance(error, ServiceError) else InvalidInput.outcome
-        context.problem = found.type
+        context.problem = details.type
         if isinstance(error, InternalError):
             assert error.__cause__ is not None
             context.exception = _format_traceback(error.__cause__, messages=error.textless or self._log_texts)
         headers = dict(getattr(error, "headers", None) or {})
-        if found.retry_after_s is not None:
-            headers["Retry-After"] = str(found.retry_after_s)
+        if details.retry_after_s is not None:
+            headers["Retry-After"] = str(details.retry_after_s)
         if isinstance(error, ServiceError) and error.close_connection:
             headers["Connection"] = "close"
-        if of_other_protocol(scope["path"]):
-            # These know a wrong input by 400.
-            status = 400 if found.status == InvalidInput.status else found.status
-            return Response(render_message(found), status, headers, "application/json")
-        return Response(render(found), found.status, headers, PROBLEM)
+        if is_inference_protocol(scope["path"]):
+            # These protocols report invalid input as 400.
+            status = 400 if details.status == InvalidInput.status else details.status
+            return Response(render_message(details), status, headers, "application/json")
+        return Response(render_problem(details), details.status, headers, PROBLEM)
 
 
-def render(found: Problem) -> bytes:
+def render_problem(details: Problem) -> bytes:
     """The problem as JSON."""
-    return _PROBLEM.dump_json(found, exclude_none=True)
+    return _PROBLEM.dump_json(details, exclude_none=True)
 
 
-def render_message(found: Problem) -> bytes:
-    """What other inference protocols tell of it, as JSON."""
-    return _ENCODER.encode({"error": found.detail})
+def render_message(details: Problem) -> bytes:
+    """The error of other inference protocols as JSON: a message only."""
+    return _ENCODER.encode({"error": details.detail})
 
 
 def _format_traceback(cause: BaseException, *, messages: bool) -> str:
-    """The trace of an error and of those behind it; without `messages` only where they were raised and what they are."""
+    """Traceback of an error and of its causes; without `messages` only the frames and the exception types."""
     if messages:
         return "".join(traceback.format_exception(cause))
     parts: list[str] = []

@@ -1,4 +1,4 @@
-"""The end of a process as a proxy sees it coming: it says that it is not ready, and for a while answers all the same."""
+"""HTTP server with graceful shutdown: not ready first, still accepting for a while, then it completes requests in flight."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.errors import Draining
 from polytask.service.web.connection import BoundedConnection
 
-_COLLECT_AFTER = (20_000, 20, 50)
-"""Objects more than at the last look for cycles, which are rare: a request makes hundreds of objects and none."""
+_GC_THRESHOLDS = (20_000, 20, 50)
+"""Rare collections: a request allocates hundreds of objects and leaves no reference cycles."""
 
 _TICK_S = 0.05
 
 
 def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serves on the socket until the server ends."""
-    # What is loaded by now stays. Looking through all of it again and again for cycles would take long.
+    """Serves on the socket until the server shuts down."""
+    # All objects that exist now stay alive. Freezing them spares each collection a walk over all of them.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_COLLECT_AFTER)
+    gc.set_threshold(*_GC_THRESHOLDS)
     server.run(sockets=[listener])
 
 
 def http_server(app: FastAPI, settings: Settings, backlog: int = 2048) -> uvicorn.Server:
-    """A server that ends gracefully: it answers what it has accepted, until no request can be within its deadline."""
+    """A server that completes the requests in flight at shutdown; none takes longer than its deadline.
+
+    `backlog` also bounds how many connections the event loop accepts at a time.
+    """
     return DrainingServer(
         uvicorn.Config(
             app,
@@ -39,7 +42,7 @@ def http_server(app: FastAPI, settings: Settings, backlog: int = 2048) -> uvicor
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody asks who the client is
+            proxy_headers=False,  # the client's address is not used
             backlog=backlog,
             timeout_graceful_shutdown=int(settings.deadline_s) + SHUTDOWN_S,
         ),
@@ -49,9 +52,9 @@ def http_server(app: FastAPI, settings: Settings, backlog: int = 2048) -> uvicor
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, but before it stops accepting, `app` is not ready for `drain_s` seconds.
+    """uvicorn's server, which reports "not ready" for `drain_s` seconds before it stops accepting connections.
 
-    Who asks for readiness meanwhile sends nothing more, and no request meets a port that has just been closed.
+    A load balancer that polls readiness stops sending requests in that time, so none meets a closed port.
     """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, drain_s: float) -> None:
@@ -60,7 +63,7 @@ class DrainingServer(uvicorn.Server):
         self._drain_s = drain_s
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn does, after that while. A second SIGINT cuts it short."""
+        """Shuts uvicorn down after `drain_s` seconds. A second SIGINT ends the wait."""
         self._state.shutting_down = True
         end = time.monotonic() + self._drain_s
         while not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110, a signal handler sets it
@@ -69,6 +72,6 @@ class DrainingServer(uvicorn.Server):
 
 
 def require_accepting(request: Request) -> None:
-    """Raises Draining where the process that answers is about to end."""
+    """Raises Draining if this process is shutting down."""
     if getattr(request.app.state, "shutting_down", False):
-        raise Draining("the service is about to end; it answers what still comes")
+        raise Draining("the service is shutting down; requests in flight will complete")

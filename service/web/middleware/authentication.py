@@ -1,4 +1,4 @@
-"""Who is let in: the check of keys and of what each may ask, in front of the paths and before a body is read."""
+"""Authentication: checks API keys and their limits before routing and before the body is read."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/v2", "/v2/health/live", "/v2/health/ready"}
 )
 _OPEN_FOLDER = "/playground/"
-"""What needs no key: pages, which show nothing of the tasks, and what supervisors and Prometheus read."""
+"""Paths without a key: pages, which show nothing about tasks, and the endpoints of supervisors and Prometheus."""
 
 _ADMIN = "/admin"
-"""This path and those below it need an admin key, whatever lies there. In a service without keys there are none."""
+"""This path and all below it need an admin key. A service without keys answers 404 for them."""
 
 
 class AuthenticationMiddleware:
-    """The application behind its keys. Without keys everything is open but /admin, which is not there.
+    """ASGI middleware. Without keys every path is open except /admin, which does not exist.
 
-    Raises ServiceError or HTTPException for a request that is refused. Refusals are counted by the tasks of the active one of `versions`.
-    `place`: of this process among several that share the limits.
+    Raises ServiceError or HTTPException for a refused request. A refusal is counted for the task in its path if the
+    active version has it. `process_index`: of this process among several that share the limits.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class AuthenticationMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request (ASGI)."""
+        """Handles one request."""
         limiter = self._admit(scope) if scope["type"] == "http" else None
         if limiter is None:
             await self._app(scope, receive, send)
             return
-        entered = time.monotonic()
+        started = time.monotonic()
         try:
             await self._app(scope, receive, send)
         finally:
-            limiter.release(time.monotonic() - entered)
+            limiter.release(time.monotonic() - started)
 
     def _admit(self, scope: Scope) -> RateLimiter | None:
-        """Lets the request pass, or raises why not. Returns the allowance that it has entered, if its key has limits."""
+        """Raises the reason of a refusal. Returns the acquired limiter if the request's key has limits."""
         path: str = scope["path"]
         if self._keys is None:
             if _is_admin(path):
@@ -68,7 +68,7 @@ class AuthenticationMiddleware:
         if path in _OPEN or path.startswith(_OPEN_FOLDER):
             return None
         try:
-            key = self._keys.find(secret(scope["headers"]))
+            key = self._keys.find(request_key(scope["headers"]))
             if key is None:
                 raise Unauthorized
             scope[REQUEST_CONTEXT].key = key.name
@@ -85,27 +85,27 @@ class AuthenticationMiddleware:
         return limiter
 
     def _task(self, path: str) -> str:
-        """The task that a path is about, as refusals are counted: /v1/tasks/TASK/…, /v2/models/TASK/…, /v1/models/TASK:…"""
+        """The task in a path, as a metric label: /v1/tasks/TASK/…, /v2/models/TASK/…, /v1/models/TASK:…"""
         parts = path.split("/", 4)
         task = parts[3].partition(":")[0] if len(parts) > 3 else ""
         return task if task in self._versions.active.tasks else UNKNOWN_TASK
 
 
 def require_admin(key: Key) -> None:
-    """Raises Forbidden for a key that does not open /admin."""
+    """Raises Forbidden unless the key is an admin key."""
     if not key.admin:
         raise Forbidden
 
 
-def secret(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The key that a request came with, `Authorization` before `X-API-Key`; empty without one."""
-    found = b""
+def request_key(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The key in the headers, `Authorization` before `X-API-Key`; empty if there is none."""
+    key = b""
     for name, value in headers:
         if name == b"authorization" and value[:7].lower() == b"bearer ":
             return value[7:].strip()
         if name == b"x-api-key":
-            found = value
-    return found
+            key = value
+    return key
 
 
 def _is_admin(path: str) -> bool:

@@ -1,7 +1,8 @@
-"""How much each key may ask, a second and at a time: exact over all processes that answer on a port.
+"""Rate limits: requests per second and concurrent requests of each API key, exact over all processes that serve a port.
 
-What counts lies in memory that these processes share, by the key's place: when its bucket will be full again, and how many
-requests each process works on for it. A lock that the kernel drops with its owner is held while it is read and written.
+State lives in memory shared by all frontends, one slot per key: the time at which its token bucket is full again, and
+each process's number of requests in flight. It is read and written under a file lock, which the kernel releases if its
+owner dies.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from polytask.service.errors import ConcurrencyLimited, RateLimited
 _NUMBER_BYTES = 8
 
 _SLACK_S = 1e-6
-"""Of the clock's arithmetic: a request that comes exactly when it was told to is not refused."""
+"""Rounding error of clock arithmetic: a request that comes exactly after its Retry-After is not refused."""
 
-_REMEMBERED = 16
-"""Requests over which their mean duration is taken, about."""
+_MEAN_REQUESTS = 16
+"""Approximate number of requests in the moving average of their duration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +37,47 @@ class ProcessIndex:
 
 
 class RateLimiter:
-    """What one key may still ask. Called on one thread of each process.
+    """Limits of one key. All calls come from one thread of each process.
 
-    The bucket is kept as the one time at which it will be full (the generic cell rate algorithm): it lets through what a
-    bucket of `burst` tokens would that gains `requests_per_s`.
+    The generic cell rate algorithm: the time at which the bucket is full again stands for a bucket of `burst` tokens
+    that gains `requests_per_s`.
     """
 
     def __init__(self, key: Key, counts: memoryview[float], number: int, lock: AbstractContextManager[None]) -> None:
         self._key = key
         self._lock = lock
-        self._counts = (
-            counts  # when the bucket is full in seconds of the monotonic clock, then requests of each process
-        )
-        self._own = 1 + number
+        # When the bucket is full, in seconds of the monotonic clock; then the requests in flight of each process.
+        self._counts = counts
+        self._in_flight_index = 1 + number
         self._step_s = 1 / key.requests_per_s if key.requests_per_s else 0.0
         self._burst_s = self._step_s * (key.burst or max(1.0, key.requests_per_s))
         self._mean_s = 0.0
-        # Those of a process that had this number and has died ended with it.
-        counts[self._own] = 0
+        # Requests of a process that had this number before ended when it died.
+        counts[self._in_flight_index] = 0
 
     def acquire(self, now: float) -> None:
-        """A request comes. Raises ConcurrencyLimited or RateLimited; else `leave` is to be called when it ends."""
+        """Admits a request, for which `release` must be called when it ends. Raises ConcurrencyLimited or RateLimited."""
         with self._lock:
             counts = self._counts
             if self._key.concurrent and sum(counts[1:]) >= self._key.concurrent:
                 raise ConcurrencyLimited(self._key.concurrent, self._mean_s / self._key.concurrent)
             if self._step_s:
-                full = max(counts[0], now) + self._step_s
-                wait_s = full - now - self._burst_s
+                full_at = max(counts[0], now) + self._step_s
+                wait_s = full_at - now - self._burst_s
                 if wait_s > _SLACK_S:
                     raise RateLimited(self._key.requests_per_s, wait_s)
-                counts[0] = full
-            counts[self._own] += 1
+                counts[0] = full_at
+            counts[self._in_flight_index] += 1
 
     def release(self, seconds: float) -> None:
-        """A request that entered has ended; `seconds` after that."""
-        self._mean_s += (seconds - self._mean_s) / _REMEMBERED
+        """An admitted request has ended after `seconds`."""
+        self._mean_s += (seconds - self._mean_s) / _MEAN_REQUESTS
         with self._lock:
-            self._counts[self._own] -= 1
+            self._counts[self._in_flight_index] -= 1
 
 
 def rate_limiters(keys: Sequence[Key], process_index: ProcessIndex | None = None) -> dict[str, RateLimiter]:
-    """The allowances of those keys that have limits, by name. Without a place this is the only process."""
+    """A limiter for each key that has limits, by name. `process_index`: None if there are no other processes."""
     limited = [key for key in keys if key.requests_per_s or key.concurrent]
     if not limited:
         return {}
@@ -94,7 +94,7 @@ def rate_limiters(keys: Sequence[Key], process_index: ProcessIndex | None = None
 def _memory(
     num_bytes: int, process_index: ProcessIndex | None
 ) -> tuple[memoryview[float], AbstractContextManager[None]]:
-    """Numbers that are 0 at first, and what to hold while they are used."""
+    """Zeroed numbers, and the lock for access to them."""
     if process_index is None:
         return memoryview(mmap.mmap(-1, num_bytes)).cast("d"), nullcontext()
     descriptor = os.open(process_index.file, os.O_RDWR | os.O_CREAT, 0o600)
@@ -103,7 +103,7 @@ def _memory(
 
 
 class _Lock:
-    """The lock of an open file."""
+    """Exclusive lock of an open file."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

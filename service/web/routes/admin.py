@@ -1,4 +1,4 @@
-"""The paths below /admin: what changes the version that is served. Who may come here, the gate has decided."""
+"""Admin routes: load, activate, roll back and unload versions. The authentication middleware requires an admin key."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def admin_routes(versions: Versions, max_body_bytes: int) -> APIRouter:
         responses={**refusals, 404: {}, 413: {}, 422: {}},
     )
     async def load(request: Request) -> SwapState:
-        wanted = parse_load(await read_body(request, max_body_bytes))
-        versions.start_loading(wanted.model, wanted.tolerances)
+        body = parse_load(await read_body(request, max_body_bytes))
+        versions.start_loading(body.model, body.tolerances)
         return state()
 
     @router.post("/activate", summary="Lets the version on standby answer new requests", responses=refusals)

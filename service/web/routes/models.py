@@ -1,4 +1,4 @@
-"""What the service says about the versions in memory, and the paths that say it."""
+"""Model routes: the versions in memory, with their metrics, provenance and cards."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ModelList:
 
 
 def model_routes(versions: Versions) -> APIRouter:
-    """What there is to read about versions."""
+    """Routes that describe versions."""
     router = APIRouter(prefix="/v1", tags=["models"])
 
     @router.get("/models", summary="The versions in memory")
@@ -63,12 +63,12 @@ def model_routes(versions: Versions) -> APIRouter:
         responses={200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}, 404: {}},
     )
     async def card(name: str, version: str) -> Response:
-        wanted, found = f"{name}/{version}", [served for served in (versions.active, versions.standby) if served]
-        for served in found:
-            if served.revision == wanted:
+        revision, in_memory = f"{name}/{version}", list(filter(None, (versions.active, versions.standby)))
+        for served in in_memory:
+            if served.revision == revision:
                 return Response(served.card, media_type=_MARKDOWN)
-        known = ", ".join(served.revision for served in found)
-        raise UnknownModel(f"{wanted[:80]!r} is not in memory; there is {known}")
+        revisions = ", ".join(served.revision for served in in_memory)
+        raise UnknownModel(f"{revision[:80]!r} is not in memory; there is {revisions}")
 
     return router
 

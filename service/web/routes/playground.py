@@ -1,4 +1,4 @@
-"""The playground: the page at `/` where a person sees the model work, with its files as they lie in the package."""
+"""Playground routes: the demo page at `/` and its files, served from the package."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastapi import APIRouter, HTTPException, Request, Response
 
 _PAGE = "index.html"
 
-# Not left to the machine's own tables: a wrong type is a script that does not run.
+# Not looked up in the machine's own tables: with a wrong media type a script does not run.
 _TYPES = {".css": "text/css", ".html": "text/html", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 _HEADERS = {
-    # Kept by browsers, and asked for again each time, which costs one small answer: after an upgrade no page is a
-    # mixture of two versions for longer than it takes to load it.
+    # Browsers keep the files and revalidate them each time, which costs one small response. After an upgrade no page
+    # stays a mixture of two versions.
     "Cache-Control": "no-cache",
-    # Nothing from anywhere else, nothing inline, and no way from a text to markup.
+    # Nothing from other origins, nothing inline, and no way to turn a text into markup.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
@@ -35,8 +35,8 @@ class _File:
 
 
 def playground_routes() -> APIRouter:
-    """`/` and `/playground/…`. The files are read here, once; a path that is none of them is 404."""
-    kept = {
+    """`/` and `/playground/…`. Reads the files once; other names are 404."""
+    file_by_name = {
         entry.name: _file(entry.name, entry.read_bytes())
         for entry in files("polytask.service.web").joinpath("playground").iterdir()
     }
@@ -45,14 +45,14 @@ def playground_routes() -> APIRouter:
     @router.head("/")
     @router.get("/")
     async def page(request: Request) -> Response:
-        return _respond(request, kept[_PAGE])
+        return _respond(request, file_by_name[_PAGE])
 
     @router.head("/playground/{name}")
     @router.get("/playground/{name}")
     async def file(request: Request, name: str) -> Response:
-        if name not in kept or name == _PAGE:  # the page's own links lead from `/`
+        if name not in file_by_name or name == _PAGE:  # the page's links are relative to `/`
             raise HTTPException(404, f"the playground has no file {name[:80]!r}; its page is at /")
-        return _respond(request, kept[name])
+        return _respond(request, file_by_name[name])
 
     return router
 
@@ -63,7 +63,7 @@ def _file(name: str, content: bytes) -> _File:
 
 def _respond(request: Request, file: _File) -> Response:
     headers = _HEADERS | {"ETag": file.etag}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")}
-    if known & {file.etag, "*"}:
+    cached = {tag.strip().removeprefix("W/") for tag in request.headers.get("If-None-Match", "").split(",")}
+    if cached & {file.etag, "*"}:
         return Response(status_code=304, headers=headers)
     return Response(file.content, headers=headers, media_type=file.media_type)

@@ -1,4 +1,4 @@
-"""A call of the predictor made of an HTTP request: its body up to a limit, its deadline, and when its client has gone."""
+"""Prediction over HTTP: reads body and deadline of a request, runs it, and watches for a client that disconnects."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from fastapi import Request
 
-from polytask.service.errors import BodyTooLarge, ClientGone, FieldError, InvalidInput
-from polytask.service.prediction.predictor import PredictCall, Prediction, TranslateBody, as_it_is
+from polytask.service.errors import BodyTooLarge, BodyTooSlow, ClientGone, FieldError, InvalidInput
+from polytask.service.prediction.predictor import PredictCall, TranslateBody, before
 from polytask.service.request_context import REQUEST_CONTEXT, RequestContext
 from polytask.service.versions.served import ServedVersion
 from polytask.service.web.connection import DISCONNECT_EVENT, DisconnectEvent
@@ -31,45 +31,41 @@ PARAMETERS = [
         "description": "milliseconds after which the answer is of no use; the service's own deadline holds if it is shorter",
     },
 ]
-"""What a request that predicts may have in its path and its headers, for the OpenAPI document."""
+"""Path and header parameters of a prediction, for the OpenAPI document."""
 
 
 async def run_prediction(
-    served: ServedVersion, request: Request, max_body_bytes: int, translate: TranslateBody = as_it_is
-) -> Prediction:
-    """What a version answers to a request for the task in its path, or without one for those that the body names.
+    served: ServedVersion, request: Request, max_body_bytes: int, translate_body: TranslateBody | None = None
+) -> tuple[bytes, dict[str, str]]:
+    """The response of a version as JSON, and its headers: duration of each stage, and the version.
 
-    `translate`: as in Call. Raises ServiceError.
+    The task is in the path, or the body names the tasks. `translate_body`: as in PredictCall. Raises ServiceError.
     """
     context: RequestContext = request.scope[REQUEST_CONTEXT]
     context.revision = served.revision
+    task, predictor = request.path_params.get("task"), served.predictor
     served.num_in_flight += 1
     try:
-        return await served.predictor.predict(
-            PredictCall(
-                task=request.path_params.get("task"),
-                read_body=lambda: read_body(request, max_body_bytes),
-                watch=lambda gone: _watch(request, gone),
-                deadline_s=lambda: _seconds(request.headers.get(_DEADLINE)),
-                translate=translate,
-                context=context,
+        with predictor.track(context):
+            predictor.admit(task, context)
+            deadline = predictor.deadline(_allowed_s(request.headers.get(_DEADLINE)))
+            late = BodyTooSlow("the deadline passed before the body had arrived")
+            body = await before(deadline, read_body(request, max_body_bytes), late)
+            call = PredictCall(
+                task, body, deadline, context, lambda callback: _watch_disconnect(request, callback), translate_body
             )
-        )
+            response = await predictor.predict(call)
     finally:
         served.num_in_flight -= 1
+    timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in context.seconds().items())
+    return response, {"Server-Timing": timing, "Polytask-Model": served.revision}
 
 
-def headers(prediction: Prediction, served: ServedVersion) -> dict[str, str]:
-    """The headers of an answer: how long each stage took, and which version answered."""
-    timing = ", ".join(f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in prediction.stages.items())
-    return {"Server-Timing": timing, "Polytask-Model": served.revision}
-
-
-def _seconds(milliseconds: str | None) -> float | None:
-    """The deadline in the header, if there is one. Raises InvalidInput."""
+def _allowed_s(milliseconds: str | None) -> float | None:
+    """The deadline in the header in seconds, if there is one. Raises InvalidInput."""
     if milliseconds is None:
         return None
-    # The length first: a number of a thousand digits is not worth reading.
+    # The length first: parsing a number of a thousand digits is expensive.
     if milliseconds.isdecimal() and len(milliseconds) <= 8 and 1 <= int(milliseconds) <= _MAX_DEADLINE_MS:
         return int(milliseconds) / 1000
     message = f"must be whole milliseconds, at least 1 and at most {_MAX_DEADLINE_MS}; got {milliseconds[:20]!r}"
@@ -77,13 +73,13 @@ def _seconds(milliseconds: str | None) -> float | None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, never more than `limit` bytes of it, whatever the headers say or do not say about its size."""
+    """The body, of which at most `limit` bytes are kept, whatever its Content-Length. Raises BodyTooLarge or ClientGone."""
     body, more = b"", True
     while more:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientGone("the connection was closed before the request was complete")
-        # Mostly all of it comes at once, and is not copied then.
+        # Usually the whole body is one message, which is not copied.
         body += message.get("body", b"")
         if len(body) > limit:
             raise BodyTooLarge(limit)
@@ -91,18 +87,18 @@ async def read_body(request: Request, limit: int) -> bytes:
     return body
 
 
-def _watch(request: Request, gone: Callable[[], None]) -> Callable[[], object]:
-    """Calls `gone` when the client has closed the connection, until what is returned is called."""
-    ending: DisconnectEvent | None = request.scope.get(DISCONNECT_EVENT)
-    if ending is not None:
-        return ending.watch(gone)
-    # Another server than ours can only be asked, and a task for each request has its price.
-    task = asyncio.create_task(_gone(request))
-    task.add_done_callback(lambda done: None if done.cancelled() else gone())
+def _watch_disconnect(request: Request, callback: Callable[[], None]) -> Callable[[], object]:
+    """Calls `callback` when the client disconnects. Returns a function that stops watching."""
+    event: DisconnectEvent | None = request.scope.get(DISCONNECT_EVENT)
+    if event is not None:
+        return event.watch(callback)
+    # Other servers than ours have no such event. A task for each request costs more.
+    task = asyncio.create_task(_disconnected(request))
+    task.add_done_callback(lambda done: None if done.cancelled() else callback())
     return task.cancel
 
 
-async def _gone(request: Request) -> None:
-    """Returns when the client has closed the connection."""
+async def _disconnected(request: Request) -> None:
+    """Returns when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,8 +1,8 @@
-"""The paths of the service: requests in, responses out. What happens in between is the predictor's."""
+"""Task routes: predictions and descriptions of tasks, and the routes of supervisors and Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -13,64 +13,66 @@ from polytask.service.errors import UnknownTask
 from polytask.service.observability.metrics import CONTENT_TYPE
 from polytask.service.prediction.engine_client import require_ready
 from polytask.service.versions.served import Versions
-from polytask.service.web.middleware.predict_fast_path import Answer
-from polytask.service.web.routes.predict_call import PARAMETERS, headers, run_prediction
+from polytask.service.web.routes.predict_call import PARAMETERS, run_prediction
 from polytask.service.web.server import require_accepting
+
+PREDICT = "/v1/tasks/{task}/predict"
+
+Handler = Callable[[Request], Awaitable[Response]]
 
 TaskName = Annotated[str, Path(description="name of a task, as in GET /v1/tasks")]
 
 
-def prediction(versions: Versions, max_body_bytes: int) -> Answer:
-    """What `POST /v1/tasks/TASK/predict` does, and without a task in its path `POST /v1/predict`.
+def predict_handler(versions: Versions, max_body_bytes: int) -> Handler:
+    """Handler of PREDICT and of `POST /v1/predict`, whose body names the tasks.
 
-    The version that is active when a request comes answers it, whatever is active later.
+    The version that is active when a request arrives answers it, even if another one is activated in the meantime.
     """
 
     async def predict(request: Request) -> Response:
-        served = versions.active
-        prediction = await run_prediction(served, request, max_body_bytes)
-        return Response(prediction.body, media_type="application/json", headers=headers(prediction, served))
+        body, headers = await run_prediction(versions.active, request, max_body_bytes)
+        return Response(body, media_type="application/json", headers=headers)
 
     return predict
 
 
-def task_routes(predict: Answer, versions: Versions) -> APIRouter:
-    """What clients use. `predict`: as `prediction` gives it."""
-    router = APIRouter(prefix="/v1", tags=["tasks"])
+def task_routes(predict: Handler, versions: Versions) -> APIRouter:
+    """Routes for clients. `predict`: a `predict_handler`."""
+    router = APIRouter(tags=["tasks"])
     responses: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 404, 413, 422, 429, 503, 504)}
     router.post(
-        "/tasks/{task}/predict",
+        PREDICT,
         summary="Answers, one for each input, in order",
         responses=responses,
         openapi_extra={"parameters": PARAMETERS},
     )(predict)
     router.post(
-        "/predict",
+        "/v1/predict",
         summary="Answers of several tasks to the same inputs",
         responses=responses,
         openapi_extra={"parameters": PARAMETERS[1:]},
     )(predict)
 
-    @router.get("/tasks", summary="All tasks")
+    @router.get("/v1/tasks", summary="All tasks")
     async def list_tasks() -> TaskList:
         served = versions.active
-        return TaskList(served.revision, list(served.tasks.values()))
+        return TaskList(served.revision, list(served.task_info.values()))
 
-    @router.get("/tasks/{task}", summary="One task", responses={404: {}})
+    @router.get("/v1/tasks/{task}", summary="One task", responses={404: {}})
     async def describe_task(task: TaskName) -> TaskInfo:
-        tasks = versions.active.tasks
-        if task not in tasks:
-            raise UnknownTask(task, list(tasks))
-        return tasks[task]
+        task_info = versions.active.task_info
+        if task not in task_info:
+            raise UnknownTask(task, list(task_info))
+        return task_info[task]
 
     return router
 
 
-def operation_routes(versions: Versions, page: Callable[[], bytes]) -> APIRouter:
-    """What supervisors and Prometheus use. `page`: the metrics."""
+def operation_routes(versions: Versions, metrics_page: Callable[[], bytes]) -> APIRouter:
+    """Routes for supervisors and Prometheus."""
     router = APIRouter(tags=["operation"])
 
-    # Supervisors that ask with HEAD get the status alone.
+    # A supervisor that sends HEAD needs only the status.
     @router.head("/livez", include_in_schema=False)
     @router.get("/livez", summary="Whether the process answers at all")
     async def live() -> dict[str, str]:
@@ -85,8 +87,8 @@ def operation_routes(versions: Versions, page: Callable[[], bytes]) -> APIRouter
 
     @router.head("/metrics", include_in_schema=False)
     @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
-    # Not on the event loop: the page of many tasks and processes takes its time.
+    # Not a coroutine, so that it runs on a thread: the page of many tasks and processes takes milliseconds.
     def metrics() -> Response:
-        return Response(page(), media_type=CONTENT_TYPE)
+        return Response(metrics_page(), media_type=CONTENT_TYPE)
 
     return router

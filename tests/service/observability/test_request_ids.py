@@ -167,7 +167,7 @@ async def fail_everywhere(service: Service, monkeypatch: pytest.MonkeyPatch) -> 
         ("polytask.service.prediction.prepared_request.parse", raise_it),
         ("polytask.service.prediction.prepared_request.InputEncoder.encode", raise_it),
         ("polytask.service.prediction.prepared_request.answer", raise_it),
-        ("polytask.service.prediction.prepared_request.rendered", raise_it),
+        ("polytask.service.prediction.prepared_request.encode_response", raise_it),
         ("polytask.service.web.routes.tasks.Response", raise_it),
     ):
         with monkeypatch.context() as patched:

@@ -93,7 +93,7 @@ async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterato
         manifest=manifest,
         engine=engine_client,
         predictor=predictor,
-        tasks=describe_tasks(manifest, chosen),
+        task_info=describe_tasks(manifest, chosen),
         card="# tiny\n",
     )
     app = application(FixedVersion(served), chosen, metrics.requests, metrics.page, engine_client.connected())
