@@ -192,4 +192,6 @@ def _field_error(detail: ErrorDetails, task: Task | None, path: tuple[str | int,
 
 
 def _path(location: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".") or "body"
+    return (
+        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".") or "body"
+    )

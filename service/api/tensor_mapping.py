@@ -77,7 +77,10 @@ _OUTPUTS: dict[Kind, tuple[_Output, ...]] = {
     Kind.TAGGING: (_Output("entities", "BYTES", _json("entities")),),
     Kind.SPAN: (_TEXT, _Output("start", "INT32", _field("start")), _Output("end", "INT32", _field("end")), _SCORE),
 }
-_TOKEN_COUNTS = (_Output("tokens", "INT32", _field("tokens")), _Output("dropped_tokens", "INT32", _field("dropped_tokens")))
+_TOKEN_COUNTS = (
+    _Output("tokens", "INT32", _field("tokens")),
+    _Output("dropped_tokens", "INT32", _field("dropped_tokens")),
+)
 
 
 def input_tensors(task: Task) -> list[TensorInfo]:

@@ -65,7 +65,9 @@ class InferenceRequest(msgspec.Struct, forbid_unknown_fields=True):
             parameters = output.parameters or {}
             for name in parameters:
                 if name != _BINARY_DATA:
-                    raise _wrong(f"{where}.parameters.{name[:80]}", f"is not understood: an output may have {_BINARY_DATA}")
+                    raise _wrong(
+                        f"{where}.parameters.{name[:80]}", f"is not understood: an output may have {_BINARY_DATA}"
+                    )
             requested[output.name] = _flag(parameters, _BINARY_DATA, f"{where}.parameters") if parameters else default
         return requested
 
@@ -125,7 +127,9 @@ def read_request(body: bytes, head_length: str | None) -> tuple[InferenceRequest
             raise _wrong(where, f"has either data or the parameter {_SIZE}")
         if tensor.data is not None:
             values = [text for part in tensor.data for text in ([part] if isinstance(part, str) else part)]
-        elif isinstance(size, (bool, str)) or size is None or size != int(size) or not 0 <= size <= len(body) - position:
+        elif (
+            isinstance(size, (bool, str)) or size is None or size != int(size) or not 0 <= size <= len(body) - position
+        ):
             raise _wrong(f"{where}.parameters.{_SIZE}", f"must be a number of bytes; {len(body) - position} are left")
         else:
             values = _strings(body[position : position + int(size)], where)

@@ -19,7 +19,7 @@ from polytask.model.tasks import Task
 from polytask.model_store.manifest import Golden
 from polytask.service.config.settings import Settings
 from polytask.service.errors import ClientGone, DeadlineExceeded, InternalError, ServiceError, UnknownTask
-from polytask.service.observability.metrics import UNKNOWN_TASK, RequestMetrics
+from polytask.service.observability.request_metrics import UNKNOWN_TASK, RequestMetrics
 from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
@@ -76,7 +76,7 @@ class Predictor:
         settings: Settings,
         revision: str,
     ) -> None:
-        self._preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predicted)
+        self._preparer = RequestPreparer(tasks, encoder, settings, revision, metrics.predictions)
         self._engine = engine
         self._metrics = metrics
         self._max_deadline_s = settings.deadline_s
@@ -128,7 +128,10 @@ class Predictor:
         # Before tokenising: under overload a refusal must be cheap and immediate.
         task_id = None if call.task is None else self._preparer.ids[call.task]
         with _as_service_errors():
-            num_tokens, pending_tokens = self._token_estimator.estimate(len(call.body)), self._token_estimator.pending_tokens
+            num_tokens, pending_tokens = (
+                self._token_estimator.estimate(len(call.body)),
+                self._token_estimator.pending_tokens,
+            )
             self._engine.require_room(task_id, num_tokens, pending_tokens, call.deadline)
         started = time.monotonic()
         prepared = await self._prepare(call)

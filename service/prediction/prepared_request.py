@@ -71,7 +71,7 @@ class PreparedRequest:
 class RequestPreparer:
     """Turns bodies into prepared requests, and their logits into responses. Thread-safe.
 
-    `revision`: name and version of the checkpoint. `predicted`: called with every answer.
+    `revision`: name and version of the checkpoint. `predictions`: counts every answer.
     """
 
     def __init__(
@@ -166,8 +166,8 @@ class RequestPreparer:
         self, request: PreparedRequest, part: TaskPart, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
     ) -> AnswerJson:
         decoded = answer(part.task, item, rows, logits, part.options)
-        if self._predicted is not None:
-            self._predicted(part.task, decoded, raw_scores=part.options.raw_scores)
+        if self._predictions is not None:
+            self._predictions.observe(part.task, decoded, raw_scores=part.options.raw_scores)
         as_json = answer_json(decoded, rows)
         if request.options.return_tokens:
             assert request.token_cache is not None

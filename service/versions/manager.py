@@ -102,7 +102,7 @@ class VersionManager:
         """Swaps the active and the standby version for new requests. Raises Conflict."""
         self._swap("there is no version on standby: load one")
         self._can_roll_back = True
-        self.active.metrics.reloads.labels("activated").inc()
+        self._metrics.reloads.labels("activated").inc()
 
     def rollback(self) -> None:
         """Undoes the last `activate`. Raises Conflict."""
@@ -110,7 +110,7 @@ class VersionManager:
             raise Conflict("no version on standby was active before: activate it, or load one")
         self._swap("")
         self._can_roll_back = False
-        self.active.metrics.reloads.labels("rolled_back").inc()
+        self._metrics.reloads.labels("rolled_back").inc()
 
     async def unload(self) -> None:
         """Removes the standby version from memory when it has answered its requests in flight. Raises Conflict."""
@@ -211,7 +211,7 @@ class VersionManager:
     def _loading_done(self, load: LoadStatus, loaded: LoadedVersion | None) -> None:
         self.load, self.standby, self._load_thread = load, loaded, None
         self._can_roll_back = False
-        self.active.metrics.reloads.labels(load.state.value).inc()
+        self._metrics.reloads.labels(load.state.value).inc()
         logger.info("%s is %s%s", load.model, load.state, f": {load.detail}" if load.detail else "")
 
 

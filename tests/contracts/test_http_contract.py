@@ -193,6 +193,21 @@ RESPONSES = {
 }
 
 
+ADMIN = {
+    "LoadRequest": {"model": "string", "tolerances?": "{number}"},
+    "SwapState": {"active": "string", "standby": "string | null", "load": "Load | null"},
+    "Load": {
+        "model": "string",
+        "state": "LoadState",
+        "detail?": "string | null",
+        "shifts?": "{Shift}",
+        "new_tasks?": "[string]",
+        "gone_tasks?": "[string]",
+    },
+    "Shift": {"moved": "number", "tolerance": "number", "refused": "boolean"},
+}
+
+
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
     """The OpenAPI document of a service."""
@@ -263,8 +278,21 @@ def test_the_paths_and_what_they_answer(document: dict[str, Any]) -> None:
     assert found == PATHS
 
 
-def test_the_fields_of_everything(document: dict[str, Any]) -> None:
-    """Requests refuse other fields than these; responses have these."""
+@pytest.fixture(scope="module")
+def keyed_document() -> dict[str, Any]:
+    """The OpenAPI document of a service with API keys."""
+    _, app = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_backend())
+    return app.openapi()
+
+
+def test_the_fields_of_everything(document: dict[str, Any], keyed_document: dict[str, Any]) -> None:
+    """Requests refuse other fields than these; responses have these; with keys there are those of /admin as well."""
+    assert fields_by_schema(document) == REQUESTS | RESPONSES
+    assert fields_by_schema(keyed_document) == REQUESTS | RESPONSES | ADMIN
+
+
+def fields_by_schema(document: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """The fields of each object in the document; those of requests refuse others."""
     found = {}
     for name, schema in document["components"]["schemas"].items():
         if "properties" in schema:
@@ -273,8 +301,8 @@ def test_the_fields_of_everything(document: dict[str, Any]) -> None:
                 field if field in required else f"{field}?": written(value)
                 for field, value in schema["properties"].items()
             }
-            assert (schema.get("additionalProperties") is False) == (name in REQUESTS)
-    assert found == REQUESTS | RESPONSES
+            assert (schema.get("additionalProperties") is False) == (name in REQUESTS or name == "LoadRequest")
+    return found
 
 
 def test_the_request_body_and_header_of_predict(document: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Problems: what a client is told when it gets no answer."""
+"""Errors: the problems that clients receive, and how metrics count them."""
 
 from __future__ import annotations
 
@@ -6,40 +6,55 @@ import pytest
 
 from polytask.service import errors
 from polytask.service.errors import FieldError, InternalError, InvalidInput, QueueFull, ServiceError, UnknownTask
+from polytask.service.observability.metrics import Metrics
+from polytask.service.observability.request_metrics import UNKNOWN_TASK
 
 
-@pytest.mark.parametrize(
-    ("leaf", "status", "outcome"),
-    [
-        (errors.UnknownTask, 404, "invalid"),
-        (errors.InvalidInput, 422, "invalid"),
-        (errors.TooManyInputs, 413, "rejected"),
-        (errors.BodyTooLarge, 413, "rejected"),
-        (errors.QueueFull, 429, "rejected"),
-        (errors.DeadlineExceeded, 504, "expired"),
-        (errors.Unauthorized, 401, "rejected"),
-        (errors.Forbidden, 403, "rejected"),
-        (errors.RateLimited, 429, "rejected"),
-        (errors.ConcurrencyLimited, 429, "rejected"),
-        (errors.NotReady, 503, "rejected"),
-        (errors.Draining, 503, "rejected"),
-        (errors.ClientGone, 499, "cancelled"),
-        (errors.InternalError, 500, "error"),
-    ],
-)
-def test_every_cause_has_its_status_and_outcome(leaf: type[ServiceError], status: int, outcome: str) -> None:
-    """Statuses are an interface, outcomes label a metric."""
-    assert (leaf.status, leaf.outcome) == (status, outcome)
+def causes(base: type[ServiceError] = ServiceError) -> list[type[ServiceError]]:
+    """All classes of errors."""
+    return [each for child in base.__subclasses__() for each in (child, *causes(child))]
 
 
-def test_no_two_causes_share_a_type() -> None:
-    """A program can tell all problems apart by their type."""
-    titles = [leaf.title for leaf in ServiceError.__subclasses__()]
-    assert len(set(titles)) == len(titles) == 17
+@pytest.mark.parametrize("cause", causes())
+def test_every_cause_is_counted_by_its_outcome_and_its_reason(cause: type[ServiceError]) -> None:
+    """An error increments one counter of requests, and one of rejections exactly if its outcome is `rejected`."""
+    metrics = Metrics([])
+    before = metrics.page().decode().splitlines()
+    metrics.requests.failed(UNKNOWN_TASK, cause.restored("detail", retry_after_s=None), 0.1)
+    changed = set(metrics.page().decode().splitlines()) - set(before)
+    counters = {line for line in changed if line.startswith(("polytask_requests_total", "polytask_rejections_total"))}
+    expected = {f'polytask_requests_total{{outcome="{cause.outcome}",task="_unknown"}} 1.0'}
+    if cause.outcome == "rejected":
+        expected.add(f'polytask_rejections_total{{reason="{cause.rejection}",task="_unknown"}} 1.0')
+    assert counters == expected
+
+
+def test_causes_share_a_type_only_with_their_subclasses() -> None:
+    """A version that is not served has the type of an unknown task, and a slow body that of a passed deadline; all others differ."""
+    by_title: dict[str, set[type[ServiceError]]] = {}
+    for cause in causes():
+        by_title.setdefault(cause.title, set()).add(cause)
+    assert [shared for shared in by_title.values() if len(shared) > 1] == [
+        {errors.UnknownTask, errors.UnknownVersion},
+        {errors.DeadlineExceeded, errors.BodyTooSlow},
+    ]
+    assert all(len({cause.status for cause in shared}) == 1 for shared in by_title.values())
+
+
+@pytest.mark.parametrize("cause", causes())
+def test_an_error_of_another_process_is_restored(cause: type[ServiceError]) -> None:
+    """An error that was sent as class name, detail and Retry-After becomes the same problem again."""
+    problem = cause.restored("the detail", retry_after_s=3).problem()
+    assert (problem.status, problem.title, problem.detail, problem.retry_after_s) == (
+        cause.status,
+        cause.title,
+        "the detail",
+        3,
+    )
 
 
 def test_an_unknown_task_suggests_the_nearest_and_lists_all() -> None:
-    """The detail is enough to correct the request."""
+    """The detail of an unknown task names a similar one and all that are served; a long name is shortened."""
     assert UnknownTask("intnet", ["intent", "mood"]).detail == (
         "there is no task 'intnet'; did you mean 'intent'? Tasks: intent, mood"
     )
@@ -47,7 +62,7 @@ def test_an_unknown_task_suggests_the_nearest_and_lists_all() -> None:
 
 
 def test_an_invalid_input_lists_all_fields_and_shows_the_first() -> None:
-    """The detail is for people, the list for programs."""
+    """The detail shows the first wrong field and the number of others; `errors` has all of them."""
     error = InvalidInput([FieldError("inputs[2].text_pair", "is required"), FieldError("inputs[3]", "is odd")])
     assert error.detail == "inputs[2].text_pair: is required (and 1 more)"
     assert error.problem().errors == (
@@ -58,12 +73,12 @@ def test_an_invalid_input_lists_all_fields_and_shows_the_first() -> None:
 
 @pytest.mark.parametrize(("wait_s", "header"), [(0, 1), (0.2, 1), (1.2, 2), (7, 7)])
 def test_retry_after_is_rounded_up(wait_s: float, header: int) -> None:
-    """Whole seconds, never earlier than there is room, never at once."""
+    """Retry-After is in whole seconds, rounded up, and at least 1."""
     assert QueueFull("full", retry_after_s=wait_s).problem().retry_after_s == header
 
 
-def test_an_internal_error_keeps_its_reason_to_itself() -> None:
-    """The log gets the cause, the client is told where to look."""
+def test_an_internal_error_does_not_show_its_cause() -> None:
+    """The cause is kept for the log, and the detail refers the client to the request id."""
     cause = RuntimeError("secret")
     error = InternalError(cause)
     assert error.__cause__ is cause

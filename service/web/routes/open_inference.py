@@ -52,14 +52,17 @@ _ANSWERS_DECODER = msgspec.json.Decoder(list[AnswerJson])
 
 
 class OpenInference:
-    """Request handlers. The models of the protocol are the tasks of the active version, and their version is its version."""
+    """Request handlers. The models of the protocol are the tasks of the active version, and their version is its version.
+
+    The docstrings of the handlers are shown in /openapi.json.
+    """
 
     def __init__(self, versions: Versions, max_body_bytes: int) -> None:
         self._versions = versions
         self._max_body_bytes = max_body_bytes
 
     async def server(self) -> dict[str, Any]:
-        """Name and version of the server, and its extensions of the protocol."""
+        """What serves them, and what it can do beyond the protocol."""
         return {"name": "polytask", "version": release("polytask"), "extensions": ["binary_tensor_data"]}
 
     async def live(self) -> dict[str, bool]:
@@ -67,13 +70,13 @@ class OpenInference:
         return {"live": True}
 
     async def ready(self, request: Request) -> dict[str, bool]:
-        """Raises NotReady or Draining if requests are not answered, or soon will not be."""
+        """Raises NotReady or Draining where requests are not answered, or soon will not be."""
         require_accepting(request)
         require_ready(self._versions.active.engine)
         return {"ready": True}
 
     async def model_ready(self, request: Request) -> dict[str, Any]:
-        """Like `ready`, for one task. Also raises UnknownTask or UnknownVersion."""
+        """The same for one of them. Raises UnknownTask or UnknownVersion."""
         served = self._versions.active
         task = _task(served, request)
         require_accepting(request)

@@ -9,19 +9,19 @@ import pytest
 
 from polytask.model.encoding import Input
 from polytask.model.truncation import Truncation
-from polytask.service.api.parsing import Parsed, parse, parse_for_tasks
+from polytask.service.api.parsing import ParsedRequest, parse, parse_for_tasks
 from polytask.service.errors import InvalidInput, ServiceError, TooManyInputs, UnknownTask
 from tests.support import tiny
 
 TASKS = {task.name: task for task in tiny.tasks()}
 
 
-def parsed(task: str, inputs: list[Any], **rest: Any) -> Parsed:
+def parsed(task: str, inputs: list[Any], **rest: Any) -> ParsedRequest:
     """What a body asks of a task."""
     return parse(TASKS[task], json.dumps({"inputs": inputs, **rest}).encode(), max_inputs=8, max_candidates=4)
 
 
-def for_tasks(tasks: Any, inputs: list[Any], **rest: Any) -> tuple[list[str], Parsed]:
+def for_tasks(tasks: Any, inputs: list[Any], **rest: Any) -> tuple[list[str], ParsedRequest]:
     """What a body asks of several tasks."""
     body = json.dumps({"tasks": tasks, "inputs": inputs, **rest}).encode()
     return parse_for_tasks(TASKS, body, max_inputs=8, max_candidates=4)
@@ -35,7 +35,7 @@ def fields_of(refused: ServiceError | Input) -> list[str]:
 
 def test_options_and_errors_are_read() -> None:
     """They come with the inputs; without them everything is as usual."""
-    assert parsed("mood", ["a"]) == Parsed([Input("a")], None, per_item=False)
+    assert parsed("mood", ["a"]) == ParsedRequest([Input("a")], None, per_item=False)
     found = parsed("mood", ["a"], options={"top_k": 2, "truncation": "left"}, errors="per_item")
     assert found.per_item
     assert found.options is not None

@@ -1,4 +1,4 @@
-"""Connections on sockets: what a client may send before it is a request, and how long it may take."""
+"""HTTP connections on sockets: bounds on size and duration of a request head, joined writes, and the disconnect event."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
 
 
 class _Impatient(BoundedConnection):
-    """A connection that waits for a moment only."""
+    """A connection with a short time limit for heads."""
 
-    head_s = 0.2
+    head_timeout_s = 0.2
 
 
 async def answer_unread(_: Scope, __: Receive, send: Send) -> None:
@@ -54,8 +54,8 @@ def connected(app: object = answer_unread, protocol: type = BoundedConnection) -
             thread.join()
 
 
-def to_its_end(client: socket.socket) -> bytes:
-    """What comes until the service closes the connection, or resets it."""
+def read_all(client: socket.socket) -> bytes:
+    """The bytes that arrive until the service closes or resets the connection."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while part := client.recv(10_000):
@@ -64,7 +64,7 @@ def to_its_end(client: socket.socket) -> bytes:
 
 
 def is_answered(client: socket.socket) -> bool:
-    """Whether a whole answer comes."""
+    """Whether a complete answer arrives."""
     received = b""
     while not received.endswith(b"ok") and (part := client.recv(10_000)):
         received += part
@@ -75,20 +75,20 @@ def is_answered(client: socket.socket) -> bool:
     "head", [b"X-Long: " + b"a" * 200_000, b"X-Short: a\r\n" * 20_000], ids=["one header", "many headers"]
 )
 def test_a_head_that_is_too_large_is_refused(head: bytes) -> None:
-    """As a problem with an id, before its end has come."""
+    """The client gets a problem with a request id before it has sent the whole head."""
     with connected() as client:
         client.sendall(GET + head)
-        status, _, rest = to_its_end(client).partition(b"\r\n")
+        status, _, rest = read_all(client).partition(b"\r\n")
     headers, _, content = rest.partition(b"\r\n\r\n")
     assert status == b"HTTP/1.1 431 Request Header Fields Too Large"
-    found = json.loads(content)
-    assert found["type"] == "urn:polytask:head-too-large"
-    assert f"x-request-id: {found['request_id']}".encode() in headers
+    problem = json.loads(content)
+    assert problem["type"] == "urn:polytask:head-too-large"
+    assert f"x-request-id: {problem['request_id']}".encode() in headers
     assert b"connection: close" in headers
 
 
 def test_large_heads_within_the_bound_are_answered() -> None:
-    """Each of several on one connection may have as much."""
+    """Each of several requests on one connection may have a head as large as the bound."""
     head = GET + b"X-Long: " + b"a" * 50_000 + b"\r\n\r\n"
     with connected() as client:
         for _ in range(3):
@@ -97,11 +97,11 @@ def test_large_heads_within_the_bound_are_answered() -> None:
             assert is_answered(client)
 
 
-def test_what_is_not_http_is_a_problem() -> None:
-    """Also here the client learns what is wrong, and an id."""
+def test_bytes_that_are_not_http_get_a_problem() -> None:
+    """A client that does not speak HTTP gets a problem of type bad-request."""
     with connected() as client:
         client.sendall(b"what is this\r\n\r\n")
-        status, _, rest = to_its_end(client).partition(b"\r\n")
+        status, _, rest = read_all(client).partition(b"\r\n")
     assert status == b"HTTP/1.1 400 Bad Request"
     assert json.loads(rest.partition(b"\r\n\r\n")[2])["type"] == "urn:polytask:bad-request"
 
@@ -109,16 +109,16 @@ def test_what_is_not_http_is_a_problem() -> None:
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", GET, GET + b"\r\n" + GET], ids=["nothing", "part", "most", "second"]
 )
-def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
-    """Whatever has come of it, the connection ends."""
+def test_a_head_that_does_not_arrive_in_time_ends_the_connection(sent: bytes) -> None:
+    """The connection is closed after the time limit, however much of the head has arrived."""
     with connected(protocol=_Impatient) as client:
         client.sendall(sent)
-        received = to_its_end(client)
+        received = read_all(client)
     assert received.count(b"HTTP/1.1 200") == sent.count(b"\r\n\r\n")
 
 
-def test_a_head_that_trickles_is_not_waited_for() -> None:
-    """Bytes that come do not put off the end."""
+def test_a_head_that_trickles_ends_the_connection() -> None:
+    """Bytes that arrive do not extend the time limit of a head."""
     with connected(protocol=_Impatient) as client:
         client.sendall(GET)
         with pytest.raises(OSError, match=r"pipe|reset"):  # noqa: PT012, it is the sending that fails
@@ -127,8 +127,8 @@ def test_a_head_that_trickles_is_not_waited_for() -> None:
                 threading.Event().wait(0.01)
 
 
-def test_a_body_that_nobody_reads_is_not_waited_for() -> None:
-    """After the response, the rest of a request cannot hold the connection either, however it trickles."""
+def test_a_body_that_is_not_read_ends_the_connection() -> None:
+    """After the response, the unread rest of a body does not keep the connection open beyond the time limit."""
     with connected(protocol=_Impatient) as client:
         client.sendall(GET + b"Content-Length: 100000\r\n\r\n")
         assert is_answered(client)
@@ -139,7 +139,7 @@ def test_a_body_that_nobody_reads_is_not_waited_for() -> None:
 
 
 def test_a_body_that_is_read_may_take_longer() -> None:
-    """How long is the application's to say."""
+    """The time limit does not apply to a body that the application reads."""
     with connected(answer_read, _Impatient) as client:
         client.sendall(GET + b"Content-Length: 10\r\n\r\n")
         for _ in range(10):
@@ -149,7 +149,7 @@ def test_a_body_that_is_read_may_take_longer() -> None:
 
 
 def test_a_connection_between_requests_is_kept() -> None:
-    """The bound is on heads that have begun; what idles is the server's own time-out to end."""
+    """The time limit applies to heads that have begun; idle connections have the server's own timeout."""
     with connected(protocol=_Impatient) as client:
         for _ in range(3):
             client.sendall(GET + b"\r\n")
@@ -157,8 +157,8 @@ def test_a_connection_between_requests_is_kept() -> None:
             threading.Event().wait(0.4)
 
 
-def test_head_and_body_of_a_response_come_at_once() -> None:
-    """One read of a client gets both."""
+def test_head_and_body_of_a_response_arrive_together() -> None:
+    """One read of the client returns both head and body."""
     with connected() as client:
         for _ in range(3):
             client.sendall(GET + b"\r\n")
@@ -166,14 +166,14 @@ def test_head_and_body_of_a_response_come_at_once() -> None:
 
 
 def test_a_head_without_a_body_is_not_held_back() -> None:
-    """A response to HEAD comes, though nothing is written after its head."""
+    """A response to HEAD arrives although nothing is written after its head."""
     with connected() as client:
         client.sendall(GET.replace(b"GET", b"HEAD") + b"\r\n")
         assert client.recv(10_000).endswith(b"\r\n\r\n")
 
 
-def test_what_is_ready_of_a_stream_is_not_held_back() -> None:
-    """A head, or a part of a body, comes though the next part is still to be made."""
+def test_parts_of_a_streamed_response_are_not_held_back() -> None:
+    """A head or a part of a body arrives although the next part does not exist yet."""
     made = threading.Event()
 
     async def answer(_: Scope, __: Receive, send: Send) -> None:
@@ -191,39 +191,39 @@ def test_what_is_ready_of_a_stream_is_not_held_back() -> None:
             assert client.recv(10_000) == part
 
 
-def test_those_who_watch_hear_of_the_end_of_a_connection_once() -> None:
-    """At once where it has ended before; not at all where they have stopped to watch."""
-    heard: list[str] = []
-    ending = DisconnectEvent()
-    ending.watch(lambda: heard.append("first"))
-    ending.watch(lambda: heard.append("not"))()
-    ending.come()
-    ending.watch(lambda: heard.append("late"))
-    assert heard == ["first", "late"]
+def test_callbacks_on_a_disconnect_are_called_once() -> None:
+    """A callback is called at once if the connection has ended, and not at all if watching was stopped."""
+    called: list[str] = []
+    event = DisconnectEvent()
+    event.watch(lambda: called.append("first"))
+    event.watch(lambda: called.append("not"))()
+    event.set()
+    event.watch(lambda: called.append("late"))
+    assert called == ["first", "late"]
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1000, 100_000, 400_000])
-def test_an_application_can_watch_for_the_end_of_its_connection(num_bytes: int) -> None:
-    """It comes when the client hangs up while its request is being answered, however large the body was."""
-    begun, ended = threading.Event(), threading.Event()
+def test_an_application_can_watch_for_a_disconnect(num_bytes: int) -> None:
+    """The callback is called when the client disconnects while its request is being answered, whatever the body's size."""
+    started, ended = threading.Event(), threading.Event()
 
     async def answer(scope: Scope, receive: Receive, _: Send) -> None:
         while (await receive()).get("more_body"):
             pass
         scope[DISCONNECT_EVENT].watch(ended.set)
-        begun.set()
+        started.set()
         await asyncio.to_thread(ended.wait, PATIENCE_S)
 
     with connected(answer) as client:
         client.sendall(GET + b"Content-Length: %d\r\n\r\n" % num_bytes + b" " * num_bytes)
-        assert begun.wait(PATIENCE_S)
+        assert started.wait(PATIENCE_S)
         client.close()
         assert ended.wait(PATIENCE_S)
 
 
-def test_a_request_that_is_sent_ahead_waits_for_the_one_before() -> None:
-    """After a large body, too: both are answered, in turn."""
+def test_a_pipelined_request_waits_for_the_one_before() -> None:
+    """Pipelined requests are answered in order, also after a large body."""
     body = b"Content-Length: 400000\r\n\r\n" + b" " * 400_000
     with connected(answer_read) as client:
         client.sendall((GET + body) * 2 + GET + b"Connection: close\r\n\r\n")
-        assert to_its_end(client).count(b"HTTP/1.1 200") == 3
+        assert read_all(client).count(b"HTTP/1.1 200") == 3

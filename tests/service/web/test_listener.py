@@ -1,4 +1,4 @@
-"""The socket that clients connect to."""
+"""Listening socket: options of the connections that it accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from polytask.service.web.listener import SharedListener, listen
 
 
 def test_responses_do_not_wait_for_acknowledgements() -> None:
-    """Connections send at once, also those that another process accepts on the same socket."""
+    """Connections have TCP_NODELAY, also those that another process accepts on the same socket."""
     with listen("127.0.0.1", 0) as listener, SharedListener(socket.dup(listener.fileno())) as shared:
         for accepting in (listener, shared):
             with socket.create_connection(listener.getsockname()), accepting.accept()[0] as connection:

@@ -1,4 +1,4 @@
-"""Who is let in, over HTTP: keys, admin keys, what each key may ask, and how refusals are counted."""
+"""Authentication over HTTP: keys, admin keys, their limits, and the metrics of refusals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from polytask.service.web.middleware.authentication import secret
+from polytask.service.web.middleware.authentication import request_key
 from tests.service.support.doubles import GatedBackend
 from tests.service.support.serving import hold, serving, until
 from tests.support import tiny
@@ -21,12 +21,12 @@ OPEN = ["/", "/docs", "/openapi.json", "/livez", "/readyz", "/metrics", "/playgr
 
 
 def line(name: str, extra: str = "") -> str:
-    """The line of a key that is `secret of NAME`."""
+    """The configuration line of the key `secret of NAME`."""
     return f'{name} = {{ sha256 = "{hashlib.sha256(f"secret of {name}".encode()).hexdigest()}"{extra} }}'
 
 
 def bearer(name: str) -> dict[str, str]:
-    """The header that sends this key."""
+    """The header with this key."""
     return {"Authorization": f"Bearer secret of {name}"}
 
 
@@ -34,16 +34,16 @@ KEYS = "\n".join([line("web"), line("shop"), line("ops", ", admin = true")])
 
 
 def refused(response: httpx.Response, status: int, title: str) -> dict[str, Any]:
-    """The body of the problem."""
+    """The body of a problem with this title."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
-    found: dict[str, Any] = response.json()
-    assert found["title"] == title
-    return found
+    problem: dict[str, Any] = response.json()
+    assert problem["title"] == title
+    return problem
 
 
 async def test_without_keys_the_service_is_open() -> None:
-    """Whether a client sends a key or not."""
+    """Requests with and without a key are answered."""
     async with serving() as service:
         assert (await service.predict("mood", "cat")).status_code == 200
         assert (await service.predict("mood", "cat", headers=bearer("web"))).status_code == 200
@@ -77,7 +77,7 @@ async def test_each_key_opens_the_service(name: str, header: str) -> None:
     "path", ["/v1/tasks", "/v1/tasks/mood/predict", "/v1", "/nothing", "/docs/", "//docs", "/admin"]
 )
 async def test_without_a_known_key_nothing_else_is_answered(headers: dict[str, str], path: str) -> None:
-    """All that is told is how to send one, whether the path is there or not."""
+    """The response is 401 and says how to send a key, whether the path exists or not."""
     async with serving(api_keys=KEYS, warm=False) as service:
         encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
         response = await service.client.post(f"http://test{path}", headers=encoded, content=b"{}")
@@ -87,16 +87,16 @@ async def test_without_a_known_key_nothing_else_is_answered(headers: dict[str, s
 
 @pytest.mark.parametrize("path", OPEN)
 async def test_pages_health_and_metrics_need_no_key(path: str) -> None:
-    """A person finds the documentation, a supervisor the health; what is not there is not found."""
+    """Documentation, health and metrics are answered without a key; a missing playground file is 404, not 401."""
     async with serving(api_keys=KEYS) as service:
         assert (await service.client.get(path)).status_code in {200, 404}
 
 
 async def test_the_body_of_a_refused_request_is_not_read() -> None:
-    """Who has no key costs no memory."""
+    """A request without a key is refused before its body is received."""
 
     async def receive() -> dict[str, Any]:
-        raise AssertionError("it was read")
+        raise AssertionError("the body was read")
 
     sent: list[Any] = []
 
@@ -115,7 +115,7 @@ async def test_the_body_of_a_refused_request_is_not_read() -> None:
 
 
 async def test_refusals_are_counted_by_reason() -> None:
-    """By the task where there is one of that name, as clients choose the path."""
+    """A refusal has the task of its path as a label if the task is served, and `_unknown` otherwise."""
     async with serving(api_keys=KEYS) as service:
         await service.predict("mood", "cat")
         await service.predict("nothing", "cat")
@@ -125,8 +125,8 @@ async def test_refusals_are_counted_by_reason() -> None:
         assert await service.metric('polytask_requests_total{outcome="rejected",task="mood"}') == 1
 
 
-async def test_what_lies_under_admin_needs_an_admin_key() -> None:
-    """Another key is not enough, and without keys there is no such path; other names that begin so are no part of it."""
+async def test_admin_paths_need_an_admin_key() -> None:
+    """Other keys get 403, and a service without keys 404; paths that only begin with the same letters are not affected."""
     for keys, headers, status in [
         ("", {}, 404),
         ("", bearer("ops"), 404),
@@ -191,7 +191,7 @@ async def test_the_document_says_that_a_key_is_needed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "found"),
+    ("headers", "key"),
     [
         ([], b""),
         ([(b"authorization", b"Bearer  a ")], b"a"),
@@ -199,9 +199,9 @@ async def test_the_document_says_that_a_key_is_needed() -> None:
         ([(b"authorization", b"Basic b"), (b"x-api-key", b"a")], b"a"),
     ],
 )
-def test_where_a_key_is_looked_for(headers: list[tuple[bytes, bytes]], found: bytes) -> None:
+def test_where_a_key_is_looked_for(headers: list[tuple[bytes, bytes]], key: bytes) -> None:
     """Authorization goes before X-API-Key where it has a key."""
-    assert secret(headers) == found
+    assert request_key(headers) == key
 
 
 async def test_pages_of_other_origins_may_call_only_if_they_are_listed() -> None:
