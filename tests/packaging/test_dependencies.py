@@ -9,8 +9,10 @@ import pytest
 from tests.packaging.conftest import Wheels
 from tests.packaging.support.distributions import ROOT, Resolution, constrained, resolve
 
-_ALL_EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-EXTRAS = [extra for extra in _ALL_EXTRAS if extra != "dev"]  # the other extras and tools, resolved for this very run
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+EXTRAS = [
+    extra for extra in PROJECT["optional-dependencies"] if extra != "dev"
+]  # the other extras and tools, resolved for this very run
 _CUDA = ("cuda-", "nvidia-", "triton", "cupy", "pycuda")
 
 
@@ -51,3 +53,9 @@ def test_constraints_pin_every_version(resolution: Resolution) -> None:
     torch_only = set(resolution.versions) - resolution.needed("polytask", EXTRAS, but="torch")
     unpinned = set(resolution.versions) - set(constrained()) - torch_only - {"polytask", "polytask-client"}
     assert not unpinned
+
+
+def test_every_version_runs_on_the_oldest_python(resolution: Resolution) -> None:
+    """No pinned version needs a newer Python than pyproject.toml promises; Debian 12 has 3.11.2."""
+    oldest = f"{PROJECT['requires-python'].removeprefix('>=')}.0"
+    assert not [name for name, specifier in resolution.pythons.items() if oldest not in specifier]

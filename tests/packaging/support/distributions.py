@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[3]
@@ -78,10 +79,11 @@ def install(python: Path, *arguments: str | Path) -> None:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What pip would install: the requirements of each distribution, and its version."""
+    """What pip would install: the requirements of each distribution, its version, and the Python that it needs."""
 
     requirements: Mapping[str, list[Requirement]]
     versions: Mapping[str, str]
+    pythons: Mapping[str, SpecifierSet]
 
     def needed(self, name: str, extras: Iterable[str] = (), *, but: str = "") -> set[str]:
         """The distributions that one with extras needs, itself included; `but` counts, what only it needs does not."""
@@ -109,6 +111,7 @@ def resolve(folder: Path, *wanted: str | Path) -> Resolution:
     return Resolution(
         {canonicalize_name(each["name"]): [*map(Requirement, each.get("requires_dist", []))] for each in found},
         {canonicalize_name(each["name"]): each["version"] for each in found},
+        {canonicalize_name(each["name"]): SpecifierSet(each.get("requires_python", "")) for each in found},
     )
 
 
