@@ -40,7 +40,7 @@ class PreparedRun:
     encoder: InputEncoder
 
     def fingerprint(self, num_processes: int) -> dict[str, Any]:
-        """What must be unchanged when the run is resumed, as JSON values."""
+        """The values that must be unchanged when the run is resumed, as JSON values."""
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.provenance["data"],

@@ -1,4 +1,4 @@
-"""The trivial answer to each kind of task: what a model must clearly beat. Learned from the training targets alone."""
+"""Baselines: the score of a trivial answer for each kind of task, learned from the training targets alone."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ DESCRIPTIONS = {
 }
 
 
-def score_baseline(own: TaskData) -> Scores:
-    """The task's metrics on its validation examples, of its trivial answer."""
-    if own.task.kind is Kind.RANKING:  # the expectation over random orders, by the mean of a few
-        runs = [score_task(own, _random_orders(own.validation, seed)) for seed in range(_ORDERS)]
+def score_baseline(task_data: TaskData) -> Scores:
+    """The metrics of the task's trivial answer on its validation examples."""
+    if task_data.task.kind is Kind.RANKING:  # the mean of a few random orders estimates their expectation
+        runs = [score_task(task_data, _random_orders(task_data.validation, seed)) for seed in range(_ORDERS)]
         return {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
-    answer = _trivial(own.task, own.train)
-    return score_task(own, [answer(example.input) for example in own.validation])
+    answer = _trivial_answer(task_data.task, task_data.train)
+    return score_task(task_data, [answer(example.input) for example in task_data.validation])
 
 
 def _random_orders(examples: Sequence[Example], seed: int) -> list[Answer]:
@@ -59,7 +59,7 @@ def _random_orders(examples: Sequence[Example], seed: int) -> list[Answer]:
     return answers
 
 
-def _trivial(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
+def _trivial_answer(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
     match task.kind:
         case Kind.CLASSIFICATION:
             label = task.labels[_most_frequent(train)]
@@ -71,7 +71,7 @@ def _trivial(task: Task, train: Sequence[Example]) -> Callable[[Input], Answer]:
             mean = float(np.mean([example.target for example in train]))
             return lambda _: RegressionAnswer(mean)
         case Kind.MULTIPLE_CHOICE:
-            return _same_place(_most_frequent(train))
+            return _same_index(_most_frequent(train))
         case Kind.TAGGING:
             return _lexicon(task, train)
         case Kind.SPAN:
@@ -84,9 +84,9 @@ def _most_frequent(train: Sequence[Example]) -> int:
     return int(Counter(example.target for example in train).most_common(1)[0][0])
 
 
-def _same_place(place: int) -> Callable[[Input], Answer]:
+def _same_index(index: int) -> Callable[[Input], Answer]:
     def answer(item: Input) -> Answer:
-        choice = min(place, len(item.candidates) - 1)
+        choice = min(index, len(item.candidates) - 1)
         return MultipleChoiceAnswer(choice, item.candidates[choice], ())
 
     return answer

@@ -1,4 +1,4 @@
-"""The network's answers to examples, through the same encoding and answering as the service, and their scores."""
+"""Evaluation: a network's answers to examples, with the service's own encoding and decoding, and their scores."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from polytask.model.tasks import Task
 from polytask.training.data.examples import Example, TaskData
 from polytask.training.evaluation.metrics import Scores, score_task
 
-_ROWS = 64
-_TOKENS = 8192
+_MAX_ROWS = 64
+_MAX_TOKENS = 8192
 
 RunBatch = Callable[[Batch], Outputs]
 """Runs a batch and returns its logits, on the CPU."""
@@ -37,14 +37,16 @@ def answer_inputs(network: Network, encoder: InputEncoder, task_id: int, inputs:
 def answers_from(
     task: Task, inputs: Sequence[Input], encodings: Sequence[tuple[Encoding, ...]], logits: Iterable[Logits]
 ) -> list[Answer]:
-    """One answer per input, in order, from the logits of all rows, in theirs."""
-    left = iter(logits)
-    return [answer(task, item, rows, [next(left) for _ in rows]) for item, rows in zip(inputs, encodings, strict=True)]
+    """One answer per input, in order, from the logits of all rows, in order."""
+    remaining = iter(logits)
+    return [
+        answer(task, item, rows, [next(remaining) for _ in rows]) for item, rows in zip(inputs, encodings, strict=True)
+    ]
 
 
 @torch.inference_mode()
 def row_logits(network: Network, rows: Sequence[Encoding], task_id: int, pad_id: int) -> list[Logits]:
-    """The task's own logits of each row, in order: [outputs], or [length, outputs] for a token-level task."""
+    """The logits of one task for each row, in order: [outputs], or [length, outputs] for a token-level task."""
     network.eval()
     tables = network.condition()
     device = next(network.parameters()).device
@@ -59,44 +61,44 @@ def row_logits(network: Network, rows: Sequence[Encoding], task_id: int, pad_id:
 def logits_by(
     run: RunBatch, tasks: Sequence[Task], rows: Sequence[Encoding], task_id: int, pad_id: int
 ) -> list[Logits]:
-    """The same by anything that runs batches."""
+    """The same as `row_logits`, computed by any function that runs batches."""
     token_level, columns = tasks[task_id].token_level, output_slices(tasks)[task_id]
     logits: dict[int, Logits] = {}
-    for places in _by_length(rows):
-        batch = collate([rows[i] for i in places], [task_id] * len(places), token_level=token_level, pad_id=pad_id)
+    for indices in _by_length(rows):
+        batch = collate([rows[i] for i in indices], [task_id] * len(indices), token_level=token_level, pad_id=pad_id)
         outputs = run(batch)
-        found = outputs.token if token_level else outputs.sentence
-        assert found is not None, "a token-level batch was run without token logits"
-        for row, place in enumerate(places):
-            own = found[row, : len(rows[place]), columns] if token_level else found[row, columns]
-            logits[place] = own.numpy()
-    return [logits[place] for place in range(len(rows))]
+        batch_logits = outputs.token if token_level else outputs.sentence
+        assert batch_logits is not None, "a token-level batch was run without token logits"
+        for row, index in enumerate(indices):
+            values = batch_logits[row, : len(rows[index]), columns] if token_level else batch_logits[row, columns]
+            logits[index] = values.numpy()
+    return [logits[index] for index in range(len(rows))]
 
 
 def _by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
-    """The places of all rows, shortest first, in batches within the limits on rows and padded tokens."""
-    places: list[int] = []
-    for place in sorted(range(len(rows)), key=lambda i: len(rows[i])):
-        if places and (len(places) == _ROWS or (len(places) + 1) * len(rows[place]) > _TOKENS):
-            yield places
-            places = []
-        places.append(place)
-    if places:
-        yield places
+    """The indices of all rows, shortest first, in batches within the limits on rows and padded tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if batch and (len(batch) == _MAX_ROWS or (len(batch) + 1) * len(rows[index]) > _MAX_TOKENS):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, examples: Sequence[Example]) -> Task:
-    """The multilabel task with, for each label, the threshold that gives the best F1 on `examples`.
+    """The multilabel task with the threshold of each label that gives the best F1 on `examples`.
 
-    A label that none of the examples has keeps its threshold.
+    A label that no example has keeps its threshold.
     """
     task = network.tasks[task_id]
     rows = [row for rows in encoder.encode(task, [example.input for example in examples]) for row in rows]
     scores = sigmoid(np.stack(row_logits(network, rows, task_id, encoder.pad_id)))
-    wanted = np.array([example.target for example in examples])
+    expected = np.array([example.target for example in examples])
     thresholds = list(task.thresholds)
-    for label in np.flatnonzero(wanted.any(axis=0)):
-        precision, recall, cuts = precision_recall_curve(wanted[:, label], scores[:, label])
+    for label in np.flatnonzero(expected.any(axis=0)):
+        precision, recall, cuts = precision_recall_curve(expected[:, label], scores[:, label])
         f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
         thresholds[label] = float(cuts[f1[:-1].argmax()])
     return replace(task, thresholds=tuple(thresholds))

@@ -1,6 +1,6 @@
-"""Answers against right answers, in each task's own metrics. All values are 0 to 1 (correlations: -1 to 1).
+"""Metrics: scores of answers by kind of task, all from 0 to 1 (correlations: -1 to 1).
 
-The metrics come from scikit-learn, scipy, seqeval and torchmetrics; this file only brings answers into their form.
+They are computed by scikit-learn, scipy, seqeval and torchmetrics; this module only converts answers to their form.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Scores = dict[str, float]
 _MEANS = {"f1_accuracy": ("f1", "accuracy"), "accuracy_macro_f1": ("accuracy", "macro_f1")}
 
 
-def score_task(own: TaskData, answers: Sequence[Answer]) -> Scores:
-    """All metrics of the task, the recipe's main one first; `answers[i]` answers `own.validation[i].input`.
+def score_task(task_data: TaskData, answers: Sequence[Answer]) -> Scores:
+    """All metrics of the task, the recipe's main one first. `answers[i]` answers `task_data.validation[i].input`.
 
-    Those of the first validation split go by their own names, those of the others are `metric/split`.
+    Metrics of the first validation split have plain names, those of the others are `metric/split`.
     """
-    assert sum(own.splits.values()) == len(own.validation) == len(answers), "an answer for every example"
+    assert sum(task_data.splits.values()) == len(task_data.validation) == len(answers), "an answer for every example"
     scores: Scores = {}
     start = 0
-    for split, size in own.splits.items():
+    for split, size in task_data.splits.items():
         part = slice(start, start + size)
-        choice = (own.config.metric, own.config.positive_label)
-        found = score_answers(own.task, own.validation[part], answers[part], *choice)
-        scores |= {f"{name}/{split}" if start else name: value for name, value in found.items()}
+        main_metric = (task_data.config.metric, task_data.config.positive_label)
+        split_scores = score_answers(task_data.task, task_data.validation[part], answers[part], *main_metric)
+        scores |= {f"{name}/{split}" if start else name: value for name, value in split_scores.items()}
         start += size
     return scores
 
@@ -50,10 +50,10 @@ def score_answers(
     metric: str | None = None,
     positive_label: str | None = None,
 ) -> Scores:
-    """All metrics of the task's kind, the main one first: `metric`, or the kind's own.
+    """All metrics of the task's kind, the main one first: `metric`, by default the kind's.
 
-    `answers[i]` answers `examples[i].input`. The F1 of `positive_label` is among the metrics of a classification that
-    has one; a mean of two metrics is only where it is the main one.
+    `answers[i]` answers `examples[i].input`. With `positive_label` the metrics of a classification include that label's
+    F1. A mean of two metrics is only included if it is the main one.
     """
     scores = _SCORERS[task.kind](task, examples, answers)
     if positive_label is not None:
@@ -67,91 +67,93 @@ def score_answers(
 
 
 def _label_f1(task: Task, examples: Sequence[Example], answers: Sequence[Any], label: str) -> float:
-    right = [task.labels[example.target] == label for example in examples]
-    given = [answer.label == label for answer in answers]
-    return float(metrics.f1_score(right, given, zero_division=0.0))
+    correct = [task.labels[example.target] == label for example in examples]
+    predicted = [answer.label == label for answer in answers]
+    return float(metrics.f1_score(correct, predicted, zero_division=0.0))
 
 
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    right = [task.labels[example.target] for example in examples]
-    given = [answer.label for answer in answers]
+    correct = [task.labels[example.target] for example in examples]
+    predicted = [answer.label for answer in answers]
     return {
-        "accuracy": float(metrics.accuracy_score(right, given)),
-        "macro_f1": float(metrics.f1_score(right, given, average="macro", zero_division=0.0)),
-        # Without a second label there is nothing to correlate.
-        "matthews": float(metrics.matthews_corrcoef(right, given)) if len({*right, *given}) > 1 else 0.0,
+        "accuracy": float(metrics.accuracy_score(correct, predicted)),
+        "macro_f1": float(metrics.f1_score(correct, predicted, average="macro", zero_division=0.0)),
+        # With a single label the correlation is undefined.
+        "matthews": float(metrics.matthews_corrcoef(correct, predicted)) if len({*correct, *predicted}) > 1 else 0.0,
     }
 
 
 def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    right = np.array([example.target for example in examples])
-    given = np.zeros_like(right)
+    correct = np.array([example.target for example in examples])
+    predicted = np.zeros_like(correct)
     for row, answer in enumerate(answers):
-        given[row, [task.labels.index(entry.label) for entry in answer.labels]] = 1
+        predicted[row, [task.labels.index(entry.label) for entry in answer.labels]] = 1
     return {
-        f"{average}_f1": float(metrics.f1_score(right, given, average=average, zero_division=0.0))
+        f"{average}_f1": float(metrics.f1_score(correct, predicted, average=average, zero_division=0.0))
         for average in ("macro", "micro")
     }
 
 
 def _regression(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    right = [example.target for example in examples]
-    given = [answer.value for answer in answers]
-    if len(set(right)) == 1 or len(set(given)) == 1:  # a constant correlates with nothing
+    correct = [example.target for example in examples]
+    predicted = [answer.value for answer in answers]
+    if len(set(correct)) == 1 or len(set(predicted)) == 1:  # the correlation with a constant is undefined
         return {"pearson_spearman": 0.0, "pearson": 0.0, "spearman": 0.0}
-    pearson = float(stats.pearsonr(right, given).statistic)
-    spearman = float(stats.spearmanr(right, given).statistic)
+    pearson = float(stats.pearsonr(correct, predicted).statistic)
+    spearman = float(stats.spearmanr(correct, predicted).statistic)
     return {"pearson_spearman": (pearson + spearman) / 2, "pearson": pearson, "spearman": spearman}
 
 
 def _ranking(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    """Over the queries that have both a relevant and an irrelevant candidate; the others rank right in any order."""
+    """Metrics over queries with relevant and irrelevant candidates; for the others every order is right."""
     precisions, ranks = [], []
     for example, answer in zip(examples, answers, strict=True):
         if len(set(example.target)) == 2:
-            # Scored by place, not probability, so that a tie keeps the order that was answered.
+            # Scores are positions instead of probabilities, so that ties keep the answered order.
             relevant = torch.tensor([bool(example.target[candidate.index]) for candidate in answer.ranking])
-            places = torch.arange(len(relevant), 0, -1, dtype=torch.float32)
-            precisions.append(float(retrieval_average_precision(places, relevant)))
-            ranks.append(float(retrieval_reciprocal_rank(places, relevant)))
+            scores = torch.arange(len(relevant), 0, -1, dtype=torch.float32)
+            precisions.append(float(retrieval_average_precision(scores, relevant)))
+            ranks.append(float(retrieval_reciprocal_rank(scores, relevant)))
     return {"map": float(np.mean(precisions or [0.0])), "mrr": float(np.mean(ranks or [0.0]))}
 
 
 def _multiple_choice(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    right = [example.target for example in examples]
-    return {"accuracy": float(metrics.accuracy_score(right, [answer.choice for answer in answers]))}
+    correct = [example.target for example in examples]
+    return {"accuracy": float(metrics.accuracy_score(correct, [answer.choice for answer in answers]))}
 
 
 def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    right = [[task.labels[label] for label in example.target] for example in examples]
-    given = [word_tags(example, answer, bio=task.bio) for example, answer in zip(examples, answers, strict=True)]
-    accuracy = metrics.accuracy_score([*chain(*right)], [*chain(*given)])
+    correct = [[task.labels[label] for label in example.target] for example in examples]
+    predicted = [word_tags(example, answer, bio=task.bio) for example, answer in zip(examples, answers, strict=True)]
+    accuracy = metrics.accuracy_score([*chain(*correct)], [*chain(*predicted)])
     if not task.bio:
         return {"token_accuracy": float(accuracy)}
-    return {"span_f1": float(entity_f1(right, given, zero_division=0)), "token_accuracy": float(accuracy)}
+    return {"span_f1": float(entity_f1(correct, predicted, zero_division=0)), "token_accuracy": float(accuracy)}
 
 
 def word_tags(example: Example, answer: Any, *, bio: bool) -> list[str]:
-    """The answer's entities as one tag per word of the example; words outside every entity are `O`."""
+    """The answer's entities as one tag per word of the example; words outside all entities are `O`."""
     assert example.input.words is not None
     tags = ["O"] * len(example.input.words)
     for entity in answer.entities:
         covered = [
             i for i, (start, end) in enumerate(example.input.words) if start >= entity.start and end <= entity.end
         ]
-        for place, word in enumerate(covered):
-            tags[word] = f"{'I' if place else 'B'}-{entity.label}" if bio else entity.label
+        for index, word in enumerate(covered):
+            tags[word] = f"{'I' if index else 'B'}-{entity.label}" if bio else entity.label
     return tags
 
 
 def _span(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    given: list[dict[str, Any]] = [{"prediction_text": answer.text, "id": str(i)} for i, answer in enumerate(answers)]
-    right: list[dict[str, Any]] = []
+    predicted: list[dict[str, Any]] = [
+        {"prediction_text": answer.text, "id": str(i)} for i, answer in enumerate(answers)
+    ]
+    correct: list[dict[str, Any]] = []
     for i, example in enumerate(examples):
         context = example.input.text_pair or ""
         texts = [context[start:end] for start, end in example.target]
-        right.append({"answers": {"answer_start": [s for s, _ in example.target], "text": texts}, "id": str(i)})
-    scores = squad(given, right)
+        correct.append({"answers": {"answer_start": [s for s, _ in example.target], "text": texts}, "id": str(i)})
+    scores = squad(predicted, correct)
     return {"f1": float(scores["f1"]) / 100, "exact_match": float(scores["exact_match"]) / 100}
 
 

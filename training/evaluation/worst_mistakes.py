@@ -1,4 +1,4 @@
-"""The worst mistakes of a task: the wrong answers it was surest of, for a person to read."""
+"""Worst mistakes of a task: the wrong answers with the highest scores, for people to read."""
 
 from __future__ import annotations
 
@@ -10,52 +10,54 @@ from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
 from polytask.training.evaluation.metrics import score_answers
 
-MOST = 10
+MAX_MISTAKES = 10
 
 _CHARACTERS = 300
 _Mistake = tuple[float, float, Example, str, str]
-"""How bad it is, the score to show, the example, the right answer and the given one."""
+"""Badness, the score to show, the example, the correct answer and the predicted one."""
 
 
 def worst_mistakes(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """At most ten wrong answers, worst first: `input` (its texts, cut), `right`, `given` and `score`.
+    """At most ten wrong answers, worst first: `input` (its texts, shortened), `right`, `given` and `score`.
 
-    Worst is what was answered with the highest probability; for regression what is furthest off, and there `score` is
-    the distance. A span's mistake weighs less the more of the right answer it has (its F1).
+    The worst answer is the one with the highest probability; for regression the one with the largest error, and `score`
+    is the error. The probability of a span is multiplied by 1 - F1, so overlap with the right answer makes it less bad.
     """
-    found = list(_MISTAKES[task.kind](task, examples, answers))
-    found.sort(key=lambda mistake: -mistake[0])
+    mistakes = list(_MISTAKES[task.kind](task, examples, answers))
+    mistakes.sort(key=lambda mistake: -mistake[0])
     return [
-        {"input": _texts(example), "right": _cut(right), "given": _cut(given), "score": score}
-        for _, score, example, right, given in found[:MOST]
+        {"input": _texts(example), "right": _shorten(correct), "given": _shorten(predicted), "score": score}
+        for _, score, example, correct, predicted in mistakes[:MAX_MISTAKES]
     ]
 
 
 def _texts(example: Example) -> list[str]:
     item = example.input
-    return [_cut(text) for text in (item.text, item.text_pair) if text]
+    return [_shorten(text) for text in (item.text, item.text_pair) if text]
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= _CHARACTERS else text[: _CHARACTERS - 1].rstrip() + "…"
 
 
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
     for example, answer in zip(examples, answers, strict=True):
-        right = task.labels[example.target]
-        if answer.label != right:
-            yield answer.score, answer.score, example, right, answer.label
+        correct = task.labels[example.target]
+        if answer.label != correct:
+            yield answer.score, answer.score, example, correct, answer.label
 
 
 def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
-    """As sure of an answer as of its worst label: one given with a high, or left out with a low probability."""
+    """Badness is that of the worst label: one given with a high, or left out with a low probability."""
     for example, answer in zip(examples, answers, strict=True):
-        right = [label for label, has in zip(task.labels, example.target, strict=True) if has]
-        given = [one.label for one in answer.labels]
-        wrong = set(right) ^ set(given)
+        correct = [label for label, has in zip(task.labels, example.target, strict=True) if has]
+        predicted = [label_score.label for label_score in answer.labels]
+        wrong = set(correct) ^ set(predicted)
         if wrong:
-            sure = max(answer.scores[label] if label in given else 1 - answer.scores[label] for label in wrong)
-            yield sure, sure, example, ", ".join(right) or "none", ", ".join(given) or "none"
+            confidence = max(
+                answer.scores[label] if label in predicted else 1 - answer.scores[label] for label in wrong
+            )
+            yield confidence, confidence, example, ", ".join(correct) or "none", ", ".join(predicted) or "none"
 
 
 def _regression(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
@@ -66,10 +68,10 @@ def _regression(_task: Task, examples: Sequence[Example], answers: Sequence[Any]
 
 
 def _ranking(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
-    """An irrelevant candidate in the first place, although there is a relevant one."""
+    """A mistake is an irrelevant candidate in first position although there is a relevant one."""
     for example, answer in zip(examples, answers, strict=True):
         first = answer.ranking[0]
-        relevant = [one for one in answer.ranking if example.target[one.index]]
+        relevant = [candidate for candidate in answer.ranking if example.target[candidate.index]]
         if relevant and not example.target[first.index]:
             yield first.score, first.score, example, relevant[0].text, first.text
 
@@ -82,23 +84,23 @@ def _multiple_choice(_task: Task, examples: Sequence[Example], answers: Sequence
 
 
 def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
-    """One for each entity that is not among the right ones as it stands."""
+    """A mistake is an entity that differs in label or borders from every correct one."""
     for example, answer in zip(examples, answers, strict=True):
         tags = [task.labels[label] for label in example.target]
-        runs = tagged_ranges(example.input.words or (), tags, bio=task.bio)
+        spans = tagged_ranges(example.input.words or (), tags, bio=task.bio)
         for entity in answer.entities:
-            if (entity.label, entity.start, entity.end) not in runs:
-                touching = [one for one in runs if one[1] < entity.end and one[2] > entity.start]
-                right = ", ".join(f"{example.input.text[start:end]} ({label})" for label, start, end in touching)
-                yield entity.score, entity.score, example, right or "none", f"{entity.text} ({entity.label})"
+            if (entity.label, entity.start, entity.end) not in spans:
+                touching = [span for span in spans if span[1] < entity.end and span[2] > entity.start]
+                correct = ", ".join(f"{example.input.text[start:end]} ({label})" for label, start, end in touching)
+                yield entity.score, entity.score, example, correct or "none", f"{entity.text} ({entity.label})"
 
 
 def _span(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
     for example, answer in zip(examples, answers, strict=True):
         overlap = score_answers(task, [example], [answer])["f1"]
         if overlap < 1:
-            right = (example.input.text_pair or "")[slice(*example.target[0])]
-            yield answer.score * (1 - overlap), answer.score, example, right, answer.text
+            correct = (example.input.text_pair or "")[slice(*example.target[0])]
+            yield answer.score * (1 - overlap), answer.score, example, correct, answer.text
 
 
 _MISTAKES: dict[Kind, Callable[[Task, Sequence[Example], Sequence[Any]], Iterator[_Mistake]]] = {

@@ -1,4 +1,4 @@
-"""The card of a version: what it does, how well, and from which data, in one table a person can read."""
+"""Version card: the tasks of a version with their scores, baselines and data, as a table for people."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from polytask.training.recipes.schema import Recipe
 def render_card(
     recipe: Recipe, data: Sequence[TaskData], scores: Mapping[str, Scores], baselines: Mapping[str, Scores]
 ) -> str:
-    """The card as Markdown. `scores` and `baselines`: task to metric to value, on validation."""
-    rows = "\n".join(_row(own, scores[own.task.name], baselines[own.task.name]) for own in data)
+    """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data."""
+    rows = "\n".join(_row(task_data, scores[task_data.task.name], baselines[task_data.task.name]) for task_data in data)
     return f"""# {recipe.name}
 
 {len(data)} tasks in one checkpoint on the backbone {recipe.backbone.name}.
@@ -31,18 +31,18 @@ recipe, the hashes of the data, the code's commit and further metrics are in `ma
 """
 
 
-def _row(own: TaskData, scores: Scores, baseline: Scores) -> str:
+def _row(task_data: TaskData, scores: Scores, baseline: Scores) -> str:
     metric = next(iter(scores))
-    sizes = f"{len(own.train):,} / {next(iter(own.splits.values())):,}"  # the main metric is over the first split
+    sizes = f"{len(task_data.train):,} / {next(iter(task_data.splits.values())):,}"  # the main metric is over the first split
     cells = (
-        f"`{own.task.name}`",
-        own.task.kind,
+        f"`{task_data.task.name}`",
+        task_data.task.kind,
         metric,
         f"{scores[metric]:.4f}",
         f"{baseline[metric]:.4f}",
-        DESCRIPTIONS[own.task.kind],
+        DESCRIPTIONS[task_data.task.kind],
         sizes,
-        own.config.source,
-        own.config.licence,
+        task_data.config.source,
+        task_data.config.licence,
     )
     return "| " + " | ".join(cells) + " |"

@@ -1,6 +1,6 @@
-"""Drawings as SVG: text stays text, and colours are CSS variables, so that they follow the page they are on.
+"""Charts as SVG: text stays text, and colours are CSS variables, so that charts follow the page's light or dark mode.
 
-matplotlib draws, on figures that no window shows.
+matplotlib draws them on figures without a window.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ COLOURS = {
     Kind.TAGGING: "#2f9fa5",
     Kind.SPAN: "#b59a1f",
 }
-"""One colour for each kind of task, on light and on dark paper."""
+"""One colour for each kind of task, for light and dark mode."""
 
 PAGE_STYLE = """
 :root{--ink:#1b2330;--muted:#5c6675;--line:#dfe3ea;--paper:#fff;--desk:#f4f6f9}
 @media (prefers-color-scheme:dark){:root{--ink:#e8ecf2;--muted:#9aa5b4;--line:#303a48;--paper:#161b22;--desk:#0d1117}}
 svg text{font-family:system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif!important}
 """
-"""The style that charts need of the page they are on."""
+"""The style that charts need on their page."""
 
-# Stand-ins that are drawn and then replaced by the variables of the page.
+# Placeholder colours: drawn by matplotlib, then replaced by CSS variables.
 INK, MUTED, LINE, PAPER = "#010203", "#040506", "#070809", "#0a0b0c"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)", PAPER: "var(--paper)"}
 _STYLE: Any = {
@@ -69,9 +69,9 @@ _STYLE: Any = {
     "lines.linewidth": 1.6,
     "lines.solid_capstyle": "round",
 }
-_POINTS = 72  # an inch has, and a CSS pixel is one point of ours
+_POINTS_PER_INCH = 72  # one point is drawn as one CSS pixel
 _MARGINS = (22, 12, 38, 44)
-_TAG = re.compile(r"<[^>]*>")
+_MARKUP = re.compile(r"<[^>]*>")
 _NUMBER = re.compile(r"(?<![\w#])-?\d+\.\d{2,}")
 
 Draw = Callable[["Figure"], object]
@@ -79,7 +79,7 @@ Draw = Callable[["Figure"], object]
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """One SVG. `width`: its own, in CSS pixels."""
+    """An SVG and its width in CSS pixels."""
 
     svg: str
     width: int
@@ -93,16 +93,16 @@ def render(
     *,
     margins: tuple[int, int, int, int] = _MARGINS,
 ) -> Chart:
-    """Draws on a figure. `size`, `margins` (top, right, bottom, left): in CSS pixels.
+    """Draws a chart. `size`, `margins` (top, right, bottom, left): in CSS pixels.
 
     `title` and `description` are read aloud to people who cannot see the chart.
     """
-    import matplotlib as mpl  # noqa: PLC0415 - only who makes a report needs it
+    import matplotlib as mpl  # noqa: PLC0415 - only reports need it
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the reader's fonts show what ours has not
-        figure = Figure(figsize=(size[0] / _POINTS, size[1] / _POINTS))
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser's fonts have the glyphs that ours lacks
+        figure = Figure(figsize=(size[0] / _POINTS_PER_INCH, size[1] / _POINTS_PER_INCH))
         draw(figure)
         top, right, bottom, left = margins
         figure.subplots_adjust(left / size[0], bottom / size[1], 1 - right / size[0], 1 - top / size[1])
@@ -112,13 +112,13 @@ def render(
 
 
 def _minify(svg: str, title: str, description: str, size: tuple[int, int]) -> str:
-    """Without what only a drawing program needs, coordinates to a tenth, ids of its own, and words for who cannot see."""
+    """The SVG without metadata, coordinates rounded to tenths, ids unique in a page, and title and description added."""
     body = svg[svg.index("<defs>", svg.index("<metadata>")) : svg.rindex("</svg>")]
     name = re.sub(r"[^a-z0-9]+", "-", f"{title} {size[0]}".lower()).strip("-")
     body = re.sub(r'<!--.*?-->|(?<=<g) id="[^"]*"', "", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(url\(#|href="#)', rf"\1{name}-", body)
-    body = _TAG.sub(lambda tag: _NUMBER.sub(_shorter, tag[0]), body)
+    body = _MARKUP.sub(lambda tag: _NUMBER.sub(_round_number, tag[0]), body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, variable)
     words = f'<title id="{name}-t">{html.escape(title)}</title><desc id="{name}-d">{html.escape(description)}</desc>'
@@ -130,28 +130,28 @@ def _minify(svg: str, title: str, description: str, size: tuple[int, int]) -> st
     return re.sub(r"\n\s*", "\n", f"{root}{words}{body}</svg>")
 
 
-def _shorter(number: re.Match[str]) -> str:
+def _round_number(number: re.Match[str]) -> str:
     return f"{float(number[0]):.1f}".removesuffix(".0")
 
 
-def short(count: float, _place: float = 0) -> str:
-    """A count as people say it: 950, 12k, 1.5M. It can label the ticks of an axis, which have a place."""
+def short_count(count: float, _place: float = 0) -> str:
+    """A count in short form: 950, 12k, 1.5M. The second argument makes it a formatter for the ticks of an axis."""
     for size, sign in ((1_000_000, "M"), (1_000, "k")):
         if abs(count) >= size:
             return f"{count / size:.3g}{sign}"
     return f"{count:.3g}"
 
 
-def few_ticks(axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False) -> None:
-    """At most as many intervals between ticks; `whole`: at whole numbers only."""
+def limit_ticks(axes: Axes, *, x: int | None = None, y: int | None = None, whole: bool = False) -> None:
+    """Sets the largest numbers of intervals between ticks. `whole`: ticks at whole numbers only."""
     if x is not None:
         axes.locator_params(axis="x", nbins=x, integer=whole)
     if y is not None:
         axes.locator_params(axis="y", nbins=y, integer=whole)
 
 
-def room_for(names: Sequence[str], most: int) -> tuple[int, list[str]]:
-    """Pixels for the longest name, at most `most`, and the names cut to fit in."""
+def fit_names(names: Sequence[str], most: int) -> tuple[int, list[str]]:
+    """The width in pixels for the longest name, at most `most`, and the names cut to that width."""
     width = 6.4  # of a letter, on average
     room = min(most, round(width * max(map(len, names), default=0)) + 12)
     letters = int((room - 10) / width)

@@ -1,4 +1,4 @@
-"""The charts of a whole run: scores beside their rivals, task shares, and the curves of learning."""
+"""Run charts: scores beside baselines and references, task shares, and learning curves of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from polytask.model.tasks import Kind
-from polytask.training.report.charts import COLOURS, INK, MUTED, PAPER, Chart, Draw, few_ticks, render, room_for, short
+from polytask.training.report.charts import (
+    COLOURS,
+    INK,
+    MUTED,
+    PAPER,
+    Chart,
+    Draw,
+    fit_names,
+    limit_ticks,
+    render,
+    short_count,
+)
 from polytask.training.report.tables import INTERVALS, Curve, TaskScore, mean_curve, number
 from polytask.training.runs.run_reader import RecordedRun, merge
 
@@ -15,14 +26,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MARKERS = ("D", "o", "^", "s", "v", "P")
-_SHADES = (0.92, 0.6, 0.76)  # of the colour of a kind, for its tasks in turn
+_SHADES = (0.92, 0.6, 0.76)  # opacities of a kind's colour, for its tasks in turn
 _SMALL = (360, 210)
 
 
 def scores_chart(scores: Sequence[TaskScore], width: int) -> Chart:
-    """A bar for each task from the top, its trivial baseline as a stroke across it, its rivals as marks."""
+    """A bar for each task from the top, with its trivial baseline as a line and its references as markers."""
     words = "; ".join(f"{s.task} {number(s.value)} against {number(s.baseline)}" for s in scores)
-    room, names = room_for([score.task for score in scores], width * 2 // 5)
+    room, names = fit_names([score.task for score in scores], width * 2 // 5)
     key = 20 * (1 + (len(_reference_markers(scores)) + 1) // 4)
     return render(
         "Scores of all tasks",
@@ -34,22 +45,22 @@ def scores_chart(scores: Sequence[TaskScore], width: int) -> Chart:
 
 
 def _reference_markers(scores: Sequence[TaskScore]) -> dict[str, str]:
-    """Each rival's mark."""
+    """The marker of each reference."""
     names = dict.fromkeys(name for score in scores for name in score.references)
-    return {name: _MARKERS[place % len(_MARKERS)] for place, name in enumerate(names)}
+    return {name: _MARKERS[index % len(_MARKERS)] for index, name in enumerate(names)}
 
 
 def _draw_bars(axes: Axes, scores: Sequence[TaskScore], names: Sequence[str]) -> None:
     marks = _reference_markers(scores)
-    for place, score in enumerate(scores):
-        axes.barh(place, score.value or 0.0, height=0.64, color=COLOURS[score.kind], alpha=0.85)
+    for row, score in enumerate(scores):
+        axes.barh(row, score.value or 0.0, height=0.64, color=COLOURS[score.kind], alpha=0.85)
         if score.baseline is not None:
-            axes.vlines(score.baseline, place - 0.42, place + 0.42, colors=INK, linewidth=1.8, zorder=3)
+            axes.vlines(score.baseline, row - 0.42, row + 0.42, colors=INK, linewidth=1.8, zorder=3)
         for name, value in score.references.items():
-            axes.plot(value, place, marks[name], color=PAPER, mec=INK, markersize=6, mew=1.1, zorder=4)
+            axes.plot(value, row, marks[name], color=PAPER, mec=INK, markersize=6, mew=1.1, zorder=4)
         axes.annotate(
             "-" if score.value is None else f"{score.value:.3f}",
-            (1, place),
+            (1, row),
             (6, 0),
             ("axes fraction", "data"),
             "offset points",
@@ -74,12 +85,12 @@ def _draw_bars(axes: Axes, scores: Sequence[TaskScore], names: Sequence[str]) ->
     values = [v for s in scores for v in (s.value, s.baseline, *s.references.values()) if v is not None]
     axes.set_xlim(min(0.0, *values, 0.0), max(1.0, *values, 1.0))
     axes.set_ylim(len(scores) - 0.4, -0.6)
-    few_ticks(axes, x=5)
+    limit_ticks(axes, x=5)
 
 
 def share_chart(run: RecordedRun, width: int) -> Chart:
-    """Which tasks the examples came from, over time: shares of each interval, stacked, named at the right edge."""
-    # From the bottom up, so that the first task stands on top as it does in the tables.
+    """The tasks' shares of the examples in each interval, stacked, with names at the right edge."""
+    # From the bottom up, so that the first task is on top as in the tables.
     tasks = list(reversed(run.kinds))
     progress = merge(run.progress, INTERVALS if len(tasks) <= 12 else INTERVALS // 3)
     parts: dict[str, list[float]] = {task: [] for task in tasks}
@@ -87,12 +98,14 @@ def share_chart(run: RecordedRun, width: int) -> Chart:
         counts = {task: event["tasks"].get(task, {}).get("examples", 0) for task in tasks}
         for task, count in counts.items():
             parts[task].append(count / (sum(counts.values()) or 1))
-    room, names = room_for(tasks, width // 3)
+    room, names = fit_names(tasks, width // 3)
     return render(
         "Share of each task over time",
         "Each task's share of the examples drawn, over the run. The table beside it has the totals.",
         (width, max(300, 50 + 14 * len(tasks))),
-        lambda figure: _draw_shares(figure.subplots(), [one["examples"] for one in progress], parts, run.kinds, names),
+        lambda figure: _draw_shares(
+            figure.subplots(), [event["examples"] for event in progress], parts, run.kinds, names
+        ),
         margins=(8, room, 38, 44),
     )
 
@@ -104,7 +117,7 @@ def _draw_shares(
     kinds: Mapping[str, Kind],
     names: Sequence[str],
 ) -> None:
-    xs = [0, *examples]  # an interval ends at its examples; the first begins at none
+    xs = [0, *examples]  # intervals end at these numbers of examples
     bottom = [0.0] * len(xs)
     middles, shades = list[float](), dict[Kind, int]()
     for task, values in parts.items():
@@ -120,24 +133,24 @@ def _draw_shares(
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     _over_examples(axes, [(xs[-1], 0.0)])
     axes.set_xlim(0, xs[-1])
-    for height, name in zip(_apart(middles, 1 / (len(parts) + 1)), names, strict=True):
+    for height, name in zip(_spread_out(middles, 1 / (len(parts) + 1)), names, strict=True):
         axes.annotate(name, (1, height), (6, 0), "axes fraction", "offset points", va="center", fontsize=10)
 
 
-def _apart(heights: Sequence[float], gap: float) -> list[float]:
-    """The rising heights, moved so that neighbours are `gap` apart and all stay within 0 to 1."""
+def _spread_out(heights: Sequence[float], gap: float) -> list[float]:
+    """The ascending heights, moved so that neighbours are `gap` apart and all stay within 0 to 1."""
     moved = list(heights)
-    for place in range(1, len(moved)):
-        moved[place] = max(moved[place], moved[place - 1] + gap)
+    for index in range(1, len(moved)):
+        moved[index] = max(moved[index], moved[index - 1] + gap)
     limit = 1.0 - gap / 2
-    for place in reversed(range(len(moved))):
-        moved[place] = min(moved[place], limit)
-        limit = moved[place] - gap
+    for index in reversed(range(len(moved))):
+        moved[index] = min(moved[index], limit)
+        limit = moved[index] - gap
     return moved
 
 
 def overall_charts(run: RecordedRun, curves: Sequence[Curve]) -> list[Chart]:
-    """The run as a whole, where it has them: loss, mean metric, learning rate."""
+    """Charts of the run's loss, mean metric and learning rate, if it has them."""
     progress = merge(run.progress, INTERVALS)
     losses = [(event["examples"], event["loss"]) for event in progress if event["loss"] is not None]
     rates = [(event["examples"], event["learning_rate"]) for event in progress]
@@ -162,41 +175,43 @@ def overall_charts(run: RecordedRun, curves: Sequence[Curve]) -> list[Chart]:
     return drawn
 
 
-def curve_chart(own: Curve) -> Chart:
-    """One task: the metric on validation data over the examples drawn, and under it the training loss."""
+def curve_chart(curve: Curve) -> Chart:
+    """One task's metric on validation data over the number of examples, and its training loss below."""
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, height_ratios=(3, 2), sharex=True, gridspec_kw={"hspace": 0.24})
-        draw_scores(upper, own)
-        draw_losses(lower, own.losses, COLOURS[own.kind], "training loss")
+        draw_scores(upper, curve)
+        draw_losses(lower, curve.losses, COLOURS[curve.kind], "training loss")
         upper.set_xlabel("")
-        upper.set_xlim(0, 1.03 * max((at for at, _ in (*own.scores, *own.losses)), default=1))
+        upper.set_xlim(0, 1.03 * max((at for at, _ in (*curve.scores, *curve.losses)), default=1))
 
-    last = f"{own.metric} {number(own.scores[-1][1])} at the last evaluation" if own.scores else "Not evaluated yet"
-    words = f"{last}; the dashed line is the trivial baseline, {number(own.baseline)}."
-    return render(f"{own.task}: learning curve", words, (360, 300), draw)
+    last = (
+        f"{curve.metric} {number(curve.scores[-1][1])} at the last evaluation" if curve.scores else "Not evaluated yet"
+    )
+    words = f"{last}; the dashed line is the trivial baseline, {number(curve.baseline)}."
+    return render(f"{curve.task}: learning curve", words, (360, 300), draw)
 
 
-def draw_scores(axes: Axes, own: Curve) -> None:
-    """One task's metric at each evaluation, the last one written beside it, the trivial baseline dashed."""
-    axes.set_title(own.metric)
-    if own.baseline is not None:
-        axes.axhline(own.baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-    if own.scores:
-        xs, ys = zip(*own.scores, strict=True)
-        axes.plot(xs, ys, color=COLOURS[own.kind], marker="o", markersize=2.8)
+def draw_scores(axes: Axes, curve: Curve) -> None:
+    """Draws one task's metric at each evaluation, with the last value as text and the trivial baseline dashed."""
+    axes.set_title(curve.metric)
+    if curve.baseline is not None:
+        axes.axhline(curve.baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+    if curve.scores:
+        xs, ys = zip(*curve.scores, strict=True)
+        axes.plot(xs, ys, color=COLOURS[curve.kind], marker="o", markersize=2.8)
         axes.annotate(f"{ys[-1]:.3f}", (xs[-1], ys[-1]), (0, 5), textcoords="offset points", ha="right", va="bottom")
     else:
         axes.text(0.5, 0.7, "not evaluated yet", transform=axes.transAxes, ha="center", color=MUTED)
     axes.margins(y=0.22)
-    few_ticks(axes, y=4)
-    _over_examples(axes, own.scores)
+    limit_ticks(axes, y=4)
+    _over_examples(axes, curve.scores)
 
 
 def draw_losses(
     axes: Axes, points: Sequence[tuple[int, float]], colour: str, title: str, *, smooth: bool = True
 ) -> None:
-    """A loss over the examples drawn: each interval and, to `smooth` it, a moving mean over them."""
+    """Draws a loss over the number of examples. `smooth`: with a moving mean over the intervals."""
     axes.set_title(title)
     if points:
         xs, ys = zip(*points, strict=True)
@@ -206,12 +221,12 @@ def draw_losses(
         axes.set_ylim(0, max(*ys, 1e-9) * 1.08)
     else:
         axes.text(0.5, 0.5, "no loss yet", transform=axes.transAxes, ha="center", color=MUTED)
-    few_ticks(axes, y=4)
+    limit_ticks(axes, y=4)
     _over_examples(axes, points)
 
 
 def _smooth(values: Sequence[float], keep: float = 0.8) -> list[float]:
-    """The exponential moving mean, corrected for its start."""
+    """The exponential moving mean, with bias correction at the start."""
     total, weight, means = 0.0, 0.0, []
     for value in values:
         total, weight = keep * total + value, keep * weight + 1
@@ -221,6 +236,6 @@ def _smooth(values: Sequence[float], keep: float = 0.8) -> list[float]:
 
 def _over_examples(axes: Axes, points: Sequence[tuple[int, float]]) -> None:
     axes.set_xlim(0, 1.03 * max((at for at, _ in points), default=1))
-    few_ticks(axes, x=4)
-    axes.xaxis.set_major_formatter(short)
+    limit_ticks(axes, x=4)
+    axes.xaxis.set_major_formatter(short_count)
     axes.set_xlabel("examples")

@@ -1,4 +1,4 @@
-"""The numbers of a report: what its tables and tiles say, as text, the same for HTML and Markdown."""
+"""Report tables: the numbers in a report's tables and tiles, as text."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from polytask.model.tasks import Kind
-from polytask.training.report.charts import short
+from polytask.training.report.charts import short_count
 from polytask.training.runs.run_reader import RecordedRun, merge
 
-INTERVALS = 120  # more than that no chart can show
+INTERVALS = 120  # charts cannot show more
 KIND_NAMES = {kind: str(kind).replace("_", " ") for kind in Kind}
 
 
@@ -25,7 +25,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure of the head of a report."""
+    """One number at the top of a report."""
 
     label: str
     value: str
@@ -34,7 +34,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """A task's main metric beside that of others; None where it was not measured."""
+    """A task's main metric beside its trivial baseline and references; None if it was not measured."""
 
     task: str
     kind: Kind
@@ -46,7 +46,7 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What is known of a task over the examples drawn. `scores`, `losses`: (examples, value) in order."""
+    """The curves of a task over the number of examples. `scores`, `losses`: (examples, value) in order."""
 
     task: str
     kind: Kind
@@ -57,92 +57,100 @@ class Curve:
 
 
 def number(value: float | None, form: str = ".4f") -> str:
-    """A value as tables show it; a dash where there is none."""
+    """A value as in tables; a dash for None."""
     return "-" if value is None else format(value, form)
 
 
 def task_scores(run: RecordedRun) -> list[TaskScore]:
-    """Every task's main metric beside its rivals."""
-    found = []
+    """Every task's main metric beside its references."""
+    result = []
     for task, kind in run.kinds.items():
-        own, baseline = run.scores.get(task, {}), run.baselines.get(task, {})
-        metric = next(iter(own), next(iter(baseline), ""))
+        metrics, baseline = run.scores.get(task, {}), run.baselines.get(task, {})
+        metric = next(iter(metrics), next(iter(baseline), ""))
         references = {name: values[task] for name, values in run.references.items() if values.get(task) is not None}
-        found.append(TaskScore(task, kind, metric, own.get(metric), baseline.get(metric), references))
-    return found
+        result.append(TaskScore(task, kind, metric, metrics.get(metric), baseline.get(metric), references))
+    return result
 
 
 def task_curves(run: RecordedRun) -> dict[str, Curve]:
-    """Every task over the examples drawn, by name; a finished run ends with what it has published."""
+    """Every task's curves by name. Those of a finished run end with the published score."""
     progress = merge(run.progress, INTERVALS)
     curves = {}
     for score in task_scores(run):
         task, metric = score.task, score.metric
-        losses = [(event["examples"], event["tasks"].get(task, {}).get("loss")) for event in progress]
+        all_losses = [(event["examples"], event["tasks"].get(task, {}).get("loss")) for event in progress]
         points = [(event["examples"], event["scores"].get(task, {}).get(metric)) for event in run.evaluations]
-        if run.finish is not None and score.value is not None:  # what was published, and so the last word
+        if run.finish is not None and score.value is not None:  # the published score replaces the last evaluation
             points = [point for point in points if point[0] < run.examples] + [(run.examples, score.value)]
-        known, lost = ([(at, value) for at, value in series if value is not None] for series in (points, losses))
-        curves[task] = Curve(task, score.kind, metric, known, lost, score.baseline)
+        present, losses = (
+            [(at, value) for at, value in series if value is not None] for series in (points, all_losses)
+        )
+        curves[task] = Curve(task, score.kind, metric, present, losses, score.baseline)
     return curves
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """The mean of the main metrics at each evaluation that measured all tasks."""
+    """The mean of the main metrics at each evaluation of all tasks."""
     values: dict[int, list[float]] = {}
-    for own in curves:
-        for at, value in own.scores:
+    for curve in curves:
+        for at, value in curve.scores:
             values.setdefault(at, []).append(value)
-    scores = [(at, fmean(own)) for at, own in sorted(values.items()) if len(own) == len(curves)]
-    baselines = [own.baseline for own in curves if own.baseline is not None]
+    scores = [(at, fmean(measured)) for at, measured in sorted(values.items()) if len(measured) == len(curves)]
+    baselines = [curve.baseline for curve in curves if curve.baseline is not None]
     baseline = fmean(baselines) if curves and len(baselines) == len(curves) else None
     return Curve("all", Kind.CLASSIFICATION, "mean of the main metrics", scores, (), baseline)
 
 
 def scores_table(scores: Sequence[TaskScore]) -> Table:
-    """Every task's main metric, its trivial baseline, its rivals, and what it is ahead of the better rival by."""
+    """Every task's main metric, trivial baseline and references, and its lead over the baseline and the best reference."""
     references = list(dict.fromkeys(name for score in scores for name in score.references))
     rows = []
     for score in scores:
         gain = None if score.value is None or score.baseline is None else score.value - score.baseline
-        ahead = (
+        lead = (
             [score.value - max(score.references.values())] if score.references and score.value is not None else [None]
         )
-        own = [score.task, score.metric, number(score.value), number(score.baseline)]
-        own += [number(score.references.get(name)) for name in references]
-        rows.append([*own, number(gain, "+.4f"), *(number(value, "+.4f") for value in ahead if references)])
-    last = ["over the best rival"] if references else []
-    head = ["task", "metric", "validation", "trivial baseline", *references, "over the baseline", *last]
-    return Table(head, rows, texts=2)
+        cells = [score.task, score.metric, number(score.value), number(score.baseline)]
+        cells += [number(score.references.get(name)) for name in references]
+        rows.append([*cells, number(gain, "+.4f"), *(number(value, "+.4f") for value in lead if references)])
+    lead_heading = ["over the best rival"] if references else []
+    headings = ["task", "metric", "validation", "trivial baseline", *references, "over the baseline", *lead_heading]
+    return Table(headings, rows, texts=2)
 
 
 def use_table(run: RecordedRun) -> Table:
-    """How many examples of each task the run has drawn, and the task's last loss."""
+    """The number of examples that the run has drawn of each task, with the task's first and last loss."""
     drawn = {task: sum(event["tasks"].get(task, {}).get("examples", 0) for event in run.progress) for task in run.kinds}
     total = sum(drawn.values())
     rows = []
     for task, count in drawn.items():
         losses = [event["tasks"].get(task, {}).get("loss") for event in run.progress]
-        known = [loss for loss in losses if loss is not None]
-        part = f"{count / total:.1%}" if total else number(None)
+        measured = [loss for loss in losses if loss is not None]
+        share = f"{count / total:.1%}" if total else number(None)
         rows.append(
-            [task, f"{count:,}", part, number(known[0] if known else None), number(known[-1] if known else None)]
+            [
+                task,
+                f"{count:,}",
+                share,
+                number(measured[0] if measured else None),
+                number(measured[-1] if measured else None),
+            ]
         )
     return Table(["task", "examples", "share", "first loss", "last loss"], rows)
 
 
 def tiles(run: RecordedRun, scores: Sequence[TaskScore]) -> Iterator[Tile]:
-    """The run at a glance."""
-    known = [score for score in scores if score.value is not None]
-    if known:
-        pairs = [(s.value or 0.0, s.baseline) for s in known if s.baseline is not None]
-        note = f"trivial baseline {fmean(b for _, b in pairs):.4f}" if len(pairs) == len(known) else ""
-        yield Tile("mean of the main metrics", number(fmean(s.value or 0.0 for s in known)), note)
+    """The main numbers of the run."""
+    measured = [score for score in scores if score.value is not None]
+    if measured:
+        pairs = [(s.value or 0.0, s.baseline) for s in measured if s.baseline is not None]
+        note = f"trivial baseline {fmean(b for _, b in pairs):.4f}" if len(pairs) == len(measured) else ""
+        yield Tile("mean of the main metrics", number(fmean(s.value or 0.0 for s in measured)), note)
     for name in run.references:
-        both = [(score.value or 0.0, score.references[name]) for score in known if name in score.references]
+        both = [(score.value or 0.0, score.references[name]) for score in measured if name in score.references]
         if both:
-            ahead = fmean(own - other for own, other in both)
-            yield Tile(f"over {name}", number(ahead, "+.4f"), f"mean of {len(both)} tasks")
+            lead = fmean(value - other for value, other in both)
+            yield Tile(f"over {name}", number(lead, "+.4f"), f"mean of {len(both)} tasks")
     total = run.start.get("total_examples") or 0
     yield Tile("tasks", str(len(run.kinds)), f"{len(set(run.kinds.values()))} kinds")
     yield Tile("examples", f"{run.examples:,}", f"of {total:,} ({run.examples / total:.0%})" if total else "")
@@ -153,12 +161,12 @@ def tiles(run: RecordedRun, scores: Sequence[TaskScore]) -> Iterator[Tile]:
 
 
 def parameters_line(run: RecordedRun) -> str:
-    """How many parameters there are, of what."""
+    """The numbers of parameters by part of the network."""
     counts = run.start.get("parameters", {}).items()
-    return ", ".join(f"{name.replace('_', ' ')} {short(count)}" for name, count in counts)
+    return ", ".join(f"{name.replace('_', ' ')} {short_count(count)}" for name, count in counts)
 
 
 def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02} h" if hours else f"{minutes}:{rest:02} min"
+    return f"{hours}:{minutes:02}:{whole_seconds:02} h" if hours else f"{minutes}:{whole_seconds:02} min"

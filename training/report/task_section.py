@@ -1,4 +1,4 @@
-"""One task in a report: its metrics, its learning curve, and its diagnosis as charts with their tables."""
+"""Task section of a report: a task's metrics, learning curve and diagnosis, as charts and tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OUTCOMES = {Kind.MULTILABEL: "share that has the label", Kind.RANKING: "share r
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """A chart with what it says as a table; either may be missing."""
+    """A chart and its numbers as a table. Either may be missing."""
 
     title: str
     note: str
@@ -30,7 +30,7 @@ class Exhibit:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A confusion matrix. `rows`: label, and for each answered label the count and its share of the row."""
+    """A confusion matrix. `rows`: correct label, and for each predicted label the count and its share of the row."""
 
     labels: Sequence[str]
     rows: Sequence[tuple[str, Sequence[tuple[int, float]]]]
@@ -38,7 +38,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class TaskSection:
-    """All that a report says of one task."""
+    """The content of a report about one task."""
 
     task: str
     kind: str
@@ -52,8 +52,8 @@ class TaskSection:
     score_name: str
 
 
-def task_section(score: TaskScore, own: Curve, run: RecordedRun) -> TaskSection:
-    """What is known of the task."""
+def task_section(score: TaskScore, curve: Curve, run: RecordedRun) -> TaskSection:
+    """The section of a task, from its score, curves and diagnosis."""
     task, diagnosis = score.task, run.diagnostics.get(score.task, {})
     baselines = run.baselines.get(task, {})
     metrics = [[name, number(value), number(baselines.get(name))] for name, value in run.scores.get(task, {}).items()]
@@ -63,7 +63,7 @@ def task_section(score: TaskScore, own: Curve, run: RecordedRun) -> TaskSection:
         colour=COLOURS[score.kind],
         score=score,
         metrics=Table(["metric", "validation", "trivial baseline"], metrics),
-        curve=_curve(own) if own.scores or own.losses else None,
+        curve=_curve(curve) if curve.scores or curve.losses else None,
         exhibits=[_exhibit(task, *parts) for parts in _exhibits(diagnosis, score.kind)],
         matrix=_matrix(diagnosis["confusion"]) if "confusion" in diagnosis else None,
         mistakes=diagnosis.get("mistakes", ()),
@@ -71,13 +71,13 @@ def task_section(score: TaskScore, own: Curve, run: RecordedRun) -> TaskSection:
     )
 
 
-def _curve(own: Curve) -> Exhibit:
-    rows = [[f"{at:,}", number(value)] for at, value in own.scores]
+def _curve(curve: Curve) -> Exhibit:
+    rows = [[f"{at:,}", number(value)] for at, value in curve.scores]
     return Exhibit(
         "Learning curve",
         "",
-        curve_chart(own),
-        Table(["examples", own.metric], rows) if rows else None,
+        curve_chart(curve),
+        Table(["examples", curve.metric], rows) if rows else None,
     )
 
 
@@ -87,11 +87,11 @@ def _exhibit(task: str, title: str, note: str, draw: Draw | None, table: Table |
 
 
 _Parts = tuple[str, str, Draw | None, Table | None]
-"""Title, note, what draws the chart, table."""
+"""Title, note, function that draws the chart, table."""
 
 
 def _exhibits(diagnosis: Mapping[str, Any], kind: Kind) -> Iterator[_Parts]:
-    """Whatever the diagnosis has, by its keys."""
+    """The exhibits for the keys that the diagnosis has."""
     colour = COLOURS[kind]
     if "calibration" in diagnosis:
         yield _calibration(diagnosis["calibration"], colour, _OUTCOMES.get(kind, "share right"))
@@ -104,32 +104,32 @@ def _exhibits(diagnosis: Mapping[str, Any], kind: Kind) -> Iterator[_Parts]:
         yield _lengths(diagnosis["lengths"], colour)
     if diagnosis.get("confused"):
         pairs = diagnosis["confused"]
-        rows = [[one["right"], one["given"], f"{one['count']:,}", f"{one['share']:.1%}"] for one in pairs]
-        head = ["right", "given", "count", "share of the right label"]
+        rows = [[pair["right"], pair["given"], f"{pair['count']:,}", f"{pair['share']:.1%}"] for pair in pairs]
+        headings = ["right", "given", "count", "share of the right label"]
         yield (
             "Confused most often",
             "Of many labels the pairs that are mixed up most.",
             None,
-            Table(head, rows, texts=2),
+            Table(headings, rows, texts=2),
         )
     if diagnosis.get("per_label"):
         yield _per_label(diagnosis["per_label"])
 
 
-def _calibration(own: Mapping[str, Any], colour: str, outcome: str) -> _Parts:
+def _calibration(calibration: Mapping[str, Any], colour: str, outcome: str) -> _Parts:
     rows = [
         [
-            f"{one['low']:.1f} to {one['high']:.1f}",
-            number(one["confidence"]),
-            number(one["accuracy"]),
-            f"{one['count']:,}",
+            f"{bucket['low']:.1f} to {bucket['high']:.1f}",
+            number(bucket["confidence"]),
+            number(bucket["accuracy"]),
+            f"{bucket['count']:,}",
         ]
-        for one in own["bins"]
+        for bucket in calibration["bins"]
     ]
-    brier = f", Brier score {own['brier']:.4f}" if "brier" in own else ""
-    note = f"Expected calibration error {own['ece']:.4f}{brier}. Honest scores lie on the dashed line."
+    brier = f", Brier score {calibration['brier']:.4f}" if "brier" in calibration else ""
+    note = f"Expected calibration error {calibration['ece']:.4f}{brier}. Honest scores lie on the dashed line."
     table = Table(["score", "mean score", outcome, "count"], rows)
-    return "Calibration", note, reliability(own, colour, outcome), table
+    return "Calibration", note, reliability(calibration, colour, outcome), table
 
 
 def _deciles(rows: Sequence[Mapping[str, Any]], colour: str) -> _Parts:
@@ -146,28 +146,28 @@ def _deciles(rows: Sequence[Mapping[str, Any]], colour: str) -> _Parts:
         ]
         for row in rows
     ]
-    head = ["right values", "mean right", "mean given", "spread", "count"]
-    return "Given against right", note, deciles(rows, colour), Table(head, cells)
+    headings = ["right values", "mean right", "mean given", "spread", "count"]
+    return "Given against right", note, deciles(rows, colour), Table(headings, cells)
 
 
-def _residuals(own: Mapping[str, Any], errors: Mapping[str, float], colour: str) -> _Parts:
+def _residuals(histogram: Mapping[str, Any], errors: Mapping[str, float], colour: str) -> _Parts:
     note = (
         f"Mean absolute error {errors['mean_absolute']:.4f}, root mean squared {errors['root_mean_squared']:.4f}, "
         f"bias {errors['bias']:+.4f}."
     )
-    edges = own["edges"]
+    edges = histogram["edges"]
     rows = [
         [f"{low:.2f} to {high:.2f}", f"{count:,}"]
-        for low, high, count in zip(edges, edges[1:], own["counts"], strict=False)
+        for low, high, count in zip(edges, edges[1:], histogram["counts"], strict=False)
     ]
-    return "Errors", note, residuals(edges, own["counts"], colour), Table(["given minus right", "count"], rows)
+    return "Errors", note, residuals(edges, histogram["counts"], colour), Table(["given minus right", "count"], rows)
 
 
 def _ranks(diagnosis: Mapping[str, Any], colour: str) -> _Parts:
-    ranks, none = diagnosis["ranks"], diagnosis["without_relevant"]
+    ranks, without_relevant = diagnosis["ranks"], diagnosis["without_relevant"]
     note = "The place of the first relevant candidate."
-    note += f" {none:,} queries have none." if none else ""
-    names, counts = [one["rank"] for one in ranks], [one["count"] for one in ranks]
+    note += f" {without_relevant:,} queries have none." if without_relevant else ""
+    names, counts = [rank["rank"] for rank in ranks], [rank["count"] for rank in ranks]
     rows = [[name, f"{count:,}"] for name, count in zip(names, counts, strict=True)]
     return (
         "First relevant place",
@@ -178,10 +178,10 @@ def _ranks(diagnosis: Mapping[str, Any], colour: str) -> _Parts:
 
 
 def _lengths(rows: Sequence[Mapping[str, Any]], colour: str) -> _Parts:
-    cells = [[one["words"], number(one["f1"]), number(one["exact_match"]), f"{one['count']:,}"] for one in rows]
-    drawn = columns([one["words"] for one in rows], [one["f1"] for one in rows], ("words of the answer", "F1"), colour)
+    cells = [[row["words"], number(row["f1"]), number(row["exact_match"]), f"{row['count']:,}"] for row in rows]
+    draw = columns([row["words"] for row in rows], [row["f1"] for row in rows], ("words of the answer", "F1"), colour)
     note = "Mean F1 by the length of the right answer."
-    return "By length of the answer", note, drawn, Table(["words", "F1", "exact match", "count"], cells)
+    return "By length of the answer", note, draw, Table(["words", "F1", "exact match", "count"], cells)
 
 
 def _per_label(rows: Sequence[Mapping[str, Any]]) -> _Parts:

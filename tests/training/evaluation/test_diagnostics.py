@@ -19,7 +19,7 @@ from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
 from polytask.training.evaluation.diagnostics import calibration, diagnose
 from polytask.training.evaluation.metrics import score_answers, word_tags
-from polytask.training.evaluation.worst_mistakes import MOST
+from polytask.training.evaluation.worst_mistakes import MAX_MISTAKES
 from tests.training.support.guesses import answers_to, examples_of, task_of
 
 CALIBRATED = [kind for kind in Kind if kind not in {Kind.REGRESSION, Kind.TAGGING}]
@@ -39,7 +39,7 @@ def test_a_diagnosis_is_json(kind: Kind) -> None:
     found = diagnose(task, examples, answers)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert (found["kind"], found["count"]) == (str(kind), 80)
-    assert 0 < len(found["mistakes"]) <= MOST
+    assert 0 < len(found["mistakes"]) <= MAX_MISTAKES
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -249,7 +249,7 @@ def test_the_worst_mistakes_come_first(kind: Kind) -> None:
     """Of many mistakes ten are kept, and none that was left out was surer than the last of them."""
     task, examples, answers = _trial(kind, 200, 0.3)
     mistakes = diagnose(task, examples, answers)["mistakes"]
-    assert len(mistakes) == MOST
+    assert len(mistakes) == MAX_MISTAKES
     if kind is not Kind.SPAN:  # whose order is also one of how little of the answer was found
         scores = [one["score"] for one in mistakes]
         assert scores == sorted(scores, reverse=True)

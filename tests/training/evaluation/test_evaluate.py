@@ -79,16 +79,16 @@ def test_an_answer_does_not_depend_on_the_order(
     found = answer_inputs(tiny_network, ENCODER, TASKS[kind], inputs)
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0)).tolist()
     for rows, tokens in ((64, 8192), (5, 8192), (64, 30)):
-        monkeypatch.setattr(evaluate, "_ROWS", rows)
-        monkeypatch.setattr(evaluate, "_TOKENS", tokens)
+        monkeypatch.setattr(evaluate, "_MAX_ROWS", rows)
+        monkeypatch.setattr(evaluate, "_MAX_TOKENS", tokens)
         shuffled = answer_inputs(tiny_network, ENCODER, TASKS[kind], [inputs[place] for place in order])
         assert_same_answers(shuffled, [found[place] for place in order])
 
 
 def test_batches_keep_to_their_limits(tiny_network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """No forward of an evaluation has more rows or padded tokens than it may."""
-    monkeypatch.setattr(evaluate, "_ROWS", 7)
-    monkeypatch.setattr(evaluate, "_TOKENS", 60)
+    monkeypatch.setattr(evaluate, "_MAX_ROWS", 7)
+    monkeypatch.setattr(evaluate, "_MAX_TOKENS", 60)
     shapes: list[tuple[int, int]] = []
     tiny_network.register_forward_pre_hook(lambda _, arguments: shapes.append(tuple(arguments[0].input_ids.shape)))
     rows = [row for rows in ENCODER.encode(tiny_network.tasks[0], _inputs(Kind.CLASSIFICATION, 40)) for row in rows]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from polytask import cli
 from polytask.model.tasks import Kind, Task
-from polytask.training.report.charts import render, room_for, short
-from polytask.training.report.run_charts import _apart, curve_chart
+from polytask.training.report.charts import fit_names, render, short_count
+from polytask.training.report.run_charts import _spread_out, curve_chart
 from polytask.training.report.tables import (
     Curve,
     number,
@@ -247,7 +247,7 @@ def test_a_curve_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
 def test_labels_keep_apart_and_in_order(heights: list[float]) -> None:
     """However thin the bands are, their names neither overlap nor leave the chart."""
     gap = 1 / (len(heights) + 1)
-    moved = _apart(sorted(heights), gap)
+    moved = _spread_out(sorted(heights), gap)
     assert all(low + gap <= high + 1e-9 for low, high in pairwise(moved))
     assert moved[0] >= -1e-9
     assert moved[-1] <= 1
@@ -275,13 +275,13 @@ def test_drawing_leaves_the_settings_alone() -> None:
 )
 def test_counts_are_said_shortly(count: float, said: str) -> None:
     """Three digits and a sign for the size."""
-    assert short(count) == said
+    assert short_count(count) == said
 
 
 def test_long_names_are_cut_to_their_room() -> None:
     """Names get the room of the longest, but not more than there is."""
-    assert room_for(["a", "abc"], 200)[1] == ["a", "abc"]
-    room, (name,) = room_for(["a-name-of-fifty-letters-that-nobody-can-put-on-a-phone"], 100)
+    assert fit_names(["a", "abc"], 200)[1] == ["a", "abc"]
+    room, (name,) = fit_names(["a-name-of-fifty-letters-that-nobody-can-put-on-a-phone"], 100)
     assert (room, name[-1], len(name) < 16) == (100, "…", True)
 
 
