@@ -152,7 +152,7 @@ class InputEncoder:
 
     def tokens(self, task: Task, item: Input, row: Encoding, cache: TokenCache) -> list[Token]:
         """The tokens of a row of `item` without special tokens. `cache`: as filled by `encode`."""
-        found: list[Token] = []
+        tokens: list[Token] = []
         for text, start, stop, _ in row.parts:
             if task.kind is Kind.TAGGING:
                 ranges = _word_ranges(item)
@@ -161,11 +161,11 @@ class InputEncoder:
             else:
                 pieces = cache[_texts(item)[text]]
                 characters = pieces.offsets
-            found += [
+            tokens += [
                 Token(text, token, *span)
                 for token, span in zip(pieces.tokens[start:stop], characters[start:stop], strict=True)
             ]
-        return found
+        return tokens
 
     def _tokenise_cached(self, texts: Sequence[str], cache: TokenCache | None) -> list[tokenizers.Encoding]:
         if cache is None:

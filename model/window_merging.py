@@ -43,9 +43,9 @@ def _stitch(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encodi
         _, start, stop, first_position = row.parts[-1]
         for position, characters in zip(row.positions, row.offsets, strict=True):
             token = start + position - first_position
-            around = min(token - start, stop - 1 - token)
-            if token not in best or around > best[token][0]:
-                best[token] = around, characters, row_logits[position]
+            context = min(token - start, stop - 1 - token)
+            if token not in best or context > best[token][0]:
+                best[token] = context, characters, row_logits[position]
     tokens = [best[token] for token in sorted(best)]
     positions, offsets = tuple(range(len(tokens))), tuple(characters for _, characters, _ in tokens)
     return replace(rows[0], positions=positions, offsets=offsets), np.stack([row_logits for *_, row_logits in tokens])

@@ -90,10 +90,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Sequence[str]]:
 
 def _mismatches(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> list[str]:
     return [
-        f"{name} ({tensors[name].dtype} {list(tensors[name].shape)} for {list(wanted.shape)})"
-        for name, wanted in expected.items()
+        f"{name} ({tensors[name].dtype} {list(tensors[name].shape)} for {list(tensor.shape)})"
+        for name, tensor in expected.items()
         if name in tensors
-        if tensors[name].shape != wanted.shape or not tensors[name].is_floating_point()
+        if tensors[name].shape != tensor.shape or not tensors[name].is_floating_point()
     ]
 
 

@@ -71,8 +71,8 @@ class Stream:
         if len(indices) == 1:
             return []
         if blamed := _blamed_positions(error, len(indices)):
-            rest = [index for position, index in enumerate(indices) if position not in blamed]
-            return [rest, *([indices[position]] for position in sorted(blamed))] if self.keep_failed else []
+            others = [index for position, index in enumerate(indices) if position not in blamed]
+            return [others, *([indices[position]] for position in sorted(blamed))] if self.keep_failed else []
         middle = len(indices) // 2
         return [indices[:middle], indices[middle:]] if isinstance(error, TooLarge) else []
 

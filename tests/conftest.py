@@ -1,4 +1,4 @@
-"""Fixtures that all tests share. What they give is built in `tests/tiny.py`."""
+"""Fixtures of all tests, built by `tests/support/tiny.py`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("polytask")
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny networks are done before a second thread is awake."""
+    """Limits torch to one thread: a tiny network is done before a second thread is awake."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,7 +56,7 @@ def tiny_network() -> Network:
 
 @pytest.fixture
 def untouched() -> Iterator[None]:
-    """Puts back what serving changes of the process."""
+    """Restores signal handlers and torch's settings, which serving changes."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     threads, mkldnn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     yield

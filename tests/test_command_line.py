@@ -1,4 +1,4 @@
-"""The command line: `polytask models`, `polytask export` and `polytask key`."""
+"""Command line: `polytask --version`, `predict`, `export`, `key` and `models`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs `polytask models ...` on the store; gives exit code, stdout and stderr."""
+    """Runs `polytask models ...` on the store; returns exit code, stdout and stderr."""
     monkeypatch.setenv("POLYTASK_STORE", str(store))
 
     def run_models(*arguments: str) -> tuple[int, str, str]:
@@ -94,14 +94,14 @@ def test_promote_and_roll_back(run: Run, store: Path) -> None:
 
 
 def test_promote_needs_a_version(run: Run) -> None:
-    """Promoting a name alone is a usage error: it would be a guess."""
+    """Promoting a name alone is a usage error, as its version would be a guess."""
     code, _, err = run("promote", "demo")
     assert code == 2
     assert "demo/VERSION" in err
 
 
 def test_verify_checks_one_or_all(run: Run, store: Path) -> None:
-    """Each version has a line; one that fails makes the exit code 1 and does not stop the others."""
+    """Each version has a line; a failed one makes the exit code 1 and does not stop the others."""
     assert run("verify") == (0, "ok      demo/1\nok      demo/2\n", "")
     stores.flip_byte(store / "demo" / "1" / "weights.safetensors", -1)
     code, out, _ = run("verify")
@@ -125,7 +125,7 @@ def test_verify_checks_one_or_all(run: Run, store: Path) -> None:
     ],
 )
 def test_a_store_error_is_one_line(run: Run, arguments: list[str], named: str) -> None:
-    """What is wrong with the store or the reference is one line on stderr, exit code 2, and no traceback."""
+    """An error in the store or the reference is one line on stderr, with exit code 2 and no traceback."""
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -134,7 +134,7 @@ def test_a_store_error_is_one_line(run: Run, arguments: list[str], named: str) -
 
 
 def test_text_of_a_manifest_is_not_markup(run: Run, store: Path) -> None:
-    """Square brackets in a card or provenance are shown as they are."""
+    """Square brackets in provenance are shown unchanged."""
     version = store / "demo" / "1"
     stores.rewrite_manifest(version, lambda fields: fields["provenance"].update(note="[red]a[/blue]"))
     assert "[red]a[/blue]" in run("show", "demo/1")[1]
@@ -192,7 +192,7 @@ def test_export_says_what_it_wrote(
 
 
 def test_a_key_is_made_with_its_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The line goes to stdout, so that `>> FILE` takes it alone; the key goes to stderr."""
+    """`polytask key` writes the key's line to stdout, so that `>> FILE` takes it alone, and the key to stderr."""
     monkeypatch.setattr(sys, "argv", ["polytask", "key", "ops", "--admin"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -205,7 +205,7 @@ def test_a_key_is_made_with_its_line(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_a_key_needs_a_name_that_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What a name may have is said."""
+    """An invalid key name is refused with the allowed characters."""
     monkeypatch.setattr(sys, "argv", ["polytask", "key", "a b"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -14,7 +14,7 @@ from tests.service.support.processes import polytask_serve
 
 @pytest.fixture(params=[blocking, on_asyncio])
 def take(request: pytest.FixtureRequest) -> Take:
-    """Uses a client of either kind on the service at an address."""
+    """Uses a client of either kind with the service at an address."""
     chosen: Take = request.param
     return chosen
 
@@ -28,7 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def service_with_keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of another, and the key without which it answers nobody."""
+    """The address of a second service, which requires a key, and a valid key."""
     key, line = new_key("tests", admin=False)
     with polytask_serve(
         "--store", saved(tmp_path_factory), "--model", "tiny", "--threads", "1", "--api-keys", line

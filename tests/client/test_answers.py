@@ -1,4 +1,4 @@
-"""Answers from JSON: those of today are tested against a service; here those of a newer or an older one."""
+"""Answers from JSON of a newer or an older service; those of today are tested against a real service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from polytask_client.answers import read_answer, read_prediction, read_tasks_pre
 
 
 def test_what_is_not_known_is_kept() -> None:
-    """Fields of a newer service stay in `fields`, and so does an answer of a kind that is not known."""
+    """Fields that a newer service adds stay in `fields`, and so does an answer of an unknown kind."""
     fields = {"value": 1.5, "tokens": 7, "dropped_tokens": 2, "interval": [1, 2]}
     assert read_answer(fields) == RegressionAnswer(1.5, fields=fields, tokens=7, dropped_tokens=2)
     assert read_answer(fields).fields["interval"] == [1, 2]
@@ -19,7 +19,7 @@ def test_what_is_not_known_is_kept() -> None:
 
 
 def test_what_may_be_left_out_may_be_missing() -> None:
-    """An option can spare the scores of all labels."""
+    """An answer without the optional `scores` is read with empty ones."""
     label, choice = read_answer({"label": "a", "score": 0.9}), read_answer({"choice": 0, "text": "a"})
     assert isinstance(label, ClassificationAnswer)
     assert isinstance(choice, MultipleChoiceAnswer)
@@ -27,7 +27,7 @@ def test_what_may_be_left_out_may_be_missing() -> None:
 
 
 def test_an_error_may_stand_in_the_place_of_an_answer() -> None:
-    """It has the problem of its input alone, and is written as it was read."""
+    """An error in place of an answer is read as a `Failed` with its problem, and is written as it was read."""
     problem = {"type": "urn:polytask:invalid-input", "title": "Invalid input", "status": 422, "detail": "blank"}
     failed = read_answer({"error": problem})
     assert isinstance(failed, Failed)
@@ -36,7 +36,7 @@ def test_an_error_may_stand_in_the_place_of_an_answer() -> None:
 
 
 def test_answers_can_be_had_as_those_of_a_kind() -> None:
-    """One of another kind says which it is, and why it failed."""
+    """`of` gives answers of the expected kind, and names the kind or the problem of an answer that has another."""
     fields = {"task": "a", "model": "m/1", "answers": [{"value": 1}, {"error": {"detail": "too long"}}]}
     prediction = read_prediction(fields, 2)
     assert read_prediction(fields | {"answers": fields["answers"][:1]}, 1).of(RegressionAnswer)[0].value == 1
@@ -47,7 +47,7 @@ def test_answers_can_be_had_as_those_of_a_kind() -> None:
 
 
 def test_answers_of_several_tasks() -> None:
-    """By task, as many as there were inputs."""
+    """Answers of several tasks come by task, and each task must have as many as there were inputs."""
     fields = {
         "model": "m/1",
         "results": {"a": {"answers": [{"value": 1}]}, "b": {"answers": [{"label": "x", "score": 1}]}},

@@ -1,4 +1,4 @@
-"""Streams, whatever their sizes: order, how much is under way at once, and how far the inputs are read."""
+"""Streams of all sizes: order, number of running requests, and how far ahead the inputs are read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ delays = st.lists(st.integers(0, 3), min_size=1, max_size=5)
 
 
 class Source:
-    """Numbers as texts, and how many of them were read."""
+    """Numbers as texts, with a count of those that were read."""
 
     def __init__(self, number: int) -> None:
         self.number, self.read = number, 0
@@ -33,10 +33,10 @@ class Source:
 
 
 class Numbers:
-    """Answers numbers with their values, late, and counts how many requests are under way at once."""
+    """Answers numbers with their values after a delay, and counts the requests that run at once."""
 
     def __init__(self, delays_ms: list[int]) -> None:
-        self.delays_ms, self.lock, self.now, self.most, self.asked = delays_ms, threading.Lock(), 0, 0, 0
+        self.delays_ms, self.lock, self.now, self.most_at_once, self.asked = delays_ms, threading.Lock(), 0, 0, 0
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         delay_s = self.begin()
@@ -44,19 +44,19 @@ class Numbers:
         return self.end(request)
 
     async def on_asyncio(self, request: httpx.Request) -> httpx.Response:
-        """The same without blocking."""
+        """As `__call__`, without blocking."""
         await asyncio.sleep(self.begin())
         return self.end(request)
 
     def begin(self) -> float:
-        """How long this request is to take, in seconds."""
+        """Counts a request, and returns its delay in seconds."""
         with self.lock:
             self.now, self.asked = self.now + 1, self.asked + 1
-            self.most = max(self.most, self.now)
+            self.most_at_once = max(self.most_at_once, self.now)
             return self.delays_ms[self.asked % len(self.delays_ms)] / 1000
 
     def end(self, request: httpx.Request) -> httpx.Response:
-        """The response."""
+        """The response to a request that is over."""
         with self.lock:
             self.now -= 1
         answers = [{"value": float(text)} for text in json.loads(request.content)["inputs"]]
@@ -65,19 +65,21 @@ class Numbers:
 
 @given(st.integers(0, 40), sizes, sizes, delays)
 def test_a_stream_keeps_order_and_bounds(number: int, batch_size: int, concurrency: int, delays_ms: list[int]) -> None:
-    """Every input is answered once, in order; requests under way and inputs read ahead stay within what was asked for."""
+    """Every input is answered once, in order; running requests and inputs read ahead stay within the given bounds."""
     source, service = Source(number), Numbers(delays_ms)
     with Client(transport=httpx.MockTransport(service)) as client:
-        for place, answer in enumerate(client.stream("number", source, batch_size=batch_size, concurrency=concurrency)):
-            assert answer.fields == {"value": place}
-            assert source.read - place <= batch_size * concurrency
+        for index, answer in enumerate(client.stream("number", source, batch_size=batch_size, concurrency=concurrency)):
+            assert answer.fields == {"value": index}
+            assert source.read - index <= batch_size * concurrency
     assert source.read == number
-    assert service.most <= concurrency
+    assert service.most_at_once <= concurrency
 
 
 @given(st.integers(0, 40), sizes, sizes, delays)
-def test_so_does_an_async_one(number: int, batch_size: int, concurrency: int, delays_ms: list[int]) -> None:
-    """The same of the client for asyncio."""
+def test_an_async_stream_keeps_order_and_bounds(
+    number: int, batch_size: int, concurrency: int, delays_ms: list[int]
+) -> None:
+    """An async stream answers every input once, in order, and stays within the given bounds."""
 
     async def use() -> tuple[list[Any], int]:
         source, ahead = Source(number), 0
@@ -92,11 +94,11 @@ def test_so_does_an_async_one(number: int, batch_size: int, concurrency: int, de
     values, ahead = asyncio.run(use())
     assert values == list(range(number))
     assert ahead <= batch_size * concurrency
-    assert service.most <= concurrency
+    assert service.most_at_once <= concurrency
 
 
 def test_what_is_answered_does_not_wait_for_a_slow_source() -> None:
-    """Inputs that come one by one get their answers before many more have come."""
+    """Inputs that arrive one by one get their answers before many more have arrived."""
     read = []
 
     def slow() -> Iterator[str]:

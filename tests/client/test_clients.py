@@ -1,4 +1,4 @@
-"""Both clients: what they send, what they make of replies, and when they try again."""
+"""Both clients: what they send, how they read replies, and when they try again."""
 
 from __future__ import annotations
 
@@ -56,18 +56,18 @@ PATIENT_S = 60.0
 
 
 def ask(client: Any) -> Any:
-    """One number."""
+    """Asks for the answer to one number."""
     return client.predict("number", ["1"])
 
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of whoever runs the tests has no say."""
+    """Removes POLYTASK_API_KEY from the environment."""
     monkeypatch.delenv("POLYTASK_API_KEY", raising=False)
 
 
 def test_what_is_sent(take: Take) -> None:
-    """Inputs, options and the way to treat errors in the body; the time that is left and the key in headers."""
+    """A request has inputs, options and `errors` in its body, and key, release and remaining time in its headers."""
     with scripted(numbers()) as server:
         options: dict[str, Any] = {"options": {"top_k": 2}, "errors": "per_item", "deadline_s": 5}
         take(server.url, lambda client: client.predict("a/b ä", ["1"], **options), api_key="secret")
@@ -85,7 +85,7 @@ def test_what_is_sent(take: Take) -> None:
 
 
 def test_several_tasks_are_asked_at_once(take: Take) -> None:
-    """In one request, with answers by task; one name alone is no list of names."""
+    """Several tasks are asked in one request, with answers by task; a single name is refused as a list of names."""
     results = {"a": {"answers": [{"value": 1.0}]}, "b": {"answers": [{"value": 2.0}]}}
     with scripted(says(200, {"model": "m/1", "results": results})) as server:
         found = take(server.url, lambda client: client.predict_tasks(["a", "b"], ["1"], options={"top_k": 2}))
@@ -110,29 +110,29 @@ def test_the_key_comes_from_the_environment(take: Take, monkeypatch: pytest.Monk
 
 
 def test_a_service_under_a_path(take: Take) -> None:
-    """The address may have a path, as behind a proxy."""
+    """The address of a service may have a path, as behind a proxy."""
     with scripted(numbers()) as server:
         take(f"{server.url}/nlp/", ask)
     assert server.asked[0].path == "/nlp/v1/tasks/number/predict"
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://host", "http://", "http://a:b", ""])
-def test_an_address_that_is_none_is_refused_at_once(take: Take, url: str) -> None:
-    """It says what an address looks like."""
+def test_an_invalid_address_is_refused_at_once(take: Take, url: str) -> None:
+    """An invalid address is refused with an example of a valid one."""
     with pytest.raises(ValueError, match="is not an address of a service"):
         take(url, ask)
 
 
 @pytest.mark.parametrize("wrong", ["text", {"text": "a"}])
 def test_a_single_input_is_refused(take: Take, wrong: Any) -> None:
-    """A text is no list of characters, and an object no list of its names."""
+    """A single text or object is refused where a list of inputs is expected."""
     for use in (lambda client: client.predict("number", wrong), lambda client: client.stream("number", wrong)):
         with pytest.raises(TypeError, match="put a single input in brackets"):
             take("http://127.0.0.1:1", use)
 
 
-def test_what_json_cannot_hold_is_refused(take: Take) -> None:
-    """Nothing is sent."""
+def test_inputs_that_json_cannot_hold_are_refused(take: Take) -> None:
+    """Inputs that JSON cannot hold are refused before anything is sent."""
     for wrong in ({"text": float("nan")}, "\ud800"):
         with pytest.raises(ValueError, match=r"."):
             take("http://127.0.0.1:1", lambda client, wrong=wrong: client.predict("number", [wrong]))
@@ -155,7 +155,7 @@ def test_what_json_cannot_hold_is_refused(take: Take) -> None:
     ],
 )
 def test_a_problem_is_an_error_of_its_status(take: Take, status: int, error: type[ServiceError]) -> None:
-    """It carries everything that the service says."""
+    """A problem is raised as the error of its status, with all fields that the service sent."""
     wrong = {"field": "inputs[0]", "message": "must not be blank"}
     step = problem(status, "Some title", errors=[wrong], retry_after_s=7, request_id="r1", new="field")
     with scripted(step) as server, pytest.raises(error, match=rf"Some title \({status}\): not now") as raised:
@@ -173,8 +173,8 @@ def test_a_problem_is_an_error_of_its_status(take: Take, status: int, error: typ
 
 
 @pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"", b"[1]", b'{"errors": 3, "status": "x"}'])
-def test_an_error_of_something_in_between_is_an_error_all_the_same(take: Take, body: bytes) -> None:
-    """A proxy need not write problems."""
+def test_an_error_page_of_a_proxy_is_a_service_error(take: Take, body: bytes) -> None:
+    """An error page of a proxy is raised as the error of its status."""
     with scripted(says(500, body)) as server, pytest.raises(ServiceError) as raised:
         take(server.url, ask)
     assert raised.value.problem.status == 500
@@ -191,14 +191,14 @@ def test_an_error_of_something_in_between_is_an_error_all_the_same(take: Take, b
     ],
 )
 def test_a_success_that_is_no_answer_is_an_error(take: Take, body: Any) -> None:
-    """What another server may say at this address is not taken for answers."""
+    """A successful response that does not follow the API is refused, as another server may have sent it."""
     with scripted(says(200, body)) as server, pytest.raises(BadResponse):
         take(server.url, ask)
 
 
 @pytest.mark.parametrize("step", [problem(429), problem(502), problem(503), problem(504), breaks])
-def test_what_passes_is_tried_again(take: Take, step: Step) -> None:
-    """Refusals for now and broken connections are; each try is told what is left of the deadline."""
+def test_temporary_errors_are_tried_again(take: Take, step: Step) -> None:
+    """Temporary refusals and broken connections are tried again, each time with the remaining deadline."""
     with scripted(step, step, numbers()) as server:
         assert take(server.url, ask, retries=SOON).answers[0].value == 1.0
     deadlines = [asked.deadline_ms for asked in server.asked]
@@ -208,15 +208,15 @@ def test_what_passes_is_tried_again(take: Take, step: Step) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500])
-def test_what_does_not_pass_is_not_tried_again(take: Take, status: int) -> None:
-    """The same request would only get the same refusal."""
+def test_final_errors_are_not_tried_again(take: Take, status: int) -> None:
+    """A request that is refused for good is not sent again."""
     with scripted(problem(status, retry_after_s=1)) as server, pytest.raises(ServiceError):
         take(server.url, ask)
     assert len(server.asked) == 1
 
 
 def test_retry_after_is_honoured(take: Take) -> None:
-    """A service that says when is not asked before."""
+    """A refused call waits at least as long as Retry-After says."""
     with scripted(problem(429, retry_after_s=1), numbers()) as server:
         before = time.monotonic()
         take(server.url, ask, retries=SOON)
@@ -224,7 +224,7 @@ def test_retry_after_is_honoured(take: Take) -> None:
 
 
 def test_a_wait_past_the_deadline_is_not_begun(take: Take) -> None:
-    """The error of the last try comes at once, and says how often it was tried."""
+    """If the next wait would pass the deadline, the last error is raised at once, with the number of tries."""
     with scripted(problem(503), problem(429, retry_after_s=3600)) as server, pytest.raises(Overloaded) as raised:
         take(server.url, ask, deadline_s=PATIENT_S, retries=SOON)
     assert len(server.asked) == 2
@@ -232,7 +232,7 @@ def test_a_wait_past_the_deadline_is_not_begun(take: Take) -> None:
 
 
 def test_tries_are_counted(take: Take) -> None:
-    """There are no more than allowed, however much time is left."""
+    """A call is tried at most `max_tries` times, also if there is time for more."""
     with scripted(problem(503)) as server, pytest.raises(Unavailable):
         take(server.url, ask, retries=Retries(max_tries=3, first_s=0.001))
     assert len(server.asked) == 3
@@ -240,14 +240,14 @@ def test_tries_are_counted(take: Take) -> None:
 
 @pytest.mark.parametrize("step", [hangs, trickles])
 def test_the_deadline_ends_every_try(take: Take, step: Step) -> None:
-    """Whether nothing comes or never the end of it."""
+    """The deadline ends a try whose response never starts and one whose response never ends."""
     with scripted(step) as server, pytest.raises(OutOfTime):
         take(server.url, lambda client: client.predict("number", ["1"], deadline_s=0.2))
     assert len(server.asked) == 1
 
 
-def test_nobody_there(take: Take) -> None:
-    """A refused connection is tried again, and then said with the address."""
+def test_an_unreachable_service_is_named(take: Take) -> None:
+    """A refused connection is tried again, and the final error names the address."""
     with scripted(numbers()) as server:
         gone = server.url
     with pytest.raises(Unreachable, match=gone) as raised:
@@ -256,8 +256,8 @@ def test_nobody_there(take: Take) -> None:
     assert take(gone, lambda client: client.ready()) is False
 
 
-def test_a_deadline_is_more_than_nothing(take: Take) -> None:
-    """Zero is refused, for a client as for a call."""
+def test_a_deadline_of_zero_is_refused(take: Take) -> None:
+    """A deadline of zero is refused, for a client as for a call."""
     with pytest.raises(ValueError, match="deadline_s must be more than 0"):
         take("http://127.0.0.1:1", ask, deadline_s=0)
     with pytest.raises(ValueError, match="deadline_s must be more than 0"):
@@ -265,7 +265,7 @@ def test_a_deadline_is_more_than_nothing(take: Take) -> None:
 
 
 def test_a_stream_is_sent_in_batches(take: Take) -> None:
-    """Each request has one, and all answers come in the order of the inputs."""
+    """A stream sends one request for each batch, and its answers are in the order of the inputs."""
     with scripted(numbers()) as server:
         answers = take(server.url, lambda client: client.stream("number", map(str, range(10)), batch_size=4))
     assert [answer.value for answer in answers] == list(range(10))
@@ -273,20 +273,20 @@ def test_a_stream_is_sent_in_batches(take: Take) -> None:
 
 
 def test_a_batch_that_is_too_large_is_divided(take: Take) -> None:
-    """Until the service takes its parts, each input once."""
+    """A batch that is too large is divided until the service accepts its parts, and each input is answered once."""
     with scripted(numbers(limit=3)) as server:
         answers = take(server.url, lambda client: client.stream("number", map(str, range(20)), batch_size=20))
     assert [answer.value for answer in answers] == list(range(20))
 
 
 def test_a_refused_input_ends_a_stream(take: Take) -> None:
-    """With the place of the input in its batch."""
+    """Without `keep_failed` a refused input ends the stream with an error that has the input's index in its batch."""
     with scripted(numbers()) as server, pytest.raises(InvalidInput, match=r"inputs\[1\]: must be a number"):
         take(server.url, lambda client: client.stream("number", ["1", "x", "3"]))
 
 
 def test_a_refused_input_may_have_its_place_among_the_answers(take: Take) -> None:
-    """What is said about it does not depend on the batch that it was in; an input that has failed already is not sent."""
+    """With `keep_failed` the problem of a refused input does not depend on its batch, and a failed input is not sent."""
     inputs: list[Any] = ["0", "x", "2", "y", "z", "5", "", "7"]
 
     def stream(size: int) -> Any:
@@ -300,7 +300,7 @@ def test_a_refused_input_may_have_its_place_among_the_answers(take: Take) -> Non
         assert take(server.url, stream(2)) == [failed, RegressionAnswer(1.0, fields={}), failed]
         assert server.asked[-1].body == {"inputs": ["1"]}
     kinds = [type(answer) for answer in answers]
-    assert [place for place, kind in enumerate(kinds) if kind is Failed] == [1, 3, 4, 6]
+    assert [index for index, kind in enumerate(kinds) if kind is Failed] == [1, 3, 4, 6]
     assert [answer.value for answer in answers if isinstance(answer, RegressionAnswer)] == [0, 2, 5, 7]
     assert {answer.problem.detail for answer in answers if isinstance(answer, Failed)} == {
         "inputs[0]: must be a number"
@@ -309,14 +309,14 @@ def test_a_refused_input_may_have_its_place_among_the_answers(take: Take) -> Non
 
 @pytest.mark.parametrize("errors", [[], [{"field": "options.top_k", "message": "is not a field"}]])
 def test_a_request_that_is_wrong_as_a_whole_ends_a_stream(take: Take, errors: list[Any]) -> None:
-    """It is nothing that an input is to blame for."""
+    """A refusal that names no input ends the stream, also with `keep_failed`."""
     with scripted(problem(422, errors=errors)) as server, pytest.raises(InvalidInput):
         take(server.url, lambda client: client.stream("number", ["1", "2"], keep_failed=True))
     assert len(server.asked) == 1
 
 
 def test_a_stream_can_ask_for_a_model(take: Take) -> None:
-    """Answers of another are an error, as they would be mixed."""
+    """A stream that expects a model ends with an error if another one answers."""
     with scripted(numbers()) as server:
         assert take(server.url, lambda client: client.stream("number", ["1"], model="numbers/1"))
         with pytest.raises(ModelChanged, match="expected answers of numbers/2"):
@@ -324,7 +324,7 @@ def test_a_stream_can_ask_for_a_model(take: Take) -> None:
 
 
 def test_an_endless_stream_can_be_closed() -> None:
-    """Before its end, with requests under way that never end."""
+    """A stream can be closed early, also while its requests never end."""
 
     def first_only(handler: Handler, asked: Asked) -> None:
         (numbers() if asked.body["inputs"] == ["0"] else hangs)(handler, asked)
@@ -345,7 +345,7 @@ def test_an_endless_stream_can_be_closed() -> None:
 
 
 def test_connections_outlive_a_client_only_as_long_as_they_are_in_use() -> None:
-    """A request that a closed stream has left under way ends in peace, then all is closed; nothing new is begun."""
+    """A request that a closed stream has left running may end; then all connections are closed, and no request is begun."""
     asked, go_on, closed = threading.Event(), threading.Event(), threading.Event()
 
     class Transport(httpx.BaseTransport):
@@ -375,7 +375,7 @@ def test_connections_outlive_a_client_only_as_long_as_they_are_in_use() -> None:
 
 
 def test_an_async_stream_reads_async_inputs() -> None:
-    """As it does others."""
+    """An async stream reads async iterables as well as ordinary ones."""
 
     async def texts() -> AsyncIterator[str]:
         for number in range(7):
@@ -391,7 +391,7 @@ def test_an_async_stream_reads_async_inputs() -> None:
 
 
 def test_a_failed_source_ends_a_stream(take: Take) -> None:
-    """With its own error."""
+    """An error of the inputs' iterator ends the stream."""
 
     def texts() -> Any:
         yield "1"
@@ -402,14 +402,14 @@ def test_a_failed_source_ends_a_stream(take: Take) -> None:
 
 
 def test_sizes_of_a_stream_are_at_least_one(take: Take) -> None:
-    """It says which is not."""
+    """A batch size or concurrency of zero is refused by name."""
     for name in ("batch_size", "concurrency"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             take("http://127.0.0.1:1", lambda client, name=name: client.stream("number", [], **{name: 0}))
 
 
 def test_every_error_is_of_one_family() -> None:
-    """A program that catches PolytaskError misses nothing that has to do with the service."""
+    """A program that catches PolytaskError catches every error that has to do with the service."""
     assert issubclass(OutOfTime, TimeoutError)
     assert all(
         issubclass(error, PolytaskError) for error in (BadResponse, ModelChanged, OutOfTime, ServiceError, Unreachable)
@@ -417,7 +417,7 @@ def test_every_error_is_of_one_family() -> None:
 
 
 def test_the_client_is_light() -> None:
-    """Importing it loads nothing that serves, trains or computes."""
+    """Importing the client loads no library that serves, trains or computes."""
     heavy = {"torch", "numpy", "pydantic", "service", "model", "model_store", "training", "fastapi", "typer"}
     code = f"import sys, polytask_client, polytask_client.job; print(sorted({heavy} & set(sys.modules)))"
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""`polytask predict`: a file of inputs to a file of answers."""
+"""`polytask predict`: from a file of inputs to a file of answers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ LINES = [b'"%d"' % number if number % 5 else b"nonsense" for number in range(1, 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A service that answers numbers, at most three in a request."""
+    """A service that answers numbers, at most three in one request."""
     with scripted(numbers(limit=3)) as server:
         yield server
 
 
 @pytest.fixture
 def command(server: Server, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Command:
-    """Runs `polytask predict` in a folder with `in.jsonl`; gives exit code, stdout and stderr."""
+    """Runs `polytask predict` in a folder with `in.jsonl`; returns exit code, stdout and stderr."""
 
     def predict(*arguments: str, url: str = server.url) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["polytask", "predict", *arguments, "--url", url])
@@ -68,14 +68,14 @@ def read(path: Path) -> list[Any]:
 
 
 def test_every_line_has_its_answer(command: Command, folder: Path) -> None:
-    """In order, as the service gave it; nothing else stays behind."""
+    """The output has the answers of the service in the order of the lines, and no other file is left."""
     assert command(*FILES) == (0, "", "4 lines, 0 of them errors, in out.jsonl\n")
     assert read(folder / "out.jsonl") == [{"value": 1.0}, {"value": 2.0}, {"value": 3.0}, {"value": 4.0}]
     assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 def test_a_bad_line_is_answered_with_its_problem(command: Command, folder: Path) -> None:
-    """Whether it is no JSON or no input; its number is told on stderr, and the exit code is 1."""
+    """A line that is no JSON or no input gets its problem; its number is printed on stderr, and the exit code is 1."""
     bad = [b"nonsense", b"", b'"\xff"', b"NaN", b'"\\ud800"', b"[" * 100_000, b"7", b'{"text": "1"}', b'"x"']
     (folder / "in.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join([b'"1"', *bad, b'"2"']))
     code, _, err = command(*FILES)
@@ -90,7 +90,7 @@ def test_a_bad_line_is_answered_with_its_problem(command: Command, folder: Path)
 
 
 def test_stdin_to_stdout(command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe has nothing but answers in it; each of the two can be a file as well."""
+    """With `-` inputs come from stdin and answers, and nothing else, go to stdout; either may be a file."""
     stdin = io.TextIOWrapper(io.BytesIO(b'"1"\n"2"\n'))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert command("number", "--input", "-", "--output", "-")[:2] == (0, '{"value": 1.0}\n{"value": 2.0}\n')
@@ -101,14 +101,14 @@ def test_stdin_to_stdout(command: Command, folder: Path, monkeypatch: pytest.Mon
 
 
 def test_an_empty_file_has_an_empty_answer(command: Command, folder: Path) -> None:
-    """It is no error."""
+    """An empty input file gives an empty output file and exit code 0."""
     (folder / "in.jsonl").write_bytes(b"")
     assert command(*FILES)[0] == 0
     assert (folder / "out.jsonl").read_bytes() == b""
 
 
 def test_options_are_sent(command: Command, folder: Path) -> None:
-    """As the JSON object that they are; anything else is refused."""
+    """The JSON object in `--options` is sent; anything else is refused."""
     with scripted(numbers()) as server:
         assert command(*FILES, "--options", '{"top_k": 2}', url=server.url)[0] == 0
         assert server.asked[-1].body["options"] == {"top_k": 2}
@@ -119,7 +119,7 @@ def test_options_are_sent(command: Command, folder: Path) -> None:
 
 
 def refused(command: Command, *arguments: str, **options: Any) -> str:
-    """What is said where nothing is done."""
+    """The error message of a command that does nothing."""
     code, out, err = command(*arguments, **options)
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -128,8 +128,8 @@ def refused(command: Command, *arguments: str, **options: Any) -> str:
 
 
 @pytest.mark.usefixtures("folder")
-def test_what_cannot_be_done_is_said(command: Command) -> None:
-    """In one line, before anything is written."""
+def test_a_job_that_cannot_be_done_is_refused(command: Command) -> None:
+    """A job that cannot be done is refused in one line, before anything is written."""
     assert "has no task 'nubmer'; its tasks are number, other" in refused(command, "nubmer", *FILES[1:])
     assert "cannot read missing.jsonl" in refused(command, "number", "--input", "missing.jsonl", *FILES[3:])
     assert "read twice; use --input -" in refused(command, "number", "--input", "/dev/null", *FILES[3:])
@@ -139,7 +139,7 @@ def test_what_cannot_be_done_is_said(command: Command) -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_no_answer_is_exit_code_three(command: Command) -> None:
-    """What is wrong with the service or the way to it is said with it."""
+    """If the service gives no answer, the exit code is 3 and stderr has the reason."""
     with scripted(problem(401, "Unauthorized")) as server:
         assert command(*FILES, url=server.url)[::2] == (3, "stopped: Unauthorized (401): not now\n")
     with scripted(numbers(), hangs) as server:
@@ -148,7 +148,7 @@ def test_no_answer_is_exit_code_three(command: Command) -> None:
 
 
 def test_a_stopped_job_goes_on(command: Command, folder: Path) -> None:
-    """What was answered is not asked for again."""
+    """A job that resumes does not send answered lines again."""
     with scripted(numbers(), numbers(), problem(500)) as server:
         code, _, err = command(*FILES, "--batch-size", "3", "--concurrency", "1", url=server.url)
         assert (code, err) == (3, "stopped: Busy (500): not now\n")
@@ -161,7 +161,7 @@ def test_a_stopped_job_goes_on(command: Command, folder: Path) -> None:
 
 
 def test_answers_to_something_else_are_not_added_to(command: Command, folder: Path) -> None:
-    """It is said what is different, and what is there stays as it is."""
+    """A job that differs from the unfinished one is refused with the difference, and the output is unchanged."""
     with scripted(numbers(), numbers(), problem(500)) as server:
         command(*FILES, "--batch-size", "1", "--concurrency", "1", url=server.url)
     part = folder / "out.jsonl.part"
@@ -179,7 +179,7 @@ def test_answers_to_something_else_are_not_added_to(command: Command, folder: Pa
 
 
 def test_an_output_has_one_writer(folder: Path, server: Server) -> None:
-    """Another process that has the same is told so."""
+    """A second process with the same output is refused."""
     code = "import fcntl, sys; file = open('out.jsonl.part', 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(flush=True); input()"
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdin=pipe, stdout=pipe, text=True) as other:
@@ -192,12 +192,12 @@ def test_an_output_has_one_writer(folder: Path, server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Outcome]:
-    """What becomes of LINES."""
+    """The output and the outcome of a job on LINES that is not interrupted."""
     return answered(server, tmp_path_factory.mktemp("undisturbed"))
 
 
 def answered(server: Server, folder: Path, job: Job = JOB) -> tuple[bytes, Outcome]:
-    """The output of a job on LINES, and what is said of it."""
+    """The output and the outcome of a job on LINES."""
     (folder / "in.jsonl").write_bytes(b"\n".join(LINES))
     with Client(server.url, retries=Retries(first_s=0.001)) as client:
         outcome = run(client, job, folder / "in.jsonl", folder / "out.jsonl")
@@ -207,7 +207,7 @@ def answered(server: Server, folder: Path, job: Job = JOB) -> tuple[bytes, Outco
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @given(cut=st.integers(min_value=0))
 def test_a_job_cut_off_at_any_byte_ends_the_same(undisturbed: tuple[bytes, Outcome], server: Server, cut: int) -> None:
-    """The line that was being written is written anew; neither lines nor errors are counted twice."""
+    """A job resumes from any byte of its output; an incomplete line is written again, and nothing is counted twice."""
     output, _ = undisturbed
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -226,12 +226,12 @@ def predict_process(url: str, folder: Path, task: str = "number", *arguments: st
 
 
 def has_grown(path: Path, size: int) -> bool:
-    """Whether the file is larger than so many bytes."""
+    """Whether the file has more than `size` bytes."""
     return path.exists() and path.stat().st_size > size
 
 
 def test_a_job_killed_again_and_again_ends_the_same(service: str, tmp_path: Path) -> None:
-    """Killed at whatever it does, at a real service, it loses no answer that was written, and gives every line one."""
+    """A job that is killed three times keeps every answer that was written, and answers every line once."""
     (tmp_path / "in.jsonl").write_bytes(b"".join(b'"the cat sat %d"\n' % number for number in range(2000)))
     part, before = tmp_path / "out.jsonl.part", b""
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Both clients at a real service."""
+"""Both clients against a real service."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ KINDS = {
 
 
 def test_every_kind_of_answer_comes_back_as_it_is(take: Take, service: str) -> None:
-    """The typed answers hold what the network gives, field by field."""
+    """The typed answers have the values of the network, field by field."""
     for task, golden in zip(tiny.tasks(), checkpoints.goldens(), strict=True):
         inputs = [from_input(task, golden.input)]
         prediction = take(service, lambda client, name=task.name, inputs=inputs: client.predict(name, inputs))
         assert (prediction.task, prediction.model, prediction.truncated) == (task.name, "tiny/1", ())
         (answer,) = prediction.of(KINDS[task.name])
-        own = {name: value for name, value in asdict(answer).items() if name in golden.answer}
-        assert_alike(golden.answer, own)
+        fields = {name: value for name, value in asdict(answer).items() if name in golden.answer}
+        assert_alike(golden.answer, fields)
 
 
 def assert_alike(expected: Any, found: Any) -> None:
-    """The same, scores to what rounding may change."""
+    """Asserts equality, with scores equal up to rounding."""
     if isinstance(expected, dict):
         assert set(expected) == set(found)
         expected, found = list(expected.values()), [found[name] for name in expected]
@@ -62,7 +62,7 @@ def assert_alike(expected: Any, found: Any) -> None:
 
 
 def test_what_the_service_says_about_itself(take: Take, service: str) -> None:
-    """Its tasks with labels and an example that works, and that it is ready."""
+    """The service lists its tasks with labels and an example that works, and is ready."""
     assert take(service, lambda client: client.ready()) is True
     found = take(service, lambda client: client.tasks())
     assert found.model == "tiny/1"
@@ -73,7 +73,7 @@ def test_what_the_service_says_about_itself(take: Take, service: str) -> None:
 
 
 def test_refusals_of_the_service(take: Take, service: str) -> None:
-    """Each is an error of its own, with what to do about it."""
+    """Each refusal of the service is raised as its class of error, with the service's details."""
     with pytest.raises(UnknownTask, match="did you mean 'mood'"):
         take(service, lambda client: client.predict("moood", ["a"]))
     with pytest.raises(InvalidInput) as raised:
@@ -84,7 +84,7 @@ def test_refusals_of_the_service(take: Take, service: str) -> None:
 
 
 def test_a_service_with_keys(take: Take, service_with_keys: tuple[str, str]) -> None:
-    """Answers those who have one; anybody may ask whether it is ready."""
+    """A service with keys answers callers who have one, and tells everyone whether it is ready."""
     url, key = service_with_keys
     assert take(url, lambda client: client.predict("mood", ["a"]), api_key=key).answers
     for wrong in ("", "wrong"):
@@ -94,7 +94,7 @@ def test_a_service_with_keys(take: Take, service_with_keys: tuple[str, str]) -> 
 
 
 def test_a_stream_survives_limits_and_bad_inputs(take: Take, service: str) -> None:
-    """Batches over the limits are divided, and bad inputs fail alone."""
+    """A stream divides batches over the limits, and bad inputs fail alone."""
     inputs = [" " if number % 97 == 0 else "the cat sat" for number in range(600)]
     answers = take(service, lambda client: client.stream("mood", inputs, batch_size=600, keep_failed=True))
     assert [isinstance(answer, Failed) for answer in answers] == [text == " " for text in inputs]

@@ -1,4 +1,4 @@
-"""The bar on stderr."""
+"""Progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polytask_client.progress import Bar
 
 
 def test_a_terminal_has_a_bar_with_the_time_left() -> None:
-    """How many of how many, above it what is said."""
+    """A terminal shows a bar with count, total and time left, and printed lines above it."""
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with Bar(10, 4, console) as bar:
         bar.advance()
@@ -23,7 +23,7 @@ def test_a_terminal_has_a_bar_with_the_time_left() -> None:
 
 
 def test_a_file_has_only_what_is_said() -> None:
-    """No bar in a log."""
+    """A log file gets the printed lines and no bar."""
     console = Console(file=io.StringIO(), width=120)
     with Bar(None, console=console) as bar:
         bar.advance()

@@ -1,4 +1,4 @@
-"""The waits between tries."""
+"""Waits between tries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ jitters = st.floats(0, 1)
 
 @given(st.integers(1, 10_000), jitters)
 def test_waits_grow_up_to_the_longest(tries: int, jitter: float) -> None:
-    """Each is at most twice the one before, at least half of its bound, and never over the longest."""
+    """A wait lies between half of its bound and its bound, which doubles with each try up to the longest."""
     retries = Retries(max_tries=None, first_s=0.1, longest_s=3.0)
     bound = min(3.0, 0.1 * 2.0 ** min(tries - 1, 100))
     wait_s = retries.wait_s(tries, Unreachable(), jitter)
@@ -26,7 +26,7 @@ def test_waits_grow_up_to_the_longest(tries: int, jitter: float) -> None:
 
 @given(st.integers(1, 100), st.floats(0, 1e6), jitters)
 def test_no_wait_is_shorter_than_what_the_service_says(tries: int, after_s: float, jitter: float) -> None:
-    """And not much longer."""
+    """A wait is at least Retry-After and at most ten seconds longer."""
     error = service_error(Problem("urn:polytask:busy", "Busy", 429, "", retry_after_s=after_s))
     wait_s = Retries(max_tries=None).wait_s(tries, error, jitter)
     assert wait_s is not None
@@ -35,17 +35,17 @@ def test_no_wait_is_shorter_than_what_the_service_says(tries: int, after_s: floa
 
 @pytest.mark.parametrize("error", [OutOfTime(), BadResponse()])
 def test_some_errors_are_final(error: OutOfTime | BadResponse) -> None:
-    """No time is left, or what answers is no service."""
+    """A passed deadline and a response that does not follow the API are not tried again."""
     assert Retries(max_tries=None).wait_s(1, error, 0) is None
 
 
 @given(st.floats(0.01, 100), st.lists(st.tuples(st.floats(0, 5), st.floats(0, 20)), max_size=20))
-def test_a_call_never_goes_past_its_deadline(deadline_s: float, course: list[tuple[float, float]]) -> None:
-    """Whatever each try takes and whatever wait it is told, no try begins after the deadline, nor may any end after it."""
+def test_a_call_never_goes_past_its_deadline(deadline_s: float, replies: list[tuple[float, float]]) -> None:
+    """For any duration of tries and any Retry-After, no try begins after the deadline or may end after it."""
     now = 0.0
     steps = exchange(Request("/", b"{}"), Retries(max_tries=None), deadline_s, clock=lambda: now)
     step = next(steps)
-    for took_s, retry_after_s in course:
+    for took_s, retry_after_s in replies:
         assert isinstance(step, Send)
         assert now < deadline_s
         assert now + step.timeout_s <= deadline_s + 0.001 + 1e-6
@@ -72,13 +72,13 @@ def test_a_call_never_goes_past_its_deadline(deadline_s: float, course: list[tup
     ],
 )
 def test_retry_after_may_be_a_date(header: str, least: float, most: float) -> None:
-    """As those in between write it; a date that has passed means now."""
+    """Retry-After may be a date, as proxies write it; a date in the past means now."""
     found = refusal(Reply(503, {"retry-after": header}, b"")).problem.retry_after_s
     assert found is not None
     assert least <= found <= most
 
 
 def test_retry_after_may_be_nonsense() -> None:
-    """Then what the body says counts, if anything."""
+    """An invalid Retry-After is ignored, and the body's `retry_after_s` counts if there is one."""
     assert refusal(Reply(503, {"retry-after": "soon"}, b"")).problem.retry_after_s is None
     assert refusal(Reply(503, {"retry-after": "soon"}, b'{"retry_after_s": 4}')).problem.retry_after_s == 4

@@ -1,4 +1,4 @@
-"""The scripted server does what it is told."""
+"""The scripted server of the client's tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.client.support.scripted import breaks, numbers, problem, says, script
 
 
 def test_steps_are_taken_in_order_and_the_last_for_ever() -> None:
-    """Each request gets the next response, and is kept."""
+    """Each request gets the next response of the script, the last one repeats, and requests are recorded."""
     with scripted(problem(429, retry_after_s=3), says(200, {"a": 1})) as server:
         first, *others = [httpx.post(f"{server.url}/x", json=[number]) for number in range(3)]
         assert (first.status_code, first.headers["retry-after"]) == (429, "3")
@@ -18,13 +18,13 @@ def test_steps_are_taken_in_order_and_the_last_for_ever() -> None:
 
 
 def test_a_connection_breaks() -> None:
-    """What arrives is less than was promised."""
+    """A broken connection ends before the promised length."""
     with scripted(breaks) as server, pytest.raises(httpx.RemoteProtocolError):
         httpx.get(server.url)
 
 
 def test_numbers_are_answered_and_others_refused() -> None:
-    """The refusals name the places, or say that there are too many."""
+    """Numbers are answered; the refusal of other inputs names their indices, and too many inputs are refused."""
     with scripted(numbers(limit=2)) as server:
         responses = [httpx.post(server.url, json={"inputs": inputs}) for inputs in (["1", "2"], ["1", "x"], ["1"] * 3)]
     assert [response.status_code for response in responses] == [200, 422, 413]

@@ -1,4 +1,4 @@
-"""Tests of model/answers.py: every kind against a plain computation of its definition."""
+"""Answers of every kind, against a plain computation of their definitions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _single(task: Task, logits: Sequence[float]) -> Answer:
 
 
 def _per_candidate(kind: Kind, logits: Sequence[float]) -> Answer:
-    item = Input("query", candidates=tuple(f"candidate {place}" for place in range(len(logits))))
+    item = Input("query", candidates=tuple(f"candidate {index}" for index in range(len(logits))))
     rows = [_logits([logit]) for logit in logits]
     return answer(Task("task", kind, 32, pair=True), item, [ROW] * len(logits), rows)
 
@@ -70,15 +70,15 @@ def test_softmax_and_sigmoid_are_their_definitions(logits: list[float]) -> None:
 
 @given(st.lists(st.floats(-(2.0**100), 2.0**100, width=32), min_size=1, max_size=6))
 def test_extreme_logits_stay_probabilities(logits: list[float]) -> None:
-    """However large the logits, softmax sums to 1 and sigmoid lies between 0 and 1, without a warning."""
+    """For logits of any size softmax sums to 1 and sigmoid lies between 0 and 1, without a warning."""
     assert softmax(_logits(logits)).sum() == pytest.approx(1, abs=1e-5)
     assert ((sigmoid(_logits(logits)) >= 0) & (sigmoid(_logits(logits)) <= 1)).all()
 
 
 @given(st.lists(LOGIT, min_size=2, max_size=6))
 def test_classification_names_the_likeliest_label(logits: list[float]) -> None:
-    """The label is that of the largest logit, its score its softmax, and all scores come likeliest first."""
-    labels = tuple(f"label {place}" for place in range(len(logits)))
+    """The label has the largest logit, its score is its softmax, and all scores come likeliest first."""
+    labels = tuple(f"label {index}" for index in range(len(logits)))
     given_answer = cast(ClassificationAnswer, _single(Task("task", Kind.CLASSIFICATION, 32, labels=labels), logits))
     assert [given_answer.scores[label] for label in labels] == pytest.approx(_exact_softmax(logits), rel=1e-5, abs=1e-6)
     assert list(given_answer.scores.values()) == sorted(given_answer.scores.values(), reverse=True)
@@ -86,15 +86,15 @@ def test_classification_names_the_likeliest_label(logits: list[float]) -> None:
 
 
 def test_a_tie_between_labels_goes_to_the_first() -> None:
-    """Of equally likely labels the one that stands first in the task is given."""
+    """Among equally likely labels the first one of the task is given."""
     task = Task("task", Kind.CLASSIFICATION, 32, labels=("a", "b", "c"))
     assert cast(ClassificationAnswer, _single(task, [0.0, 1.0, 1.0])).label == "b"
 
 
 @given(st.lists(st.tuples(LOGIT, st.floats(0, 1)), min_size=2, max_size=6))
 def test_multilabel_gives_the_labels_over_their_thresholds(drawn: list[tuple[float, float]]) -> None:
-    """The labels are those whose sigmoid reaches their own threshold, likeliest first; all scores are given."""
-    labels = tuple(f"label {place}" for place in range(len(drawn)))
+    """The labels are those whose sigmoid reaches their threshold, likeliest first; the scores of all are given."""
+    labels = tuple(f"label {index}" for index in range(len(drawn)))
     thresholds = tuple(threshold for _, threshold in drawn)
     task = Task("task", Kind.MULTILABEL, 32, labels=labels, thresholds=thresholds)
     given_answer = cast(MultilabelAnswer, _single(task, [logit for logit, _ in drawn]))
@@ -131,7 +131,7 @@ def test_regression_stretches_the_sigmoid_over_its_range(logit: float, low: floa
 
 @pytest.mark.parametrize(("logit", "value"), [(-1e9, 0.0), (-0.1, 0.0), (3.25, 3.25), (5.5, 5.0), (1e9, 5.0)])
 def test_a_raw_regression_is_its_output_within_the_range(logit: float, value: float) -> None:
-    """Where the output is the value itself, the answer is that, or the nearer end of the range."""
+    """With `raw_output` the answer is the output, or the nearer end of the range."""
     task = Task("t", Kind.REGRESSION, 32, value_range=(0.0, 5.0), raw_output=True)
     assert _single(task, [logit]) == RegressionAnswer(value)
 
@@ -145,9 +145,9 @@ def test_regression_never_leaves_its_range(logit: float, value: float) -> None:
 
 @given(st.lists(LOGIT, min_size=1, max_size=6))
 def test_ranking_puts_the_best_first(logits: list[float]) -> None:
-    """Candidates come by falling logit, each with its place, its text and its own sigmoid."""
+    """Candidates come by falling logit, each with its index, its text and the sigmoid of its logit."""
     ranking = cast(RankingAnswer, _per_candidate(Kind.RANKING, logits)).ranking
-    assert [entry.index for entry in ranking] == sorted(range(len(logits)), key=lambda place: -logits[place])
+    assert [entry.index for entry in ranking] == sorted(range(len(logits)), key=lambda index: -logits[index])
     for entry in ranking:
         assert entry.text == f"candidate {entry.index}"
         assert entry.score == pytest.approx(_exact_sigmoid(logits[entry.index]), abs=2e-6)
@@ -162,7 +162,7 @@ def test_saturated_scores_still_rank() -> None:
 
 @given(st.lists(LOGIT, min_size=1, max_size=6))
 def test_multiple_choice_weighs_candidates_against_each_other(logits: list[float]) -> None:
-    """The choice is the first candidate with the largest logit; scores are the softmax over the candidates, in order."""
+    """The choice is the first candidate with the largest logit; the scores are the softmax over the candidates, in order."""
     given_answer = cast(MultipleChoiceAnswer, _per_candidate(Kind.MULTIPLE_CHOICE, logits))
     assert given_answer.scores == pytest.approx(_exact_softmax(logits), rel=1e-5, abs=1e-6)
     assert given_answer.choice == int(np.argmax(softmax(_logits(logits))))
@@ -199,14 +199,14 @@ def test_a_label_without_a_name_is_the_only_difference_to_seqeval() -> None:
     ],
 )
 def test_bio_runs_of_known_tags(tags: str, runs: list[tuple[str, int, int]]) -> None:
-    """B always starts a run, I goes on with its own label and starts a run otherwise."""
+    """`B` always starts a run; `I` continues a run of its label and otherwise starts one."""
     assert word_runs(tags.split(), bio=True) == runs
 
 
 @given(st.lists(st.sampled_from(["noun", "verb", "O"])))
 def test_plain_tags_are_a_run_for_each_word(tags: list[str]) -> None:
-    """Without BIO every word is a run of its own tag, `O` included."""
-    assert word_runs(tags, bio=False) == [(tag, place, place + 1) for place, tag in enumerate(tags)]
+    """With plain tags every word is a run of its tag, `O` included."""
+    assert word_runs(tags, bio=False) == [(tag, index, index + 1) for index, tag in enumerate(tags)]
 
 
 def _tagged(task: Task, item: Input, positions: Sequence[int], logits: Logits) -> TaggingAnswer:
@@ -222,9 +222,9 @@ STEP = st.integers(-40, 40).map(lambda quarters: quarters / 4)
 
 @given(st.lists(st.lists(STEP, min_size=5, max_size=5), min_size=1, max_size=8), st.integers(0, 2))
 def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]], gap: int) -> None:
-    """Only the logits at words' places count: entities are the runs of their likeliest tags, scored by the mean."""
-    item = Input.from_words([f"word{place}" for place in range(len(word_logits))])
-    positions = [1 + place * (gap + 1) for place in range(len(word_logits))]
+    """Only the logits at the words' positions count: entities are the runs of their likeliest tags, scored by the mean."""
+    item = Input.from_words([f"word{index}" for index in range(len(word_logits))])
+    positions = [1 + index * (gap + 1) for index in range(len(word_logits))]
     logits = np.full((positions[-1] + 2, 5), np.nan, dtype=np.float32)
     logits[positions] = word_logits
     entities = _tagged(Task("task", Kind.TAGGING, 64, labels=LABELS), item, positions, logits).entities
@@ -239,7 +239,7 @@ def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]],
 
 
 def test_plain_tags_answer_for_every_word() -> None:
-    """With plain tags every word comes back with its tag."""
+    """With plain tags every word is returned with its tag."""
     task = Task("task", Kind.TAGGING, 32, labels=("noun", "verb"))
     item = Input.from_words(["cats", "sleep"])
     entities = _tagged(task, item, (1, 2), _logits([[0, 0], [2, 0], [0, 2], [0, 0]])).entities
@@ -251,7 +251,7 @@ def test_plain_tags_answer_for_every_word() -> None:
 
 @pytest.mark.parametrize("words", [[], ["\u200b"]])
 def test_no_words_are_no_entities(words: list[str]) -> None:
-    """A text without words that the tokenizer knows has no entities."""
+    """A text without words in the tokenizer's vocabulary has no entities."""
     item = Input.from_words(words)
     task = Task("task", Kind.TAGGING, 32, labels=LABELS)
     assert _tagged(task, item, (), _logits([[0.0] * 5] * 2)) == TaggingAnswer(())
@@ -261,9 +261,9 @@ SPAN = Task("task", Kind.SPAN, 64, pair=True)
 
 
 def _span(start_logits: Sequence[float], end_logits: Sequence[float]) -> tuple[SpanAnswer, str]:
-    """The answer for a context of one token a word, and that context; what is not context has the largest logits."""
-    context = " ".join(f"w{place:02}" for place in range(len(start_logits)))
-    offsets = tuple((4 * place, 4 * place + 3) for place in range(len(start_logits)))
+    """The answer for a context of one token a word, and that context; tokens outside the context have the largest logits."""
+    context = " ".join(f"w{index:02}" for index in range(len(start_logits)))
+    offsets = tuple((4 * index, 4 * index + 3) for index in range(len(start_logits)))
     positions = tuple(range(3, 3 + len(start_logits)))
     row = Encoding((1,) * (len(positions) + 4), (0,) * (len(positions) + 4), positions=positions, offsets=offsets)
     logits = np.full((len(row), 2), 50, dtype=np.float32)
@@ -290,7 +290,7 @@ def test_the_span_is_the_best_of_all(logits: list[tuple[float, float]]) -> None:
 
 @pytest.mark.parametrize(("distance", "found"), [(0, True), (28, True), (29, True), (30, False), (39, False)])
 def test_a_span_has_at_most_30_tokens(distance: int, found: bool) -> None:
-    """The best start and end make a span when both tokens are among 30 neighbours, and otherwise not."""
+    """The best start and end make a span if they are within 30 tokens, and otherwise not."""
     starts, ends = np.zeros(45), np.zeros(45)
     starts[2], ends[2 + distance] = 9, 9
     span, _ = _span(starts.tolist(), ends.tolist())
@@ -298,13 +298,13 @@ def test_a_span_has_at_most_30_tokens(distance: int, found: bool) -> None:
 
 
 def test_a_span_does_not_end_before_it_starts() -> None:
-    """When the likeliest end stands before the likeliest start, the best span in order is given."""
+    """If the likeliest end is before the likeliest start, the best ordered span is given."""
     span, _ = _span([0, 1, 5], [6, 1, 0])
     assert (span.text, span.start, span.end) == ("w00", 0, 3)
 
 
 def test_a_tie_between_spans_goes_to_the_first_and_shortest() -> None:
-    """Of equally likely spans the one that starts first, then the one that ends first is given."""
+    """Among equally likely spans the one that starts first and then ends first is given."""
     assert _span([0, 0, 0], [0, 0, 0])[0].text == "w00"
     assert _span([0, 1, 1], [0, 1, 1])[0].text == "w01"
 
@@ -323,7 +323,7 @@ TOPICS = Task("task", Kind.MULTILABEL, 32, labels=("a", "b", "c"), thresholds=(0
 
 
 def test_only_the_likeliest_may_be_wanted() -> None:
-    """The first of the scores that there would be; labels over their thresholds are all given."""
+    """`top_k` keeps the first entries of the scores; labels over their thresholds are all given."""
     assert _with(MOOD, [0, 2, 1], top_k=2) == ClassificationAnswer("b", 0.665241, {"b": 0.665241, "c": 0.244728})
     assert _with(MOOD, [0, 2, 1], top_k=9) == _single(MOOD, [0, 2, 1])
     labels = (LabelScore("b", 0.880797), LabelScore("c", 0.268941))
@@ -335,7 +335,7 @@ def test_only_the_likeliest_may_be_wanted() -> None:
 
 
 def test_logits_may_be_wanted() -> None:
-    """They stand where the probabilities would, and decide nothing anew: thresholds are of probabilities."""
+    """`raw_scores` replaces probabilities by logits and changes no decision, as thresholds apply to probabilities."""
     assert _with(MOOD, [0, 2, 1], raw_scores=True) == ClassificationAnswer("b", 2.0, {"b": 2.0, "c": 1.0, "a": 0.0})
     found = _with(TOPICS, [2, 2, -1], raw_scores=True)
     assert found == MultilabelAnswer((LabelScore("b", 2.0), LabelScore("c", -1.0)), {"a": 2.0, "b": 2.0, "c": -1.0})
@@ -357,14 +357,14 @@ def test_logits_may_be_wanted() -> None:
 
 
 def test_thresholds_may_be_others() -> None:
-    """They decide about the labels in place of the task's own."""
+    """`thresholds` of a request decide about the labels instead of the task's."""
     found = cast(MultilabelAnswer, _with(TOPICS, [2, 2, -1], thresholds=(0.5, 0.95, 0.5)))
     assert [entry.label for entry in found.labels] == ["a"]
 
 
 @given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=80))
 def test_a_span_is_the_best_of_all_that_are_short_enough(logits: list[tuple[float, float]]) -> None:
-    """No pair of a start and an end at most thirty tokens on has a larger product of probabilities."""
+    """No pair of a start and an end within thirty tokens has a larger product of probabilities."""
     positions = tuple(range(len(logits)))
     row = Encoding(
         (1,) * len(logits), (0,) * len(logits), positions=positions, offsets=tuple((i, i + 1) for i in positions)

@@ -1,4 +1,4 @@
-"""Tests of model/attention.py: whichever kernel runs, attention is its definition."""
+"""Attention by either kernel, against its definition."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_attention_is_its_definition(rows: int, length: int, learning: bool) -> 
 
 
 def test_gradients_are_those_of_the_definition() -> None:
-    """Query, key, value and mask learn what they learn from the definition."""
+    """Query, key, value and mask get the gradients of the definition."""
     gradients = []
     for function in (partial(attend, dropout=0.0), _literal):
         query, key, value, mask = (tensor.requires_grad_() for tensor in _inputs(3, 6))
@@ -50,7 +50,7 @@ def test_gradients_are_those_of_the_definition() -> None:
 
 @pytest.mark.parametrize("learning", [True, False])
 def test_dropout_is_on_the_weights(learning: bool) -> None:
-    """With dropout the mean over many draws stays what it is without, and single draws differ."""
+    """With dropout the mean over many draws is the result without it, and single draws differ."""
     query, key, value, mask = _inputs(2, 5)
     torch.manual_seed(0)
     with torch.set_grad_enabled(learning):

@@ -1,4 +1,4 @@
-"""Tests of model/batch.py."""
+"""Batches: padding, types and moves between devices."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_rows_keep_their_order_and_are_padded_on_the_right(rows: list[tuple[Enco
     encodings = [encoding for encoding, _ in rows]
     batch = collate(encodings, [task for _, task in rows], token_level=False, pad_id=pad_id)
     longest = max(len(encoding) for encoding in encodings)
-    for place, encoding in enumerate(encodings):
+    for row, encoding in enumerate(encodings):
         padding = longest - len(encoding)
-        assert batch.input_ids[place].tolist() == [*encoding.input_ids, *[pad_id] * padding]
-        assert batch.segment_ids[place].tolist() == [*encoding.segment_ids, *[0] * padding]
+        assert batch.input_ids[row].tolist() == [*encoding.input_ids, *[pad_id] * padding]
+        assert batch.segment_ids[row].tolist() == [*encoding.segment_ids, *[0] * padding]
     assert batch.lengths.tolist() == [len(encoding) for encoding in encodings]
     assert batch.task_ids.tolist() == [task for _, task in rows]
 

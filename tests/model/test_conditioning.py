@@ -1,4 +1,4 @@
-"""Tests of model/conditioning.py, against the equations of CA-MTL written out."""
+"""Conditional modules, against the equations of CA-MTL written out."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _randomised(module: Module) -> Module:
 
 
 def _block_diagonal(module: ConditionalAttentionBias, task: Tensor) -> Tensor:
-    """The row chunks of (1 + g) R + b as the direct sum that the paper writes, cut to the longest row."""
+    """The row chunks of (1 + g) R + b as the paper's direct sum, cut to the longest row."""
     scale, shift = literal.film(module.film, task)
     max_length, width = module.matrix.shape
     chunks = torch.split((1 + scale) * module.matrix + shift, width)
@@ -55,7 +55,7 @@ def _attention_bias(size: int, max_length: int) -> ConditionalAttentionBias:
 
 
 def _bias(module: ConditionalAttentionBias, tasks: Tensor, length: int) -> Tensor:
-    """What rows of `length` tokens, one of each task, have added to their scores: [T, L, L]."""
+    """The biases added to the scores of rows of `length` tokens, one for each task: [T, L, L]."""
     matrices, films, padding = module.blocks()[None], module.table(tasks)[:, None], torch.zeros(len(tasks), length)
     (masks,) = attention_masks(matrices, films, padding, module.matrix.shape[1])
     return masks[:, 0]
@@ -68,7 +68,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("rank", RANKS)
 def test_film_is_the_identity_at_the_start(rank: int) -> None:
-    """A new FiLM says factor 1 and shift 0 for every task, whatever its rank."""
+    """A new FiLM has factor 1 and shift 0 for every task, for any rank."""
     identity = torch.stack([torch.ones(TASKS, 5), torch.zeros(TASKS, 5)], dim=1)
     assert torch.equal(FiLM(8, 5, rank)(torch.randn(TASKS, 8)), identity)
 
@@ -83,15 +83,15 @@ def test_film_gives_the_scale_first(rank: int) -> None:
 
 
 def test_low_rank_is_cheaper() -> None:
-    """E -> rank -> 2 n takes rank (E + 2 n) + 2 n parameters, and what it says of many tasks has that rank."""
+    """E -> rank -> 2 n has rank (E + 2 n) + 2 n parameters, and its output for many tasks has that rank."""
     film = _randomised(FiLM(64, 32, rank=2))
     assert sum(parameter.numel() for parameter in film.parameters()) == 2 * (64 + 2 * 32) + 2 * 32
-    said = film(torch.randn(10, 64)).flatten(1)
-    assert torch.linalg.matrix_rank(said - film(torch.zeros(1, 64)).flatten(1), atol=1e-3) == 2
+    output = film(torch.randn(10, 64)).flatten(1)
+    assert torch.linalg.matrix_rank(output - film(torch.zeros(1, 64)).flatten(1), atol=1e-3) == 2
 
 
 def test_low_rank_learns_at_once() -> None:
-    """In the first step the zero matrix has a gradient, as what comes into it is as large as the task vectors."""
+    """In the first step the zero matrix has a gradient, as its input is as large as the task vectors."""
     film, tasks = FiLM(384, 16, rank=8), torch.randn(TASKS, 384) * 0.1
     assert film.reduce is not None
     assert 0.05 < film.reduce(tasks).std().item() < 0.2
@@ -111,13 +111,13 @@ def test_modulation_spreads_over_the_tokens() -> None:
 
 
 def test_alignment_is_the_identity_at_the_start() -> None:
-    """A new FiLM leaves the states as they are, to the bit."""
+    """A new FiLM leaves the states unchanged, to the bit."""
     states = torch.randn(TASKS, 4, 5)
     assert torch.equal(modulate(states, FiLM(8, 5)(torch.randn(TASKS, 8))), states)
 
 
 def test_alignment_matrix_is_the_identity_at_the_start() -> None:
-    """A new alignment matrix under a new FiLM leaves the states as they are."""
+    """A new alignment matrix under a new FiLM leaves the states unchanged."""
     states, film = torch.randn(TASKS, 4, 5), FiLM(8, 5)(torch.randn(TASKS, 8))
     torch.testing.assert_close(AlignmentMatrix(5)(states, film), states)
 
@@ -149,7 +149,7 @@ def test_layer_norm_is_the_backbones_at_the_start() -> None:
 
 @pytest.mark.parametrize("form", BottleneckForm)
 def test_bottleneck_is_zero_at_the_start(form: BottleneckForm) -> None:
-    """A new bottleneck adds exactly nothing, whatever its FiLM and `down` say."""
+    """A new bottleneck adds exactly nothing, for any FiLM and `down`."""
     bottleneck, states = ConditionalBottleneck(8, 16, 4, form=form), torch.randn(TASKS, 4, 16)
     _randomised(bottleneck.film)
     assert not bottleneck(states, bottleneck.table(torch.randn(TASKS, 8))).any()
@@ -183,7 +183,7 @@ def test_attention_bias_is_block_diagonal(size: int, max_length: int) -> None:
 
 @pytest.mark.parametrize(("size", "max_length"), GEOMETRIES)
 def test_attention_bias_is_zero_between_blocks(size: int, max_length: int) -> None:
-    """Two tokens of different blocks get exactly 0; two of one block get something."""
+    """Two tokens of different blocks get exactly 0; two tokens of one block get another value."""
     module = _randomised(_attention_bias(size, max_length))
     block = torch.arange(max_length) // module.matrix.shape[1]
     same = block[:, None] == block
@@ -255,7 +255,7 @@ def test_layer_norm_follows_its_equation(form: LayerNormForm, rank: int) -> None
 
 
 def test_released_layer_norm_shifts_nothing() -> None:
-    """In the released form what is added to the states is the backbone's bias, whatever the task."""
+    """In the released form the shift is the backbone's bias for every task."""
     module = _randomised(ConditionalLayerNorm(16, 1e-12, 8, form=LayerNormForm.SCALE))
     affine = module.table(torch.randn(TASKS, 8))
     assert affine is not None
@@ -264,7 +264,7 @@ def test_released_layer_norm_shifts_nothing() -> None:
 
 
 def test_plain_layer_norm_has_no_table() -> None:
-    """Where conditioning is switched off, the layer norm is torch's own."""
+    """Without conditioning the layer norm is torch's."""
     module, states = ConditionalLayerNorm(16, 1e-5, task_size=None), torch.randn(TASKS, 5, 16)
     assert module.table(torch.randn(TASKS, 8)) is None
     assert torch.equal(module(states, None), nn.LayerNorm(16)(states))
@@ -282,7 +282,7 @@ def test_bottleneck_follows_its_equation(form: BottleneckForm, rank: int) -> Non
 
 
 def test_released_bottleneck_is_linear() -> None:
-    """Without an activation, the middle of two inputs gives the middle of their outputs; with ours it does not."""
+    """Without an activation the middle of two inputs gives the middle of their outputs; with one it does not."""
     tasks, one, other = torch.randn(TASKS, 8), torch.randn(TASKS, 5, 16), torch.randn(TASKS, 5, 16)
     for form, linear in ((BottleneckForm.LADDER, True), (BottleneckForm.RESIDUAL, False)):
         module = _randomised(ConditionalBottleneck(8, 16, 4, form=form))
@@ -300,7 +300,7 @@ def test_pooling_is_the_mean_at_the_start() -> None:
 
 
 def test_pooling_prefers_what_the_query_points_at() -> None:
-    """A long query picks the token that lies in its direction, among the real ones."""
+    """A long query picks the real token that lies in its direction."""
     states = torch.eye(4)[None].repeat(2, 1, 1)
     is_token = torch.tensor([[True, True, True, False], [True, True, True, True]])
     query = torch.tensor([[0.0, 90.0, 0.0, 99.0]]).repeat(2, 1)
@@ -309,7 +309,7 @@ def test_pooling_prefers_what_the_query_points_at() -> None:
 
 
 def test_only_what_comes_on_top_of_the_backbone_is_conditional() -> None:
-    """A conditional layer norm's weight and bias are the backbone's, its FiLM is not."""
+    """A conditional layer norm's weight and bias are the backbone's, its FiLM is conditional."""
     module = ConditionalLayerNorm(16, 1e-12, task_size=8)
     assert not isinstance(module, Conditional)
     assert isinstance(module.film, Conditional)
@@ -320,7 +320,7 @@ def test_only_what_comes_on_top_of_the_backbone_is_conditional() -> None:
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_scaling_rounds_once_where_nobody_learns(kind: torch.dtype) -> None:
-    """States times scale plus shift: in bfloat16 without gradients rounded once, in float32 the same to the bit either way."""
+    """`scaled` rounds once in bfloat16 without gradients; in float32 it gives the same bits with and without them."""
     states, scale, shift = (torch.randn(3, 5, 8).to(kind), *torch.randn(2, 3, 1, 8).to(kind))
     with torch.no_grad():
         found = scaled(states, scale, shift)

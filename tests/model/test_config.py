@@ -1,4 +1,4 @@
-"""Tests of model/config.py."""
+"""Network configuration: checks, defaults and block widths."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_conditional_layers_are_off_by_default() -> None:
 
 
 def test_a_task_vector_is_as_wide_as_the_states_unless_it_says() -> None:
-    """`task_size` 0 stands for the hidden size."""
+    """`task_size` 0 stands for `hidden_size`."""
     assert NetworkConfig(**_SIZES).task_vector_size == 32
     assert NetworkConfig(**_SIZES, task_size=5).task_vector_size == 5
 

@@ -1,4 +1,4 @@
-"""Tests of model/dropout.py: dropout as it is defined, in the mean and in each draw."""
+"""Dropout against its definition, in the mean and in each draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polytask.model.dropout import Dropout
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_share_is_dropped_and_the_rest_scaled(p: float, dtype: torch.dtype) -> None:
-    """What is kept is scaled alike, the share dropped is p to a 256th, and the mean stays what it was."""
+    """Kept elements are all scaled alike, the dropped share is p to a 256th, and the mean is unchanged."""
     torch.manual_seed(0)
     size = 200_003  # not a multiple of eight
     found = Dropout(p)(torch.ones(size, dtype=dtype)).float()
@@ -23,7 +23,7 @@ def test_a_share_is_dropped_and_the_rest_scaled(p: float, dtype: torch.dtype) ->
 
 
 def test_every_place_is_dropped_as_often() -> None:
-    """The eight numbers of one draw are all fair, the one that holds the sign too."""
+    """All eight bytes of a draw are fair, also the one with the sign."""
     torch.manual_seed(0)
     found = Dropout(0.5)(torch.ones(20_000, 8))
     shares = (found == 0).float().mean(0)
@@ -31,7 +31,7 @@ def test_every_place_is_dropped_as_often() -> None:
 
 
 def test_gradients_pass_where_states_do() -> None:
-    """A dropped state learns nothing, a kept one learns what its scale says."""
+    """A dropped element has no gradient, a kept one has the gradient of its scale."""
     states = torch.ones(1000, requires_grad=True)
     found = Dropout(0.3)(states)
     found.sum().backward()
@@ -41,14 +41,14 @@ def test_gradients_pass_where_states_do() -> None:
 
 @pytest.mark.parametrize("module", [Dropout(0.3).eval(), Dropout(0.0)])
 def test_it_can_be_off(module: Dropout) -> None:
-    """In eval mode, and with p 0, states pass as they are and no random number is drawn."""
+    """In eval mode, and with p 0, states pass unchanged and no random number is drawn."""
     states, before = torch.randn(50), torch.get_rng_state()
     assert torch.equal(module(states), states)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_one_seed_gives_one_mask() -> None:
-    """The mask follows torch's random state, so that a run can go on exactly."""
+    """The mask follows torch's random state, so that a resumed run is the same."""
     masks = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Tests of model/embeddings.py. That whole architectures are right is a matter of tests/model/test_pretrained.py."""
+"""Embeddings and distance bias; `test_pretrained.py` compares whole architectures."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LENGTHS = (7, 40, 1, 23)
 
 @pytest.fixture
 def mpnet_like(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> Network:
-    """A network of every conditional module and MPNet's bias, both large enough to matter."""
+    """A network with every conditional module and MPNet's bias, both large enough to matter."""
     config = replace(tiny_config, num_segments=0, relative_attention_buckets=32)
     network = randomise_conditioning(build(config, tiny_tasks), std=0.3)
     assert network.encoder.embeddings.distance is not None
@@ -41,14 +41,14 @@ def mpnet_like(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> Netw
 
 
 def test_buckets_are_those_of_mpnet() -> None:
-    """Every distance falls into the bucket into which transformers puts it."""
+    """Every distance falls into the same bucket as in transformers."""
     distance = torch.arange(-700, 701)
     assert torch.equal(_bucket(distance, 32), MPNetEncoder.relative_position_bucket(distance))
 
 
 @pytest.mark.parametrize("num_buckets", [4, 8, 16, 64])
 def test_buckets_widen_with_the_distance(num_buckets: int) -> None:
-    """Ahead and behind have halves of their own, all buckets are used, and none is narrower than a nearer one."""
+    """Each direction has half of the buckets, all are used, and none is narrower than a nearer one."""
     ahead, behind = (_bucket(sign * torch.arange(1, 200), num_buckets) for sign in (1, -1))
     assert torch.equal(ahead, behind + num_buckets // 2)
     assert set(ahead.tolist()) | set(behind.tolist()) | {0} >= set(range(num_buckets)) - {num_buckets // 2}
@@ -57,7 +57,7 @@ def test_buckets_widen_with_the_distance(num_buckets: int) -> None:
 
 
 def test_the_distance_bias_is_the_query_to_key_table() -> None:
-    """Entry [h, i, j] is the head's number for the distance from token i to token j."""
+    """Entry [h, i, j] is the bias of head h for the distance from token i to token j."""
     bias = DistanceBias(8, 3)
     torch.nn.init.normal_(bias.weight)
     table = bias(30)
@@ -83,7 +83,7 @@ def _literal_attention(layer: EncoderLayer, states: Tensor, bias: Tensor) -> Ten
 
 @torch.no_grad()
 def test_distance_and_task_add_up(mpnet_like: Network) -> None:
-    """The attention scores are those of the backbone, plus the distance's, plus the task's."""
+    """The attention scores are the sum of the backbone's, the distance's and the task's."""
     layer, distance = mpnet_like.encoder.layers[0], mpnet_like.encoder.embeddings.distance
     assert isinstance(layer, EncoderLayer)
     assert layer.attention_bias is not None
@@ -100,7 +100,7 @@ def test_distance_and_task_add_up(mpnet_like: Network) -> None:
 
 
 def test_padding_and_batch_mates_do_not_matter_with_distances(mpnet_like: Network) -> None:
-    """With MPNet's bias and all conditional modules, a row in a padded batch is what it is alone."""
+    """With MPNet's bias and all conditional modules, a row in a padded batch has the states that it has alone."""
     batch = random_batch(mpnet_like.config, LENGTHS, (0, 3, 6, 1))
     states, outputs = encode(mpnet_like, batch), run(mpnet_like, batch)
     for row, length in enumerate(LENGTHS):
@@ -110,7 +110,7 @@ def test_padding_and_batch_mates_do_not_matter_with_distances(mpnet_like: Networ
 
 
 def test_without_segments_their_ids_say_nothing(tiny_config: NetworkConfig) -> None:
-    """A network without segments ignores segment ids, whatever the tokenizer gives; one with segments reads them."""
+    """A network without segments ignores segment ids; one with segments reads them."""
     ids = torch.arange(12)[None]
     for num_segments, same in ((0, True), (2, False)):
         embeddings = Embeddings(replace(tiny_config, num_segments=num_segments)).eval()
@@ -119,7 +119,7 @@ def test_without_segments_their_ids_say_nothing(tiny_config: NetworkConfig) -> N
 
 
 def test_narrow_embeddings_are_projected(tiny_config: NetworkConfig) -> None:
-    """Embeddings of another width than the states have a projection behind the layer norm, others have none."""
+    """Embeddings that are narrower than the states are projected after the layer norm; others have no projection."""
     narrow = Embeddings(replace(tiny_config, embedding_size=12)).eval()
     assert narrow.word.weight.shape[1] == narrow.norm.weight.shape[0] == 12
     assert narrow.project is not None
@@ -130,7 +130,7 @@ def test_narrow_embeddings_are_projected(tiny_config: NetworkConfig) -> None:
 
 
 def test_all_of_it_is_frozen_with_the_embeddings(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
-    """The projection and the distance bias are the backbone's and fixed where its lower layers are."""
+    """The projection and the distance bias belong to the backbone and are frozen with its lower layers."""
     config = replace(tiny_config, embedding_size=12, relative_attention_buckets=32)
     network = build(config, tiny_tasks)
     freeze_backbone(network, 0)

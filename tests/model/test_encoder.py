@@ -1,4 +1,4 @@
-"""Tests of model/encoder.py, against transformers and against the equations written out."""
+"""The encoder, against transformers and against the equations written out."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_minilm_equals_transformers(layers: Sequence[int], tiny_tasks: tuple[Tas
 def test_new_conditional_modules_are_the_identity(
     name: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
 ) -> None:
-    """A conditional module that has not been trained leaves the encoder's output as it was."""
+    """An untrained conditional module does not change the encoder's output."""
     plain = build(replace(tiny_config, **OFF), tiny_tasks)
     network = build(replace(tiny_config, **{**OFF, **CONDITIONS[name]}), tiny_tasks)
     network.encoder.load_state_dict(plain.encoder.state_dict(), strict=False)
@@ -158,7 +158,7 @@ def test_each_conditional_module_matters(name: str, tiny_config: NetworkConfig, 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_network_equals_its_equations(form: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
-    """In each published form and in ours, tables, gather and padded batch give what the equations give for each text alone."""
+    """In each published form and in ours, a padded batch gives the result of the equations for each text alone."""
     network = randomise_conditioning(build(replace(tiny_config, **FORMS[form]), tiny_tasks), std=0.15)
     batch = random_batch(tiny_config, LENGTHS, (0, 3, 3, 6, 1))
     states, outputs, heads = encode(network, batch), run(network, batch), network.heads.sentence
@@ -172,7 +172,7 @@ def test_network_equals_its_equations(form: str, tiny_config: NetworkConfig, tin
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_tells_the_tasks_apart(form: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
-    """In each form, one text has other logits under each task, and the same ones alone as in a mixed batch."""
+    """In each form one text has other logits under each task, and in a mixed batch the same ones as alone."""
     network = randomise_conditioning(build(replace(tiny_config, **FORMS[form]), tiny_tasks), std=0.15)
     batch = random_batch(tiny_config, (20,) * 7, range(7))
     same_text = replace(batch, input_ids=batch.input_ids[:1].repeat(7, 1))
@@ -183,7 +183,7 @@ def test_every_form_tells_the_tasks_apart(form: str, tiny_config: NetworkConfig,
 
 
 def test_a_ladder_never_feeds_back(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
-    """With the last bottleneck's output at a constant, the encoder's is that constant: the layers only feed the ladder."""
+    """If the last bottleneck's output is a constant, so is the encoder's: the layers only feed the ladder."""
     network = randomise_conditioning(build(replace(tiny_config, **LARGE), tiny_tasks), std=0.3)
     *_, last = [module for module in network.modules() if isinstance(module, ConditionalBottleneck)]
     with torch.no_grad():
@@ -198,7 +198,7 @@ def test_a_ladder_never_feeds_back(tiny_config: NetworkConfig, tiny_tasks: tuple
 def test_padding_changes_nothing(
     length: int, pooling: bool, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]
 ) -> None:
-    """Padding a batch further, with any token, changes no real token's state and no logit."""
+    """More padding, with any token, changes no real token's state and no logit."""
     tiny_network = build(replace(tiny_config, conditional_pooling=pooling), tiny_tasks)
     randomise_conditioning(tiny_network, std=0.15)
     batch = random_batch(tiny_network.config, LENGTHS, range(5))
@@ -252,7 +252,7 @@ def test_attention_bias_scale_learns_once_its_matrix_moved(tiny_config: NetworkC
 
 
 def test_conditioning_is_only_where_it_is_switched_on(tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
-    """A layer has tables for its own modules alone, and a network without any has no table at all."""
+    """A layer has tables for its own modules only, and a network without any has no table."""
     changes = {**OFF, "conditional_attention": (1,), "conditional_bottleneck": (0,)}
     tables = build(replace(tiny_config, **changes), tiny_tasks).condition()
     assert tables.alignment is None
@@ -285,7 +285,7 @@ def test_tables_start_with_the_task(
 
 
 def test_mapping_reaches_every_table_once() -> None:
-    """`map` keeps the structure, skips what is switched off and puts each result in its own place."""
+    """`map` keeps the structure, skips modules that are off, and puts each result in its place."""
     one, two, three = (torch.full((2, 2, 1), float(value)) for value in (1, 2, 3))
     tables = Tables(None, one, (LayerTables(None, two, None), LayerTables(three, None, None)))
     mapped = tables.map(lambda table: table * 10)
@@ -320,7 +320,7 @@ def test_training_without_dropout_is_the_forward_of_serving(
 
 @pytest.mark.parametrize("form", FORMS)
 def test_joined_tables_have_the_same_rows(form: str, tiny_config: NetworkConfig, tiny_tasks: tuple[Task, ...]) -> None:
-    """In each form, and where nothing is conditional, the network gives the same to the bit."""
+    """Joined tables give the same outputs to the bit, in each form and without conditional modules."""
     for switches in (FORMS[form], FORMS[form] | OFF):
         network = randomise_conditioning(build(replace(tiny_config, **switches), tiny_tasks), std=0.15)
         batch = random_batch(tiny_config, LENGTHS, (0, 3, 3, 6, 1))

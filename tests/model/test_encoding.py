@@ -1,4 +1,4 @@
-"""Tests of model/encoding.py, on the tokenizer of all-MiniLM-L6-v2 and on a small one of each sort."""
+"""Encoding with the tokenizer of all-MiniLM-L6-v2 and with a small one of each sort."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ PLAIN = _plain()
 
 
 def _pieces(text: str) -> list[str]:
-    """What the tokenizer makes of a text when it stands alone."""
+    """The tokens of a text that stands alone."""
     return list(PLAIN.encode(text, add_special_tokens=False).tokens)
 
 
@@ -91,7 +91,7 @@ CASES = list(product(range(14), range(14), range(1, 30)))
 
 
 def test_truncation_takes_from_the_longer_side() -> None:
-    """Truncation is as if tokens went one by one: from the longer side, and on a tie from the second."""
+    """Truncation gives the result of removing tokens one by one: from the longer side, and on a tie from the second."""
     for first, second, room in CASES:
         kept = [first, second]
         while sum(kept) > room:
@@ -100,7 +100,7 @@ def test_truncation_takes_from_the_longer_side() -> None:
 
 
 def test_truncation_uses_the_room_and_no_more() -> None:
-    """What fits stays whole; what does not fit fills the room exactly, and no side grows."""
+    """Texts that fit stay whole; others fill the room exactly, and no side grows."""
     for first, second, room in CASES:
         kept = truncate_pair(first, second, room)
         assert sum(kept) == min(first + second, room)
@@ -129,7 +129,7 @@ def test_truncation_is_that_of_tokenizers_but_for_the_odd_token(first: int, seco
 
 @given(TEXTS, TEXTS, st.integers(8, 40))
 def test_pairs_are_the_beginnings_of_both_texts(first: str, second: str, max_length: int) -> None:
-    """A pair is [CLS] first [SEP] second [SEP], each side cut at its end and what was cut counted."""
+    """A pair is [CLS] first [SEP] second [SEP]; each side is cut at its end, and dropped tokens are counted."""
     row = _one(_task(Kind.CLASSIFICATION, max_length), Input(first, second))
     ids = [TOKENIZER.token_to_id(piece) for piece in _pieces(first)]
     ids_second = [TOKENIZER.token_to_id(piece) for piece in _pieces(second)]
@@ -142,7 +142,7 @@ def test_pairs_are_the_beginnings_of_both_texts(first: str, second: str, max_len
 
 @given(TEXTS, st.integers(8, 40))
 def test_single_texts_are_cut_at_the_end(text: str, max_length: int) -> None:
-    """A text is [CLS] text [SEP], cut at its end and what was cut counted."""
+    """A text is [CLS] text [SEP], cut at its end, and dropped tokens are counted."""
     row = _one(_task(Kind.CLASSIFICATION, max_length), Input(text))
     ids = [TOKENIZER.token_to_id(piece) for piece in _pieces(text)]
     assert list(row.input_ids) == [START, *ids[: max_length - 2], END]
@@ -152,7 +152,7 @@ def test_single_texts_are_cut_at_the_end(text: str, max_length: int) -> None:
 
 @pytest.mark.parametrize("pair", [None, "Is it? Yes.", ""])
 def test_rows_are_those_of_the_published_tokenizer(pair: str | None) -> None:
-    """When nothing is cut, ids and segments are those of the tokenizer's own template."""
+    """If nothing is cut, ids and segments are those of the tokenizer's own template."""
     text = "A naïve café-goer's 3rd visit, un\u00adbelievably!"
     expected = PLAIN.encode(text, pair)
     row = _one(_task(Kind.CLASSIFICATION), Input(text, pair))
@@ -162,7 +162,7 @@ def test_rows_are_those_of_the_published_tokenizer(pair: str | None) -> None:
 
 @pytest.mark.parametrize("text", ["", " ", "\n\t ", "\u200b", "\x00", "\u0301"])
 def test_texts_without_tokens_are_rows_too(text: str) -> None:
-    """A text that is empty to the tokenizer still makes a row of [CLS] and [SEP]."""
+    """A text without tokens still makes a row of [CLS] and [SEP]."""
     assert _one(_task(Kind.CLASSIFICATION), Input(text)).input_ids == (START, END)
     assert _one(_task(Kind.SPAN), Input(text, text)).input_ids == (START, END, END)
     assert _one(_task(Kind.TAGGING), Input(text)).positions == ()
@@ -179,7 +179,7 @@ def test_texts_without_tokens_are_rows_too(text: str) -> None:
     ],
 )
 def test_a_text_cannot_write_special_tokens(kind: Kind, item: Input) -> None:
-    """A text that spells a special token gets ordinary tokens: the row has its own [CLS] and [SEP] and no others."""
+    """A text that contains "[SEP]" gets ordinary tokens for it: the row has one [CLS] and its own [SEP] only."""
     for row in ENCODER.encode(_task(kind), [item])[0]:
         inner = [token for token in _tokens(row) if token in {"[CLS]", "[SEP]", "[PAD]", "[MASK]"}]
         assert inner == ["[CLS]", *["[SEP]"] * (1 + max(row.segment_ids))]
@@ -194,7 +194,7 @@ def test_inputs_are_encoded_one_by_one(texts: list[str], kind: Kind) -> None:
 
 
 def test_no_inputs_are_no_rows() -> None:
-    """Nothing in, nothing out."""
+    """Without inputs there are no rows."""
     assert ENCODER.encode(_task(Kind.CLASSIFICATION), []) == []
     assert ENCODER.encode(_task(Kind.TAGGING), []) == []
 
@@ -218,7 +218,7 @@ def _normalised(text: str) -> str:
 @settings(deadline=None, max_examples=200)
 @given(TEXTS)
 def test_span_offsets_point_at_the_characters_of_each_token(context: str) -> None:
-    """A context token's characters contain its piece, in order; characters of no token are blank to the tokenizer."""
+    """The characters of a context token contain its piece, in order; the others are blank to the tokenizer."""
     row = _one(_task(Kind.SPAN, 2000), Input("what?", context))
     tokens, covered, previous = _tokens(row), set[int](), 0
     assert len(row.positions) == len(row.offsets) == sum(row.segment_ids) - 1
@@ -257,7 +257,7 @@ def test_span_offsets_of_known_texts(context: str, token: str, expected: str) ->
 
 
 def test_truncated_span_rows_keep_the_offsets_that_fit() -> None:
-    """A context that is cut has places and offsets for what was kept and no more."""
+    """A context that is cut has positions and offsets for its kept tokens only."""
     context = "the cat sat " * 20
     whole, cut = (_one(_task(Kind.SPAN, length), Input("who sat?", context)) for length in (128, 16))
     assert cut.positions == tuple(range(5, 15))
@@ -267,7 +267,7 @@ def test_truncated_span_rows_keep_the_offsets_that_fit() -> None:
 
 @given(TEXTS)
 def test_words_cover_all_but_the_spaces(text: str) -> None:
-    """Words follow each other without overlap, hold no white space, and leave out nothing else."""
+    """Words are in order, do not overlap, have no white space, and leave out nothing else."""
     words = split_words(text)
     previous = 0
     for start, end in words:
@@ -293,13 +293,13 @@ def test_words_cover_all_but_the_spaces(text: str) -> None:
     ],
 )
 def test_words_of_known_texts(text: str, words: list[str]) -> None:
-    """Links, names and tags stay whole, so do words with inner signs; other signs stand alone."""
+    """Links, names, tags and words with inner signs stay whole; other signs are words."""
     assert [text[start:end] for start, end in split_words(text)] == words
 
 
 @given(st.lists(st.text(max_size=5), max_size=8))
 def test_given_words_keep_their_characters(words: list[str]) -> None:
-    """An input from words has each word at its own characters of the joined text."""
+    """An input from words has the character range of each word in the joined text."""
     item = Input.from_words(words)
     assert item.words is not None
     assert [item.text[start:end] for start, end in item.words] == words
@@ -308,23 +308,23 @@ def test_given_words_keep_their_characters(words: list[str]) -> None:
 
 @given(st.lists(st.one_of(st.sampled_from(_ODD), st.text(max_size=6)), max_size=12), st.integers(8, 40))
 def test_a_word_stands_at_its_first_piece(words: list[str], max_length: int) -> None:
-    """Each word that has pieces and fits has its place at the first of them; a word without pieces has none."""
+    """Each word that has pieces and fits has the position of its first piece; a word without pieces has none."""
     item = Input.from_words(words)
     row = _one(_task(Kind.TAGGING, max_length), item)
     assert item.words is not None
     expected, pieces = [], ["[CLS]"]
     for word, characters in zip(words, item.words, strict=True):
-        own = _pieces(word)
-        if own and len(pieces) < max_length - 1:
+        word_pieces = _pieces(word)
+        if word_pieces and len(pieces) < max_length - 1:
             expected.append((len(pieces), characters))
-        pieces += own
+        pieces += word_pieces
     assert list(zip(row.positions, row.offsets, strict=True)) == expected
     assert _tokens(row) == [*pieces[: max_length - 1], "[SEP]"]
     assert row.dropped_tokens == len(pieces) - len(pieces[: max_length - 1])
 
 
 def test_words_without_pieces_are_passed_over() -> None:
-    """Blank and invisible words get no place, and the words around them keep theirs."""
+    """Blank and invisible words get no position, and the words around them keep theirs."""
     words = ["the", "", " ", "\u200b", "\u0301", "cat"]
     row = _one(_task(Kind.TAGGING), Input.from_words(words))
     assert row.positions == (1, 2)
@@ -333,25 +333,25 @@ def test_words_without_pieces_are_passed_over() -> None:
 
 @given(TEXTS)
 def test_words_are_found_where_none_are_given(text: str) -> None:
-    """A raw text is tagged by the words of `split_words`."""
+    """A text without given words is tagged by the words of `split_words`."""
     task = _task(Kind.TAGGING)
     assert _one(task, Input(text)) == _one(task, Input(text, words=split_words(text)))
 
 
 def test_the_given_tokenizer_is_left_alone() -> None:
-    """The encoder ignores the tokenizer's truncation and padding and does not switch them off for others."""
-    mine = tokenizers.Tokenizer.from_str(TOKENIZER.to_str())
-    mine.enable_truncation(4)
-    mine.enable_padding(length=4)
-    before = mine.to_str()
-    (row,) = InputEncoder(mine).encode(_task(Kind.CLASSIFICATION), [Input("the cat sat in the sun")])[0]
+    """The encoder ignores the tokenizer's truncation and padding, and does not change the given tokenizer."""
+    given = tokenizers.Tokenizer.from_str(TOKENIZER.to_str())
+    given.enable_truncation(4)
+    given.enable_padding(length=4)
+    before = given.to_str()
+    (row,) = InputEncoder(given).encode(_task(Kind.CLASSIFICATION), [Input("the cat sat in the sun")])[0]
     assert len(row) == 8
-    assert mine.to_str() == before
+    assert given.to_str() == before
 
 
 @pytest.mark.parametrize("missing", ["[CLS]", "[SEP]", "[PAD]"])
 def test_other_tokenizers_are_refused(missing: str) -> None:
-    """A tokenizer without BERT's special tokens is refused by the token that it lacks."""
+    """A tokenizer without BERT's special tokens is refused with the name of a missing one."""
     vocabulary = {
         token: position for position, token in enumerate(("[CLS]", "[SEP]", "[PAD]", "[UNK]")) if token != missing
     }
@@ -361,7 +361,7 @@ def test_other_tokenizers_are_refused(missing: str) -> None:
 
 
 def test_padding_has_the_tokenizers_own_id(tiny_tokenizer: tokenizers.Tokenizer) -> None:
-    """The id to pad with is that of [PAD]."""
+    """The padding id is that of [PAD]."""
     assert InputEncoder(tiny_tokenizer).pad_id == tiny_tokenizer.token_to_id("[PAD]")
 
 
@@ -374,7 +374,7 @@ def test_threads_share_one_encoder() -> None:
         assert list(threads.map(lambda item: ENCODER.encode(task, [item]), items)) == expected
 
 
-# Word pieces with BERT's frame, byte-level BPE, unigram, and word pieces with RoBERTa's frame.
+# Word pieces with BERT's special tokens, byte-level BPE, unigram, and word pieces with RoBERTa's special tokens.
 SORTS = ("bert", "roberta", "xlm-roberta", "mpnet")
 THEIRS = {sort: backbones.tokenizer(sort) for sort in SORTS}
 OURS = {sort: InputEncoder(theirs.backend_tokenizer) for sort, theirs in THEIRS.items()}
@@ -385,7 +385,7 @@ PLAIN_TEXTS = TEXTS.filter(lambda text: "[SEP]" not in text)
 @pytest.mark.parametrize("sort", SORTS)
 @given(PLAIN_TEXTS, st.none() | PLAIN_TEXTS)
 def test_rows_of_every_sort_are_those_of_transformers(sort: str, text: str, pair: str | None) -> None:
-    """When nothing is cut, token ids are those of the transformers tokenizer, and so are segments where it has any."""
+    """If nothing is cut, token ids are those of the transformers tokenizer, and so are its segments if it has any."""
     ((row,),) = OURS[sort].encode(_task(Kind.CLASSIFICATION, 2000), [Input(text, pair)])
     # In lists, as it takes an empty second text for none otherwise.
     expected = THEIRS[sort]([text], None if pair is None else [pair])
@@ -396,7 +396,7 @@ def test_rows_of_every_sort_are_those_of_transformers(sort: str, text: str, pair
 @pytest.mark.parametrize("sort", SORTS)
 @given(TEXTS, TEXTS, st.integers(8, 40))
 def test_every_sort_fills_the_room(sort: str, first: str, second: str, max_length: int) -> None:
-    """A row of any frame is as long as it may be and no longer, and what was cut is counted."""
+    """A row of any tokenizer is as long as it may be and no longer, and dropped tokens are counted."""
     for pair in (None, second):
         whole, cut = (
             OURS[sort].encode(_task(Kind.CLASSIFICATION, length), [Input(first, pair)])[0][0]
@@ -408,7 +408,7 @@ def test_every_sort_fills_the_room(sort: str, first: str, second: str, max_lengt
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_the_pad_token_is_that_of_transformers(sort: str) -> None:
-    """The id to pad with is the transformers tokenizer's, even where a vocabulary holds the other sort's as well."""
+    """The padding id is that of the transformers tokenizer, even if the vocabulary holds another pad token."""
     assert OURS[sort].pad_id == THEIRS[sort].pad_token_id
     assert OURS[sort].num_segments == (2 if sort == "bert" else 1)
 
@@ -416,7 +416,7 @@ def test_the_pad_token_is_that_of_transformers(sort: str) -> None:
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("kind", [Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN])
 def test_no_text_can_write_special_tokens_of_any_sort(sort: str, kind: Kind) -> None:
-    """A text that spells special tokens, apart or inside words, gives a row whose special tokens are its own."""
+    """A text that contains the names of special tokens, alone or inside words, adds no special token to its row."""
     special = THEIRS[sort].all_special_tokens
     text = "a " + " ".join(special) + " b" + "".join(special) + "c"
     pair = text if kind is Kind.SPAN else None
@@ -439,7 +439,7 @@ WORDS = st.lists(
 @pytest.mark.parametrize("sort", SORTS)
 @given(WORDS)
 def test_words_of_every_sort_are_those_of_transformers(sort: str, words: list[str]) -> None:
-    """Given words make the row that transformers makes of them, each as after a space, and stand at their first piece."""
+    """Given words make the row of transformers, each as after a space, with the position of its first piece."""
     vocabulary, merges = backbones.byte_level_bpe()
     theirs = (
         transformers.RobertaTokenizer(vocab=vocabulary, merges=merges, add_prefix_space=True)
@@ -458,7 +458,7 @@ def test_words_of_every_sort_are_those_of_transformers(sort: str, words: list[st
 
 
 def test_a_word_is_the_same_inside_a_text() -> None:
-    """To a tokenizer that marks spaces, the words of a text are its tokens when the first has a space before it too."""
+    """With a tokenizer that marks spaces, given words have the tokens of a text that starts with a space."""
     text = "the good cat sat in paris"
     for sort in SORTS:
         ((row,),) = OURS[sort].encode(_task(Kind.TAGGING), [Input(text)])
@@ -470,7 +470,7 @@ CONTEXT = "  the  Café\n de Flore, in   Paris.  東京 \U0001f600\u00a0naïve\t
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_answers_have_the_characters_of_their_words(sort: str) -> None:
-    """The tokens that touch a word between blanks begin and end where the word does, not in the blanks around it."""
+    """The offsets of a word's first and last token have the word's ends, without the blanks around it."""
     ((row,),) = OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("Who?", CONTEXT)])
     for start, end in (match.span() for match in re.finditer(r"\S+", CONTEXT)):
         touching = [(left, right) for left, right in row.offsets if left < end and right > start]
@@ -483,7 +483,7 @@ def test_answers_have_the_characters_of_their_words(sort: str) -> None:
 @pytest.mark.parametrize("sort", SORTS)
 @given(TEXTS)
 def test_span_offsets_of_every_sort(sort: str, context: str) -> None:
-    """Context tokens have characters in order, blank at neither end; all that is not blank to the tokenizer has a token."""
+    """Offsets of context tokens are in order and do not begin or end with a blank; every other character has a token."""
     ((row,),) = OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("what?", context)])
     covered, previous = set[int](), 0
     begin = len(OURS[sort].encode(_task(Kind.SPAN, 2000), [Input("what?", "")])[0][0]) - 1
@@ -505,7 +505,7 @@ def test_span_offsets_of_every_sort(sort: str, context: str) -> None:
     st.sampled_from(Truncation),
 )
 def test_rows_fit_and_know_what_they_hold(text: str, other: str, kind: Kind, rule: Truncation) -> None:
-    """Under any rule no row is too long, and its parts are the tokens of the whole text, where they say."""
+    """Under any rule no row is too long, and its parts locate its tokens in the whole text."""
     task, whole = _task(kind, 24), _task(kind, 10_000)
     item = Input(text, other) if kind is Kind.SPAN else Input(text, candidates=(other,) if kind is Kind.RANKING else ())
     (rows,) = ENCODER.encode(task, [item], rule)
@@ -521,8 +521,8 @@ def test_rows_fit_and_know_what_they_hold(text: str, other: str, kind: Kind, rul
     assert len(held) + sum(row.dropped_tokens for row in rows) == in_all
 
 
-def test_what_is_known_is_not_tokenise_again() -> None:
-    """Tasks that tokenise alike share the pieces of a request; those that read words have their own."""
+def test_what_is_known_is_not_tokenised_again() -> None:
+    """Texts in the cache are not tokenised again; tasks on words have entries of their own."""
 
     class Counted(InputEncoder):
         def _tokenise(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
@@ -540,7 +540,7 @@ def test_what_is_known_is_not_tokenise_again() -> None:
 
 @given(TEXTS, st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING]))
 def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
-    """The characters of each token of a row are its own: in lower case without accents they spell the token."""
+    """The characters of each token of a row spell the token, in lower case without accents."""
     cache = TokenCache()
     task, item = _task(kind, 16), Input(text)
     ((row,),) = ENCODER.encode(task, [item], cache=cache)
@@ -554,7 +554,7 @@ def test_tokens_lie_where_they_say(text: str, kind: Kind) -> None:
 
 
 def test_tokens_of_given_words_are_counted_in_the_joined_text() -> None:
-    """Blanks around a word that was given are no part of it."""
+    """The character ranges of a given word's tokens do not include blanks around the word."""
     cache = TokenCache()
     task, item = _task(Kind.TAGGING), Input.from_words([" playing", "cats "])
     ((row,),) = ENCODER.encode(task, [item], cache=cache)

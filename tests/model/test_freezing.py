@@ -1,4 +1,4 @@
-"""Tests of freezing in model/network.py: what stays fixed to the bit, and what learns."""
+"""Freezing: which parameters stay fixed to the bit, and which learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.model.support.networks import build, classifiers, random_batch
 
 
 def _backbone_size(config: NetworkConfig, num_layers: int) -> int:
-    """Parameters of a BERT's embeddings and lowest layers, counted by hand."""
+    """Number of parameters of a BERT's embeddings and lowest layers, counted by hand."""
     size, inner = config.hidden_size, config.intermediate_size
     embeddings = (config.vocab_size + config.max_positions + config.num_segments + 2) * size
     layer = 4 * (size * size + size) + (size * inner + inner) + (inner * size + size) + 2 * 2 * size
@@ -24,7 +24,7 @@ def _backbone_size(config: NetworkConfig, num_layers: int) -> int:
 
 @pytest.mark.parametrize("num_layers", [0, 1, 2])
 def test_freezing_fixes_the_backbone_alone(num_layers: int, tiny_network: Network) -> None:
-    """Frozen are exactly the embeddings and the backbone's part of the lowest layers."""
+    """Exactly the embeddings and the backbone's part of the lowest layers are frozen."""
     total = sum(parameter.numel() for parameter in tiny_network.parameters())
     freeze_backbone(tiny_network, num_layers)
     trainable = sum(parameter.numel() for parameter in tiny_network.parameters() if parameter.requires_grad)
@@ -35,7 +35,7 @@ def test_freezing_fixes_the_backbone_alone(num_layers: int, tiny_network: Networ
 
 
 def test_the_released_filter_misses_one_projection(tiny_network: Network) -> None:
-    """On request the attention's FiLM in the frozen layers is fixed too, its matrix R and FiLM elsewhere are not."""
+    """`attention_film` also freezes the attention's FiLM in the frozen layers, but not its matrix R nor FiLM elsewhere."""
     freeze_backbone(tiny_network, 1)
     fixed = {name for name, parameter in tiny_network.named_parameters() if not parameter.requires_grad}
     freeze_backbone(tiny_network, 1, attention_film=True)
@@ -49,7 +49,7 @@ def test_the_released_filter_misses_one_projection(tiny_network: Network) -> Non
 def test_parameters_are_counted_by_what_they_belong_to(
     pooling: Pooling, form: BottleneckForm, tiny_config: NetworkConfig
 ) -> None:
-    """Backbone, conditional modules and heads share out the network; the backbone is a published BERT's size."""
+    """Backbone, conditional modules and heads add up to the network; the backbone has the size of a published BERT."""
     network = build(replace(tiny_config, pooling=pooling, bottleneck_form=form), classifiers(7))
     freeze_backbone(network, 1)
     counts, size = parameter_counts(network), tiny_config.hidden_size
@@ -62,7 +62,7 @@ def test_parameters_are_counted_by_what_they_belong_to(
 
 
 def test_counts_are_written_with_their_shares() -> None:
-    """The line for a person has every count, what the conditional modules add, and how much is trained."""
+    """The line for people has every count, the share of the conditional modules, and the share that is trainable."""
     line = str(ParameterCounts(backbone=2_000_000, conditional=250_000, heads=250_000, trainable=625_000))
     assert line == (
         "2,500,000 parameters, 625,000 of them trainable (25.00%): "
@@ -72,7 +72,7 @@ def test_counts_are_written_with_their_shares() -> None:
 
 @pytest.mark.parametrize("num_layers", [-1, 3])
 def test_layers_that_do_not_exist_cannot_be_frozen(num_layers: int, tiny_network: Network) -> None:
-    """Freezing fewer than none or more than all layers is refused."""
+    """Freezing fewer than zero or more than all layers is refused."""
     with pytest.raises(ValueError, match=f"cannot freeze {num_layers} of 2 layers"):
         freeze_backbone(tiny_network, num_layers)
 
@@ -94,7 +94,7 @@ def _copy(network: Network) -> dict[str, Tensor]:
 
 
 def test_a_step_changes_all_but_the_frozen(tiny_network: Network) -> None:
-    """One step with weight decay changes no bit of a frozen tensor and something in every other one."""
+    """One step with weight decay changes no bit of a frozen tensor, and every other tensor."""
     freeze_backbone(tiny_network, 1)
     before = _copy(tiny_network)
     _step(tiny_network, torch.optim.AdamW(tiny_network.parameters(), lr=0.01, weight_decay=0.1))
@@ -105,7 +105,7 @@ def test_a_step_changes_all_but_the_frozen(tiny_network: Network) -> None:
 
 
 def test_a_new_network_learns_everywhere_after_two_steps(tiny_config: NetworkConfig) -> None:
-    """From the identity, the first step leaves only what lies behind a zero: the second step reaches that too."""
+    """In a new network the first step does not reach parameters behind a zero; the second step does."""
     network = build(tiny_config, classifiers(7))
     freeze_backbone(network, 2)
     before = _copy(network)
@@ -121,7 +121,7 @@ def test_a_new_network_learns_everywhere_after_two_steps(tiny_config: NetworkCon
 
 
 def test_backbone_and_conditional_modules_share_out_the_encoder(tiny_network: Network) -> None:
-    """A parameter of the encoder belongs to the backbone or to a conditional module, never to both."""
+    """Each parameter of the encoder belongs either to the backbone or to a conditional module."""
     backbone = {id(parameter) for parameter in backbone_parameters(tiny_network.encoder)}
     conditional = {
         id(parameter)
@@ -134,7 +134,7 @@ def test_backbone_and_conditional_modules_share_out_the_encoder(tiny_network: Ne
 
 
 def test_the_embeddings_may_learn(tiny_network: Network) -> None:
-    """Told so, freezing leaves the embeddings be: with no layer fixed, the whole network learns."""
+    """With `embeddings=False` only layers are frozen; without layers the whole network learns."""
     freeze_backbone(tiny_network, 0, embeddings=False)
     assert all(parameter.requires_grad for parameter in tiny_network.parameters())
     freeze_backbone(tiny_network, 1, embeddings=False)

@@ -1,4 +1,4 @@
-"""Tests of model/heads.py."""
+"""Heads and pooling."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from polytask.model.heads import Heads, Outputs, output_slices, pool_mean, pool_
 from polytask.model.tasks import Kind, Task
 
 
-def _task(place: int, kind: Kind, num_labels: int) -> Task:
+def _task(index: int, kind: Kind, num_labels: int) -> Task:
     labels = (
         tuple(f"label-{label}" for label in range(num_labels)) if kind in {Kind.CLASSIFICATION, Kind.TAGGING} else ()
     )
     paired = kind in {Kind.RANKING, Kind.SPAN}
     value_range = (0.0, 1.0) if kind is Kind.REGRESSION else None
-    return Task(f"task-{place}", kind, 16, labels=labels, pair=paired, value_range=value_range)
+    return Task(f"task-{index}", kind, 16, labels=labels, pair=paired, value_range=value_range)
 
 
 _KINDS = st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN, Kind.RANKING, Kind.REGRESSION])
 _TASKS = st.lists(st.tuples(_KINDS, st.integers(2, 9)), min_size=1, max_size=12).map(
-    lambda drawn: [_task(place, *kind_and_size) for place, kind_and_size in enumerate(drawn)]
+    lambda drawn: [_task(index, *kind_and_size) for index, kind_and_size in enumerate(drawn)]
 )
 
 
@@ -44,7 +44,7 @@ def test_slices_share_out_all_columns(tasks: list[Task]) -> None:
 
 @given(_TASKS, st.data())
 def test_a_new_task_moves_no_old_slice(tasks: list[Task], data: st.DataObject) -> None:
-    """A task added behind the others leaves their slices as they are."""
+    """A task added at the end does not change the slices of the others."""
     kept = data.draw(st.integers(0, len(tasks)))
     assert output_slices(tasks)[:kept] == output_slices(tasks[:kept])
 
@@ -54,7 +54,7 @@ def heads() -> Heads:
     """Heads of two sentence-level and two token-level tasks of different widths."""
     torch.manual_seed(0)
     kinds = (Kind.CLASSIFICATION, Kind.TAGGING, Kind.RANKING, Kind.SPAN)
-    return Heads(4, 4, [_task(place, kind, 3) for place, kind in enumerate(kinds)], dropout=0.5).eval()
+    return Heads(4, 4, [_task(index, kind, 3) for index, kind in enumerate(kinds)], dropout=0.5).eval()
 
 
 def test_logits_are_one_product_each(heads: Heads) -> None:
@@ -94,7 +94,7 @@ def test_dropout_acts_in_training_only(heads: Heads) -> None:
 
 @pytest.mark.parametrize("token", [None, torch.ones(2, 3, 1, dtype=torch.bfloat16)])
 def test_outputs_reach_the_cpu_in_float32(token: torch.Tensor | None) -> None:
-    """Outputs of any precision come back in float32, with token logits where there were some."""
+    """Outputs of any dtype are moved to the CPU in float32, with token logits if there are some."""
     outputs = Outputs(torch.ones(2, 4, dtype=torch.bfloat16), token).to_cpu()
     assert outputs.sentence.dtype == torch.float32
     assert (outputs.token is None) == (token is None)
@@ -103,7 +103,7 @@ def test_outputs_reach_the_cpu_in_float32(token: torch.Tensor | None) -> None:
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 2**16))
 def test_pooling_is_the_mean_of_the_real_tokens(lengths: list[int], seed: int) -> None:
-    """A row's pooled state is the mean over its own tokens, whatever stands in the padding."""
+    """A row's pooled state is the mean over its tokens, for any content of the padding."""
     states = torch.randn(len(lengths), 6, 3, generator=torch.Generator().manual_seed(seed))
     pooled = pool_mean(states, torch.arange(6) < torch.tensor(lengths)[:, None])
     for row, length in enumerate(lengths):
@@ -111,18 +111,18 @@ def test_pooling_is_the_mean_of_the_real_tokens(lengths: list[int], seed: int) -
 
 
 def test_pairs_are_compared_by_the_means_of_their_texts() -> None:
-    """Beside the mean of all tokens stand |u - v| and u * v of the two texts' means; padding counts nowhere."""
+    """Beside the mean of all tokens there are |u - v| and u * v of the two texts' means, without padding."""
     states = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
     segments = torch.tensor([[0, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 1]])
     pooled = pool_pairs(states, torch.arange(6) < torch.tensor([5, 6])[:, None], segments)
     for row, (length, second) in enumerate(((5, 3), (6, 2))):
-        own = states[row, :length]
-        u, v = own[:second].mean(0), own[second:].mean(0)
-        torch.testing.assert_close(pooled[row], torch.cat([own.mean(0), (u - v).abs(), u * v]))
+        row_states = states[row, :length]
+        u, v = row_states[:second].mean(0), row_states[second:].mean(0)
+        torch.testing.assert_close(pooled[row], torch.cat([row_states.mean(0), (u - v).abs(), u * v]))
 
 
 def test_a_single_text_has_nothing_to_compare() -> None:
-    """A row of one text has its mean and zeros, whatever stands beside it in the batch, and its gradients are finite."""
+    """A row of one text has its mean and zeros in any batch, and its gradients are finite."""
     states = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
     segments = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]])
     is_token = torch.arange(4) < torch.tensor([3, 4])[:, None]

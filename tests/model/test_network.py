@@ -1,4 +1,4 @@
-"""Tests of model/network.py: what a network of many tasks promises."""
+"""The network: promises about many tasks, batches and tables."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ def test_mixed_batches_equal_separate_ones(tiny_network: Network) -> None:
     mixed = run(tiny_network, batch)
     for task_id in range(7):
         rows = torch.nonzero(batch.task_ids == task_id).flatten()
-        own = Batch(batch.input_ids[rows], batch.segment_ids[rows], batch.lengths[rows], batch.task_ids[rows], True)
-        separate = run(tiny_network, own)
+        own_batch = Batch(
+            batch.input_ids[rows], batch.segment_ids[rows], batch.lengths[rows], batch.task_ids[rows], True
+        )
+        separate = run(tiny_network, own_batch)
         torch.testing.assert_close(mixed.sentence[rows], separate.sentence, atol=1e-5, rtol=0)
         assert mixed.token is not None
-        for row, length in zip(rows.tolist(), own.lengths.tolist(), strict=True):
+        for row, length in zip(rows.tolist(), own_batch.lengths.tolist(), strict=True):
             alone = run(tiny_network, one_row(batch, row)).token
             assert alone is not None
             torch.testing.assert_close(mixed.token[row, :length], alone[0], atol=1e-5, rtol=0)
@@ -97,7 +99,7 @@ def test_the_number_of_operations_does_not_grow_with_the_tasks(tiny_config: Netw
 
 
 def test_the_forward_reads_nothing_back_from_the_device(tiny_config: NetworkConfig) -> None:
-    """Conditioning and forward run on tensors without values: nothing in them waits for a value or depends on one."""
+    """Conditioning and forward run on tensors without values, so no step waits for a value or depends on one."""
     with torch.device("meta"):
         network = build(tiny_config, classifiers(7))
     batch = random_batch(tiny_config, LENGTHS, range(7)).to(torch.device("meta"))
@@ -139,13 +141,13 @@ def test_tables_may_be_computed_once(tiny_network: Network) -> None:
 
 
 def _film(film: FiLM, task: Tensor) -> Tensor:
-    """What a FiLM's table holds of a task."""
+    """The part of a FiLM's table for a task."""
     scale, shift = literal.film(film, task)
     return torch.stack([1 + scale, shift])
 
 
 def test_tables_equal_the_equations_of_each_task(tiny_network: Network) -> None:
-    """Every table holds, for each task, what its equation gives for that task's vector alone."""
+    """Every table has, for each task, the result of its equation for that task's vector alone."""
     tables, encoder = tiny_network.condition(), tiny_network.encoder
     for task_id, raw in enumerate(tiny_network.task_embedding.weight):
         task = literal.linear(tiny_network.task_embedding.transform, raw)
@@ -193,7 +195,7 @@ def test_training_reaches_every_parameter(switches: dict[str, Any], tiny_config:
 
 
 def test_logits_are_the_heads_of_the_encoders_states(tiny_network: Network) -> None:
-    """Sentence logits come from the mean of the real tokens' states, token logits from each state."""
+    """Sentence logits come from the mean of the real tokens' states, token logits from each token's state."""
     batch = random_batch(tiny_network.config, LENGTHS, range(7))
     states, outputs = encode(tiny_network, batch), run(tiny_network, batch)
     heads = tiny_network.heads
@@ -206,7 +208,7 @@ def test_logits_are_the_heads_of_the_encoders_states(tiny_network: Network) -> N
 
 
 def test_cls_pooling_reads_the_first_token(tiny_config: NetworkConfig) -> None:
-    """With CLS pooling the text's state is tanh(W h + b) of its first token."""
+    """With CLS pooling a row's state is tanh(W h + b) of its first token."""
     network = _trained(replace(tiny_config, pooling=Pooling.CLS), 4)
     batch = random_batch(tiny_config, LENGTHS, [0] * 7)
     assert network.pooler is not None
@@ -242,7 +244,7 @@ def test_the_state_dict_is_the_network(tiny_network: Network, tiny_config: Netwo
 
 
 def test_a_network_drawn_at_random_starts_as_the_released_code(tiny_config: NetworkConfig) -> None:
-    """Every matrix and every table of vectors has standard deviation 0.02, every bias and R are 0, layer norms 1 and 0."""
+    """`init_random` gives matrices and vectors a standard deviation of 0.02, biases and R 0, layer norms 1 and 0."""
     network = build(replace(tiny_config, bottleneck_form=BottleneckForm.ADAPTER), classifiers(7))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -258,7 +260,7 @@ def test_a_network_drawn_at_random_starts_as_the_released_code(tiny_config: Netw
 
 
 def test_at_a_random_start_the_attentions_scale_waits_for_its_matrix(tiny_config: NetworkConfig) -> None:
-    """With R at zero the attention bias is the shift, however FiLM starts: the scale's gradient is exactly 0."""
+    """After `init_random` R is zero, so the attention bias is the shift and the scale's gradient is exactly 0."""
     network = build(tiny_config, classifiers(7))
     init_random(network.modules())
     outputs = network(random_batch(tiny_config, (64,) * 7, range(7)), network.condition())
@@ -306,7 +308,7 @@ _LAYER_NAMES = {
 
 
 def test_parameter_names_are_a_contract(tiny_config: NetworkConfig, tiny_tasks: Sequence[Task]) -> None:
-    """These are the tensors of a stored checkpoint: a change here needs a new format number in the manifest."""
+    """A stored checkpoint has exactly these tensors: a change here needs a new format number in the manifest."""
     network = build(replace(tiny_config, pooling=Pooling.CLS), tiny_tasks)
     expected = {
         "task_embedding.weight",
@@ -330,7 +332,7 @@ def test_parameter_names_are_a_contract(tiny_config: NetworkConfig, tiny_tasks: 
 
 
 def test_parameter_names_of_the_switches_are_a_contract(tiny_config: NetworkConfig, tiny_tasks: Sequence[Task]) -> None:
-    """Each switch adds these tensors to those of a plain checkpoint, and takes none away."""
+    """Each switch adds these tensors to those of a plain checkpoint, and removes none."""
     plain = set(build(tiny_config, tiny_tasks).state_dict())
     tensors = ("weight", "bias")
     films = [name.removesuffix("projection.weight") for name in plain if name.endswith("projection.weight")]
@@ -355,7 +357,7 @@ def test_parameter_names_of_the_switches_are_a_contract(tiny_config: NetworkConf
 
 
 def _with_task(network: Network, task: Task) -> Network:
-    """The network with one task more: its parameters copied, the new task's rows behind the old ones."""
+    """The network with one more task: its parameters copied, the new task's entries after the old ones."""
     grown = build(network.config, [*network.tasks, task], seed=7)
     tensors = grown.state_dict()
     for name, tensor in network.state_dict().items():
@@ -369,7 +371,7 @@ def _with_task(network: Network, task: Task) -> Network:
 
 @pytest.mark.parametrize("kind", [Kind.CLASSIFICATION, Kind.TAGGING])
 def test_a_new_task_leaves_the_old_ones_alone(kind: Kind, tiny_network: Network) -> None:
-    """A task added behind the others changes no old parameter, table or logit beyond the last bits of a product."""
+    """A task added at the end changes no old parameter, and no old table or logit beyond the last bits of a product."""
     grown = _with_task(tiny_network, Task("new", kind, 32, labels=("a", "b", "c")))
     batch = random_batch(tiny_network.config, LENGTHS, range(7))
     before, after = run(tiny_network, batch), run(grown, batch)

@@ -1,4 +1,4 @@
-"""Tests of model/pretrained.py, on the tensors that transformers itself writes."""
+"""Published weights, against tensors that transformers writes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _network(published: dict[str, Any]) -> Network:
 
 
 def test_sizes_are_taken_over(published: dict[str, Any]) -> None:
-    """Every size of the published config arrives, and no conditional module is on."""
+    """Every size of the published config is kept, and no conditional module is on."""
     assert config_from_published(published) == NetworkConfig(
         vocab_size=50,
         hidden_size=16,
@@ -67,7 +67,7 @@ def test_sizes_are_taken_over(published: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("positions", "max_length"), [(512, 128), (128, 128), (64, 64)])
 def test_rows_are_no_longer_than_the_positions(published: dict[str, Any], positions: int, max_length: int) -> None:
-    """The longest row is 128 tokens, or as many as a smaller backbone has positions."""
+    """The longest row has 128 tokens, or the number of positions of a smaller backbone."""
     config = config_from_published({**published, "max_position_embeddings": positions})
     assert config.max_length == max_length
 
@@ -88,13 +88,13 @@ def test_rows_are_no_longer_than_the_positions(published: dict[str, Any], positi
     ],
 )
 def test_other_architectures_are_refused(published: dict[str, Any], changes: dict[str, Any], message: str) -> None:
-    """What would load but compute something else is refused by name."""
+    """A config whose weights would load but compute something else is refused by name."""
     with pytest.raises(ValueError, match=message):
         config_from_published({**published, **changes})
 
 
 def _loaded(reference: Any) -> Network:
-    """The network of a transformers model: every tensor of its encoder filled, and none of another shape."""
+    """The network of a transformers model, with every tensor of its encoder loaded in its shape."""
     config = config_from_published(reference.config.to_dict())
     network = Network(replace(config, max_length=config.max_positions), [_TASK]).eval()
     tensors = fold_positions(rename_published(reference.state_dict()), network.config)
@@ -105,7 +105,7 @@ def _loaded(reference: Any) -> Network:
 
 
 def _both(kind: str, network: Network, pairs: _Pairs) -> tuple[Batch, dict[str, Any]]:
-    """The same texts as our batch and as what transformers gives its models."""
+    """The same texts as our batch and as the input of transformers' models."""
     tokenizer = backbones.tokenizer(kind)
     encoder = InputEncoder(tokenizer.backend_tokenizer)
     rows = [row for (row,) in encoder.encode(_TASK, [Input(*pair) for pair in pairs])]
@@ -141,7 +141,7 @@ def test_token_states_are_those_of_transformers(kind: str) -> None:
     ],
 )
 def test_variants_are_those_of_transformers_as_well(kind: str, options: dict[str, Any]) -> None:
-    """Embeddings as wide as the states, fixed positions, or another number of segments: the states are the same."""
+    """With embeddings as wide as the states, fixed positions, or other segments, the states are those of transformers."""
     sizes = {name: value for name, value in options.items() if name != "type_vocab_size"}
     config = backbones.CONFIGS[kind](vocab_size=200, **sizes)
     config.type_vocab_size = options.get("type_vocab_size", 2)
@@ -157,7 +157,7 @@ def test_variants_are_those_of_transformers_as_well(kind: str, options: dict[str
 
 @pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "mpnet"])
 def test_positions_count_from_the_first_token(kind: str) -> None:
-    """The rows of the position table that no token has are gone, so that as many tokens fit as there are positions."""
+    """Positions that no token has are removed, so that as many tokens fit as there are positions."""
     reference = backbones.reference(kind)
     assert len(reference.embeddings.position_embeddings.weight) == 66
     assert config_from_published(reference.config.to_dict()).max_positions == 64
@@ -167,20 +167,20 @@ def test_positions_count_from_the_first_token(kind: str) -> None:
 
 
 def test_every_backbone_tensor_has_a_source(published: dict[str, Any]) -> None:
-    """The renamed tensors of a BertModel are exactly the network's own, apart from task embedding and heads."""
+    """The renamed tensors of a BertModel are exactly the network's, apart from task embedding and heads."""
     network = _network(published)
     reference = BertModel(BertConfig(**published))
     renamed = rename_published(reference.state_dict())
-    own = {
+    expected = {
         name: tensor.shape
         for name, tensor in network.state_dict().items()
         if not name.startswith(("task_embedding.", "heads."))
     }
-    assert {name: tensor.shape for name, tensor in renamed.items()} == own
+    assert {name: tensor.shape for name, tensor in renamed.items()} == expected
 
 
 def test_values_are_untouched(published: dict[str, Any]) -> None:
-    """Renaming changes names only: query stays query, and no two tensors change places."""
+    """Renaming changes names only: no two tensors are swapped."""
     tensors = BertModel(BertConfig(**published)).state_dict()
     renamed = rename_published(tensors)
     pairs = {
@@ -197,7 +197,7 @@ def test_values_are_untouched(published: dict[str, Any]) -> None:
 
 
 def test_task_checkpoints_load_as_well(published: dict[str, Any]) -> None:
-    """The prefix `bert.` and the old names gamma and beta are understood, and foreign heads are left out."""
+    """The prefix `bert.` and the old names gamma and beta are understood, and heads of other tasks are left out."""
     tensors = BertForMaskedLM(BertConfig(**published)).state_dict()
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor

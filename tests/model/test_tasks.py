@@ -1,4 +1,4 @@
-"""Tests of model/tasks.py."""
+"""Tasks: outputs, names and checks of their fields."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_width_and_level_follow_from_the_kind(kind: Kind, num_outputs: int, toke
 
 
 def test_every_kind_is_covered() -> None:
-    """The cases of this file cover all kinds there are."""
+    """The cases of this file cover all kinds."""
     assert set(_FIELDS) == set(Kind)
 
 
@@ -53,7 +53,7 @@ def test_good_names_are_accepted(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "-a", "_a", "Intent", "a b", "a/b", "a.b", "ä", "a\n", "x" * 64])
 def test_bad_names_are_refused(name: str) -> None:
-    """A name that could not stand in an address is refused."""
+    """A name that cannot be part of a URL is refused."""
     with pytest.raises(ValueError, match="a name is"):
         _task(name=name)
 
@@ -101,13 +101,13 @@ def test_bio_labels_are_recognised(labels: tuple[str, ...], bio: bool) -> None:
 
 
 def test_order_is_kept() -> None:
-    """Tasks come back as a tuple in the order given, from any iterable."""
+    """Tasks of any iterable become a tuple in the same order."""
     tasks = [_task(name=name) for name in "cab"]
     assert check_tasks(iter(tasks), 32) == tuple(tasks)
 
 
 def test_no_tasks_are_refused() -> None:
-    """A network needs at least one task."""
+    """A network without tasks is refused."""
     with pytest.raises(ValueError, match="at least one task"):
         check_tasks([], 32)
 

@@ -1,4 +1,4 @@
-"""Which tokens are read of texts that are too long."""
+"""Truncation and windows: which tokens are read of texts that are too long."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ROOMS = st.integers(4, 64)
 
 
 def covered(stretches: list[TokenRange]) -> set[int]:
-    """The tokens in any of the stretches."""
+    """The tokens in any of the ranges."""
     return {token for start, stop in stretches for token in range(start, stop)}
 
 
 @given(LENGTHS, ROOMS)
 def test_windows_cover_every_token_and_are_full(length: int, room: int) -> None:
-    """Each but a lone one is full, neighbours overlap by a quarter of the room, and none could be left out."""
+    """Windows are full unless there is only one, neighbours overlap by a quarter of the room, and none could be left out."""
     found = windows(length, room)
     assert covered(found) == set(range(length))
     if length <= room:
@@ -33,7 +33,7 @@ def test_windows_cover_every_token_and_are_full(length: int, room: int) -> None:
 
 @given(LENGTHS, ROOMS, st.sampled_from(Truncation))
 def test_a_text_that_fits_is_read_whole(length: int, room: int, rule: Truncation) -> None:
-    """Whatever the rule, one row holds it; what is too long keeps the end that the rule says."""
+    """A text that fits is one row under every rule; a longer one keeps the end that the rule names."""
     found = truncate_one(length, room, rule)
     if length <= room:
         assert found == [(0, length)]
@@ -47,7 +47,7 @@ def test_a_text_that_fits_is_read_whole(length: int, room: int, rule: Truncation
 def test_two_texts_fit_into_each_row(
     first: int, second: int, room: int, rule: Truncation, second_is_context: bool
 ) -> None:
-    """No row is over the room; without windows each side keeps as much as under the rule of longest first."""
+    """No row is over the room; without windows each text keeps as many tokens as under longest first."""
     found = truncate_two(first, second, room, rule, second_is_context=second_is_context)
     sizes = [tuple(stop - start for start, stop in pair) for pair in found]
     assert all(sum(pair) <= room for pair in sizes)
@@ -59,7 +59,7 @@ def test_two_texts_fit_into_each_row(
 
 @given(LENGTHS, LENGTHS, ROOMS, st.booleans())
 def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, second_is_context: bool) -> None:
-    """All of it is read, or of a text that is asked about; the other keeps its beginning, up to half the room."""
+    """All of the longer text or of a context is read; the other text keeps its beginning, up to half the room."""
     found = truncate_two(first, second, room, Truncation.WINDOW, second_is_context=second_is_context)
     sides = [[pair[side] for pair in found] for side in (0, 1)]
     over = 1 if second_is_context or second >= first else 0
@@ -72,6 +72,6 @@ def test_windows_lie_over_the_longer_text(first: int, second: int, room: int, se
 
 @pytest.mark.parametrize("rule", [Truncation.RIGHT, Truncation.LONGEST_FIRST, Truncation.ERROR])
 def test_right_is_another_name_of_the_default(rule: Truncation) -> None:
-    """And who refuses what is too long sees what the default would have cut off."""
+    """RIGHT and ERROR keep the same tokens as LONGEST_FIRST."""
     assert truncate_two(30, 10, 20, rule, second_is_context=False) == [((0, 10), (0, 10))]
     assert truncate_two(30, 10, 20, Truncation.LEFT, second_is_context=False) == [((20, 30), (0, 10))]

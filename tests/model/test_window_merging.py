@@ -1,4 +1,4 @@
-"""Windows over a text, and what becomes of their logits."""
+"""Merging of windows over a text."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ def logits_of(task: Task, rows: tuple[Encoding, ...], seed: int = 0) -> list[Log
 
 
 def windows(task: Task, item: Input) -> tuple[Encoding, ...]:
-    """The rows of an input that is read in windows."""
+    """The rows of an input in windows."""
     (rows,) = ENCODER.encode(task, [item], Truncation.WINDOW)
     return rows
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_a_text_that_fits_is_answered_to_the_bit_as_without_windows(task: Task) -> None:
-    """Its rows are the same, and so are its answers."""
+    """A text that fits has the same rows and answers with windows as without."""
     item = tiny.inputs()[task.name]
     (usual,) = ENCODER.encode(task, [item])
     assert windows(task, item) == usual
     logits = logits_of(task, usual)
-    rows, own = merge_windows(task, usual, logits)
+    rows, merged = merge_windows(task, usual, logits)
     assert rows == list(usual)
-    assert all(one is other for one, other in zip(own, logits, strict=True))
+    assert all(one is other for one, other in zip(merged, logits, strict=True))
 
 
 @given(WORDS)
 def test_every_word_has_the_logits_of_the_window_that_shows_most_around_it(text: str) -> None:
-    """Each word of the text is there once, in order, as no row that holds it has more on its poorer side."""
+    """Each word is there once, in order, with the logits of the window that has the most context on its poorer side."""
     task, item = TASKS["entities"], Input(text)
     rows = windows(task, item)
     logits = [np.full((len(row), 5), number, np.float32) for number, row in enumerate(rows)]
-    ((row,), (own,)) = merge_windows(task, rows, logits)
+    ((row,), (merged,)) = merge_windows(task, rows, logits)
     (whole,) = ENCODER.encode(Task("all", Kind.TAGGING, 2000, labels=task.labels), [item])[0]
     assert row.offsets == whole.offsets
     for position, token in zip(row.positions, whole.positions, strict=True):
-        chosen = rows[int(own[position, 0])].parts[0]
+        chosen = rows[int(merged[position, 0])].parts[0]
         around = [min(token - 1 - part.start, part.stop - token) for part in (row.parts[0] for row in rows)]
         assert min(token - 1 - chosen.start, chosen.stop - token) == max(around)
 
 
 def test_sentences_have_the_mean_of_their_windows_and_each_candidate_its_own() -> None:
-    """Windows of one candidate are not mixed with those of another."""
+    """Each candidate has the mean of its own windows."""
     item = Input("Which cat?", candidates=("paris " * 100, "cat", "good " * 60))
     task = TASKS["relevance"]
     rows = windows(task, item)
@@ -72,22 +72,22 @@ def test_sentences_have_the_mean_of_their_windows_and_each_candidate_its_own() -
     assert texts == sorted(texts)
     assert texts.count(2) == 1
     logits = [np.array([position], np.float32) for position in range(len(rows))]
-    _, own = merge_windows(task, rows, logits)
+    _, merged = merge_windows(task, rows, logits)
     expected = [np.mean([position for position, text in enumerate(texts) if text == number]) for number in (1, 2, 3)]
-    assert [float(one[0]) for one in own] == expected
+    assert [float(one[0]) for one in merged] == expected
 
 
 def test_a_span_is_found_in_any_window_and_counted_in_the_clients_text() -> None:
-    """The best start and end of the whole context win, wherever they lie; the score is one softmax over it."""
+    """The best span of the whole context wins in any window, with offsets in the context and one softmax over it."""
     task, item = TASKS["answer"], Input("Who?", "the cat sat. " * 60 + "paris" + " a bad cat." * 20)
     rows = windows(task, item)
     assert len(rows) > 3
     logits = [np.zeros((len(row), 2), np.float32) for row in rows]
     start = item.text_pair.index("paris") if item.text_pair else 0
-    for row, own in zip(rows, logits, strict=True):
+    for row, row_logits in zip(rows, logits, strict=True):
         for position, characters in zip(row.positions, row.offsets, strict=True):
             if characters == (start, start + 5):
-                own[position] = 20
+                row_logits[position] = 20
     found = answer(task, item, rows, logits)
     assert isinstance(found, SpanAnswer)
     assert (found.text, found.start, found.end) == ("paris", start, start + 5)
@@ -95,15 +95,15 @@ def test_a_span_is_found_in_any_window_and_counted_in_the_clients_text() -> None
 
 
 def test_entities_across_the_edge_of_a_window_are_whole() -> None:
-    """Words of one entity may come from two windows."""
+    """An entity whose words come from two windows is one entity."""
     task, item = TASKS["entities"], Input("cat " * 80)
     rows = windows(task, item)
     b_tag, inside = task.labels.index("B-animal"), task.labels.index("I-animal")
     logits = [np.zeros((len(row), 5), np.float32) for row in rows]
-    for row, own in zip(rows, logits, strict=True):
-        own[:, inside] = 9
+    for row, row_logits in zip(rows, logits, strict=True):
+        row_logits[:, inside] = 9
         if row.parts[0].start == 0:
-            own[1, b_tag] = 99
+            row_logits[1, b_tag] = 99
     found = answer(task, item, rows, logits, AnswerOptions())
     assert isinstance(found, TaggingAnswer)
     assert [asdict(entity) | {"score": 0} for entity in found.entities] == [
@@ -112,7 +112,7 @@ def test_entities_across_the_edge_of_a_window_are_whole() -> None:
 
 
 def test_windows_without_words_are_no_error() -> None:
-    """A text whose tokens have no characters of their own has no answer at the level of tokens."""
+    """A text whose tokens have no characters has no token-level answer."""
     row = Encoding((1, 2), (0, 0), parts=windows(TASKS["entities"], Input("cat"))[0].parts)
     rows, _ = merge_windows(TASKS["entities"], [row, row], [np.zeros((2, 5), np.float32)] * 2)
     assert rows == [row]

@@ -1,1 +1,1 @@
-"""What is true of the store: versions are whole, never changed, and loaded strictly."""
+"""Tests of the store: versions are whole, never changed, and loaded strictly."""

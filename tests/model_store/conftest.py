@@ -1,4 +1,4 @@
-"""Fixtures of the store's tests. What they give is built in `stores.py`."""
+"""Fixtures of the store's tests, built by `support/stores.py`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.support import tiny
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """The place of a store that does not exist yet."""
+    """The path of a store that does not exist yet."""
     return tmp_path / "store"
 
 
 @pytest.fixture
 def base(tmp_path: Path) -> Base:
-    """The backbone of the tiny network, published."""
+    """The tiny network's backbone as a published one."""
     return stores.write_base(tmp_path / "base", tiny.network())
 
 

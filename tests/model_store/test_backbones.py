@@ -1,4 +1,4 @@
-"""Finding published backbones and checking that they are the right ones."""
+"""Published backbones: where they are found, and how they are checked."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_is_taken_as_it_is(base: Base) -> None:
-    """A folder with the three files is its own place."""
+    """A folder with the three files is used directly."""
     assert locate_backbone(base.name) == Path(base.name)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_folder_that_lacks_a_file_is_refused(base: Base, file: str) -> None:
-    """The error names the folder and the file that it lacks."""
+    """The error for an incomplete folder names the folder and the missing file."""
     (Path(base.name) / file).unlink()
     with pytest.raises(BaseMissing, match=f"base: has no {file}"):
         locate_backbone(base.name)
@@ -58,7 +58,7 @@ def test_a_package_is_found_without_being_imported(base: Base, tmp_path: Path, m
 
 
 def test_the_hubs_cache_is_used_without_a_network(base: Base, hub_cache: Path) -> None:
-    """A backbone that the hub's cache holds is found offline."""
+    """A backbone in the hub's cache is found offline."""
     repository = hub_cache / "models--an-organisation--a-backbone"
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("abc", encoding="utf-8")
@@ -67,14 +67,14 @@ def test_the_hubs_cache_is_used_without_a_network(base: Base, hub_cache: Path) -
 
 
 class Hub:
-    """A hub with one repository, of which a client gets the files that it asks for."""
+    """A hub with one repository, from which a client gets the files that it requests."""
 
     def __init__(self, repository: Path, cache: Path) -> None:
         self.repository = repository
         self.cache = cache
 
     def download(self, _: str, allow_patterns: list[str], *, local_files_only: bool, **_options: object) -> str:
-        """What `huggingface_hub.snapshot_download` does."""
+        """Stands for `huggingface_hub.snapshot_download`."""
         if local_files_only and not self.cache.is_dir():
             raise FileNotFoundError("not cached")
         self.cache.mkdir(exist_ok=True)
@@ -86,7 +86,7 @@ class Hub:
 
 @pytest.fixture
 def hub(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """A hub that has the base, and pickled weights beside it."""
+    """A hub that has the base and pickled weights beside it."""
     (Path(base.name) / "pytorch_model.bin").write_bytes(b"pickled")
     built = Hub(Path(base.name), tmp_path / "fetched")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", built.download)
@@ -94,7 +94,7 @@ def hub(base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_pickled_weights_are_fetched_only_where_there_are_no_others(hub: Hub) -> None:
-    """From the hub come safetensors; a pickle comes if the repository has nothing else."""
+    """Safetensors are fetched from the hub; a pickle is fetched only if the repository has nothing else."""
     assert locate_backbone(_NAME) == hub.cache
     assert {path.name for path in hub.cache.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
     shutil.rmtree(hub.cache)
@@ -104,14 +104,14 @@ def test_pickled_weights_are_fetched_only_where_there_are_no_others(hub: Hub) ->
 
 
 def test_what_the_hub_does_not_have_is_named(hub: Hub) -> None:
-    """A repository without tokenizer.json is refused with the way to make one."""
+    """A repository without tokenizer.json is refused with a way to make one."""
     (hub.repository / "tokenizer.json").unlink()
     with pytest.raises(BaseMissing, match=r"fetched: has no tokenizer\.json; write it with transformers"):
         locate_backbone(_NAME)
 
 
 def test_a_base_is_never_a_pickle(base: Base) -> None:
-    """What a version is a delta over is read from safetensors only."""
+    """The base of a delta is read from safetensors only."""
     weights = Path(base.name) / "model.safetensors"
     weights.rename(weights.with_name("pytorch_model.bin"))
     with pytest.raises(BaseMissing, match=r"model\.safetensors: is missing; put the weights in safetensors there"):
@@ -121,21 +121,21 @@ def test_a_base_is_never_a_pickle(base: Base) -> None:
 @pytest.mark.usefixtures("hub_cache")
 @pytest.mark.parametrize("name", [_NAME, "no such//name"])
 def test_a_backbone_that_is_nowhere_is_missing(name: str) -> None:
-    """When no source has the backbone the error names it and says what to allow."""
+    """If no source has the backbone, the error names it and says what to allow."""
     with pytest.raises(BaseMissing, match="allow access to the Hugging Face hub"):
         locate_backbone(name)
 
 
 @pytest.mark.usefixtures("hub_cache")
 def test_a_missing_backbone_with_a_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error gives the command that installs the backbone's package."""
+    """The error for a missing backbone with a package has the command that installs the package."""
     monkeypatch.setitem(bases._PACKAGES, _NAME, ("no_such_package", "pip install it"))
     with pytest.raises(BaseMissing, match="pip install it"):
         locate_backbone(_NAME)
 
 
 def test_a_base_has_the_names_of_the_network(base: Base) -> None:
-    """The published tensors come back as the backbone's, bit for bit."""
+    """The published tensors are loaded under the network's names, bit for bit."""
     network = tiny.network()
     backbone = {id(parameter) for parameter in backbone_parameters(network.encoder)}
     expected = {name: tensor for name, tensor in network.named_parameters() if id(tensor) in backbone}
@@ -151,7 +151,7 @@ def test_the_hash_decides_not_the_source(base: Base) -> None:
 
 
 def test_a_base_that_is_no_safetensors_file_is_refused(base: Base) -> None:
-    """A file of another kind under the right name and hash is refused."""
+    """A file with the right name and hash that is no safetensors file is refused."""
     path = Path(base.name) / "model.safetensors"
     path.write_bytes(json.dumps({"not": "tensors"}).encode())
     with pytest.raises(BaseMismatch, match="not a safetensors file"):

@@ -1,4 +1,4 @@
-"""JSON to dataclasses."""
+"""Strict decoding of JSON to dataclasses."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_none_is_allowed_only_where_the_type_says_so() -> None:
 
 @pytest.mark.parametrize("key", list(valid()))
 def test_a_missing_key_is_named(key: str) -> None:
-    """Every key must be there, also one whose field has a default."""
+    """A missing key is an error, also if its field has a default."""
     fields = valid()
     del fields[key]
     with pytest.raises(DecodingError, match=f"lacks key '{key}'"):
@@ -87,7 +87,7 @@ def test_a_missing_key_is_named(key: str) -> None:
 
 
 def test_an_unknown_key_is_named_with_its_place() -> None:
-    """A key that no field has is an error, at any depth."""
+    """A key without a field is an error that names it, at any depth."""
     with pytest.raises(DecodingError, match="has unknown key 'colr'"):
         decode(Outer, {**valid(), "colr": "red"})
     with pytest.raises(DecodingError, match=r"key 'inner\[1\]' has unknown key 'extra'"):
@@ -115,6 +115,6 @@ def test_an_unknown_key_is_named_with_its_place() -> None:
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(key: str, value: Any, named: str) -> None:
-    """A value of another type, or one that its class refuses, is an error that says where it is."""
+    """A value of another type, or one that its class refuses, is an error that names its key."""
     with pytest.raises(DecodingError, match=named):
         decode(Outer, {**valid(), key: value})

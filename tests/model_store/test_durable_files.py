@@ -14,7 +14,7 @@ from polytask.model_store.durable_files import is_locked, locked, replace_text, 
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
-    """A file's hash is the sha256 of its content, however large."""
+    """A file's hash is the sha256 of its content, for any size."""
     content = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
@@ -29,7 +29,7 @@ def test_replace_text_leaves_only_the_new_text(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_replacement_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a write fails half-way the old text stays, and the next replacement works."""
+    """If a write fails half-way the old text stays, and the next replacement works."""
     replace_text(tmp_path / "file", "old")
 
     def fail(_path: Path) -> None:

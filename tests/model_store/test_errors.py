@@ -1,4 +1,4 @@
-"""Store errors."""
+"""Errors of a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polytask.model_store.errors import FileCorrupt, StoreError
 
 
 def test_message_says_which_path_what_is_wrong_and_what_to_do() -> None:
-    """The message of an error has its three parts, in that order."""
+    """An error's message has path, problem and remedy, in that order."""
     error = FileCorrupt(Path("store/demo/1/card.md"), "is missing", "restore it")
     assert str(error) == "store/demo/1/card.md: is missing; restore it"
 
@@ -24,6 +24,6 @@ def test_every_error_is_a_store_error() -> None:
 
 
 def test_an_error_survives_a_copy() -> None:
-    """An error may cross a process or be copied, as its arguments are those of its constructor."""
+    """An error can be copied or sent to another process, as its arguments are those of its constructor."""
     error = copy.copy(FileCorrupt("a", "b", "c"))
     assert str(error) == "a: b; c"

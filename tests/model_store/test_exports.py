@@ -1,4 +1,4 @@
-"""Exports of a version: beside it or in the user's folder, whole, and of this version only."""
+"""Exports of a version: inside it or in the user's folder, whole, and of this version only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def version(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's data folder is one of the test's."""
+    """Sets a folder of the test as the user's data folder."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "data"
 
@@ -59,7 +59,7 @@ def saved(version: Path, source: Path, content: bytes = b"graph") -> Path:
 
 
 def test_what_is_saved_is_read(version: Path, tmp_path: Path) -> None:
-    """Exports come back as they were, beside a version that is still whole."""
+    """Exports are read as they were saved, and the version beside them is still whole."""
     folder = saved(version, tmp_path / "work")
     assert folder == version / "exports"
     assert read_exports(version) == (folder, exports(version))
@@ -73,7 +73,7 @@ def test_there_need_not_be_any(version: Path) -> None:
 
 
 def test_new_exports_take_the_place_of_old_ones(version: Path, tmp_path: Path) -> None:
-    """Of earlier exports nothing is left, whatever their files were called."""
+    """New exports leave no file of earlier ones."""
     folder = saved(version, tmp_path / "work")
     (folder / "old.onnx").write_bytes(b"old")
     saved(version, tmp_path / "work", b"another graph")
@@ -84,7 +84,7 @@ def test_new_exports_take_the_place_of_old_ones(version: Path, tmp_path: Path) -
 def test_a_version_that_cannot_be_written_to_has_them_elsewhere(
     version: Path, tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They lie in the user's data folder under the hash of the manifest, and are found there."""
+    """Exports of a read-only version are saved to and found in the user's data folder, under the manifest's hash."""
     # Permissions do not stop root.
     monkeypatch.setattr(os, "access", lambda path, _: version not in {path, *Path(path).parents})
     folder = saved(version, tmp_path / "work")
@@ -94,7 +94,7 @@ def test_a_version_that_cannot_be_written_to_has_them_elsewhere(
 
 
 def test_exports_of_another_version_are_refused(version: Path, tmp_path: Path) -> None:
-    """A folder that was copied along to other weights is not believed."""
+    """Exports that were copied to another version are refused."""
     other = save(tmp_path / "store", "demo", stores.contents(tiny.network(seed=1)))
     saved(version, tmp_path / "work").rename(other / "exports")
     with pytest.raises(ExportInvalid, match=r"another version.* run `polytask export` again"):
@@ -110,7 +110,7 @@ def test_exports_of_another_version_are_refused(version: Path, tmp_path: Path) -
     ],
 )
 def test_what_is_not_known_is_an_error(wrong: dict[str, object], message: str, version: Path, tmp_path: Path) -> None:
-    """A newer format, a key too many and a wrong value are named with the path."""
+    """Another format, an unknown key and a wrong value are errors that name the path."""
     path = saved(version, tmp_path / "work") / EXPORT_MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
     with pytest.raises(ExportInvalid, match=message) as raised:
@@ -119,7 +119,7 @@ def test_what_is_not_known_is_an_error(wrong: dict[str, object], message: str, v
 
 
 def test_a_file_that_is_not_the_one_exported_is_an_error(version: Path, tmp_path: Path) -> None:
-    """Changed and missing files are told apart."""
+    """A changed and a missing file are different errors."""
     folder = saved(version, tmp_path / "work")
     (folder / "int8.onnx").chmod(0o644)
     (folder / "int8.onnx").write_bytes(b"grapf")
@@ -131,7 +131,7 @@ def test_a_file_that_is_not_the_one_exported_is_an_error(version: Path, tmp_path
 
 
 def test_a_place_that_cannot_be_written_to_is_said(version: Path, tmp_path: Path) -> None:
-    """Where a file is in the way, the error names it."""
+    """If a file is in the way of the folder, the error names the path."""
     (version / "exports").write_text("in the way")
     with pytest.raises(StoreUnwritable, match="exports: cannot be written"):
         saved(version, tmp_path / "work")

@@ -1,4 +1,4 @@
-"""Loading: what was saved comes back to the bit, and whatever is not as it was saved is a clear error."""
+"""Loading: a version is loaded bit for bit, and any damage is a clear error."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ Check = Callable[[Path], object]
 
 @pytest.fixture(params=[load, verify])
 def check(request: pytest.FixtureRequest) -> Check:
-    """Loading and verifying: they refuse the same."""
+    """`load` and `verify`, which must refuse the same versions."""
     function: Check = request.param
     return function
 
 
 def same_weights(left: Network, right: Network) -> bool:
-    """Whether two networks have the same tensors."""
+    """Whether two networks have equal tensors."""
     ours, theirs = left.state_dict(), right.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_self_contained_version_comes_back(version: Path) -> None:
-    """Network, tasks, tokenizer and manifest are those that were saved; the network is ready to answer."""
+    """Network, tasks, tokenizer and manifest are loaded as they were saved, with the network in eval mode."""
     checkpoint = load(version)
     assert same_weights(checkpoint.network, tiny.network())
     assert checkpoint.network.tasks == tiny.tasks()
@@ -67,20 +67,20 @@ def test_a_self_contained_version_comes_back(version: Path) -> None:
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float32])
 def test_a_delta_comes_back(store: Path, base: Base, precision: torch.dtype) -> None:
-    """Base and delta together are the network that was saved, to the bit, in any precision."""
+    """Base and delta together give the saved network, to the bit, in any precision."""
     network = stores.fine_tuned(precision)
     assert same_weights(load(save(store, "demo", stores.contents(network, base, precision))).network, network)
 
 
 def test_a_delta_may_have_other_shapes_than_its_base(store: Path, base: Base) -> None:
-    """A tensor of the base with another shape than the network's is stored, not taken from the base."""
+    """A tensor with another shape than the base's is stored, not taken from the base."""
     torch.manual_seed(0)
     network = Network(replace(tiny.config(), max_positions=80, pooling=Pooling.CLS), tiny.tasks())
     assert same_weights(load(save(store, "demo", stores.contents(network, base))).network, network)
 
 
 def test_a_new_process_gives_the_same_logits_to_the_bit(version: Path, delta: Path, tmp_path: Path) -> None:
-    """From the copied directory alone, another process computes bitwise the logits of the network that was saved."""
+    """Another process, with a copy of the folder only, computes the saved network's logits to the bit."""
     copies = [shutil.copytree(folder, tmp_path / "copies" / folder.parent.name) for folder in (version, delta)]
     shutil.rmtree(tmp_path / "store")
     code = (
@@ -101,7 +101,7 @@ def test_a_new_process_gives_the_same_logits_to_the_bit(version: Path, delta: Pa
 
 
 def test_a_loaded_network_owns_its_weights(version: Path) -> None:
-    """Damage to the file after loading does not reach the network, and the network can be trained."""
+    """Damage to the file after loading does not change the network, and the network can be trained."""
     network = load(version).network
     size = (version / "weights.safetensors").stat().st_size
     stores.overwrite(version / "weights.safetensors", b"\xff" * size)
@@ -117,30 +117,30 @@ def test_loading_draws_no_random_numbers(version: Path) -> None:
 
 
 def test_verify_gives_the_manifest(delta: Path) -> None:
-    """A version that can be loaded verifies, and its manifest is given."""
+    """A version that can be loaded passes `verify`, which returns its manifest."""
     assert verify(delta) == read_manifest(delta)
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file=st.sampled_from(["weights.safetensors", "tokenizer.json", "card.md", "manifest.json", "manifest.sha256"]),
-    place=st.integers(min_value=0, max_value=10**6),
+    index=st.integers(min_value=0, max_value=10**6),
 )
-def test_a_flipped_byte_is_found(version: Path, file: str, place: int) -> None:
-    """A byte that differs, anywhere in any file, stops the load; put right, it loads again."""
-    stores.flip_byte(version / file, place)
+def test_a_flipped_byte_is_found(version: Path, file: str, index: int) -> None:
+    """A flipped byte, anywhere in any file, stops the load; flipped back, the version loads again."""
+    stores.flip_byte(version / file, index)
     expected = (FileCorrupt, ManifestInvalid) if file.startswith("manifest") else FileCorrupt
     try:
         with pytest.raises(expected, match=Path(file).stem):
             verify(version)
     finally:
-        stores.flip_byte(version / file, place)
+        stores.flip_byte(version / file, index)
     verify(version)
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "tokenizer.json", "card.md"])
 def test_a_missing_file_is_named(version: Path, check: Check, file: str) -> None:
-    """A file that the manifest lists and the folder lacks stops the load."""
+    """A listed file that is missing stops the load."""
     (version / file).unlink()
     with pytest.raises(FileCorrupt, match=f"{file}: is missing"):
         check(version)
@@ -160,14 +160,14 @@ def test_a_missing_file_is_named(version: Path, check: Check, file: str) -> None
 def test_tensors_must_be_those_of_the_network(
     version: Path, check: Check, change: Callable[[dict[str, Tensor]], object], named: str
 ) -> None:
-    """Missing, unknown and misshapen tensors are named, even where all hashes are right."""
+    """Missing, unknown and misshapen tensors are named, even if all hashes are right."""
     stores.rewrite_weights(version, change)
     with pytest.raises(TensorMismatch, match=named):
         check(version)
 
 
 def test_the_base_does_not_fill_in_for_a_lost_tensor(delta: Path, check: Check) -> None:
-    """A trained tensor that is missing from a delta is not silently taken from the base."""
+    """A trained tensor that is missing from a delta is not taken from the base."""
     stores.rewrite_weights(delta, lambda tensors: tensors.pop(stores.TRAINED))
     with pytest.raises(TensorMismatch, match=f"lacks {stores.TRAINED}"):
         check(delta)
@@ -191,21 +191,21 @@ def test_the_network_must_be_that_of_the_weights(version: Path, check: Check) ->
 def test_the_manifest_is_read_strictly(
     version: Path, check: Check, change: Callable[[dict[str, Any]], object], error: type[StoreError], named: str
 ) -> None:
-    """A newer format, an unknown key and a missing one stop the load, each with its own error."""
+    """A newer format, an unknown key and a missing key stop the load, each with its error."""
     stores.rewrite_manifest(version, change)
     with pytest.raises(error, match=named):
         check(version)
 
 
 def test_a_wrong_base_is_refused(delta: Path, base: Base, check: Check) -> None:
-    """A base that is not the one the delta was made from stops the load."""
+    """A base other than the one of the delta stops the load."""
     stores.flip_byte(Path(base.name) / "model.safetensors", -1)
     with pytest.raises(BaseMismatch, match=f"expected {base.sha256}"):
         check(delta)
 
 
 def test_a_missing_base_is_named(delta: Path, base: Base, check: Check) -> None:
-    """A delta without its base cannot be loaded, and the error says what is missing."""
+    """A delta without its base cannot be loaded, and the error names the base."""
     (Path(base.name) / "model.safetensors").unlink()
     with pytest.raises(BaseMissing, match=r"has no model\.safetensors"):
         check(delta)
@@ -222,7 +222,7 @@ class _Payload:
 
 
 def test_a_pickle_is_not_executed(version: Path, check: Check, tmp_path: Path) -> None:
-    """A pickle in place of the weights, with the right hash, is refused without running its code."""
+    """A pickle in place of the weights, with the right hash, is refused and its code does not run."""
     sign = tmp_path / "executed"
     stores.rewrite_file(version, "weights.safetensors", pickle.dumps(_Payload(sign)))
     with pytest.raises(FileCorrupt, match="not a safetensors file"):
@@ -232,27 +232,27 @@ def test_a_pickle_is_not_executed(version: Path, check: Check, tmp_path: Path) -
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b"[1, 2]"])
 def test_a_file_that_is_no_tokenizer_is_refused(version: Path, check: Check, content: bytes) -> None:
-    """A tokenizer that cannot be parsed is a store error, even where its hash is right."""
+    """A tokenizer that cannot be parsed is a store error, even if its hash is right."""
     stores.rewrite_file(version, "tokenizer.json", content)
     with pytest.raises(FileCorrupt, match=r"tokenizer\.json: is not a tokenizer"):
         check(version)
 
 
 def test_another_folder_is_no_version(tmp_path: Path, check: Check) -> None:
-    """A folder that holds no version is said to be none."""
+    """A folder without a version is refused."""
     with pytest.raises(NotAVersion):
         check(tmp_path)
 
 
 def test_errors_name_the_path(version: Path) -> None:
-    """The message of a damaged version begins with the file that is damaged."""
+    """The message of a damaged version begins with the damaged file."""
     stores.flip_byte(version / "card.md", 0)
     with pytest.raises(FileCorrupt, match=str(version / "card.md")):
         load(version)
 
 
 def test_a_manifest_is_all_that_a_network_needs(version: Path) -> None:
-    """The network in the manifest has exactly the shapes that are stored."""
+    """The network built from the manifest has exactly the stored shapes."""
     manifest: Manifest = read_manifest(version)
     rebuilt = Network(manifest.network, manifest.tasks).state_dict()
     assert {name: tensor.shape for name, tensor in rebuilt.items()} == {

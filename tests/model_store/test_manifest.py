@@ -1,4 +1,4 @@
-"""The manifest: what is written is read back, and nothing else is accepted."""
+"""Manifest: what is written is read back, and everything else is refused."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
 
 
 def test_what_is_written_is_read_back() -> None:
-    """Reading gives the manifest that was written, golden answers with their tuples included."""
+    """Reading gives the written manifest, golden answers with their tuples included."""
     assert from_json(to_json(manifest()), _PATH) == manifest()
 
 
 def test_a_self_contained_manifest_is_read_back() -> None:
-    """A manifest without a base stays one."""
+    """A manifest without a base is read without one."""
     assert from_json(to_json(replace(manifest(), base=None)), _PATH).base is None
 
 
 def test_the_text_is_stable_and_begins_with_the_format() -> None:
-    """Writing what was read gives the same text, and its first key is the format."""
+    """Writing a manifest that was read gives the same text, whose first key is the format."""
     text = to_json(manifest())
     assert to_json(from_json(text, _PATH)) == text
     assert next(iter(json.loads(text))) == "format"
@@ -80,7 +80,7 @@ def test_the_order_of_labels_survives() -> None:
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_survive_to_the_bit(value: float) -> None:
-    """Any finite score is read back as exactly itself."""
+    """Any finite score is read back exactly."""
     golden = Golden("mood", Input("x"), {"score": value})
     (read,) = from_json(to_json(replace(manifest(), goldens=(golden,))), _PATH).goldens
     assert read.answer["score"] == value
@@ -88,7 +88,7 @@ def test_numbers_survive_to_the_bit(value: float) -> None:
 
 @pytest.mark.parametrize("key", [field.name for field in fields(Manifest)])
 def test_a_missing_key_is_named(key: str) -> None:
-    """No key may be left out."""
+    """A missing key is an error that names it."""
     with pytest.raises(ManifestInvalid, match=f"manifest.json: lacks key '{key}'"):
         from_json(changed(lambda parsed: parsed.pop(key)), _PATH)
 
@@ -116,13 +116,13 @@ def test_a_missing_key_is_named(key: str) -> None:
     ],
 )
 def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], object], named: str) -> None:
-    """An unknown key, a value of another type, or facts that do not fit each other are errors that name the key."""
+    """An unknown key, a value of another type, or contradicting values are errors that name the key."""
     with pytest.raises(ManifestInvalid, match=named):
         from_json(changed(change), _PATH)
 
 
 def _of_format_1(parsed: dict[str, Any]) -> None:
-    """Leaves the keys that format 1 had: those of the embedded checkpoint."""
+    """Removes the keys that format 1 does not have, by the example of the embedded checkpoint."""
     first = json.loads((EMBEDDED / MANIFEST).read_text(encoding="utf-8"))
     for written, old in ((parsed, first), (parsed["network"], first["network"])):
         for key in written.keys() - old.keys():
@@ -133,7 +133,7 @@ def _of_format_1(parsed: dict[str, Any]) -> None:
 
 
 def test_forms_are_read_back() -> None:
-    """A network in the published forms is written by their names and read as it was."""
+    """The forms of a network are written by name and read back."""
     network = replace(
         tiny.config(),
         alignment_form=AlignmentForm.MATRIX,
@@ -147,14 +147,14 @@ def test_forms_are_read_back() -> None:
 
 
 def test_format_1_is_read_with_what_is_new_at_its_default() -> None:
-    """A manifest of format 1 becomes one of this format, in which what had no name then is what it was then."""
+    """A manifest of format 1 is upgraded, and newer keys get the values that format 1 implied."""
     read = from_json(changed(_of_format_1), _PATH)
     assert read == replace(manifest(), parameters=None)
     assert read.format == FORMAT
 
 
 def test_the_embedded_checkpoint_has_format_1() -> None:
-    """The version that comes with the package was written in format 1 and is read as it was."""
+    """The embedded checkpoint has format 1 and is read with the values that format 1 implied."""
     assert json.loads((EMBEDDED / MANIFEST).read_text(encoding="utf-8"))["format"] == 1
     read = read_manifest(EMBEDDED)
     assert read.network.conditional_layer_norm == (3, 4, 5)
@@ -177,7 +177,7 @@ def test_the_embedded_checkpoint_has_format_1() -> None:
     ],
 )
 def test_format_1_is_read_as_strictly(change: Callable[[dict[str, Any]], object], named: str) -> None:
-    """What is missing or unknown in a manifest of format 1, apart from what is new, is an error that names the key."""
+    """In format 1 a missing or unknown key, apart from newer ones, is an error that names it."""
     parsed = json.loads(changed(_of_format_1))
     change(parsed)
     with pytest.raises(ManifestInvalid, match=named):
@@ -185,7 +185,7 @@ def test_format_1_is_read_as_strictly(change: Callable[[dict[str, Any]], object]
 
 
 def test_this_format_needs_every_switch() -> None:
-    """Only format 1 may leave a key of the network out."""
+    """In this format every key of the network is required."""
     for field in fields(NetworkConfig):
         parsed = json.loads(to_json(manifest()))
         del parsed["network"][field.name]
@@ -195,26 +195,26 @@ def test_this_format_needs_every_switch() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "\0"])
 def test_other_text_is_no_manifest(text: str) -> None:
-    """Text that is not a JSON object is refused as a manifest, not with an error of the parser."""
+    """Text that is no JSON object is a ManifestInvalid."""
     with pytest.raises(ManifestInvalid):
         from_json(text, _PATH)
 
 
 def test_a_newer_format_is_said_before_anything_else() -> None:
-    """A manifest of a later release is recognised by its format alone, whatever else it holds."""
+    """A manifest of a newer format is recognised by its format alone, whatever its other keys are."""
     with pytest.raises(FormatTooNew, match=f"format {FORMAT + 1}, this release reads format {FORMAT}"):
         from_json(json.dumps({"format": FORMAT + 1, "all": "different"}), _PATH)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()])
 def test_what_json_cannot_hold_is_not_written(value: object) -> None:
-    """Provenance that no reader could parse is refused when it is written."""
+    """Provenance that JSON cannot hold is refused at writing."""
     with pytest.raises(ManifestInvalid, match="cannot be written as JSON"):
         to_json(replace(manifest(), provenance={"value": value}))
 
 
 def test_what_could_not_be_read_is_not_written() -> None:
-    """Writing is as strict as reading."""
+    """A manifest that reading would refuse is refused at writing."""
     with pytest.raises(ManifestInvalid, match="'goldens' names tasks"):
         to_json(replace(manifest(), goldens=(Golden("poetry", Input("x"), {}),)))
 
@@ -227,7 +227,7 @@ def test_a_folder_without_a_manifest_is_no_version(tmp_path: Path) -> None:
 
 
 def test_a_changed_value_breaks_the_manifests_hash(version: Path) -> None:
-    """A manifest that is valid but not the one that was saved is corrupt."""
+    """A valid manifest that was changed after saving is corrupt."""
     path = version / MANIFEST
     stores.overwrite(path, path.read_bytes().replace(b'"neither"', b'"nothing"'))
     with pytest.raises(FileCorrupt, match="changed after saving"):
@@ -235,7 +235,7 @@ def test_a_changed_value_breaks_the_manifests_hash(version: Path) -> None:
 
 
 def test_a_missing_hash_is_corruption(version: Path) -> None:
-    """Without the file that holds its hash, a manifest is not trusted."""
+    """A manifest without its hash file is corrupt."""
     (version / "manifest.sha256").unlink()
     with pytest.raises(FileCorrupt, match=r"manifest\.sha256"):
         read_manifest(version)

@@ -1,4 +1,4 @@
-"""Saving: a version is whole or not there, holds what was evaluated, and never shares its number."""
+"""Saving: a version is whole or not there, holds the evaluated network, and has a number of its own."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.support import tiny
 
 
 def test_a_version_holds_what_was_given(version: Path) -> None:
-    """The manifest and the files repeat the contents; the time of saving is added."""
+    """Manifest and files have the given contents, and the time of saving is added."""
     given = stores.contents(tiny.network())
     manifest = read_manifest(version)
     assert (manifest.name, manifest.version) == ("demo", 1)
@@ -55,12 +55,12 @@ def test_the_manifest_hashes_every_other_file(version: Path) -> None:
 
 
 def test_a_version_is_as_readable_as_its_store(version: Path) -> None:
-    """Whoever may read the store may read the version: it keeps nothing of a private temporary folder."""
+    """A version has the read permissions of its store, not those of a private temporary folder."""
     assert version.stat().st_mode == version.parent.stat().st_mode
 
 
 def test_numbers_rise_from_one(store: Path) -> None:
-    """The next version is one more than the highest, gaps or not; other names count for themselves."""
+    """The next version is one more than the highest, also with gaps; each name has its own numbers."""
     contents = stores.contents(tiny.network())
     assert [save(store, "demo", contents).name for _ in range(3)] == ["1", "2", "3"]
     shutil.rmtree(store / "demo" / "1")
@@ -70,7 +70,7 @@ def test_numbers_rise_from_one(store: Path) -> None:
 
 @pytest.mark.parametrize("pointer", [None, "broken"])
 def test_a_promoted_number_is_not_given_again(store: Path, pointer: str | None) -> None:
-    """When the current version was deleted its number stays taken; a broken pointer does not stop a save."""
+    """The number of a promoted version that was deleted stays taken; a broken pointer does not stop a save."""
     contents = stores.contents(tiny.network())
     save(store, "demo", contents)
     promote(store, "demo", int(save(store, "demo", contents).name))
@@ -89,7 +89,7 @@ def test_a_bad_name_creates_nothing(store: Path, name: str) -> None:
 
 
 def test_a_delta_stores_what_differs_from_the_base(delta: Path) -> None:
-    """Of the backbone only the trained tensor is stored, in the given precision, with all that is not backbone."""
+    """Of the backbone only the trained tensor is stored, in the given precision, beside all other parameters."""
     stored = load_file(delta / "weights.safetensors")
     network = stores.fine_tuned()
     backbone = rename_published(stores.published(network))
@@ -98,7 +98,7 @@ def test_a_delta_stores_what_differs_from_the_base(delta: Path) -> None:
 
 
 def test_a_delta_compares_bits(store: Path, base: Base) -> None:
-    """A minus zero where the base has a zero is a difference."""
+    """A minus zero in place of the base's zero is stored as a difference."""
     network = tiny.network()
     with torch.no_grad():
         network.encoder.embeddings.norm.bias.mul_(-1.0)
@@ -108,14 +108,14 @@ def test_a_delta_compares_bits(store: Path, base: Base) -> None:
 
 
 def test_a_precision_that_would_change_values_is_refused(store: Path, base: Base) -> None:
-    """A network that was not rounded before its evaluation is a bug of the caller, and nothing is saved."""
+    """A network that was not rounded to the precision is refused, and nothing is saved."""
     with pytest.raises(ValueError, match=r"storing .* in torch.float16 would change its values"):
         save(store, "demo", stores.contents(tiny.network(), base, torch.float16))
     assert versions(store, "demo") == []
 
 
 def test_a_wrong_base_saves_nothing(store: Path, base: Base) -> None:
-    """A delta can only be made over the base that it names."""
+    """A delta over a base with another hash is refused, and nothing is saved."""
     with pytest.raises(BaseMismatch):
         save(store, "demo", stores.contents(tiny.network(), replace(base, sha256="0" * 64)))
     assert list((store / "demo").iterdir()) == []
@@ -141,14 +141,14 @@ _STEPS: list[tuple[Any, str, Callable[..., Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("place", "function", "failing"), _STEPS)
+@pytest.mark.parametrize(("module", "function", "failing"), _STEPS)
 def test_a_failing_step_leaves_no_version(
-    store: Path, version: Path, monkeypatch: pytest.MonkeyPatch, place: Any, function: str, failing: Callable[..., Any]
+    store: Path, version: Path, monkeypatch: pytest.MonkeyPatch, module: Any, function: str, failing: Callable[..., Any]
 ) -> None:
-    """Whichever step fails, what was there is as it was, nothing is left over, and the next save gets the next number."""
+    """If any step fails, earlier versions stay, nothing is left over, and the next save gets the next number."""
     contents = stores.contents(tiny.network())
     with monkeypatch.context() as patch:
-        patch.setattr(place, function, failing)
+        patch.setattr(module, function, failing)
         with pytest.raises(StoreUnwritable, match="no space left"):
             save(store, "demo", contents)
     assert list((store / "demo").iterdir()) == [version]
@@ -156,19 +156,19 @@ def test_a_failing_step_leaves_no_version(
     assert save(store, "demo", contents).name == "2"
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "folder/demo-is-a-file"])
-def test_a_store_that_cannot_be_written_is_found_beforehand(tmp_path: Path, place: str) -> None:
-    """Where no version can be saved, the check says so as saving would, with path and reason."""
+@pytest.mark.parametrize("folder", ["file", "file/below", "folder/demo-is-a-file"])
+def test_a_store_that_cannot_be_written_is_found_beforehand(tmp_path: Path, folder: str) -> None:
+    """If no version can be saved, `check_writable` raises the error of `save`, with path and reason."""
     (tmp_path / "folder" / "demo-is-a-file").mkdir(parents=True)
     for file in ("file", "folder/demo-is-a-file/demo"):
         (tmp_path / file).write_text("no folder", encoding="utf-8")
     for attempt in (check_writable, partial(save, new_version=stores.contents(tiny.network()))):
-        with pytest.raises(StoreUnwritable, match=rf"\A{tmp_path}/{place}/demo: cannot be written \((Not|File)"):
-            attempt(tmp_path / place, "demo")
+        with pytest.raises(StoreUnwritable, match=rf"\A{tmp_path}/{folder}/demo: cannot be written \((Not|File)"):
+            attempt(tmp_path / folder, "demo")
 
 
 def test_checking_a_store_leaves_nothing(store: Path, version: Path, tmp_path: Path) -> None:
-    """A store that can be written stays as it was, and one that is not there yet is not made."""
+    """`check_writable` leaves a store unchanged and does not make a missing one."""
     check_writable(store, "demo")
     check_writable(store, "other")
     check_writable(tmp_path / "new" / "store", "demo")
@@ -180,7 +180,7 @@ def test_checking_a_store_leaves_nothing(store: Path, version: Path, tmp_path: P
 
 
 def test_the_manifest_says_how_much_was_trained(store: Path) -> None:
-    """A version's manifest has the parameters of the network that was saved, frozen ones not counted as trainable."""
+    """The manifest has the parameter counts of the saved network, in which frozen ones are not trainable."""
     network = tiny.network()
     freeze_backbone(network, 1)
     counts = read_manifest(save(store, "demo", stores.contents(network))).parameters
@@ -190,7 +190,7 @@ def test_the_manifest_says_how_much_was_trained(store: Path) -> None:
 
 
 def test_a_manifest_that_cannot_be_read_back_saves_nothing(store: Path) -> None:
-    """A golden example of an unknown task is found before there is a version."""
+    """A golden example of an unknown task is refused before there is a version."""
     contents = replace(stores.contents(tiny.network()), goldens=(Golden("poetry", tiny.inputs()["mood"], {}),))
     with pytest.raises(ManifestInvalid, match="poetry"):
         save(store, "demo", contents)
@@ -198,7 +198,7 @@ def test_a_manifest_that_cannot_be_read_back_saves_nothing(store: Path) -> None:
 
 
 def test_a_killed_save_leaves_no_version(store: Path, version: Path) -> None:
-    """Killed before any wait for the disk or the rename, a save leaves what was there; the next one sweeps up."""
+    """A save killed before any fsync or the rename leaves earlier versions only, and the next save cleans up."""
     script = Path(__file__).parent / "support" / "interrupted_saves.py"
     root = Path(__file__).parents[2]
     finished = subprocess.run(
@@ -220,7 +220,7 @@ def test_a_killed_save_leaves_no_version(store: Path, version: Path) -> None:
 
 
 def test_a_save_in_progress_is_not_swept_up(store: Path, version: Path) -> None:
-    """A temporary folder whose owner is alive stays; once the owner is gone the next save removes it."""
+    """A temporary folder with a live owner stays; the next save after its owner's death removes it."""
     temporary = version.parent / ".saving-0123"
     temporary.mkdir()
     with locked(temporary):
@@ -231,7 +231,7 @@ def test_a_save_in_progress_is_not_swept_up(store: Path, version: Path) -> None:
 
 
 def test_concurrent_saves_get_numbers_of_their_own(store: Path) -> None:
-    """Saves that run at the same time all succeed, each with its own number and its own weights."""
+    """Concurrent saves all succeed, each with its own number and weights."""
     networks = [tiny.network(seed) for seed in range(6)]
 
     def save_one(contents: NewVersion) -> Path:

@@ -1,4 +1,4 @@
-"""Listing, resolving, promoting and rolling back."""
+"""Versions: list, resolve, promote and roll back."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def test_the_default_store_is_in_the_package() -> None:
 
 
 def test_only_versions_are_listed(filled: Path) -> None:
-    """Names with versions, versions by number; files, temporary folders and other names are left out."""
+    """Names that have versions are listed, and versions by number; files, temporary folders and other names are not."""
     assert names(filled) == ["demo", "other"]
     assert versions(filled, "demo") == [1, 2, 10]
     assert versions(filled, "nobody") == []
 
 
 def test_a_store_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
-    """A misspelt store is an error, not an empty one."""
+    """A store that does not exist is an error, not an empty store."""
     with pytest.raises(StoreMissing, match="nowhere"):
         names(tmp_path / "nowhere")
     with pytest.raises(StoreMissing, match="nowhere"):
@@ -49,21 +49,21 @@ def test_a_store_that_is_not_there_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_a_reference_resolves_to_a_folder(filled: Path) -> None:
-    """With a version to that one; without to the promoted one, which is not the highest by itself."""
+    """NAME/VERSION gives that version, NAME the promoted one, which need not be the highest."""
     assert resolve(filled, "demo/2") == filled / "demo" / "2"
     promote(filled, "demo", 1)
     assert resolve(filled, "demo") == filled / "demo" / "1"
 
 
 def test_without_a_promotion_there_is_no_current_version(filled: Path) -> None:
-    """A name alone is an error until a version is promoted; the error lists what there is."""
+    """Without a promotion a name alone is an error, which lists the versions."""
     assert current(filled, "demo") is None
     with pytest.raises(VersionNotFound, match="no version was promoted; promote one, or name one: demo/1, demo/2"):
         resolve(filled, "demo")
 
 
 def test_what_is_not_there_is_listed_by_what_is(filled: Path) -> None:
-    """An unknown name lists the names, an unknown version the versions, for resolving and for promoting."""
+    """The error for an unknown name lists the names, that for an unknown version the versions."""
     with pytest.raises(VersionNotFound, match="the store has: demo, other"):
         resolve(filled, "nobody")
     with pytest.raises(VersionNotFound, match="demo has: 1, 2, 10"):
@@ -77,7 +77,7 @@ def test_what_is_not_there_is_listed_by_what_is(filled: Path) -> None:
 
 @pytest.mark.parametrize("name", _BAD_NAMES)
 def test_a_bad_name_is_refused_everywhere(filled: Path, name: str) -> None:
-    """No function follows a name that could lead out of the store."""
+    """Every function refuses a name that could lead out of the store."""
     for function in (versions, current, rollback):
         with pytest.raises(NameInvalid):
             function(filled, name)
@@ -115,7 +115,7 @@ def test_promoting_the_current_version_changes_nothing(filled: Path) -> None:
 
 
 def test_rolling_back_to_a_deleted_version_is_an_error(filled: Path) -> None:
-    """The current version stays when the one before it is gone."""
+    """Rolling back to a deleted version is an error, and the current version stays."""
     promote(filled, "demo", 1)
     promote(filled, "demo", 2)
     (filled / "demo" / "1").rmdir()
@@ -139,14 +139,14 @@ def test_rolling_back_to_a_deleted_version_is_an_error(filled: Path) -> None:
     ],
 )
 def test_a_broken_pointer_is_said_to_be(filled: Path, text: str) -> None:
-    """A pointer that does not name a version is an error with the file's name, not a guess."""
+    """A pointer that names no version is an error with the file's path."""
     (filled / "demo" / POINTER).write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(PointerCorrupt, match=POINTER):
         current(filled, "demo")
 
 
 def test_a_pointer_that_was_being_written_does_not_count(filled: Path) -> None:
-    """What an interrupted promotion left behind is neither read nor in the way of the next."""
+    """The rest of an interrupted promotion is not read and does not hinder the next one."""
     promote(filled, "demo", 1)
     (filled / "demo" / f".{POINTER}.new").write_text("half", encoding="utf-8")
     assert current(filled, "demo") == 1
@@ -157,7 +157,7 @@ def test_a_pointer_that_was_being_written_does_not_count(filled: Path) -> None:
 @settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from([0, 1, 2, 3]), max_size=12))
 def test_any_sequence_behaves_like_a_stack(commands: list[int]) -> None:
-    """Promotions (1 to 3) push unless on top already, rollbacks (0) pop all but the last; the top is current."""
+    """Promotions (1 to 3) push a version unless it is on top, rollbacks (0) pop all but the last; the top is current."""
     with tempfile.TemporaryDirectory() as folder:
         store, stack = Path(folder), list[int]()
         for version in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""A published backbone of toy size for each architecture: random weights and a tokenizer, as transformers writes them."""
+"""Published backbones of toy size, one for each architecture, with random weights and a tokenizer, written by transformers."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def tokenizer(kind: str) -> Any:
 
 
 def _behind_padding(**options: Any) -> dict[str, Any]:
-    """The sizes of an architecture whose first token has the position behind that of padding."""
+    """The sizes of an architecture whose first token has the position after that of padding."""
     return _SIZES | {"max_position_embeddings": 66, "layer_norm_eps": 1e-5} | options
 
 

@@ -1,4 +1,4 @@
-"""The tiny network exported once for all tests: its graph, in float32 and in 8 bits, and rows to run it on."""
+"""The tiny network, exported once for all tests in float32 and in 8 bits, and rows to run it on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def graph() -> onnx.ModelProto:
 
 @cache
 def eight_bits(target: Target) -> onnx.ModelProto:
-    """The same in 8 bits, calibrated on rows of every task and many lengths."""
+    """The graph in 8 bits, calibrated on rows of every task and many lengths."""
     num_tasks = len(tiny.tasks())
     rows = [random_batch(tiny.config(), [length], [length % num_tasks], seed=length) for length in range(3, 60)]
     return quantise(graph(), [feed(one_row(row, 0)) for row in rows], target=target)
@@ -40,7 +40,7 @@ def write(folder: Path, model: onnx.ModelProto) -> Path:
 
 def batch(lengths: list[int], seed: int = 0) -> Batch:
     """Rows of random tokens of all tasks in turn."""
-    return random_batch(tiny.config(), lengths, [place % len(tiny.tasks()) for place in range(len(lengths))], seed=seed)
+    return random_batch(tiny.config(), lengths, [index % len(tiny.tasks()) for index in range(len(lengths))], seed=seed)
 
 
 def padded(batch: Batch, row: int, length: int) -> Batch:
@@ -48,8 +48,8 @@ def padded(batch: Batch, row: int, length: int) -> Batch:
     alone = one_row(batch, row)
     ids = torch.zeros(1, length, dtype=torch.long)
     segments = torch.zeros_like(ids)
-    own = alone.input_ids.shape[1]
-    ids[:, :own], segments[:, :own] = alone.input_ids, alone.segment_ids
+    row_length = alone.input_ids.shape[1]
+    ids[:, :row_length], segments[:, :row_length] = alone.input_ids, alone.segment_ids
     return Batch(ids, segments, alone.lengths, alone.task_ids, batch.token_level)
 
 

@@ -1,4 +1,4 @@
-"""A network so small that a test can afford it: sizes, tasks of every kind, a tokenizer, inputs."""
+"""Tiny network for tests: sizes, tasks of every kind, a tokenizer and inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VOCABULARY = (*_SPECIAL, *string.ascii_lowercase, *(f"##{letter}" for letter in 
 
 
 def config() -> NetworkConfig:
-    """Two layers of width 32, every conditional module on in both, attention blocks of 16 tokens."""
+    """Two layers of width 32, with every conditional module on in both and attention blocks of 16 tokens."""
     return NetworkConfig(
         vocab_size=len(VOCABULARY),
         hidden_size=32,
@@ -66,7 +66,7 @@ def inputs() -> dict[str, Input]:
 
 
 def network(seed: int = 0, its_tasks: Sequence[Task] | None = None) -> Network:
-    """A network of `config` and `tasks`, or other ones, in eval mode, in which conditioning matters; one seed, one network."""
+    """A network of `config` and `tasks`, or of other tasks, in eval mode, in which conditioning matters; fixed by its seed."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
         built = Network(config(), its_tasks or tasks())

@@ -1,4 +1,4 @@
-"""Both clients behind one face, so that each test is a test of both."""
+"""Both clients behind one interface, so that each test is a test of both."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Take = Callable[..., Any]
 
 
 def blocking(url: str, use: Use, **options: Any) -> Any:
-    """What `use` makes of a `Client`; a stream as a list."""
+    """The result of `use` on a `Client`; a stream as a list."""
     with Client(url, **options) as client:
         result = use(client)
         return list(result) if isinstance(result, Generator) else result
 
 
 def on_asyncio(url: str, use: Use, **options: Any) -> Any:
-    """What `use` makes of an `AsyncClient`; a stream as a list."""
+    """The result of `use` on an `AsyncClient`; a stream as a list."""
 
     async def run() -> Any:
         async with AsyncClient(url, **options) as client:

@@ -1,4 +1,4 @@
-"""A tiny HTTP server that does what a test tells it: refuse, break, hang, trickle, or answer like a service."""
+"""Scripted HTTP server: it refuses, breaks, hangs, trickles, or answers like a service."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Asked:
 
     @property
     def deadline_ms(self) -> int:
-        """The deadline that it was given."""
+        """The deadline in the request's header."""
         return int(self.headers["polytask-deadline-ms"])
 
 
 @dataclass
 class Server:
-    """Where it listens, what it was asked, and the steps that it still has to take; the last is taken for ever."""
+    """The server's address, the requests it got, and the remaining steps of its script; the last step repeats."""
 
     url: str
     script: list[Step]
@@ -35,7 +35,7 @@ class Server:
     over: threading.Event = field(default_factory=threading.Event)
 
     def next_step(self, asked: Asked) -> Step:
-        """Notes the request, and says what to do with it."""
+        """Records the request, and returns the step that answers it."""
         self.asked.append(asked)
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
@@ -67,27 +67,27 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 Step = Callable[[Handler, Asked], None]
 
 
 def says(status: int, body: Any = None, **headers: str) -> Step:
-    """This response. Underscores in names of headers are hyphens."""
+    """A step that sends this response. Underscores in header names become hyphens."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda handler, _: handler.say(status, body, named)
 
 
 def problem(status: int, title: str = "Busy", **fields: Any) -> Step:
-    """A problem as the service writes it."""
+    """A step that sends a problem as the service writes it."""
     after = {"Retry_After": str(fields["retry_after_s"])} if "retry_after_s" in fields else {}
     body = {"type": "urn:polytask:busy", "title": title, "status": status, "detail": "not now", **fields}
     return says(status, body, **after)
 
 
 def breaks(handler: Handler, _: Asked) -> None:
-    """The connection, in the middle of a response."""
+    """Closes the connection in the middle of a response."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
@@ -96,13 +96,13 @@ def breaks(handler: Handler, _: Asked) -> None:
 
 
 def hangs(handler: Handler, _: Asked) -> None:
-    """No response; the connection ends with the test."""
+    """Sends no response; the connection ends with the test."""
     handler.played.over.wait()
     handler.close_connection = True
 
 
 def trickles(handler: Handler, _: Asked) -> None:
-    """A response of a byte now and then, without end."""
+    """Sends a byte of the response now and then, without end."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()
@@ -111,7 +111,7 @@ def trickles(handler: Handler, _: Asked) -> None:
 
 
 def numbers(limit: int = 1000) -> Step:
-    """Answers every text that is a number with its value, and refuses others and too many, as the service does."""
+    """A step that answers texts that are numbers with their value, and refuses others, and too many, as the service does."""
 
     def answer(handler: Handler, asked: Asked) -> None:
         if asked.body is None:
@@ -119,12 +119,12 @@ def numbers(limit: int = 1000) -> Step:
             handler.say(200, {"model": "numbers/1", "tasks": tasks}, {})
             return
         inputs = asked.body["inputs"]
-        wrong = [place for place, text in enumerate(inputs) if not (isinstance(text, str) and text.isdecimal())]
+        wrong = [index for index, text in enumerate(inputs) if not (isinstance(text, str) and text.isdecimal())]
         if len(inputs) > limit:
             errors = [{"field": "inputs", "message": f"{len(inputs)} inputs, the limit is {limit}"}]
             problem(413, "Too many inputs", errors=errors)(handler, asked)
         elif wrong:
-            errors = [{"field": f"inputs[{place}]", "message": "must be a number"} for place in wrong[:3]]
+            errors = [{"field": f"inputs[{index}]", "message": "must be a number"} for index in wrong[:3]]
             problem(422, "Invalid input", errors=errors, detail=f"inputs[{wrong[0]}]: must be a number")(handler, asked)
         else:
             answers = [{"value": float(text)} for text in inputs]
@@ -135,7 +135,7 @@ def numbers(limit: int = 1000) -> Step:
 
 @contextlib.contextmanager
 def scripted(*script: Step) -> Iterator[Server]:
-    """A server that takes these steps, a request each."""
+    """A server that takes these steps, one for each request."""
     handler = type("Playing", (Handler,), {})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as listening:
         server = Server(f"http://127.0.0.1:{listening.server_port}", list(script))

@@ -1,4 +1,4 @@
-"""The encoder once more, written as its equations stand: one text, one task, one head at a time, nothing folded."""
+"""Literal encoder: the equations one text, one task and one head at a time, without folding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from polytask.model.network import Network
 
 
 def projection(module: TaskProjection, task: Tensor) -> Tensor:
-    """W z + b from a task vector z [E], or W (V z) + b where the rank is low."""
+    """W z + b of a task vector z [E], or W (V z) + b for a low rank."""
     if module.reduce is not None:
         task = module.reduce.weight @ task
     return module.projection.weight @ task + module.projection.bias
@@ -53,9 +53,9 @@ def attention_bias(module: ConditionalAttentionBias, task: Tensor) -> Tensor:
     bias = torch.zeros(max_length, max_length)
     for row in range(max_length):
         block_start = row // width * width
-        for place in range(width):
-            if block_start + place < max_length:
-                bias[row, block_start + place] = modulated[row, place]
+        for index in range(width):
+            if block_start + index < max_length:
+                bias[row, block_start + index] = modulated[row, index]
     return bias
 
 
@@ -114,7 +114,7 @@ def attention(layer: EncoderLayer, states: Tensor, task: Tensor) -> Tensor:
 
 
 def layer(module: EncoderLayer, states: Tensor, task: Tensor) -> Tensor:
-    """Attention and feed-forward, and what the layer's own bottleneck makes of them."""
+    """Attention and feed-forward network of a layer, with its bottleneck."""
     attended = layer_norm(module.attention_norm, states + attention(module, states, task), task)
     inner = linear(module.contract, gelu(linear(module.expand, attended)))
     output = layer_norm(module.output_norm, attended + inner, task)
@@ -148,7 +148,7 @@ def encode(network: Network, input_ids: Tensor, segment_ids: Tensor, task_id: in
 
 @torch.no_grad()
 def pool(network: Network, states: Tensor, task_id: int) -> Tensor:
-    """What the heads read of a text's token states [L, D]: tanh(W h_0 + b), or the mean, which a query may weight."""
+    """The state that the heads read, from a text's token states [L, D]: tanh(W h_0 + b), or a mean with or without a query."""
     if network.pooler is not None:
         return torch.tanh(linear(network.pooler, states[0]))
     if network.conditional_pooling is None:

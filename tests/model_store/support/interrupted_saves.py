@@ -1,7 +1,7 @@
-"""Saves that are killed, to be run as a program: `python interrupted_saves.py STORE`.
+"""Saves that are killed, as a program: `python interrupted_saves.py STORE`.
 
-Kills a save before its first wait for the disk, before its second, and so on until one is not killed; prints, for each,
-the versions then in the store.
+It kills a save before its first fsync, before its second, and so on until a save completes, and prints the versions in
+the store after each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support import tiny
 
 
 def die_before(step: int) -> None:
-    """Kills this process, with nothing cleaned up, before the `step`-th fsync or rename."""
+    """Kills this process without clean-up before the `step`-th fsync or rename."""
     steps = itertools.count(1)
 
     def lethal(function: Any) -> Any:
@@ -37,7 +37,7 @@ def die_before(step: int) -> None:
 
 
 def main(store: Path) -> None:
-    """Tries one step after another, each in a child process, until a save gets through."""
+    """Tries each step in a child process until a save completes."""
     # A child that is forked while other threads run could hang.
     torch.set_num_threads(1)
     contents = stores.contents(tiny.network())

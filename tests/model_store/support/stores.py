@@ -1,4 +1,4 @@
-"""Things to put into a store, and ways to damage what is in one."""
+"""Contents for a store, and ways to damage them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write_base(folder: Path, network: Network) -> Base:
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file, reckoned apart from the store."""
+    """The sha256 of a file, computed independently of the store."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -102,7 +102,7 @@ def logits(network: Network) -> list[Tensor]:
 
 
 def rewrite_manifest(version: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Changes the manifest as someone would who also knows how to sign it."""
+    """Changes the manifest and its hash, as someone who knows the format could."""
     fields = json.loads((version / MANIFEST).read_text(encoding="utf-8"))
     change(fields)
     text = json.dumps(fields)
@@ -117,7 +117,7 @@ def rewrite_file(version: Path, name: str, content: bytes) -> None:
 
 
 def rewrite_weights(version: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Changes the tensors of a version, with hashes that are right for what is then there."""
+    """Changes the tensors of a version and all hashes of them."""
     with safe_open(version / WEIGHTS, "pt") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name).clone() for name in list(file.keys())}
@@ -128,10 +128,10 @@ def rewrite_weights(version: Path, change: Callable[[dict[str, Tensor]], object]
     changed.unlink()
 
 
-def flip_byte(path: Path, place: int) -> None:
-    """Inverts one byte of a file; `place` counts around its end."""
+def flip_byte(path: Path, index: int) -> None:
+    """Inverts one byte of a file; `index` wraps around its end."""
     content = bytearray(path.read_bytes())
-    content[place % len(content)] ^= 0xFF
+    content[index % len(content)] ^= 0xFF
     overwrite(path, bytes(content))
 
 
