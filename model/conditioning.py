@@ -138,12 +138,12 @@ def attention_masks(matrices_NMM: Tensor, films_BN2M: Tensor, padding_BL: Tensor
     no padding to M.
     """
     max_length, length = matrices_NMM.shape[1], padding_BL.shape[1]
-    # Of the longest row, whatever the length: in an exported graph these are constants.
+    # Built for the longest row, not for `length`, so that they are constants in an exported graph.
     block_M = torch.arange(max_length, device=padding_BL.device) // width
     blocks_K1 = torch.arange(-(-max_length // width), device=padding_BL.device)[:, None]
     in_block_KL = (block_M == blocks_K1)[:, :length].to(padding_BL.dtype)
     scale_BN1L, shift_BN1L = films_BN2M[:, :, :1, :length], films_BN2M[:, :, 1:, :length]
-    # All queries of a block are shifted alike: added up for each block first, and only then for each query.
+    # All queries of a block have the same shift: added for each block first, then copied to each query.
     shift_BNKL = shift_BN1L * in_block_KL + padding_BL[:, None, None]
     layers = zip(
         torch.split(matrices_NMM[:, :length, :length], 1),

@@ -46,7 +46,7 @@ def _user_agent() -> str:
 
 
 def timeouts(seconds: float) -> httpx.Timeout:
-    """The timeouts of httpx for a try of so many seconds; each step may take all of them, connecting less."""
+    """The timeouts of httpx for a try of `seconds`: every step may take all of them, connecting at most `_CONNECT_S`."""
     return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
 
 

@@ -98,7 +98,7 @@ def _run_once(client: Client, job: Job, target: Path) -> Outcome:
     _refuse_existing(target)
     with _open_part(target) as part:
         if part.read(1):
-            raise JobError(f"{part.name} is there already, and what comes from stdin cannot go on; remove it first")
+            raise JobError(f"{part.name} exists already, and a job on stdin cannot be resumed; remove it first")
         outcome = _answer_lines(client, job, sys.stdin.buffer, part, Outcome(0, 0), None)
         _finish(part, target)
     return outcome
@@ -247,7 +247,7 @@ def _require_same_job(record: Path, identity: Mapping[str, Any], part: str) -> N
         before = json.loads(record.read_bytes())
     except (OSError, ValueError):
         raise JobError(
-            f"{part} is there, but {record} does not say what it belongs to; remove it to start anew"
+            f"{part} exists, but {record} does not say what it belongs to; remove it to start anew"
         ) from None
     names = {
         "input_sha256": "another input file",
