@@ -1,17 +1,19 @@
-"""Where lines of the log are written: in a thread of its own, so that a slow reader holds nobody up."""
+"""Log of a process: lines of JSON or text on standard error, written by a thread so that a slow reader blocks nothing."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+import queue
 import select
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
 from types import TracebackType
 from typing import Any
 
@@ -20,39 +22,38 @@ import msgspec
 _ENCODER = msgspec.json.Encoder()
 _STDERR = 2
 
-_PIPE_BUF = 4096
-"""Bytes that the kernel writes to a pipe in one piece: lines of several processes do not get into each other."""
-
-
 _FLUSH_S = 1.0
-"""What is not written so long after the end is lost: nobody reads."""
+"""How long the end of the process waits for a reader. Lines that are not written by then are lost."""
 
 
 class StructuredMessage(ABC):
-    """A message of the log that is more than words: `fields` where the log is JSON, else `str`."""
+    """A log message with fields: JSON lines show `fields`, text lines `str`."""
 
     @abstractmethod
     def fields(self) -> dict[str, Any]:
-        """What goes into the line, the name of the `event` among it."""
+        """The fields of the line, `event` among them."""
 
 
 class TextLines(logging.Formatter):
-    """Lines for people. A traceback follows in lines of its own."""
+    """Formats records as text for people. A traceback follows in lines of its own."""
 
     def __init__(self, process: str) -> None:
-        # A name of a process has no % in it.
+        # Names of processes contain no %.
         super().__init__(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s")
 
 
 class JsonLines(logging.Formatter):
-    """A JSON object a line: `time`, `level`, `process` and `event`, and what else there is. A traceback is `exception`."""
+    """Formats records as one JSON object a line: `time`, `level`, `process`, `event` and further fields.
+
+    A traceback is the field `exception`.
+    """
 
     def __init__(self, process: str) -> None:
         super().__init__()
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """The line, without a line break."""
         fields: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC),
             "level": record.levelname.lower(),
@@ -67,15 +68,15 @@ class JsonLines(logging.Formatter):
         try:
             return _ENCODER.encode(fields).decode()
         except UnicodeEncodeError:
-            # Half a character, out of some message: it stays readable as an escape.
+            # Half a surrogate pair in a message: JSON can hold it as an escape.
             return json.dumps(fields, default=str)
 
 
 def configure_logs(process: str, form: str) -> None:
-    """Sends the log of this process to standard error, warnings and what nobody catches with it.
+    """Sends the log of this process, warnings and uncaught exceptions to standard error.
 
     `process`: its name in each line. `form`: json, text, or auto, which is text where standard error is a terminal.
-    Does nothing in a program that has a log already.
+    Does nothing in a program whose logging is already configured.
     """
     root = logging.getLogger()
     if root.handlers:
@@ -93,77 +94,67 @@ def configure_logs(process: str, form: str) -> None:
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """What Python would print."""
+    """Logs an exception that Python would print."""
     if issubclass(kind, KeyboardInterrupt | SystemExit):
         return
     logging.getLogger(__name__).critical("nobody has caught an exception", exc_info=(kind, error, trace))
 
 
-class LogWriter(logging.Handler):
-    """Writes lines to a descriptor. At most `most_lines` wait; those beyond are lost, and their number is said."""
+class LogWriter(QueueHandler):
+    """Queues lines for a thread that writes them. At most `most_lines` wait; those beyond are lost and counted."""
 
     def __init__(self, descriptor: int, most_lines: int = 10_000) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._most_lines = most_lines
-        # Lines that are not written yet, also those that are just being written.
-        self._lines: deque[bytes] = deque()
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(most_lines)
+        super().__init__(self._lines)
         self._lost = 0
-        self._more = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._lost_lock = threading.Lock()
+        QueueListener(self._lines, _DescriptorHandler(descriptor, self._lost_line)).start()
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Takes a line and returns. Called with the lock of the handler."""
-        if len(self._lines) >= self._most_lines:
-            self._lost += 1
-            return
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Queues a formatted line and returns at once."""
         try:
-            line = self.format(record)
-        except Exception:  # noqa: BLE001, as all handlers do: a wrong message must not end who logs it
-            self.handleError(record)
-            return
-        self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
-        if not self._more.is_set():
-            self._more.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="log", daemon=True)
-            self._thread.start()
+            self._lines.put_nowait(record)
+        except queue.Full:
+            with self._lost_lock:
+                self._lost += 1
 
     def flush(self) -> None:
-        """Waits until all is written, but not for ever."""
+        """Waits until all lines are written, but at most a second."""
         end = time.monotonic() + _FLUSH_S
-        while self._lines and time.monotonic() < end:
+        while self._lines.unfinished_tasks and time.monotonic() < end:
             time.sleep(0.002)
 
-    def _work(self) -> None:
-        while self._more.wait():
-            self._more.clear()
-            while self._lines:
-                self._write_some()
-                if self._lost:
-                    self._say_lost()
+    def _lost_line(self) -> str | None:
+        """A line about the lines lost since the last call, if any."""
+        with self._lost_lock:
+            lost, self._lost = self._lost, 0
+        message = "%d lines of the log are lost: it is read too slowly"
+        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (lost,), None)
+        return self.format(record) if lost else None
 
-    def _write_some(self) -> None:
-        """Writes as many lines as go in one piece, but one at least."""
-        piece, count = self._lines[0], 1
-        while count < len(self._lines) and len(piece) + len(self._lines[count]) <= _PIPE_BUF:
-            piece += self._lines[count]
-            count += 1
-        while piece:
+
+class _DescriptorHandler(logging.Handler):
+    """Writes formatted lines to a descriptor, each in one piece, and then what `lost_line` returns.
+
+    Not a `StreamHandler`: a thread that waits in a stream's write holds its lock, and Python aborts when it then ends.
+    """
+
+    def __init__(self, descriptor: int, lost_line: Callable[[], str | None]) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lost_line = lost_line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(record.getMessage())
+        if (line := self._lost_line()) is not None:
+            self._write(line)
+
+    def _write(self, line: str) -> None:
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        while data:
             try:
-                piece = piece[os.write(self._descriptor, piece) :]
+                data = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
                 select.select([], [self._descriptor], [])
             except OSError:
-                break  # nobody will ever read it
-        for _ in range(count):
-            self._lines.popleft()
-
-    def _say_lost(self) -> None:
-        self.acquire()
-        try:
-            lost, self._lost = self._lost, 0
-            message = "%d lines of the log are lost: it is read too slowly"
-            self.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (lost,), None))
-        finally:
-            self.release()
+                return  # the reader has gone
