@@ -1,4 +1,4 @@
-"""The line that the log has of a request: which requests have one, and what it says."""
+"""Request log: which requests get a line in the log, and its fields."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from polytask.service.request_context import RequestContext
 logger = logging.getLogger(__name__)
 
 _NOT_READY = 503
-"""Before a request is accepted: such come as fast as clients try again, and the metrics count them."""
+"""Refusals before a request is accepted. They come as fast as clients retry, and the metrics count them."""
 
 
 class RequestLog:
-    """Logs a share of requests, from 0 to 1, and all that were accepted and got no answer."""
+    """Logs a share of requests, from 0 to 1, and all accepted requests that failed."""
 
     def __init__(self, share: float) -> None:
         self._share = share
 
     def should_log(self, context: RequestContext) -> bool:
-        """Whether the request has a line."""
+        """Whether the request gets a line."""
         if context.exception is not None or (
             context.status >= 500 and (context.status != _NOT_READY or context.stages)
         ):
@@ -30,23 +30,23 @@ class RequestLog:
         return self._share > 0 and random.random() < self._share  # noqa: S311, a sample, not cryptography
 
     def write(self, context: RequestContext) -> None:
-        """Writes the line of a request that is over."""
+        """Logs a request that has ended."""
         level = logging.INFO if context.status < 500 else logging.WARNING
         if context.exception is not None:
             level = logging.ERROR
         if logger.isEnabledFor(level):
-            # Not `logger.log`: it would look for the place in the code, which takes as long as all the rest.
+            # Not `logger.log`: it would look up the calling line, which takes as long as all the rest.
             logger.handle(logger.makeRecord(logger.name, level, __file__, 0, RequestLine(context), (), None))
 
 
 class RequestLine(StructuredMessage):
-    """A request as a message of the log."""
+    """The log message of a request."""
 
     def __init__(self, context: RequestContext) -> None:
         self._context = context
 
     def fields(self) -> dict[str, Any]:
-        """What is known of it; seconds have microseconds."""
+        """The known fields of the request. Seconds are rounded to microseconds."""
         context = self._context
         fields: dict[str, Any] = {
             "event": "request",
@@ -71,10 +71,10 @@ class RequestLine(StructuredMessage):
 
     def __str__(self) -> str:
         context = self._context
-        what = " ".join(filter(None, [context.method, context.route, ",".join(context.tasks)]))
+        subject = " ".join(filter(None, [context.method, context.route, ",".join(context.tasks)]))
         stages = ", ".join(f"{stage} {seconds * 1000:.1f}" for stage, seconds in context.seconds().items())
         parts = [
-            f"{what}: {context.status} {context.problem or context.outcome} in {(context.ended - context.arrived) * 1000:.1f} ms"
+            f"{subject}: {context.status} {context.problem or context.outcome} in {(context.ended - context.arrived) * 1000:.1f} ms"
             + (f" ({stages})" if stages else ""),
             f"{context.num_rows} rows, {context.num_tokens} tokens" if context.num_inputs else "",
             f"request {context.request_id}",

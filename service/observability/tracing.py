@@ -1,6 +1,6 @@
-"""Requests as spans of OpenTelemetry, made when they are over. Needs the extra `tracing`; imported where that is asked for.
+"""Tracing: OpenTelemetry spans of requests, created when a request has ended. Needs the extra `tracing`.
 
-Where spans go, which are kept and what the service is called, the standard `OTEL_` variables say.
+The standard `OTEL_` variables set the collector, the sampling and the service name.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from polytask.service.observability.request_ids import trace_id
 from polytask.service.request_context import OTHER_METHOD, RequestContext
 
 _FLUSH_S = 3.0
-"""How long the last spans may take to be sent when the service ends."""
+"""How long shutdown waits for the last spans to be sent."""
 
 
 class SpanTraces:
-    """A span for each request and one for each of its stages, sent to a collector from a thread of their own."""
+    """Creates a span for each request and each of its stages. A thread sends them to a collector."""
 
     def __init__(self) -> None:
-        # What the variables say goes before our own.
-        own: dict[str, AttributeValue] = {
+        # The variables override these.
+        defaults: dict[str, AttributeValue] = {
             "service.name": "polytask",
             "service.version": version("polytask"),
             "process.pid": os.getpid(),
         }
-        resource = Resource.create(own).merge(OTELResourceDetector().detect())
+        resource = Resource.create(defaults).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("polytask", version("polytask"))
         self._propagator = TraceContextTextMapPropagator()
 
     def trace(self, context: RequestContext, scope: Scope) -> str | None:
-        """Makes the spans of a request that is over; the id of its trace if that one is kept."""
-        # From the clock of the stages to the one of traces, the same for all spans of a request.
-        before_ns = time.time_ns() - round(time.monotonic() * 1e9)
+        """Creates the spans of a request that has ended. Returns the id of its trace if that is sampled."""
+        # Offset from the monotonic clock of the stages to the wall clock of traces, one for all spans of a request.
+        offset_ns = time.time_ns() - round(time.monotonic() * 1e9)
 
         def at(seconds: float) -> int:
-            return before_ns + round(seconds * 1e9)
+            return offset_ns + round(seconds * 1e9)
 
         span = self._tracer.start_span(
             f"{'HTTP' if context.method == OTHER_METHOD else context.method} {context.route}".strip(),
@@ -65,20 +65,20 @@ class SpanTraces:
             span.set_attribute("error.type", context.problem or str(context.status))
         inside = set_span_in_context(span, Context())
         for stage, (start, end) in context.stages.items():
-            # Rows that ran together began at the same time, to the bit.
-            own = {"polytask.batch": f"{start:.6f}"} if stage == "forward" else None
-            self._tracer.start_span(stage, inside, attributes=own, start_time=at(start)).end(at(end))
+            # Rows of one batch have exactly the same start.
+            attributes = {"polytask.batch": f"{start:.6f}"} if stage == "forward" else None
+            self._tracer.start_span(stage, inside, attributes=attributes, start_time=at(start)).end(at(end))
         span.end(at(context.ended))
         return format_trace_id(span.get_span_context().trace_id)
 
     def close(self) -> None:
-        """Sends the spans that are left. A collector that cannot be reached is not waited for long."""
+        """Sends the remaining spans. Waits at most some seconds for a collector that cannot be reached."""
         last = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
         last.start()
         last.join(_FLUSH_S)
 
     def _parent(self, scope: Scope) -> Context:
-        """The span that a request comes from, by a valid `traceparent`."""
+        """The client's span, from a valid `traceparent`."""
         if trace_id(scope["headers"]) is None:
             return Context()
         names = (b"traceparent", b"tracestate")
@@ -87,11 +87,11 @@ class SpanTraces:
 
 
 def _attributes(context: RequestContext, scope: Scope) -> dict[str, AttributeValue]:
-    """What is known of a request, by the semantic conventions where they have a name for it.
+    """The known attributes of a request, named by the semantic conventions where these have a name.
 
-    Not its path, which they ask for: it may hold whatever a client has put there.
+    Without the path that the conventions require: a client may have put anything into it.
     """
-    known: dict[str, AttributeValue | None] = {
+    attributes: dict[str, AttributeValue | None] = {
         "http.request.method": context.method,
         "http.route": context.route or None,
         "http.response.status_code": context.status or None,
@@ -105,9 +105,9 @@ def _attributes(context: RequestContext, scope: Scope) -> dict[str, AttributeVal
         "polytask.key": context.key,
     }
     if context.num_inputs:
-        known |= {
+        attributes |= {
             "polytask.inputs": context.num_inputs,
             "polytask.rows": context.num_rows,
             "polytask.tokens": context.num_tokens,
         }
-    return {name: value for name, value in known.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}

@@ -1,7 +1,7 @@
-"""What all processes under the supervisor have in common: logs, metrics, reports to it, and that they do not outlive it.
+"""Child process: the start of every process under the supervisor, and its link to the supervisor.
 
-Standard input is the lifeline: it ends when the supervisor says so or dies, however it dies, and with it the process
-has to end. Standard output carries reports, a line of JSON each.
+Standard input is the lifeline. It ends when the supervisor closes it or dies in any way, and the process then shuts
+down. Standard output carries reports to the supervisor, one JSON object a line.
 """
 
 from __future__ import annotations
@@ -22,57 +22,57 @@ from polytask.service.observability.metric_storage import MetricStorage, SharedS
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 METRICS = "metrics"
-"""The folder of the metrics in the folder that the processes share."""
+"""The folder of the metrics, inside the folder that the processes share."""
 
 CANNOT_START = 2
-"""The exit code of a process for which starting it again would change nothing, unless it has been ready before."""
+"""Exit code: starting this process again would not help, unless it has been ready before."""
 
 
 def engine_socket(folder: Path, number: int) -> Path:
-    """Where an engine listens."""
+    """The Unix socket of an engine."""
     return folder / f"engine-{number}.sock"
 
 
 class SupervisorLink:
-    """The supervisor, as a process that it has started sees it."""
+    """A child process's link to the supervisor."""
 
     def __init__(self) -> None:
-        # Only reports go to standard output; what is printed there by whatever library goes to the log.
+        # Only reports go to standard output. What libraries print there goes to the log.
         self._reports = os.dup(_STDOUT)
         os.dup2(_STDERR, _STDOUT)
 
     def report_ready(self) -> None:
-        """Tells it that this process does its work from now on."""
+        """Reports that this process is ready."""
         self._report(ready=True)
 
     def report_error(self, error: Exception) -> None:
-        """Tells it why this process ends."""
+        """Reports why this process ends."""
         self._report(error=str(error))
 
-    def on_shutdown(self, end: Callable[[], None]) -> None:
-        """Calls `end`, from a thread, when it wants this process to end, or has died itself."""
+    def on_shutdown(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` from a thread when the supervisor ends this process or has died."""
 
         def wait() -> None:
             while os.read(_STDIN, 4096):
                 pass
-            end()
+            callback()
 
         threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
-    def _report(self, **what: str | bool) -> None:
-        os.write(self._reports, (json.dumps(what) + "\n").encode())
+    def _report(self, **report: str | bool) -> None:
+        os.write(self._reports, (json.dumps(report) + "\n").encode())
 
 
 def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink, MetricStorage], None]) -> None:
     """Runs `main` as a process under the supervisor, with the settings in the environment.
 
-    What it raises is reported and ends the process with CANNOT_START.
+    A StoreError or StartupError is reported, and the process exits with CANNOT_START.
     """
-    parent = SupervisorLink()
+    supervisor = SupervisorLink()
     try:
         settings = Settings.from_environment(os.environ)
         configure_logs(name, settings.log_format)
-        main(settings, parent, SharedStorage(folder / METRICS, name))
+        main(settings, supervisor, SharedStorage(folder / METRICS, name))
     except (StoreError, StartupError) as error:
-        parent.report_error(error)
+        supervisor.report_error(error)
         sys.exit(CANNOT_START)

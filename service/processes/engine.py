@@ -1,6 +1,6 @@
-"""An engine process: the one worker of a device, which takes rows from all frontends and sends back their logits.
+"""Engine process: the one worker of a device. It takes rows from all frontends and sends back their logits.
 
-Ends when it is told to and the last frontend has gone, so everything that they have accepted is answered before.
+At shutdown it first waits until the last frontend has disconnected, so that all accepted requests are answered.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from polytask.service.processes.ipc import Answered, Cancel, Connection, Failed,
 from polytask.service.scheduling.queue import Closed, Full, Row
 
 _TICK_S = 0.05
-"""How often frontends and metrics are told what has changed."""
+"""Interval between updates of the metrics and of the status that frontends get."""
 
 _RECOVERY_S = 1.0
-"""How often a worker that is not ready tries again."""
+"""Interval between attempts of a worker that is not ready."""
 
 _DECODER: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 
@@ -47,7 +47,7 @@ Client = Connection[ToEngine]
 
 
 class _Outcome(NamedTuple):
-    """How a request ended, from the worker's thread."""
+    """The end of a request, reported by the worker's thread."""
 
     client: Client
     request: int
@@ -55,7 +55,7 @@ class _Outcome(NamedTuple):
 
 
 class EngineServer:
-    """Takes rows in for a worker and sends their results back, on one event loop."""
+    """Accepts rows for a worker and sends back their results, on one event loop."""
 
     def __init__(self, worker: Worker, loop: asyncio.AbstractEventLoop) -> None:
         self._worker = worker
@@ -65,15 +65,15 @@ class EngineServer:
 
     @property
     def num_clients(self) -> int:
-        """Frontends that are connected."""
+        """The number of connected frontends."""
         return len(self._clients)
 
     def connect(self) -> Client:
-        """The end of a new connection."""
+        """The engine's end of a new connection."""
         return Connection(_DECODER, self._received, self._disconnected, self._connected)
 
     def broadcast_status(self, *, ready: bool) -> None:
-        """Tells the frontends whether the engine would answer, if that is news."""
+        """Sends the frontends whether the engine answers, when that has changed."""
         if ready != self._ready:
             self._ready = ready
             for client in self._clients:
@@ -86,14 +86,14 @@ class EngineServer:
     def _received(self, client: Client, message: ToEngine) -> None:
         match message:
             case Submit(number, deadline, encoded):
-                ticket = _PendingRemoteRequest(client, number, len(encoded), self._outcomes.put)
+                sink = _PendingRemoteRequest(client, number, len(encoded), self._outcomes.put)
                 rows = []
-                for place, row in enumerate(encoded):
+                for index, row in enumerate(encoded):
                     encoding = row.encoding()
-                    rows.append(Row(row.task_id, len(encoding), deadline, RowPayload(encoding, ticket, place)))
+                    rows.append(Row(row.task_id, len(encoding), deadline, RowPayload(encoding, sink, index)))
                 self._submit(client, number, rows)
             case Cancel(number, reason):
-                # None: its outcome is under way.
+                # None: its outcome is on its way already.
                 if rows := self._clients[client].pop(number, []):
                     self._worker.cancel(rows, reason)
 
@@ -103,16 +103,16 @@ class EngineServer:
         except (Full, Closed) as error:
             client.send([Failed.by(number, refusal(error))])
         else:
-            # In time: its outcome reaches this thread only after this call.
+            # Early enough: outcomes reach this thread only after this call.
             self._clients[client][number] = rows
 
     def _send(self, outcomes: list[_Outcome]) -> None:
-        """Outcomes that have come together go out together."""
+        """Sends outcomes that arrived together in one write per frontend."""
         replies: dict[Client, list[Answered | Failed]] = {}
         for client, number, result in outcomes:
             rows = self._clients.get(client, {}).pop(number, None)
             if rows is None:
-                continue  # cancelled, or not the first of its rows to fail
+                continue  # cancelled, or another row has failed before
             reply = replies.setdefault(client, [])
             if isinstance(result, ServiceError):
                 self._worker.cancel(rows, drop_reason(result))
@@ -129,7 +129,7 @@ class EngineServer:
 
 @dataclass(slots=True, eq=False)
 class _PendingRemoteRequest:
-    """Collects the results of a request's rows (`tickets.Receiver`)."""
+    """Collects the results of a request's rows (`pending.ResultSink`)."""
 
     client: Client
     request: int
@@ -138,13 +138,13 @@ class _PendingRemoteRequest:
     logits: dict[int, Logits] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def answer(self, place: int, logits: Logits, started: float, ended: float) -> None:
+    def answer(self, index: int, logits: Logits, started: float, ended: float) -> None:
         with self.lock:
-            self.logits[place] = logits
+            self.logits[index] = logits
             self.missing -= 1
             done = not self.missing
         if done:
-            rows = tuple(RowLogits.of(self.logits[place]) for place in range(len(self.logits)))
+            rows = tuple(RowLogits.of(self.logits[index]) for index in range(len(self.logits)))
             self._end(Answered(self.request, started, ended, rows))
 
     def expire(self) -> None:
@@ -157,30 +157,30 @@ class _PendingRemoteRequest:
         self.put(_Outcome(self.client, self.request, result))
 
 
-def run_engine(settings: Settings, socket: Path, parent: SupervisorLink, storage: MetricStorage) -> None:
-    """Serves rows on `socket` until told to end. Raises StoreError or StartupError where it cannot."""
+def run_engine(settings: Settings, socket: Path, supervisor: SupervisorLink, storage: MetricStorage) -> None:
+    """Serves rows on `socket` until the supervisor ends it. Raises StoreError or StartupError."""
     checkpoint, backend = load_backend(settings)
     tasks = checkpoint.manifest.tasks
     metrics = WorkerMetrics(Metrics(tasks, storage), tasks)
     metrics.set_served(revision(checkpoint.manifest), backend.name, backend.precision, backend.device)
 
     async def main() -> Worker:
-        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        loop, shutdown = asyncio.get_running_loop(), asyncio.Event()
 
-        def end() -> None:
-            # The loop is closed only when there is nothing left to end.
+        def shut_down() -> None:
+            # The loop is closed when the process has shut down already.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(over.set)
+                loop.call_soon_threadsafe(shutdown.set)
 
         worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics)
         server = EngineServer(worker, loop)
         await loop.create_unix_server(server.connect, str(socket))
-        parent.on_shutdown(end)
-        worker.start(end)
-        watching = asyncio.create_task(_watch(worker, server, parent))
-        await over.wait()
-        latest = time.monotonic() + settings.drain_s + settings.deadline_s + SHUTDOWN_S
-        while server.num_clients and not worker.draining and time.monotonic() < latest:  # noqa: ASYNC110, three things
+        supervisor.on_shutdown(shut_down)
+        worker.start(shut_down)
+        watching = asyncio.create_task(_watch(worker, server, supervisor))
+        await shutdown.wait()
+        deadline = time.monotonic() + settings.drain_s + settings.deadline_s + SHUTDOWN_S
+        while server.num_clients and not worker.draining and time.monotonic() < deadline:  # noqa: ASYNC110, three things
             await asyncio.sleep(_TICK_S)
         await asyncio.to_thread(worker.stop, SHUTDOWN_S)
         watching.cancel()
@@ -191,8 +191,8 @@ def run_engine(settings: Settings, socket: Path, parent: SupervisorLink, storage
         raise StartupError(f"the service has ended: {worker.failure}") from worker.failure
 
 
-async def _watch(worker: Worker, server: EngineServer, parent: SupervisorLink) -> None:
-    """Spreads what the worker's thread does not say by itself."""
+async def _watch(worker: Worker, server: EngineServer, supervisor: SupervisorLink) -> None:
+    """Publishes the worker's state to frontends, metrics and supervisor, and lets it recover."""
     reported, tried = False, time.monotonic()
     while True:
         ready = worker.ready
@@ -200,7 +200,7 @@ async def _watch(worker: Worker, server: EngineServer, parent: SupervisorLink) -
         worker.update_metrics()
         if ready and not reported:
             reported = True
-            parent.report_ready()
+            supervisor.report_ready()
         if not ready and time.monotonic() - tried > _RECOVERY_S:
             tried = time.monotonic()
             worker.recover()
@@ -208,14 +208,16 @@ async def _watch(worker: Worker, server: EngineServer, parent: SupervisorLink) -
 
 
 def main() -> None:
-    """The process: `python -m service.engine FOLDER NUMBER`, settings in the environment."""
-    # Whoever signals the whole group means the supervisor, which lets the frontends end first.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    folder, place = Path(sys.argv[1]), int(sys.argv[2])
-    socket = engine_socket(folder, place)
+    """The process: `python -m polytask.service.processes.engine FOLDER NUMBER`, settings in the environment."""
+    # A signal to the whole process group is meant for the supervisor, which ends the frontends first.
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signal_number, signal.SIG_IGN)
+    folder, number = Path(sys.argv[1]), int(sys.argv[2])
+    socket = engine_socket(folder, number)
     run_child(
-        f"engine-{place}", folder, lambda settings, parent, storage: run_engine(settings, socket, parent, storage)
+        f"engine-{number}",
+        folder,
+        lambda settings, supervisor, storage: run_engine(settings, socket, supervisor, storage),
     )
 
 

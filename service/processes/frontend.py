@@ -1,4 +1,4 @@
-"""A frontend process: speaks HTTP, checks, tokenises and renders, and leaves the device to the engines. Needs no torch."""
+"""Frontend process: HTTP, validation, tokenisation and responses; engines run the rows. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ from polytask.service.web.server import http_server, run_server
 
 
 def run_frontend(
-    settings: Settings, folder: Path, number: int, listener: int, parent: SupervisorLink, storage: MetricStorage
+    settings: Settings, folder: Path, number: int, listener: int, supervisor: SupervisorLink, storage: MetricStorage
 ) -> None:
-    """Answers requests on the socket with descriptor `listener`, as number `number`, until told to end. Raises StoreError."""
+    """Answers requests on the socket with descriptor `listener` until the supervisor ends it. Raises StoreError.
+
+    `number`: of this process among the frontends.
+    """
     version = resolve(settings.store, settings.model)
     manifest, card = read_manifest(version), read_card(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
@@ -41,7 +44,7 @@ def run_frontend(
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
         async with engine_client.connected():
-            parent.report_ready()
+            supervisor.report_ready()
             yield
         predictor.close()
 
@@ -55,16 +58,16 @@ def run_frontend(
     )
     app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
     server = http_server(app, settings, backlog=1)
-    parent.on_shutdown(partial(setattr, server, "should_exit", True))
+    supervisor.on_shutdown(partial(setattr, server, "should_exit", True))
     run_server(server, SharedListener(listener))
 
 
 def main() -> None:
-    """The process: `python -m service.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
+    """The process: `python -m polytask.service.processes.frontend FOLDER NUMBER LISTENER`, settings in the environment."""
     folder, number, listener = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 
-    def run(settings: Settings, parent: SupervisorLink, storage: MetricStorage) -> None:
-        run_frontend(settings, folder, number, listener, parent, storage)
+    def run(settings: Settings, supervisor: SupervisorLink, storage: MetricStorage) -> None:
+        run_frontend(settings, folder, number, listener, supervisor, storage)
 
     run_child(f"frontend-{number}", folder, run)
 

@@ -1,7 +1,7 @@
-"""What frontends and engines say to each other, and how: messages in msgpack over a Unix socket.
+"""Messages between frontends and engines (IPC): msgpack over a Unix socket.
 
-A connection ends with the process at either end, so each learns at once that the other has died, and nothing that was
-said to a process is ever heard by its successor. Deadlines and times are seconds of `time.monotonic()`, which on Linux
+A connection ends with the process at either end. So each process learns at once that the other has died, and no
+message reaches the process that replaces it. Deadlines and times are seconds of `time.monotonic()`, which on Linux
 and macOS is one clock for all processes of a machine.
 """
 
@@ -26,7 +26,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class EngineError(Exception):
-    """An engine failed to run a request. The message is the engine's own trace."""
+    """An engine failed to run a request. The message is the engine's traceback."""
 
 
 class _Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
@@ -34,7 +34,7 @@ class _Message(msgspec.Struct, array_like=True, tag=True, frozen=True):
 
 
 class EncodedRow(msgspec.Struct, array_like=True, frozen=True):
-    """The part of a row's encoding that the device needs, and what the metrics count."""
+    """The part of a row's encoding that the device and the metrics need."""
 
     task_id: int
     input_ids: tuple[int, ...]
@@ -47,7 +47,7 @@ class EncodedRow(msgspec.Struct, array_like=True, frozen=True):
         return cls(task_id, encoding.input_ids, encoding.segment_ids, encoding.dropped_tokens)
 
     def encoding(self) -> Encoding:
-        """The encoding, without the character offsets that stay with the frontend."""
+        """The encoding without character offsets, which stay in the frontend."""
         return Encoding(self.input_ids, self.segment_ids, self.dropped_tokens)
 
 
@@ -59,16 +59,16 @@ class RowLogits(msgspec.Struct, array_like=True, frozen=True):
 
     @classmethod
     def of(cls, logits: Logits) -> RowLogits:
-        """The logits to the bit."""
+        """The logits, bit for bit."""
         return cls(logits.shape, np.ascontiguousarray(logits, np.float32).tobytes())
 
     def array(self) -> Logits:
-        """The logits, not to be written to."""
+        """The logits, read-only."""
         return np.frombuffer(self.values, np.float32).reshape(self.shape)
 
 
 class Submit(_Message, frozen=True):
-    """To an engine: the rows of a request. `request` is a number that the connection has not seen before."""
+    """To an engine: the rows of a request. `request`: a number that is new on this connection."""
 
     request: int
     deadline: float
@@ -76,14 +76,14 @@ class Submit(_Message, frozen=True):
 
 
 class Cancel(_Message, frozen=True):
-    """To an engine: nobody waits for this request. `reason`: why its rows are dropped, as the metrics count it."""
+    """To an engine: drop this request. `reason`: for the metrics."""
 
     request: int
     reason: str | None
 
 
 class Answered(_Message, frozen=True):
-    """To a frontend: the logits of all rows of a request, and when the batch of the last of them started and ended."""
+    """To a frontend: the logits of all rows of a request, and the start and end of the batch that ran the last row."""
 
     request: int
     started: float
@@ -92,7 +92,7 @@ class Answered(_Message, frozen=True):
 
 
 class Failed(_Message, frozen=True):
-    """To a frontend: a request was refused or failed. `error` is the name of its ServiceError."""
+    """To a frontend: a request was refused or failed. `error`: the class name of the ServiceError."""
 
     request: int
     error: str
@@ -101,7 +101,7 @@ class Failed(_Message, frozen=True):
 
     @classmethod
     def by(cls, request: int, error: ServiceError) -> Failed:
-        """The request failed by `error`; of an internal one the cause goes along."""
+        """The message for `error`. For an internal error the detail is the traceback of its cause."""
         internal = isinstance(error, InternalError) and error.__cause__
         detail = "".join(traceback.format_exception(internal)) if internal else error.detail
         return cls(request, type(error).__name__, detail, error.retry_after_s)
@@ -115,7 +115,7 @@ class Failed(_Message, frozen=True):
 
 
 class Status(_Message, frozen=True):
-    """To a frontend, whenever it changes: whether the engine would answer."""
+    """To a frontend, at each change: whether the engine answers."""
 
     ready: bool
 
@@ -125,7 +125,10 @@ ToFrontend = Answered | Failed | Status
 
 
 class Connection(asyncio.Protocol, Generic[Incoming]):
-    """One end of a connection. `receive` gets every message that comes; `lost` is called once, when it has ended."""
+    """One end of a connection.
+
+    `receive`: called with each message. `made` and `lost`: called once, when the connection is made and when it has ended.
+    """
 
     def __init__(
         self,
@@ -143,13 +146,13 @@ class Connection(asyncio.Protocol, Generic[Incoming]):
         self._transport: asyncio.Transport | None = None
 
     def send(self, messages: Iterable[_Message]) -> None:
-        """Sends the messages, in order. On a connection that has ended they are lost."""
+        """Sends messages in order. They are lost if the connection has ended."""
         if self._transport is not None:
             payloads = map(self._encoder.encode, messages)
             self._transport.write(b"".join(_LENGTH.pack(len(payload)) + payload for payload in payloads))
 
     def close(self) -> None:
-        """Ends the connection, when what was sent has gone."""
+        """Ends the connection after all sent data is written."""
         if self._transport is not None:
             self._transport.close()
 

@@ -1,4 +1,4 @@
-"""When to start a process again that has died: soon, later each time, and not at all if it never gets ready."""
+"""Process specs: module, arguments and environment of each engine and frontend, and when to restart one that died."""
 
 from __future__ import annotations
 
@@ -16,34 +16,40 @@ from polytask.service.errors import StartupError
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 30.0
 
-_LONG_LIFE_S = 60.0
-"""A process that lived that long has worked: its death is not counted together with the one before."""
+_LONG_RUN_S = 60.0
+"""A process that ran this long has worked: its death starts the back-off anew."""
 
-
-_MOST_FAILED = 5
-"""Lives in a row without ever being ready after which another one is no use."""
+_MAX_FAILED_STARTS = 5
+"""Starts in a row without getting ready after which the process is given up."""
 
 
 @dataclass(slots=True)
 class RestartPolicy:
-    """The lives of one process so far. `num_failed`: in a row that have ended before it was ready."""
+    """Restart back-off of one process: pauses double up to a limit, and it ends after too many failed starts.
+
+    `was_ready`: ever. `num_failed_starts`: deaths in a row before the process was ready. `num_quick_failures`: deaths in
+    a row of short runs.
+    """
 
     was_ready: bool = False
-    num_failed: int = 0
+    num_failed_starts: int = 0
     num_quick_failures: int = 0
 
-    def next_delay_s(self, *, ready: bool, lived_s: float) -> float | None:
-        """The seconds until the next life begins; None if there is to be none. `ready`: whether this one was."""
-        self.num_failed = 0 if ready else self.num_failed + 1
-        if self.num_failed == _MOST_FAILED:
+    def next_delay_s(self, *, ready: bool, run_s: float) -> float | None:
+        """Records a death after `run_s` seconds. Returns the pause before the next start, or None to give up.
+
+        `ready`: whether the process was ready in this run.
+        """
+        self.num_failed_starts = 0 if ready else self.num_failed_starts + 1
+        if self.num_failed_starts == _MAX_FAILED_STARTS:
             return None
-        self.num_quick_failures = 0 if ready and lived_s >= _LONG_LIFE_S else self.num_quick_failures + 1
+        self.num_quick_failures = 0 if ready and run_s >= _LONG_RUN_S else self.num_quick_failures + 1
         return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** max(0, self.num_quick_failures - 1))
 
 
 @dataclass(slots=True)
 class ProcessSpec:
-    """A process that is to be there: its module, arguments and variables, and its present life."""
+    """A process to keep running: its module, arguments and environment, and the process that runs now."""
 
     name: str
     module: str
@@ -55,30 +61,30 @@ class ProcessSpec:
 
 
 def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:
-    """A spec for each engine, which sees no device but its own. Those on the CPU share its cores."""
+    """A spec for each engine. Each sees its own device only; those on the CPU share its cores."""
     on_cpu = sum(device != "cuda" and not device.isdigit() for device in settings.engine_devices)
     threads = settings.threads or max(1, available_cores() // max(1, on_cpu))
     specs = []
     for number, entry in enumerate(settings.engine_devices):
-        own = replace(settings, devices="", threads=threads).to_environment()
-        own[env_name("device")] = "cuda" if entry.isdigit() else entry
+        variables = replace(settings, devices="", threads=threads).to_environment()
+        variables[env_name("device")] = "cuda" if entry.isdigit() else entry
         if entry.isdigit():
-            own["CUDA_VISIBLE_DEVICES"] = _visible(int(entry))
-        specs.append(ProcessSpec(f"engine-{number}", module, (str(folder), str(number)), own))
+            variables["CUDA_VISIBLE_DEVICES"] = _visible(int(entry))
+        specs.append(ProcessSpec(f"engine-{number}", module, (str(folder), str(number)), variables))
     return specs
 
 
 def frontend_specs(settings: Settings, folder: Path, listener: socket.socket) -> list[ProcessSpec]:
-    """A spec for each frontend, all with the same socket."""
-    # One thread: numpy would start one a core for products that a frontend never makes.
-    own = {**settings.to_environment(), "OMP_NUM_THREADS": "1"}
+    """A spec for each frontend. All get the same socket."""
+    # numpy would start a thread per core for matrix products, which a frontend never computes.
+    variables = {**settings.to_environment(), "OMP_NUM_THREADS": "1"}
     descriptor = listener.fileno()
     return [
         ProcessSpec(
             f"frontend-{number}",
             "polytask.service.processes.frontend",
             (str(folder), str(number), str(descriptor)),
-            own,
+            variables,
             (descriptor,),
         )
         for number in range(settings.num_frontends)
@@ -86,7 +92,7 @@ def frontend_specs(settings: Settings, folder: Path, listener: socket.socket) ->
 
 
 def _visible(ordinal: int) -> str:
-    """The device as CUDA_VISIBLE_DEVICES names it, among those that this process may see."""
+    """The name in CUDA_VISIBLE_DEVICES of a device, counted among those that this process may use."""
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is None:
         return str(ordinal)
@@ -101,6 +107,6 @@ def _visible(ordinal: int) -> str:
 
 
 def environment(spec: ProcessSpec) -> dict[str, str]:
-    """The variables of a process: those of this one, but for settings, which are the spec's."""
+    """The environment of a process: that of this one, with the settings of the spec."""
     inherited = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     return inherited | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)} | spec.environment

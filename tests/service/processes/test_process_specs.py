@@ -40,7 +40,7 @@ def test_a_process_gets_the_settings_of_its_spec_and_no_others(tmp_path: Path, m
 def test_the_first_death_is_made_good_at_once_and_each_further_one_later() -> None:
     """Pauses double up to half a minute, so that a process that dies again and again does no harm."""
     restart_policy = RestartPolicy()
-    pauses = [restart_policy.next_delay_s(ready=True, lived_s=5) or 0.0 for _ in range(20)]
+    pauses = [restart_policy.next_delay_s(ready=True, run_s=5) or 0.0 for _ in range(20)]
     assert pauses[0] == 0.1
     assert all(later in {2 * sooner, 30.0} for sooner, later in pairwise(pauses))
     assert pauses[-1] == 30.0
@@ -50,14 +50,14 @@ def test_a_long_life_is_a_new_beginning() -> None:
     """Who has worked for a minute is started again at once."""
     restart_policy = RestartPolicy()
     for _ in range(10):
-        restart_policy.next_delay_s(ready=True, lived_s=5)
-    restart_policy.next_delay_s(ready=True, lived_s=60)
-    assert restart_policy.next_delay_s(ready=True, lived_s=5) == 0.1
+        restart_policy.next_delay_s(ready=True, run_s=5)
+    restart_policy.next_delay_s(ready=True, run_s=60)
+    assert restart_policy.next_delay_s(ready=True, run_s=5) == 0.1
 
 
 def test_who_never_gets_ready_is_given_up() -> None:
     """Five lives in a row that end before the process is ready are enough; one that gets there starts the count anew."""
     restart_policy = RestartPolicy()
     for ready in (False, False, False, False, True, False, False, False, False):
-        assert restart_policy.next_delay_s(ready=ready, lived_s=1) is not None
-    assert restart_policy.next_delay_s(ready=False, lived_s=1) is None
+        assert restart_policy.next_delay_s(ready=ready, run_s=1) is not None
+    assert restart_policy.next_delay_s(ready=False, run_s=1) is None
