@@ -1,4 +1,4 @@
-"""What other threads have for an event loop: handed over in one go, however much has come since the loop last looked."""
+"""Pending requests: results of rows, collected on worker threads and delivered to the event loop in batches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The logits of every row of a request, in its order, and when the batch of the last of them started and ended."""
+    """The logits of all rows of a request, in its order, and the start and end of the batch with the last of them."""
 
     logits: list[Logits]
     started: float
@@ -27,22 +27,22 @@ class Results:
 
 
 class ResultSink(Protocol):
-    """Where the results of a request's rows go. Any thread may call any of this."""
+    """Receives the results of a request's rows. Any thread may call any method."""
 
     def answer(self, index: int, logits: Logits, started: float, ended: float) -> None:
-        """The result of the row at `place`, and when its batch started and ended."""
+        """Receives the logits of the row at `index`, and the start and end of its batch."""
 
     def expire(self) -> None:
-        """The deadline has passed."""
+        """Ends the request: its deadline has passed."""
 
     def fail(self, error: Exception) -> None:
-        """A row has failed, or the request is no longer wanted."""
+        """Ends the request: a row has failed, or nobody waits for it any more."""
 
 
 class PendingRequest:
-    """Collects the results of a request's rows. The future is done when the last row is, or at the first failure.
+    """Collects the results of a request's rows. The future is done with the last row, or at the first failure.
 
-    `ends`: the `mailbox_of_requests` of the loop that waits.
+    `mailbox`: the `completion_mailbox` of the loop that waits.
     """
 
     def __init__(self, num_rows: int, mailbox: LoopMailbox[Completion]) -> None:
@@ -53,7 +53,7 @@ class PendingRequest:
         self._lock = threading.Lock()
 
     def answer(self, index: int, logits: Logits, started: float, ended: float) -> None:
-        """The result of the row at `place`, once for each. From any thread."""
+        """Stores the logits of the row at `index`, once for each row. From any thread."""
         with self._lock:
             self._logits[index] = logits
             self._missing -= 1
@@ -63,24 +63,24 @@ class PendingRequest:
             self._mailbox.put(Completion(self, results))
 
     def expire(self) -> None:
-        """The deadline has passed. From any thread."""
+        """Fails the request with DeadlineExceeded. From any thread."""
         self.fail(DeadlineExceeded("the deadline passed before all of the request was answered"))
 
     def fail(self, error: Exception) -> None:
-        """A row has failed, or the request is no longer wanted. From any thread."""
-        known = error if isinstance(error, ServiceError) else InternalError(error, textless=True)
-        self._mailbox.put(Completion(self, known))
+        """Fails the request; an error that is not for clients becomes InternalError. From any thread."""
+        shown = error if isinstance(error, ServiceError) else InternalError(error, textless=True)
+        self._mailbox.put(Completion(self, shown))
 
 
 class Completion(NamedTuple):
-    """How a ticket ends."""
+    """A request and its outcome."""
 
     request: PendingRequest
     outcome: Results | ServiceError
 
 
 def completion_mailbox(loop: asyncio.AbstractEventLoop) -> LoopMailbox[Completion]:
-    """Where the tickets of those who wait on this loop end: their futures are done there."""
+    """A mailbox that sets the futures of pending requests on their event loop."""
     return LoopMailbox(loop, _complete)
 
 
@@ -96,7 +96,7 @@ def _complete(completions: list[Completion]) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowPayload:
-    """What a row in the queue carries: what to run, and where the result goes."""
+    """The payload of a queued row: its encoding, and the sink and index of its result."""
 
     encoding: Encoding
     sink: ResultSink
@@ -104,9 +104,9 @@ class RowPayload:
 
 
 class LoopMailbox(Generic[Item]):
-    """Items for `deliver`, which is called on the loop with all that are there, in the order in which they came.
+    """Passes items from any thread to `deliver`, which is called on the loop with all items that have arrived, in order.
 
-    To wake a loop is a system call; what comes while it is being woken needs none.
+    Waking a loop is a system call; items that arrive while it is being woken need no other.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[list[Item]], None]) -> None:
@@ -116,16 +116,16 @@ class LoopMailbox(Generic[Item]):
         self._waking = False
 
     def put(self, item: Item) -> None:
-        """From any thread. After the loop was closed nothing is delivered."""
+        """Adds an item, from any thread. After the loop was closed nothing is delivered."""
         self._items.append(item)
         if not self._waking:
             self._waking = True
-            # Whoever closes a loop wants nothing that is still to come.
+            # RuntimeError: the loop is closed, and nobody waits for the item.
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._empty)
 
     def _empty(self) -> None:
-        # First: an item that comes from here on wakes the loop again.
+        # First, so that an item that arrives from now on wakes the loop again.
         self._waking = False
         items = [self._items.popleft() for _ in range(len(self._items))]
         self._deliver(items)

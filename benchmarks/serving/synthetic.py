@@ -19,7 +19,7 @@ from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
 from polytask.service.backends.contract import Backend
 from polytask.service.backends.exported import feed
-from polytask.service.backends.selection import open_backend
+from polytask.service.backends.selection import open_export, open_torch
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.training.export.onnx_graph import onnx_graph
 from polytask.training.export.quantisation import quantise
@@ -66,14 +66,14 @@ class Bench:
         backend, _, precision = self.engine.partition("-")
         if backend == "torch":
             buckets = Buckets.up_to(_LONGEST)  # of CUDA alone
-            return open_backend(backend, "", None, network, self.threads, self.device.type, buckets=buckets)
+            return open_torch(network, self.threads, self.device.type, buckets)
         graph = onnx_graph(network)
         if precision == "int8":
             feeds = [feed(batch) for batch in self.batches(lengths(_CALIBRATION_ROWS), 1, num_tasks)]
             graph = quantise(graph, feeds, target="onnxruntime" if backend == "onnxruntime" else "openvino")
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(graph, file := Path(folder) / "network.onnx")
-            return open_backend(backend, precision or "float32", file, network, self.threads, self.device.type)
+            return open_export(backend, file, precision or "float32", self.threads, self.device.type)
 
     def batches(self, lengths: Sequence[int], num_rows: int, num_tasks: int = 8) -> list[Batch]:
         """Rows of these lengths, in this order, in batches, their tasks at random; what is left over is left out."""

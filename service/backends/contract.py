@@ -1,4 +1,4 @@
-"""What runs a batch on a device. The contract is small, so that other engines fit behind it."""
+"""Backend contract: what the engine needs from an inference library. It is small, so that others can be added."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from polytask.model.heads import Outputs
 
 
 class DeviceLost(Exception):
-    """The device will not run anything again in this process, whatever is tried."""
+    """The device is lost for this process; another try would fail as well."""
 
 
 class Backend(Protocol):
-    """An engine with a network loaded. `streams` threads call it."""
+    """An inference library with a network loaded. `num_streams` threads call it."""
 
     @property
     def name(self) -> str:
-        """The engine, such as `torch`."""
+        """The inference library, such as `torch`."""
 
     @property
     def device(self) -> str:
-        """Where it runs: `cpu` or `cuda`."""
+        """The device: `cpu` or `cuda`."""
 
     @property
     def precision(self) -> str:
-        """The type that it computes in, such as `float32`."""
+        """The type of its computations, such as `float32`."""
 
     @property
     def num_streams(self) -> int:
-        """How many threads may run a batch each at the same time."""
+        """Number of threads that may run a batch each at the same time."""
 
     @property
     def is_async(self) -> bool:
-        """Whether a started batch runs by itself, so that it pays to start the next one before asking for its outputs."""
+        """Whether a started batch runs by itself, so that the next one should be started before its outputs are awaited."""
 
     def run(self, batch: Batch) -> Outputs:
-        """Logits on the CPU in float32. Raises MemoryError, or DeviceLost where another try would be in vain."""
+        """Logits on the CPU in float32. Raises MemoryError, or DeviceLost if no further batch can run."""
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
-        """Begins a batch. What it returns waits for the outputs of `run`; both may raise what `run` raises.
+        """Starts a batch. The returned function waits for its outputs; both may raise the errors of `run`.
 
-        Batches run in the order in which they are started. Where nothing overlaps nothing runs before the call.
+        Batches run in the order in which they are started; without `is_async`, only when their outputs are awaited.
         """

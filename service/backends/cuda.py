@@ -1,4 +1,4 @@
-"""The network on CUDA: bfloat16 weights, copies that nobody waits for, and small batches replayed as CUDA graphs."""
+"""CUDA: the network in bfloat16, with asynchronous copies, and small batches replayed as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from polytask.model.heads import Outputs
 from polytask.model.network import Network
 from polytask.service.backends.contract import DeviceLost
 from polytask.service.backends.cuda_graphs import CudaRecorder, Graphs, Recorder
-from polytask.service.backends.packing import packed, unpacked
+from polytask.service.backends.packing import pack, unpack
 from polytask.service.backends.shape_buckets import Buckets, aligned
 
 
 class CudaBackend:
-    """Runs batches on a device of its own, one after the other. `start` queues one and does not wait for it.
+    """Runs batches on a device, one after the other. `start` queues a batch and does not wait for it.
 
-    A batch goes over in one copy, padded to a multiple of 8 tokens, or to its bucket where that has a graph.
+    A batch is sent in one copy, padded to a multiple of 8 tokens, or to its bucket if that has a graph.
     """
 
     name = "torch"
@@ -35,107 +35,107 @@ class CudaBackend:
         network: Network,
         device: torch.device,
         buckets: Buckets | None = None,
-        kind: torch.dtype = torch.bfloat16,
+        dtype: torch.dtype = torch.bfloat16,
         recorder: Recorder | None = None,
     ) -> None:
-        """Moves the network to `device`, and records its forwards in `buckets`. `kind`: what its encoder computes in."""
-        # cuDNN's attention takes up to half a second for a plan of every new shape.
+        """Moves the network to `device`, and records its forwards for `buckets`. `dtype`: of the encoder."""
+        # cuDNN's attention takes up to half a second to plan for every new shape.
         torch.backends.cuda.enable_cudnn_sdp(enabled=False)
         self.device = device.type
-        self.precision = str(kind).removeprefix("torch.")
+        self.precision = str(dtype).removeprefix("torch.")
         self._device = device
         self._network = network
         self._longest = network.config.max_length
         self._token_level = any(task.token_level for task in network.tasks)
-        self._tables = JoinedTables(lowered(network, device, kind))
-        # One stream serves one version, but golden answers may be asked for from another thread.
+        self._tables = JoinedTables(move_to_device(network, device, dtype))
+        # One thread runs the batches of a version, but another may check its golden answers.
         self._lock = threading.Lock()
-        self._graphs = None if buckets is None else self._recorded(buckets, recorder or CudaRecorder(device))
+        self._graphs = None if buckets is None else self._record(buckets, recorder or CudaRecorder(device))
 
     def run(self, batch: Batch) -> Outputs:
         return self.start(batch)()
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
         num_rows, length = batch.input_ids.shape
-        with _failures_named(batch), torch.no_grad(), self._lock:
-            found = self._queue(batch)
-            sentence = self._fetched(found.sentence[:num_rows])
+        with _translate_errors(batch), torch.no_grad(), self._lock:
+            outputs = self._queue(batch)
+            sentence = self._copy_to_cpu(outputs.sentence[:num_rows])
             token = None
             if batch.token_level:
-                assert found.token is not None, "a token-level row needs a network with token outputs"
-                token = self._fetched(found.token[:num_rows])
-            done = self._when_done()
+                assert outputs.token is not None, "a token-level row needs a network with token outputs"
+                token = self._copy_to_cpu(outputs.token[:num_rows])
+            wait_until_done = self._done_event()
 
         def wait() -> Outputs:
-            with _failures_named(batch):
-                done()
+            with _translate_errors(batch):
+                wait_until_done()
             return Outputs(sentence, None if token is None else token[:, :length])
 
         return wait
 
     def _queue(self, batch: Batch) -> Outputs:
-        """Queues the forward. Its outputs may have more rows and tokens than the batch, and are soon written over."""
+        """Queues the forward. Its outputs may have more rows and tokens than the batch; later batches overwrite them."""
         num_rows, length = batch.input_ids.shape
         bucket = None if self._graphs is None else self._graphs.bucket(num_rows, length)
         if self._graphs is not None and bucket is not None:
-            return self._graphs.run(bucket, self._packed(batch, *bucket))
+            return self._graphs.run(bucket, self._pack(batch, *bucket))
         shape = num_rows, aligned(length, self._longest)
-        numbers = self._packed(batch, *shape).to(self._device, non_blocking=True)
-        return self._forward(unpacked(numbers, *shape, token_level=batch.token_level))
+        numbers = self._pack(batch, *shape).to(self._device, non_blocking=True)
+        return self._forward(unpack(numbers, *shape, token_level=batch.token_level))
 
     def _forward(self, batch: Batch) -> Outputs:
         outputs: Outputs = self._network(batch, self._tables)
         return outputs
 
-    def _packed(self, batch: Batch, num_rows: int, length: int) -> Tensor:
-        # Torch hands pinned memory out again only when what was queued to copy from it is done.
-        return packed(batch, num_rows, length, pinned=self._device.type == "cuda")
+    def _pack(self, batch: Batch, num_rows: int, length: int) -> Tensor:
+        # torch reuses pinned memory only after the queued copies from it are done.
+        return pack(batch, num_rows, length, pinned=self._device.type == "cuda")
 
-    def _fetched(self, outputs: Tensor) -> Tensor:
-        """A copy of the outputs on the CPU, queued behind what computes them. It is there when that is done."""
+    def _copy_to_cpu(self, outputs: Tensor) -> Tensor:
+        """A copy of the outputs on the CPU, queued after their computation; valid when that is done."""
         pinned = self._device.type == "cuda"
         return torch.empty(outputs.shape, dtype=torch.float32, pin_memory=pinned).copy_(outputs, non_blocking=True)
 
-    def _when_done(self) -> Callable[[], None]:
-        """What waits for all that is queued so far, and not, as the copy would, for what is queued in the meantime."""
+    def _done_event(self) -> Callable[[], None]:
+        """A function that waits for everything queued so far, but not, as a copy would, for batches queued later."""
         if self._device.type != "cuda":
             return lambda: None
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         return event.synchronize
 
-    def _recorded(self, buckets: Buckets, recorder: Recorder) -> Graphs:
+    def _record(self, buckets: Buckets, recorder: Recorder) -> Graphs:
         with torch.no_grad():
             return Graphs(self._forward, self._sample, buckets, recorder, self._device, token_level=self._token_level)
 
     def _sample(self, num_rows: int, length: int) -> Tensor:
-        """A batch of random tokens, packed: rows of any length, the first of all of it, and of all tasks."""
-        drawn = torch.Generator().manual_seed(num_rows * length)
+        """A packed batch of random tokens: the first row of full length, the others of any, of all tasks."""
+        generator = torch.Generator().manual_seed(num_rows * length)
         shape = (num_rows, length)
-        input_ids = torch.randint(self._network.config.vocab_size, shape, generator=drawn)
-        lengths = torch.randint(1, length + 1, (num_rows,), generator=drawn)
+        input_ids = torch.randint(self._network.config.vocab_size, shape, generator=generator)
+        lengths = torch.randint(1, length + 1, (num_rows,), generator=generator)
         lengths[0] = length
         task_ids = torch.arange(num_rows) % len(self._network.tasks)
         batch = Batch(input_ids, torch.zeros_like(input_ids), lengths, task_ids, self._token_level)
-        return self._packed(batch, *shape)
+        return self._pack(batch, *shape)
 
 
-def lowered(network: Network, device: torch.device, kind: torch.dtype) -> Tables:
-    """Moves a network to `device`, its encoder to `kind`, and evaluates its task tables, before that and in float32.
+def move_to_device(network: Network, device: torch.device, dtype: torch.dtype) -> Tables:
+    """Evaluates the task tables in float32, moves the network to `device`, and converts its encoder and tables to `dtype`.
 
-    What follows the encoder, pooling and heads, stays in float32: it costs next to nothing, and a logit has more digits
-    than the three of bfloat16. Layer norms and attention sum in float32 whatever they read.
+    Pooling and heads stay in float32: they cost next to nothing, and a logit has more digits than the three of bfloat16.
+    Layer norms and attention always sum in float32.
     """
     network.eval().to(device)
     with torch.no_grad():
         tables = network.condition()
-    network.encoder.to(kind)
-    matrices = None if tables.matrices is None else tables.matrices.to(kind)
-    return replace(tables.map(lambda table: table.to(kind)), pooling=tables.pooling, matrices=matrices)
+    network.encoder.to(dtype)
+    matrices = None if tables.matrices is None else tables.matrices.to(dtype)
+    return replace(tables.map(lambda table: table.to(dtype)), pooling=tables.pooling, matrices=matrices)
 
 
 @contextlib.contextmanager
-def _failures_named(batch: Batch) -> Iterator[None]:
+def _translate_errors(batch: Batch) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""What this process holds of the memory of its device, for the metrics."""
+"""Device: which one to run on, and the memory that this process uses there."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import torch
 from polytask.service.errors import StartupError
 
 Memory = Callable[[], Mapping[str, int]]
-"""Bytes by state: `allocated` to tensors, `reserved` by torch for them, and `total` on the device; 0 where unknown."""
+"""Bytes by state: `allocated` to tensors, `reserved` by torch for them, `total` on the device. 0 where unknown."""
 
 
 def memory_of(device: str) -> tuple[str, Memory]:
-    """The name of this process's `cpu` or `cuda`, and how to read its memory. On a CPU the system counts, not torch."""
+    """The name of the device `cpu` or `cuda` of this process, and a function that reads its memory; unknown for a CPU."""
     if device != "cuda":
         return device, lambda: {"allocated": 0, "reserved": 0, "total": 0}
     total = torch.cuda.get_device_properties(0).total_memory
 
     def read() -> dict[str, int]:
-        # The whole tree at once: torch's functions for single numbers fetch it each time and flatten it.
-        held = torch.cuda.memory_stats_as_nested_dict()
-        states = {state: held.get(f"{state}_bytes", {}).get("all", {}) for state in ("allocated", "reserved")}
-        return {state: found.get("current", 0) for state, found in states.items()} | {"total": total}
+        # The whole tree at once: torch's functions for single numbers fetch and flatten it each time.
+        stats = torch.cuda.memory_stats_as_nested_dict()
+        states = {state: stats.get(f"{state}_bytes", {}).get("all", {}) for state in ("allocated", "reserved")}
+        return {state: numbers.get("current", 0) for state, numbers in states.items()} | {"total": total}
 
-    # Engines of several devices see one each: the number that the supervisor gave it tells them apart.
+    # An engine sees only its own device, as number 0; the supervisor has set the real number.
     number = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     return f"cuda:{number}", read
 
 
 def pick_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here. Raises StartupError where there is no such device."""
+    """The device for `auto`, `cpu` or `cuda`. Raises StartupError if this machine has no such device."""
     has_cuda = torch.cuda.is_available()
     if name == "cuda" and not has_cuda:
         raise StartupError(

@@ -1,4 +1,4 @@
-"""What an exported network takes and gives, whichever engine runs it: a batch by the names of inputs, and back."""
+"""Exported networks: inputs and outputs by name, the same for ONNX Runtime and OpenVINO."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polytask.model.heads import Outputs
 
 
 def feed(batch: Batch) -> dict[str, NDArray[np.int64]]:
-    """The inputs of an exported network, by name, without a copy."""
+    """The inputs of an exported network by name, without a copy."""
     return {
         "input_ids": batch.input_ids.numpy(),
         "segment_ids": batch.segment_ids.numpy(),
@@ -22,10 +22,10 @@ def feed(batch: Batch) -> dict[str, NDArray[np.int64]]:
     }
 
 
-def outputs(found: Mapping[str, NDArray[np.float32]], batch: Batch) -> Outputs:
-    """The outputs of an exported network; without a task of that level it has no such output."""
-    token = found.get("token") if batch.token_level else None
-    sentence = found.get("sentence")
+def outputs(by_name: Mapping[str, NDArray[np.float32]], batch: Batch) -> Outputs:
+    """The outputs of an exported network from those by name. A name is missing if no task has such outputs."""
+    token = by_name.get("token") if batch.token_level else None
+    sentence = by_name.get("sentence")
     return Outputs(
         torch.zeros(len(batch.lengths), 0) if sentence is None else torch.from_numpy(sentence),
         None if token is None else torch.from_numpy(token),

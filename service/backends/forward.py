@@ -1,4 +1,4 @@
-"""What runs a batch on a device. The contract is small, so that other engines fit behind it."""
+"""Forward: rows to their own logits, by way of a padded batch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from polytask.model.tasks import Task
 from polytask.service.backends.contract import Backend
 
 Run = Callable[[Sequence[int], Sequence[Encoding]], list[Logits]]
-"""Task ids and encodings of rows to the rows' own logits, as `Forward` runs them."""
+"""Task ids and encodings of rows to their own logits, as `Forward` computes them."""
 
 
 class Forward:
-    """Rows in, each row's own logits out: padded into a batch, run, and cut out of the outputs of all heads."""
+    """Pads rows into a batch, runs it, and cuts each row's logits out of the outputs of all heads."""
 
     def __init__(self, backend: Backend, tasks: Sequence[Task], pad_id: int) -> None:
         self._backend = backend
@@ -27,12 +27,12 @@ class Forward:
 
     @property
     def num_streams(self) -> int:
-        """As of the runner."""
+        """As `Backend`."""
         return self._backend.num_streams
 
     @property
     def is_async(self) -> bool:
-        """As of the runner."""
+        """As `Backend`."""
         return self._backend.is_async
 
     def __call__(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> list[Logits]:
@@ -40,12 +40,12 @@ class Forward:
         return self.start(task_ids, encodings)()
 
     def start(self, task_ids: Sequence[int], encodings: Sequence[Encoding]) -> Callable[[], list[Logits]]:
-        """Begins the rows as a batch. What it returns waits for their logits."""
+        """Starts the rows as a batch. The returned function waits for their logits."""
         token_level = any(self._token_level[task_id] for task_id in task_ids)
         batch = collate(encodings, task_ids, token_level=token_level, pad_id=self._pad_id)
-        return partial(self._cut_out, self._backend.start(batch), task_ids, encodings)
+        return partial(self._cut, self._backend.start(batch), task_ids, encodings)
 
-    def _cut_out(
+    def _cut(
         self, outputs_of: Callable[[], Outputs], task_ids: Sequence[int], encodings: Sequence[Encoding]
     ) -> list[Logits]:
         outputs = outputs_of()

@@ -1,4 +1,4 @@
-"""An exported network in ONNX Runtime: on the CPU in float32 or 8 bits, on CUDA in float32 from the same file."""
+"""ONNX Runtime: an exported network, on the CPU in float32 or 8 bits, on CUDA in float32 from the same file."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from polytask.service.errors import StartupError
 
 CPU = ("CPUExecutionProvider",)
 CUDA = ("CUDAExecutionProvider", *CPU)
-"""With `TensorrtExecutionProvider` before it, TensorRT runs what it can."""
+"""With `TensorrtExecutionProvider` before them, TensorRT runs the parts that it supports."""
 
 _SLOWER = ("SkipLayerNormFusion",)
-"""The optimisations that are none here: on a CPU a sum and then a layer norm are faster than both at once."""
+"""Optimisations to leave out on a CPU: a sum followed by a layer norm is faster there than the fused form."""
 
 
 class OnnxRuntimeBackend:
-    """A file that `polytask export` has written. On the CPU no row's logits depend on its batch mates or on padding."""
+    """A file from `polytask export`. On the CPU a row's logits depend neither on padding nor on other rows of the batch."""
 
     name = "onnxruntime"
     is_async = False
@@ -32,7 +32,7 @@ class OnnxRuntimeBackend:
     def __init__(
         self, file: Path, precision: str, threads: int, num_streams: int = 1, providers: Sequence[str] = CPU
     ) -> None:
-        """`threads`: on the CPU, shared by `streams`. `providers`: ONNX Runtime's, the first one first.
+        """`threads`: on the CPU, shared by the streams. `providers`: execution providers of ONNX Runtime, preferred first.
 
         Raises StartupError.
         """
@@ -53,14 +53,14 @@ class OnnxRuntimeBackend:
 
     def run(self, batch: Batch) -> Outputs:
         try:
-            found = self._session.run(None, feed(batch))
-        except Exception as error:  # its exceptions have no common class of their own
+            results = self._session.run(None, feed(batch))
+        except Exception as error:  # its exceptions have no common base class
             if _is_out_of_memory(error):
                 raise MemoryError(f"a batch of {list(batch.input_ids.shape)} tokens does not fit") from error
             if self.device == "cuda" and "CUDA" in str(error):
                 raise DeviceLost(f"cuda failed for good: {error}") from error
             raise
-        return outputs(dict(zip(self._names, found, strict=True)), batch)
+        return outputs(dict(zip(self._names, results, strict=True)), batch)
 
     def start(self, batch: Batch) -> Callable[[], Outputs]:
         return partial(self.run, batch)
@@ -70,11 +70,11 @@ def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A plan of the memory would be kept for every shape that comes.
+    # It would keep a memory plan for every shape.
     options.enable_mem_pattern = False
-    # Its threads share the cores with those that answer HTTP: when a batch is done they sleep at once.
+    # Its threads share the cores with those that answer HTTP, so they must not spin after a batch.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Only errors: warnings are about the file, and were there when it was exported.
+    # Errors only: warnings are about the file, and were shown when it was exported.
     options.log_severity_level = 3
     return options
 

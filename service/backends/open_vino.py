@@ -1,4 +1,4 @@
-"""An exported network in OpenVINO on the CPU: in float32, bfloat16 or 8 bits."""
+"""OpenVINO: an exported network on the CPU, in float32, bfloat16 or 8 bits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from polytask.model.heads import Outputs
 from polytask.service.backends.exported import feed, outputs
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
-"""What OpenVINO is to compute in where the file does not say 8 bits."""
+"""The type of computations that the file does not do in 8 bits."""
 
 
 class OpenVinoBackend:
-    """A file that `polytask export` has written.
+    """A file from `polytask export`.
 
-    Its kernels add up in another order where a row is padded. In 8 bits such a difference may become one of a whole
-    step, so there rows of different lengths are run apart, each without padding.
+    Its kernels sum in another order where a row is padded. In 8 bits such a rounding difference can become a whole step,
+    so there rows of different lengths run separately, without padding.
     """
 
     name = "openvino"
@@ -35,8 +35,8 @@ class OpenVinoBackend:
 
     def __init__(self, file: Path, precision: str, threads: int) -> None:
         self.precision = precision
-        # Compiling gives the thread that calls it a stack for signals, and takes it from under the thread when the model
-        # goes: the next signal would end the process. So it is a thread that gets no signals and ends at once.
+        # Compiling gives the calling thread a stack for signals and frees it with the model: the next signal would end the
+        # process. So it runs in a thread that gets no signals and ends at once.
         with ThreadPoolExecutor(1) as thread:
             self._model = thread.submit(_compiled, file, precision, threads).result()
         self._request = self._model.create_infer_request()
@@ -64,9 +64,9 @@ class OpenVinoBackend:
 
     def _run(self, batch: Batch) -> Outputs:
         results = self._request.infer(feed(batch), share_inputs=True)
-        # The request keeps its arrays for the next batch.
+        # The request reuses its arrays for the next batch.
         copied: dict[str, NDArray[np.float32]] = {
-            name: np.array(results[place]) for place, name in enumerate(self._names)
+            name: np.array(results[index]) for index, name in enumerate(self._names)
         }
         return outputs(copied, batch)
 
@@ -80,14 +80,14 @@ def _compiled(file: Path, precision: str, threads: int) -> Any:
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # Other processes may have been given the same cores.
+            # Other processes may use the same cores.
             "ENABLE_CPU_PINNING": False,
         },
     )
 
 
 def _rows(batch: Batch, rows: torch.Tensor, length: int) -> Batch:
-    """Those rows, whose length is known, without padding."""
+    """The given rows, all of `length` tokens, without padding."""
     return Batch(
         batch.input_ids[rows, :length].contiguous(),
         batch.segment_ids[rows, :length].contiguous(),

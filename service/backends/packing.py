@@ -1,4 +1,4 @@
-"""A batch as one run of numbers, padded to a shape, so that a single copy takes it to a device."""
+"""Packing: a padded batch as one tensor of numbers, so that a single copy takes it to a device."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from polytask.model.batch import Batch
 
 
 def packed_size(num_rows: int, length: int) -> int:
-    """How many numbers a batch of that shape is."""
+    """Number of int64 values of a batch of that shape."""
     return 2 * num_rows * length + 2 * num_rows
 
 
-def packed(batch: Batch, num_rows: int, length: int, *, pinned: bool = False) -> Tensor:
-    """A batch on the CPU as int64 [packed_size], padded to `num_rows` rows of `length` tokens; no less than it has.
+def pack(batch: Batch, num_rows: int, length: int, *, pinned: bool = False) -> Tensor:
+    """A batch on the CPU as int64 [packed_size], padded to `num_rows` rows of `length` tokens, at least those it has.
 
-    Rows that are added have one token, not none: attention over nothing at all is no number. `pinned`: in memory that a
-    device copies from by itself.
+    Added rows have one token: attention over no tokens is NaN. `pinned`: in memory from which a device copies
+    asynchronously.
     """
     numbers = torch.zeros(packed_size(num_rows, length), dtype=torch.int64, pin_memory=pinned)
-    room, (own_rows, own_length) = unpacked(numbers, num_rows, length, token_level=False), batch.input_ids.shape
-    room.input_ids[:own_rows, :own_length] = batch.input_ids
-    room.segment_ids[:own_rows, :own_length] = batch.segment_ids
-    room.lengths[:own_rows] = batch.lengths
-    room.lengths[own_rows:] = 1
-    room.task_ids[:own_rows] = batch.task_ids
+    target, (batch_rows, batch_length) = unpack(numbers, num_rows, length, token_level=False), batch.input_ids.shape
+    target.input_ids[:batch_rows, :batch_length] = batch.input_ids
+    target.segment_ids[:batch_rows, :batch_length] = batch.segment_ids
+    target.lengths[:batch_rows] = batch.lengths
+    target.lengths[batch_rows:] = 1
+    target.task_ids[:batch_rows] = batch.task_ids
     return numbers
 
 
-def unpacked(numbers: Tensor, num_rows: int, length: int, *, token_level: bool) -> Batch:
-    """The batch in the first of the numbers, wherever they lie, as views."""
+def unpack(numbers: Tensor, num_rows: int, length: int, *, token_level: bool) -> Batch:
+    """The packed batch as views of `numbers`, on any device."""
     tokens = num_rows * length
     return Batch(
         numbers[:tokens].view(num_rows, length),

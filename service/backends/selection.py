@@ -1,4 +1,4 @@
-"""Which engine runs a version: the fastest that passed when it was exported, or the one that the settings name."""
+"""Backend selection: the fastest export of a version that passed its checks, or the backend that the settings name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
@@ -29,43 +30,50 @@ _INSTALL = {"onnxruntime": "pip install 'polytask[onnx]'", "openvino": "pip inst
 
 
 def load_backend(settings: Settings) -> tuple[Checkpoint, Backend]:
-    """The checkpoint, and what runs it on this process's device. Raises StoreError or StartupError.
+    """The checkpoint, and a backend that runs it on this process's device. Raises StoreError or StartupError.
 
-    Its golden answers are those that the engine gave when it was exported, where it has answers of its own.
+    The checkpoint's golden answers are those of the export that runs, where it has its own.
     """
     version = resolve(settings.store, settings.model)
-    device = pick_device(settings.device)
+    device = pick_device(settings.device).type
+    warn_of_two_onnx_runtimes(device)
     threads = settings.threads or available_cores()
     checkpoint = load(version)
-    found = None if settings.runner == "torch" else read_exports(version)
-    candidate = None if found is None else select_backend(found[1].candidates, settings.runner, device.type)
-    if found is None or candidate is None:
-        if settings.runner not in {"auto", "torch"}:
-            raise StartupError(_nothing_for(settings, device.type))
-        buckets = graph_buckets(settings, checkpoint.network) if device.type == "cuda" else None
-        runner = open_backend("torch", "float32", None, checkpoint.network, threads, device.type, buckets=buckets)
-        return checkpoint, runner
-    logger.info("runs as it was exported for %s in %s", candidate.backend, candidate.precision)
-    file = None if candidate.file is None else exported_file(*found, candidate.file)
-    num_streams = 1 if device.type == "cuda" else min(threads, settings.streams or threads)
-    runner = open_backend(
-        candidate.backend, candidate.precision, file, checkpoint.network, threads, device.type, num_streams
-    )
-    if file is not None:
-        # The engine has weights of its own.
-        for parameter in checkpoint.network.parameters():
-            parameter.data = torch.empty(0)
-    if not candidate.goldens:
-        return checkpoint, runner
-    return replace(checkpoint, manifest=replace(checkpoint.manifest, goldens=candidate.goldens)), runner
+    candidate, file = _select_export(settings, version, device)
+    if candidate is not None:
+        logger.info("runs as exported for %s in %s", candidate.backend, candidate.precision)
+        if candidate.goldens:
+            checkpoint = replace(checkpoint, manifest=replace(checkpoint.manifest, goldens=candidate.goldens))
+    if candidate is None or file is None:
+        buckets = graph_buckets(settings, checkpoint.network) if device == "cuda" else None
+        return checkpoint, open_torch(checkpoint.network, threads, device, buckets)
+    num_streams = 1 if device == "cuda" else min(threads, settings.streams or threads)
+    backend = open_export(candidate.backend, file, candidate.precision, threads, device, num_streams)
+    _free_weights(checkpoint.network)
+    return checkpoint, backend
+
+
+def _select_export(settings: Settings, version: Path, device: str) -> tuple[Candidate | None, Path | None]:
+    """The export to run and its file (None: torch runs the network). Raises StartupError if a named backend has none."""
+    exports = None if settings.runner == "torch" else read_exports(version)
+    candidate = None if exports is None else select_backend(exports[1].candidates, settings.runner, device)
+    if exports is None or candidate is None:
+        if settings.runner in {"auto", "torch"}:
+            return None, None
+        precision = " in float32" if device == "cuda" else ""
+        raise StartupError(
+            f"POLYTASK_RUNNER is {settings.runner}, but {settings.model} has no export for it{precision} that passed; make "
+            f"one with `polytask export {settings.model}`, or set it to auto"
+        )
+    return candidate, None if candidate.file is None else exported_file(*exports, candidate.file)
 
 
 def select_backend(candidates: Sequence[Candidate], runner: str, device: str) -> Candidate | None:
-    """The fastest candidate that may serve with that setting; None where torch should, or nothing of that engine is there.
+    """The fastest candidate that the setting `runner` allows; None where torch is to run, or no export suits.
 
-    `auto` passes over engines that are not installed. Raises StartupError for a named one that is not.
+    `auto` skips backends that are not installed. Raises StartupError for a named one that is not.
     """
-    # The speeds were measured on a CPU. On CUDA torch computes in bfloat16, and 8 bits are for CPUs alone.
+    # The speeds were measured on a CPU. On CUDA torch computes in bfloat16, and 8 bits are for CPUs only.
     if device == "cuda" and runner != "onnxruntime":
         return None
     passed = [candidate for candidate in candidates if candidate.refused is None]
@@ -80,32 +88,29 @@ def select_backend(candidates: Sequence[Candidate], runner: str, device: str) ->
     return passed[0] if passed else None
 
 
-def open_backend(
-    backend: str,
-    precision: str,
-    file: Path | None,
-    network: Network,
-    threads: int,
-    device: str = "cpu",
-    num_streams: int = 1,
-    buckets: Buckets | None = None,
-) -> Backend:
-    """A runner of that engine: of an exported `file`, or for torch of the network.
+def open_backend(name: str, precision: str, file: Path | None, network: Network, threads: int) -> Backend:
+    """A backend on the CPU: of an exported `file`, or for torch of the network. Raises StartupError."""
+    return open_torch(network, threads) if file is None else open_export(name, file, precision, threads)
 
-    `streams`: how many batches share the threads, where the engine can do that. `buckets`: for which torch records
-    forwards on CUDA. Raises StartupError.
+
+def open_torch(network: Network, threads: int, device: str = "cpu", buckets: Buckets | None = None) -> Backend:
+    """Torch with the network. Sets torch's options for the process. `buckets`: shapes to record as CUDA graphs."""
+    torch.set_num_threads(threads)
+    # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on the
+    # CPU is as fast without it.
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+    return TorchBackend(network) if device == "cpu" else CudaBackend(network, torch.device(device), buckets)
+
+
+def open_export(
+    name: str, file: Path, precision: str, threads: int, device: str = "cpu", num_streams: int = 1
+) -> Backend:
+    """The backend of that name with an exported file. `num_streams`: share the threads, in ONNX Runtime only.
+
+    Raises StartupError.
     """
-    require_installed(backend)
-    if backend == "torch":
-        torch.set_num_threads(threads)
-        # oneDNN keeps code and buffers for every shape it meets, in the end more than the weights; a float32 forward on
-        # the CPU is as fast without it.
-        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
-        if device == "cpu":
-            return TorchBackend(network)
-        return CudaBackend(network, torch.device(device), buckets)
-    assert file is not None, f"{backend} runs a file"
-    if backend == "onnxruntime":
+    require_installed(name)
+    if name == "onnxruntime":
         from polytask.service.backends.onnx_runtime import CPU, CUDA, OnnxRuntimeBackend  # noqa: PLC0415, not installed everywhere
 
         return OnnxRuntimeBackend(file, precision, threads, num_streams, CUDA if device == "cuda" else CPU)
@@ -114,8 +119,14 @@ def open_backend(
     return OpenVinoBackend(file, precision, threads)
 
 
+def _free_weights(network: Network) -> None:
+    """Frees the network's memory: the export has its own weights."""
+    for parameter in network.parameters():
+        parameter.data = torch.empty(0)
+
+
 def graph_buckets(settings: Settings, network: Network) -> Buckets | None:
-    """The shapes whose forwards are recorded; None where the settings say so."""
+    """The shapes to record as CUDA graphs; None where the settings turn them off."""
     if settings.cuda_graphs == "off":
         return None
     longest = aligned(max(task.max_length for task in network.tasks), network.config.max_length)
@@ -123,22 +134,35 @@ def graph_buckets(settings: Settings, network: Network) -> Buckets | None:
     return Buckets.up_to(longest, settings.max_rows or MOST_ROWS, most_tokens)
 
 
-def is_installed(backend: str) -> bool:
-    """Whether the package of an engine is there."""
-    return importlib.util.find_spec(backend) is not None
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
 
 
 def require_installed(backend: str) -> None:
-    """Raises StartupError where the package of an engine is not there."""
+    """Raises StartupError where the package of a backend is not installed."""
     if not is_installed(backend):
         raise StartupError(
-            f"the engine {backend} is not installed: {_INSTALL[backend]}, or set POLYTASK_RUNNER to torch"
+            f"the backend {backend} is not installed: {_INSTALL[backend]}, or set POLYTASK_RUNNER to torch"
         )
 
 
-def _nothing_for(settings: Settings, device: str) -> str:
-    precision = " in float32" if device == "cuda" else ""
-    return (
-        f"POLYTASK_RUNNER is {settings.runner}, but {settings.model} has no export for it{precision} that passed; make one "
-        f"with `polytask export {settings.model}`, or set it to auto"
-    )
+def warn_of_two_onnx_runtimes(device: str) -> None:
+    """Warns where `onnxruntime` and `onnxruntime-gpu` are both installed: they overwrite each other's files."""
+    unwanted, wanted = ("onnxruntime", "onnxruntime-gpu") if device == "cuda" else ("onnxruntime-gpu", "onnxruntime")
+    if _has_distribution(unwanted) and _has_distribution(wanted):
+        logger.warning(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files; for %s: "
+            "pip uninstall %s, then pip install --force-reinstall --no-deps %s",
+            device,
+            unwanted,
+            wanted,
+        )
+
+
+def _has_distribution(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -1,9 +1,8 @@
-"""The shapes for which a device has a recorded forward, and which of them a batch is padded to.
+"""Shape buckets: the shapes for which a device records a forward, and the one to which a batch is padded.
 
-Few shapes, as each takes memory and a moment of the start, but close enough: a batch is padded to the next multiple of 8
+They are few, as each takes memory and time at the start, but close enough: a batch is padded to the next multiple of 8
 tokens, beyond 64 tokens by less than a quarter of its length, and to less than twice its rows. Small batches take a
-device as long as larger ones, so that padding is free there; beyond `most_tokens` it is not, and such a batch is run as it
-comes.
+device as long as larger ones, so that padding is free there; a batch of more than `most_tokens` is run unpadded.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 ALIGNMENT = 8
-"""Tokens: attention kernels read masks whose rows are whole multiples of 16 bytes, and copy all others first."""
+"""Tokens. Attention kernels read masks whose rows are multiples of 16 bytes, and copy all others first."""
 
 MOST_ROWS = 256
 MOST_TOKENS = 8192
-"""A forward of so many keeps a large device busy for longer than its kernels take to launch."""
+"""A forward of this many tokens keeps a large device busy for longer than its kernels take to launch."""
 
 _STEPS_PER_DOUBLING = 4
 
@@ -30,12 +29,12 @@ class Bucket(NamedTuple):
 
     @property
     def num_tokens(self) -> int:
-        """Padding included."""
+        """Tokens of the shape, padding included."""
         return self.num_rows * self.length
 
 
 class Buckets:
-    """All buckets of some numbers of rows and some lengths that have no more than `most_tokens` tokens."""
+    """All combinations of the numbers of rows and the lengths that have at most `most_tokens` tokens."""
 
     def __init__(self, rows: Iterable[int], lengths: Iterable[int], most_tokens: int = MOST_TOKENS) -> None:
         self._rows = sorted(rows)
@@ -44,31 +43,32 @@ class Buckets:
 
     @classmethod
     def up_to(cls, longest: int, most_rows: int = MOST_ROWS, most_tokens: int = MOST_TOKENS) -> Buckets:
-        """Those for batches of at most so many rows, the longest of them of `longest` tokens."""
+        """Buckets for batches of at most `most_rows` rows of at most `longest` tokens."""
         return cls(_doubling(most_rows), _lengths(longest), most_tokens)
 
     @property
     def all(self) -> list[Bucket]:
         """Every bucket, the smallest first."""
-        found = (Bucket(num_rows, length) for num_rows in self._rows for length in self._lengths)
-        return sorted((one for one in found if one.num_tokens <= self._most_tokens), key=lambda one: one.num_tokens)
+        shapes = (Bucket(num_rows, length) for num_rows in self._rows for length in self._lengths)
+        allowed = (bucket for bucket in shapes if bucket.num_tokens <= self._most_tokens)
+        return sorted(allowed, key=lambda bucket: bucket.num_tokens)
 
-    def of(self, num_rows: int, length: int) -> Bucket | None:
-        """The smallest bucket that has room for a batch of that shape, if there is one."""
+    def fitting(self, num_rows: int, length: int) -> Bucket | None:
+        """The smallest bucket that has room for a batch of that shape, or None."""
         row, column = bisect_left(self._rows, num_rows), bisect_left(self._lengths, length)
         if row == len(self._rows) or column == len(self._lengths):
             return None
         bucket = Bucket(self._rows[row], self._lengths[column])
         return bucket if bucket.num_tokens <= self._most_tokens else None
 
-    def least(self, bucket: Bucket) -> tuple[int, int]:
-        """Rows and length of the smallest batch that goes to a bucket of these."""
+    def smallest_batch(self, bucket: Bucket) -> tuple[int, int]:
+        """Number of rows and length of the smallest batch for which `fitting` returns the bucket."""
         row, column = self._rows.index(bucket.num_rows), self._lengths.index(bucket.length)
         return 1 + (self._rows[row - 1] if row else 0), 1 + (self._lengths[column - 1] if column else 0)
 
 
 def aligned(length: int, longest: int) -> int:
-    """The length that rows of `length` tokens are padded to where there is no bucket; never over `longest`."""
+    """The length to which rows of `length` tokens are padded without a bucket; never over `longest`."""
     return min(longest, -(-length // ALIGNMENT) * ALIGNMENT)
 
 

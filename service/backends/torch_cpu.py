@@ -1,4 +1,4 @@
-"""What runs a batch on a device. The contract is small, so that other engines fit behind it."""
+"""torch on the CPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polytask.model.network import Network
 
 
 class TorchBackend:
-    """The network as it is, on the CPU in float32."""
+    """The network in float32, unchanged."""
 
     name = "torch"
     device = "cpu"
@@ -22,7 +22,7 @@ class TorchBackend:
     is_async = False
 
     def __init__(self, network: Network) -> None:
-        """Evaluates its task tables, once."""
+        """Evaluates the task tables of the network, once."""
         self._network = network.eval()
         with torch.inference_mode():
             self._tables = self._network.condition()

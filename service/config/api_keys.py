@@ -26,7 +26,7 @@ _EXAMPLE = 'NAME = { sha256 = "…", requests_per_s = 50, burst = 100, concurren
 
 
 class KeyLineError(Exception):
-    """A line that is not a key; the message says which line and why, and never quotes it."""
+    """A line that is not a key. The message says which line and why, and never quotes it."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -56,29 +56,29 @@ class Key:
 
 
 class Keys:
-    """All keys of a service, to be searched."""
+    """The keys of a service, by their hashes."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
         self._by_digest = [(bytes.fromhex(key.sha256), key) for key in keys]
 
     def find(self, secret: bytes) -> Key | None:
-        """The key that `secret` is. How long that takes does not tell which one, or how near it is."""
-        digest, found = hashlib.sha256(secret).digest(), None
+        """The key for a secret, or None. The time that this takes reveals neither which key it is nor how close a guess is."""
+        digest, matching = hashlib.sha256(secret).digest(), None
         for stored, key in self._by_digest:
             if compare_digest(stored, digest):
-                found = key
-        return found
+                matching = key
+        return matching
 
 
 def new_key(name: str, *, admin: bool = False) -> tuple[str, str]:
-    """A new secret, and the line that stands for it in a file of keys. Raises KeyLineError for a name that cannot be."""
+    """A new secret, and its line for a file of keys. Raises KeyLineError for an invalid name."""
     secret = _PREFIX + secrets.token_urlsafe(_NUM_BYTES)
     key = Key(name, hashlib.sha256(secret.encode()).hexdigest(), admin)
     return secret, f'{key.name} = {{ sha256 = "{key.sha256}"{", admin = true" if admin else ""} }}'
 
 
 def load_keys(text: str, file: str) -> tuple[Key, ...]:
-    """The keys in `text` or in the file of that name; none where both are empty. Raises KeyLineError."""
+    """The keys in `text`, or in `file` if that is a path; none if both are empty. Raises KeyLineError."""
     if not file:
         return parse_keys(text)
     try:
@@ -88,7 +88,7 @@ def load_keys(text: str, file: str) -> tuple[Key, ...]:
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
-    """The keys in lines of TOML, one a line; `#` begins a comment. Raises KeyLineError, also where there are none."""
+    """The keys in lines of TOML, one per line; `#` starts a comment. Raises KeyLineError, also for a text without keys."""
     keys: list[Key] = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:

@@ -49,7 +49,7 @@ def parse_task_policies(text: str) -> dict[str, TaskPolicy]:
 
 
 def by_task_id(policies: Mapping[str, TaskPolicy], tasks: Sequence[str]) -> dict[int, TaskPolicy]:
-    """The same by task id. Raises StartupError for a task that the checkpoint does not have."""
+    """The policies by task id. Raises StartupError for a task that the checkpoint does not have."""
     for name in policies:
         if name not in tasks:
             close = difflib.get_close_matches(name, tasks, n=1)

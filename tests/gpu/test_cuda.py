@@ -13,7 +13,7 @@ from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.load import load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.selection import open_backend
+from polytask.service.backends.selection import open_torch
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.service.config.cpu_cores import available_cores
 from polytask.service.engine.golden_check import TOLERANCES, check_goldens
@@ -41,7 +41,7 @@ def forward_on(device: str, *, graphs: bool = True) -> Forward:
     """The embedded checkpoint on a device; on CUDA with graphs, as it is served, or without."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     buckets = Buckets.up_to(checkpoint.network.config.max_length) if graphs else None
-    backend = open_backend("torch", "", None, checkpoint.network, available_cores(), device, buckets=buckets)
+    backend = open_torch(checkpoint.network, available_cores(), device, buckets)
     return Forward(backend, checkpoint.manifest.tasks, InputEncoder(checkpoint.tokenizer).pad_id)
 
 

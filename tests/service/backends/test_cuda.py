@@ -27,7 +27,7 @@ from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.load import load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.contract import Backend, DeviceLost
-from polytask.service.backends.cuda import CudaBackend, lowered
+from polytask.service.backends.cuda import CudaBackend, move_to_device
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.service.backends.torch_cpu import TorchBackend
@@ -113,7 +113,7 @@ def test_bfloat16_is_near_float32(layout: str) -> None:
 def test_the_weights_of_the_encoder_are_lowered_once(layout: str) -> None:
     """Encoder and its tables are in bfloat16, heads and pooling in float32; the tables were computed in float32."""
     network = network_of(layout)
-    tables = lowered(network, CPU, torch.bfloat16)
+    tables = move_to_device(network, CPU, torch.bfloat16)
     assert {parameter.dtype for parameter in network.encoder.parameters()} == {torch.bfloat16}
     rest = [parameter.dtype for name, parameter in network.named_parameters() if not name.startswith("encoder.")]
     assert set(rest) == {torch.float32}
@@ -158,7 +158,7 @@ class _OnDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 def test_a_forward_never_asks_the_device(layout: str) -> None:
     """On tensors without values, where a question for one fails, it runs to its end, and makes none on the CPU."""
     network = network_of(layout)
-    tables = JoinedTables(lowered(network, torch.device("meta"), torch.bfloat16))
+    tables = JoinedTables(move_to_device(network, torch.device("meta"), torch.bfloat16))
     batch = exported.batch([11, 5, 30]).to(torch.device("meta"))
     with torch.no_grad(), _OnDevice():  # type: ignore[no-untyped-call]
         outputs = network(batch, tables)
@@ -183,7 +183,7 @@ def test_replays_give_what_the_network_gives(batches: list[tuple[list[int], bool
     found = [backend.start(batch) if overlapping else _after(backend.run(batch)) for batch in asked]
     for batch, outputs in zip(asked, found, strict=True):
         assert_same(outputs(), plain.run(batch), batch.lengths)
-    assert recorder.replays - before == sum(BUCKETS.of(*batch.input_ids.shape) is not None for batch in asked)
+    assert recorder.replays - before == sum(BUCKETS.fitting(*batch.input_ids.shape) is not None for batch in asked)
 
 
 def _after(outputs: Outputs) -> Callable[[], Outputs]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.service.backends.packing import packed, packed_size, unpacked
+from polytask.service.backends.packing import pack, packed_size, unpack
 from tests.model.support.networks import random_batch
 from tests.support import tiny
 
@@ -21,9 +21,9 @@ def test_what_is_packed_comes_out_padded(lengths: list[int], more_rows: int, mor
     batch = random_batch(tiny.config(), lengths, [row % 7 for row in range(len(lengths))])
     num_rows, length = len(lengths), max(lengths)
     shape = num_rows + more_rows, length + more_tokens
-    numbers = packed(batch, *shape)
+    numbers = pack(batch, *shape)
     assert numbers.shape == (packed_size(*shape),)
-    found = unpacked(numbers, *shape, token_level=True)
+    found = unpack(numbers, *shape, token_level=True)
     assert found.token_level
     for own, padded in ((batch.input_ids, found.input_ids), (batch.segment_ids, found.segment_ids)):
         assert padded.shape == shape
@@ -37,7 +37,7 @@ def test_what_is_packed_comes_out_padded(lengths: list[int], more_rows: int, mor
 def test_views_share_the_numbers() -> None:
     """Nothing is copied on the device: what is written over the numbers is another batch."""
     one, other = (random_batch(tiny.config(), [3, 2], [0, 1], seed=seed) for seed in (0, 1))
-    numbers = packed(one, 2, 3)
-    batch = unpacked(numbers, 2, 3, token_level=False)
-    numbers.copy_(packed(other, 2, 3))
+    numbers = pack(one, 2, 3)
+    batch = unpack(numbers, 2, 3, token_level=False)
+    numbers.copy_(pack(other, 2, 3))
     assert torch.equal(batch.input_ids, other.input_ids)

@@ -146,8 +146,8 @@ def test_on_cuda_small_batches_are_recorded(store: Path, monkeypatch: pytest.Mon
         load_backend(settings)
     default, bounded, none = asked
     assert default is not None
-    assert default.of(100, 64) == (128, 64)
-    assert default.of(1, 65) is None
+    assert default.fitting(100, 64) == (128, 64)
+    assert default.fitting(1, 65) is None
     assert bounded is not None
     assert max(bucket.num_tokens for bucket in bounded.all) <= 100
     assert max(bucket.num_rows for bucket in bounded.all) == 5

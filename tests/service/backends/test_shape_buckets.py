@@ -16,7 +16,7 @@ def test_a_small_batch_has_a_bucket_near(longest: int, most_rows: int, data: st.
     """It has room, is aligned unless it is as long as rows may be, and has less than 2 times the rows and a quarter more tokens."""
     buckets = Buckets.up_to(longest, most_rows)
     num_rows, length = data.draw(st.integers(1, most_rows)), data.draw(st.integers(1, longest))
-    bucket = buckets.of(num_rows, length)
+    bucket = buckets.fitting(num_rows, length)
     if bucket is None:
         assert 2 * num_rows * max(length + ALIGNMENT, 1.25 * length) > MOST_TOKENS
         return
@@ -32,10 +32,10 @@ def test_the_smallest_batch_of_a_bucket_goes_there(longest: int, most_rows: int)
     """One row or one token less goes elsewhere. So a bucket that pays for that batch pays for all that go there."""
     buckets = Buckets.up_to(longest, most_rows)
     for bucket in buckets.all:
-        num_rows, length = buckets.least(bucket)
-        assert buckets.of(num_rows, length) == bucket
-        assert buckets.of(num_rows - 1, length) != bucket or num_rows == 1
-        assert buckets.of(num_rows, length - 1) != bucket or length == 1
+        num_rows, length = buckets.smallest_batch(bucket)
+        assert buckets.fitting(num_rows, length) == bucket
+        assert buckets.fitting(num_rows - 1, length) != bucket or num_rows == 1
+        assert buckets.fitting(num_rows, length - 1) != bucket or length == 1
 
 
 def test_there_are_few() -> None:
