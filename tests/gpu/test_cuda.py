@@ -1,4 +1,4 @@
-"""CUDA gives what the CPU gives, within stated bounds. Run by `make gpu`."""
+"""CUDA agrees with the CPU within stated bounds. Run by `make gpu`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def demo_rows() -> tuple[list[int], list[Encoding]]:
 
 
 def forward_on(device: str, *, graphs: bool = True) -> Forward:
-    """The embedded checkpoint on a device; on CUDA with graphs, as it is served, or without."""
+    """The embedded checkpoint on a device, on CUDA with graphs, as it is served, or without."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     buckets = Buckets.up_to(checkpoint.network.config.max_length) if graphs else None
     backend = open_torch(checkpoint.network, available_cores(), device, buckets)
@@ -74,7 +74,7 @@ def test_the_golden_answers_hold_in_bf16() -> None:
 
 
 def test_a_failed_batch_leaves_the_device_usable() -> None:
-    """After a batch that cannot be run, the next one gives what it gave before."""
+    """After a batch that fails, the next one has the same logits as before."""
     task_ids, rows = demo_rows()
     forward = forward_on("cuda")
     before = forward(task_ids, rows)

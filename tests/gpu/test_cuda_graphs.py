@@ -1,4 +1,4 @@
-"""CUDA graphs and copies that nobody waits for, as only a device shows them. Run by `make gpu`."""
+"""CUDA graphs and asynchronous copies on a real device. Run by `make gpu`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ BOUND = 0.05
 """Logits of the tiny network in bfloat16, by other kernels for another shape; they lie within about ±5."""
 
 MOST_BYTES = 2**31
-"""What the graphs of a small network may take: most of it is the driver's, some megabytes each."""
+"""Bytes that the graphs of a small network may take: mostly the driver's, some megabytes each."""
 
 LEFT_BYTES = 2**28
-"""What is left of the device's memory for a batch that does not fit."""
+"""Free bytes that are left on the device for a batch that does not fit."""
 
 LOST = """
 import os
@@ -48,7 +48,7 @@ except DeviceLost:
 
 
 def cuda(*, graphs: bool) -> CudaBackend:
-    """The tiny network, with graphs of all shapes of up to 16 rows that are worth it, or without."""
+    """The tiny network, with the worthwhile graphs of up to 16 rows, or without graphs."""
     buckets = Buckets.up_to(tiny.config().max_length, 16) if graphs else None
     return CudaBackend(tiny.network(), torch.device("cuda"), buckets)
 
@@ -64,7 +64,7 @@ def assert_near(found: Outputs, expected: Outputs, batch: Batch) -> None:
 
 @contextmanager
 def nobody_waits() -> Iterator[None]:
-    """Whatever makes the host wait for the device is an error."""
+    """Inside the block an operation that makes the host wait for the device is an error."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -73,13 +73,13 @@ def nobody_waits() -> Iterator[None]:
 
 
 def batches() -> list[Batch]:
-    """Small and large ones in turn, with and without token-level rows."""
+    """Small and large batches in turn, with and without token-level rows."""
     lengths = ([5], [64] * 16, [9, 3], [17] * 7, [2], [33, 64, 12], [64] * 15, [8] * 16)
     return [replace(exported.batch(one, seed=seed), token_level=bool(seed % 2)) for seed, one in enumerate(lengths)]
 
 
 def test_replays_give_what_the_network_gives() -> None:
-    """Batches that are all started before the first is asked for have the logits that they have one by one, without graphs."""
+    """Batches that are all started before the first is awaited have the same logits as one by one without graphs."""
     backend, plain = cuda(graphs=True), cuda(graphs=False)
     started = [backend.start(batch) for batch in batches()]
     for batch, outputs in zip(batches(), started, strict=True):
@@ -87,7 +87,7 @@ def test_replays_give_what_the_network_gives() -> None:
 
 
 def test_single_rows_are_replayed() -> None:
-    """Where launches are all that takes time, a replay is faster on every device."""
+    """Single rows, whose time is that of kernel launches, are replayed on every device."""
     graphs = cuda(graphs=True)._graphs
     assert graphs is not None
     assert graphs.bucket(1, 16) is not None
@@ -107,7 +107,7 @@ def test_a_start_waits_for_nothing(*, graphs: bool) -> None:
 
 
 def test_graphs_take_little_memory() -> None:
-    """All graphs of a runner share the memory of what is in between: together they take less than the stated bytes."""
+    """All graphs of a backend share the memory of intermediate results, so together they take less than the stated bytes."""
     cuda(graphs=True)  # what torch and its libraries take once
     torch.cuda.synchronize()
     before, _ = torch.cuda.mem_get_info()
@@ -120,7 +120,7 @@ def test_graphs_take_little_memory() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of torch, about the recording that failed
 def test_what_cannot_be_recorded_leaves_the_device_as_it_was() -> None:
-    """A forward that asks the device for a value is refused; stream and memory are as before, and another one is recorded."""
+    """Recording a forward that reads a value from the device fails, restores stream and memory, and another recording succeeds."""
     recorder, values = CudaRecorder(torch.device("cuda")), torch.ones(4, device="cuda")
 
     def asks() -> Outputs:
@@ -141,7 +141,7 @@ def test_what_cannot_be_recorded_leaves_the_device_as_it_was() -> None:
 
 
 def test_a_version_is_recorded_beside_one_that_answers() -> None:
-    """Batches of another thread neither fail the recording nor are they disturbed by it."""
+    """A recording and batches of another thread do not disturb each other."""
     first, plain, batch = cuda(graphs=True), cuda(graphs=False), exported.batch([9, 3])
     expected, over, found = plain.run(batch), threading.Event(), list[Outputs]()
 
@@ -163,7 +163,7 @@ def test_a_version_is_recorded_beside_one_that_answers() -> None:
 
 
 def test_a_batch_that_does_not_fit_is_a_memory_error() -> None:
-    """With graphs as without; the next batch gets what it got before."""
+    """A batch that does not fit raises MemoryError, with and without graphs, and the next batch has the same logits as before."""
     backend, batch = cuda(graphs=True), exported.batch([9, 3])
     before = backend.run(batch)
     taken = torch.empty(torch.cuda.mem_get_info()[0] - LEFT_BYTES, dtype=torch.uint8, device="cuda")
@@ -174,6 +174,6 @@ def test_a_batch_that_does_not_fit_is_a_memory_error() -> None:
 
 
 def test_a_device_that_is_lost_says_so() -> None:
-    """A kernel that stops on a token that there is not takes the whole process' device with it: `DeviceLost`."""
+    """A kernel that fails on an invalid token id makes the device unusable for the process: `DeviceLost`."""
     ended = subprocess.run([sys.executable, "-c", LOST], capture_output=True, check=False)
     assert ended.returncode == 7, ended.stderr.decode()

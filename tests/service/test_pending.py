@@ -1,4 +1,4 @@
-"""Tickets: the future that a request brings is done once, from whichever thread."""
+"""Pending requests: the future of a request is done once, from any thread."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def in_thread(*calls: Callable[[], None]) -> None:
 
 
 def _pending(num_rows: int) -> PendingRequest:
-    """A ticket of the running loop."""
+    """A pending request of the running loop."""
     return PendingRequest(num_rows, completion_mailbox(asyncio.get_running_loop()))
 
 
 async def test_the_results_come_in_the_order_of_the_rows() -> None:
-    """Whatever order rows finish in, the future gets all results in the request's order, and the last batch's times."""
+    """The future gets all results in the request's order, whatever order rows finish in, and the times of the last batch."""
     pending = _pending(2)
     in_thread(lambda: pending.answer(1, logits(1.0), 1.0, 2.0))
     await asyncio.sleep(0)
@@ -48,7 +48,7 @@ async def test_the_results_come_in_the_order_of_the_rows() -> None:
 
 
 async def test_a_loop_is_woken_once_not_once_a_row_or_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many rows requests have that end together, the event loop is woken once."""
+    """The event loop is woken once for all requests that end together, however many rows they have."""
     loop = asyncio.get_running_loop()
     woken = 0
     call_soon = loop.call_soon_threadsafe
@@ -67,7 +67,7 @@ async def test_a_loop_is_woken_once_not_once_a_row_or_request(monkeypatch: pytes
 
 
 async def test_the_first_end_counts() -> None:
-    """After a failure neither a second failure nor results change anything."""
+    """After a failure, later failures and results have no effect."""
     pending = _pending(1)
     in_thread(pending.expire, lambda: pending.fail(RuntimeError()), lambda: pending.answer(0, logits(0), 0, 0))
     with pytest.raises(DeadlineExceeded):
@@ -75,7 +75,7 @@ async def test_the_first_end_counts() -> None:
 
 
 async def test_a_failure_of_the_device_is_an_internal_error() -> None:
-    """What is not meant for clients is wrapped; what is goes through."""
+    """An error that is not meant for clients becomes InternalError; others stay unchanged."""
     pending = _pending(1)
     cause = RuntimeError("out of luck")
     pending.fail(cause)
@@ -89,7 +89,7 @@ async def test_a_failure_of_the_device_is_an_internal_error() -> None:
 
 
 def test_a_loop_that_is_closed_is_no_failure_of_the_worker() -> None:
-    """The worker may finish a row when the server has already gone."""
+    """A worker that finishes a row after the event loop was closed does not fail."""
     loop = asyncio.new_event_loop()
     pending = PendingRequest(1, completion_mailbox(loop))
     loop.close()

@@ -61,7 +61,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
 
 
 def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
-    """With POLYTASK_DRAIN_S it is not ready for so long, and answers what comes meanwhile, then ends in order."""
+    """For POLYTASK_DRAIN_S seconds after SIGTERM the service is not ready but answers requests; then it exits with 0."""
     with process(store, POLYTASK_DRAIN_S="3") as started:
         started.popen.send_signal(signal.SIGTERM)
         until(lambda: started.client.get("/readyz").status_code == 503)
@@ -73,7 +73,7 @@ def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
 
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that would give other answers than the checkpoint's ends with an error instead of serving."""
+    """A service with other answers than the checkpoint's ends with an error instead of serving."""
     monkeypatch.setattr(
         "polytask.service.backends.selection.TorchBackend", lambda *_: TorchBackend(tiny.network(seed=1))
     )
@@ -83,7 +83,7 @@ def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytes
 
 @pytest.mark.usefixtures("untouched")
 def test_a_port_that_is_taken_is_a_failed_start(tmp_path: Path) -> None:
-    """It is said before the checkpoint is looked for, with the variables to change."""
+    """A port in use is reported before the checkpoint is loaded, with the variables to change."""
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(StartupError, match=r"in use.* set POLYTASK_HOST .* POLYTASK_PORT"),
@@ -93,14 +93,14 @@ def test_a_port_that_is_taken_is_a_failed_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["203.0.113.1", "a..b"])
 def test_an_address_of_another_machine_or_none_is_a_failed_start(host: str) -> None:
-    """The message names the host."""
+    """An address that this machine does not have stops the start, and the message names the host."""
     with pytest.raises(StartupError, match=f"cannot listen on host '{host}'"):
         listen(host, 0)
 
 
 @pytest.mark.usefixtures("untouched")
 def test_a_checkpoint_that_is_not_there_is_a_store_error(store: Path) -> None:
-    """The command line gets the store's own message."""
+    """A checkpoint that does not exist raises StoreError."""
     with pytest.raises(StoreError, match="no such checkpoint"):
         serve(Settings(store=store, model="other", port=0))
 
@@ -113,11 +113,11 @@ class Listening:
     port: int
 
     def num_waiting(self) -> int:
-        """Rows in line."""
+        """Number of queued rows."""
         return sum(waiting.rows for waiting in self.worker.queue.waiting()[0].values())
 
     def connect(self) -> socket.socket:
-        """A connection without a library in between."""
+        """A plain socket connected to the service."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
 
 
@@ -139,13 +139,13 @@ def listening(backend: Backend, **settings: int) -> Iterator[Listening]:
 
 
 def request(task: str, content: bytes, *headers: str) -> bytes:
-    """A request as it goes over the wire."""
+    """The bytes of a request."""
     lines = [f"POST /v1/tasks/{task}/predict HTTP/1.1", "Host: test", *headers, "", ""]
     return "\r\n".join(lines).encode() + content
 
 
-def test_a_connection_that_is_cut_takes_its_rows_out_of_the_line() -> None:
-    """Over a socket as well: rows of a client that has gone are never forwarded."""
+def test_a_closed_connection_removes_its_rows_from_the_queue() -> None:
+    """Rows of a client that closes its connection are never run."""
     backend = GatedBackend()
     content = body("cat", "paris")
     posted = request("topics", content, f"Content-Length: {len(content)}")
@@ -177,14 +177,14 @@ def test_an_endless_body_is_refused_while_it_is_still_coming(chunked: bool) -> N
 
 
 def refused_and_closed(client: socket.socket, status: bytes) -> None:
-    """The response has the status, and ends the connection."""
+    """Checks the status of the response, and that the connection is closed."""
     response = b"".join(iter(lambda: client.recv(1000), b"")).lower()
     assert response.startswith(status.lower())
     assert b"connection: close" in response
 
 
 def test_a_client_that_sends_no_body_is_not_waited_for_after_its_deadline() -> None:
-    """A silent client does not hold its connection."""
+    """A client that sends no body is disconnected after its deadline."""
     with listening(real_backend()) as started, started.connect() as client:
         client.sendall(request("mood", b"{", "Content-Length: 100", "Polytask-Deadline-Ms: 20"))
         refused_and_closed(client, b"HTTP/1.1 504")

@@ -1,4 +1,4 @@
-"""The runner for CUDA, on the CPU as far as that goes: its arithmetic, its shapes, and what a batch leaves for the next."""
+"""CUDA backend, as far as it can be tested on the CPU: arithmetic, shapes, and independence of consecutive batches."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.support import exported, tiny
 
 CPU = torch.device("cpu")
 BF16_BOUND = 0.03
-"""How far a logit in bfloat16 is from that in float32, as a share of how far logits spread."""
+"""Difference of a logit in bfloat16 from float32, as a share of the spread of logits."""
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "ours": {},
@@ -68,18 +68,18 @@ BUCKETS = Buckets.up_to(tiny.config().max_length, 8, 256)
 
 
 def network_of(layout: str) -> Network:
-    """A network of that layout in which conditioning matters, with tasks of all kinds."""
+    """A network of that layout with effective conditioning and tasks of all kinds."""
     return randomise_conditioning(build(replace(tiny.config(), **LAYOUTS[layout]), tiny.tasks()), std=0.15)
 
 
 def float32(buckets: Buckets | None = None, recorder: CpuRecorder | None = None) -> CudaBackend:
-    """The tiny network in float32, so that nothing but a mistake makes a difference."""
+    """The tiny network in float32, so that only an error makes a difference."""
     return CudaBackend(tiny.network(), CPU, buckets, torch.float32, recorder)
 
 
 @cache
 def replaying() -> tuple[CudaBackend, CpuRecorder]:
-    """A runner with graphs of all buckets, one for all that asks: what earlier batches leave behind must not matter."""
+    """One backend with graphs of all buckets for all examples: earlier batches must not affect later ones."""
     recorder = CpuRecorder()
     return float32(BUCKETS, recorder), recorder
 
@@ -96,7 +96,7 @@ def assert_same(found: Outputs, expected: Outputs, lengths: Tensor, atol: float 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_bfloat16_is_near_float32(layout: str) -> None:
-    """In every layout the logits of all tasks are within the stated bound, and are float32 that bfloat16 does not have."""
+    """In every layout the logits of all tasks are within the stated bound, and have more digits than bfloat16."""
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25, 64])
     expected = TorchBackend(network_of(layout)).run(batch)
     backend: Backend = CudaBackend(network_of(layout), CPU)
@@ -110,7 +110,7 @@ def test_bfloat16_is_near_float32(layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_weights_of_the_encoder_are_lowered_once(layout: str) -> None:
+def test_the_weights_of_the_encoder_are_converted_once(layout: str) -> None:
     """Encoder and its tables are in bfloat16, heads and pooling in float32; the tables were computed in float32."""
     network = network_of(layout)
     tables = move_to_device(network, CPU, torch.bfloat16)
@@ -120,12 +120,12 @@ def test_the_weights_of_the_encoder_are_lowered_once(layout: str) -> None:
     with torch.no_grad():
         exact = network_of(layout).condition()
     assert tables.pooling is None or tables.pooling.dtype == torch.float32
-    for one, other in zip(listed(exact), listed(tables), strict=True):
-        assert torch.equal(one.to(other.dtype), other)
+    for exact_table, table in zip(listed(exact), listed(tables), strict=True):
+        assert torch.equal(exact_table.to(table.dtype), table)
 
 
 def listed(tables: Tables) -> list[Tensor]:
-    """All tables, in one order."""
+    """All tables, in a fixed order."""
     found: list[Tensor] = []
 
     def note(table: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ def listed(tables: Tables) -> list[Tensor]:
 
 
 def test_the_embedded_checkpoint_has_its_golden_answers_in_bfloat16() -> None:
-    """Also on the CPU, within the service's tolerance."""
+    """In bfloat16 on the CPU the golden answers are within the service's tolerance."""
     checkpoint = load(resolve(DEFAULT_STORE, "demo"))
     encoder, tasks = InputEncoder(checkpoint.tokenizer), checkpoint.manifest.tasks
     forward = Forward(CudaBackend(checkpoint.network, CPU), tasks, encoder.pad_id)
@@ -156,7 +156,7 @@ class _OnDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch ha
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_forward_never_asks_the_device(layout: str) -> None:
-    """On tensors without values, where a question for one fails, it runs to its end, and makes none on the CPU."""
+    """On tensors without values a forward succeeds, and creates no tensor on the CPU."""
     network = network_of(layout)
     tables = JoinedTables(move_to_device(network, torch.device("meta"), torch.bfloat16))
     batch = exported.batch([11, 5, 30]).to(torch.device("meta"))
@@ -175,7 +175,7 @@ def test_a_forward_never_asks_the_device(layout: str) -> None:
     overlapping=st.booleans(),
 )
 def test_replays_give_what_the_network_gives(batches: list[tuple[list[int], bool, int]], overlapping: bool) -> None:
-    """For any batches in a row, larger and smaller, also where the next ones are started before the first is asked for."""
+    """Replays give the network's logits for any sequence of batches, also if later ones are started before the first is awaited."""
     backend, recorder = replaying()
     plain = TorchBackend(tiny.network())
     asked = [replace(exported.batch(lengths, seed=seed), token_level=level) for lengths, level, seed in batches]
@@ -191,7 +191,7 @@ def _after(outputs: Outputs) -> Callable[[], Outputs]:
 
 
 def test_all_buckets_are_recorded() -> None:
-    """Where every replay pays; and none where none does, or where nobody wants them."""
+    """All buckets are recorded; none is replayed if replays save no time or are wrong."""
     recorder = CpuRecorder()
     float32(BUCKETS, recorder)
     assert recorder.recordings == len(BUCKETS.all)
@@ -204,7 +204,7 @@ def test_all_buckets_are_recorded() -> None:
 
 @pytest.mark.parametrize("fails_at", [0, 5])
 def test_what_cannot_be_recorded_is_run_without(fails_at: int, caplog: pytest.LogCaptureFixture) -> None:
-    """It is a warning; what was recorded before is replayed, the largest bucket and then the smallest ones."""
+    """A failed recording is a warning; buckets that were recorded before it, the largest and then the smallest, are replayed."""
     recorder = CpuRecorder(fails_at=fails_at)
     with caplog.at_level(logging.WARNING):
         backend = float32(BUCKETS, recorder)
@@ -218,7 +218,7 @@ def test_what_cannot_be_recorded_is_run_without(fails_at: int, caplog: pytest.Lo
 
 
 def test_graphs_take_a_part_of_the_memory(caplog: pytest.LogCaptureFixture) -> None:
-    """When a quarter of what was free is gone, there are no more; it is said from which size on."""
+    """Recording stops when a quarter of the free memory is used, and a warning names the size."""
     recorder = CpuRecorder(taken=100)
     with caplog.at_level(logging.INFO):
         float32(BUCKETS, recorder)
@@ -228,7 +228,7 @@ def test_graphs_take_a_part_of_the_memory(caplog: pytest.LogCaptureFixture) -> N
 
 
 def test_a_network_without_token_level_tasks_has_graphs() -> None:
-    """Its outputs have no token logits, and its empty ones no columns."""
+    """The outputs of a network without token-level tasks have no token logits, also with graphs."""
     tasks = (Task("mood", Kind.CLASSIFICATION, 32, labels=("good", "bad")),)
     backend = CudaBackend(tiny.network(0, tasks), CPU, BUCKETS, torch.float32, CpuRecorder())
     batch = replace(exported.batch([5, 9]), task_ids=torch.tensor([0, 0]), token_level=False)
@@ -243,10 +243,10 @@ def test_a_network_without_token_level_tasks_has_graphs() -> None:
         (ValueError(), ValueError),
     ],
 )
-def test_failures_have_names_that_do_not_depend_on_the_engine(
+def test_failures_are_the_same_for_all_backends(
     raised: Exception, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too little memory and a lost device are told apart from other failures."""
+    """Too little memory and a lost device are distinguished from other failures."""
     backend = float32()
 
     def fail(*_: object) -> None:
@@ -258,7 +258,7 @@ def test_failures_have_names_that_do_not_depend_on_the_engine(
 
 
 def test_a_service_answers_with_replays() -> None:
-    """Requests of all tasks at once, calibrated and overlapping, get the answers of the runner of the CPU."""
+    """Concurrent requests of all tasks, with calibration and overlapping batches, get the answers of the CPU backend."""
 
     async def answers(backend: Backend) -> list[Any]:
         async with serving(backend, token_budget=0, batch_ms=2) as service:

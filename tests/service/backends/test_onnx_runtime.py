@@ -1,4 +1,4 @@
-"""The runner of exported files in ONNX Runtime."""
+"""ONNX Runtime backend: exported files on the CPU."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_float32_gives_what_torch_gives(tmp_path: Path) -> None:
 def test_in_8_bits_a_row_is_the_same_to_the_bit(
     int8: OnnxRuntimeBackend, lengths: list[int], seed: int, padding: int, data: st.DataObject
 ) -> None:
-    """A row's logits do not depend on how many rows it is with, on which, nor on how far it is padded."""
+    """A row's logits depend neither on the other rows of its batch nor on its padding."""
     batch = exported.batch(lengths, seed=seed)
     row = data.draw(st.integers(0, len(lengths) - 1))
     together = int8.run(batch)
@@ -61,14 +61,14 @@ def test_in_8_bits_a_row_is_the_same_to_the_bit(
 
 
 def assert_same_tokens(together: Outputs, row: int, alone: Outputs, length: int) -> None:
-    """The real tokens of the row have the same logits, to the bit."""
+    """The real tokens of a padded row have the same logits to the bit."""
     assert together.token is not None
     assert alone.token is not None
     assert torch.equal(together.token[row, :length], alone.token[0, :length])
 
 
 def test_too_little_memory_has_its_name(int8: OnnxRuntimeBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ONNX Runtime says of memory becomes a MemoryError; what else it says stays what it is."""
+    """ONNX Runtime's errors about memory become MemoryError; other errors stay unchanged."""
 
     class Failing:
         def __init__(self, text: str) -> None:
@@ -86,7 +86,7 @@ def test_too_little_memory_has_its_name(int8: OnnxRuntimeBackend, monkeypatch: p
 
 
 def test_a_provider_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
-    """The message says which build has it."""
+    """An execution provider that is missing stops the start, and the message names the package that has it."""
     if CUDA[0] in onnxruntime.get_available_providers():
         pytest.skip("this build has it")
     with pytest.raises(StartupError, match=r"no CUDAExecutionProvider.* install onnxruntime-gpu"):
@@ -94,7 +94,7 @@ def test_a_provider_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
 
 
 def test_streams_do_not_disturb_each_other(tmp_path: Path) -> None:
-    """Batches that run side by side get what they get alone, to the bit."""
+    """Batches that run side by side have the same logits as alone, to the bit."""
     file = exported.write(tmp_path, exported.eight_bits("onnxruntime"))
     backend = OnnxRuntimeBackend(file, "int8", threads=2, num_streams=2)
     batches = [exported.batch([length, 30 - length, 9], seed=length) for length in range(3, 27)]

@@ -1,4 +1,4 @@
-"""The runner of exported files in OpenVINO."""
+"""OpenVINO backend: exported files on the CPU."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import exported, tiny
 
 @pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-4), ("bfloat16", 0.3)])
 def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path) -> None:
-    """Outputs agree within what the precision allows, whether run or started; a later batch does not change them."""
+    """Outputs agree within the precision, whether run or started, and a later batch does not change them."""
     backend: Backend = OpenVinoBackend(exported.write(tmp_path, exported.graph()), precision, 1)
     assert (backend.name, backend.device, backend.precision) == ("openvino", "cpu", precision)
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25])
@@ -31,7 +31,7 @@ def test_it_gives_what_torch_gives(precision: str, bound: float, tmp_path: Path)
 
 
 def test_in_8_bits_a_row_is_the_same_to_the_bit(tmp_path: Path) -> None:
-    """A row's logits do not depend on its batch mates, as rows of other lengths are run apart from it."""
+    """In 8 bits a row's logits do not depend on other rows of its batch, as rows of different lengths run separately."""
     backend = OpenVinoBackend(exported.write(tmp_path, exported.eight_bits("openvino")), "int8", 1)
     lengths = [7, 19, 7, 12, 19, 19, 3, 30]
     batch = exported.batch(lengths)
@@ -45,7 +45,7 @@ def test_in_8_bits_a_row_is_the_same_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_a_signal_does_no_harm_after_a_model_is_gone(tmp_path: Path) -> None:
-    """A process that has opened and dropped a runner ends as it is told to."""
+    """A process that has opened and dropped a backend still handles signals."""
     file = exported.write(tmp_path, exported.graph())
     code = (
         "import gc, signal, sys; from pathlib import Path; from polytask.service.backends.open_vino import OpenVinoBackend\n"
@@ -56,7 +56,7 @@ def test_a_signal_does_no_harm_after_a_model_is_gone(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, file], check=False).returncode == 7
 
 
-def test_it_needs_no_other_engine() -> None:
-    """Where only OpenVINO is installed the runner can be imported."""
+def test_it_needs_no_other_backend() -> None:
+    """The backend can be imported without ONNX Runtime."""
     code = "import sys; sys.modules['onnxruntime'] = None; import polytask.service.backends.open_vino"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,4 @@
-"""A batch as one run of numbers."""
+"""Packing: a batch as one tensor of numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import tiny
     more_tokens=st.integers(0, 9),
 )
 def test_what_is_packed_comes_out_padded(lengths: list[int], more_rows: int, more_tokens: int) -> None:
-    """The batch's own rows and tokens are in their places; rows that were added have one token of task 0."""
+    """Rows and tokens of the batch are unchanged; added rows have one token of task 0."""
     batch = random_batch(tiny.config(), lengths, [row % 7 for row in range(len(lengths))])
     num_rows, length = len(lengths), max(lengths)
     shape = num_rows + more_rows, length + more_tokens
@@ -35,7 +35,7 @@ def test_what_is_packed_comes_out_padded(lengths: list[int], more_rows: int, mor
 
 
 def test_views_share_the_numbers() -> None:
-    """Nothing is copied on the device: what is written over the numbers is another batch."""
+    """Unpacking copies nothing: overwriting the numbers changes the batch."""
     one, other = (random_batch(tiny.config(), [3, 2], [0, 1], seed=seed) for seed in (0, 1))
     numbers = pack(one, 2, 3)
     batch = unpack(numbers, 2, 3, token_level=False)

@@ -1,8 +1,10 @@
-"""Which engine runs a version: what was exported, what is installed, what the settings say."""
+"""Backend selection: by exports, installed packages and settings."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from polytask.model.network import Network
 from polytask.model_store.exports import Candidate
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
-from polytask.service.backends.selection import load_backend, open_backend, select_backend
+from polytask.service.backends.selection import load_backend, open_backend, select_backend, warn_of_two_onnx_runtimes
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
@@ -23,7 +25,7 @@ from tests.support import exported, tiny
 
 
 def candidate(backend: str, precision: str, refused: str | None = None, file: str | None = "a.onnx") -> Candidate:
-    """A candidate of which nothing else matters."""
+    """A candidate without metrics and speeds."""
     return Candidate(backend, precision, file, f"{backend} 1", {}, {}, refused, ())
 
 
@@ -35,11 +37,11 @@ MEASURED = (
     candidate("torch", "float32", file=None),
     candidate("openvino", "float32", "task 'mood' loses 0.70"),
 )
-"""The fastest first, as an export has them."""
+"""Candidates in the order of an export, the fastest first."""
 
 
 @pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenVINO is not installed."""
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find_spec(name))
@@ -56,25 +58,25 @@ def without(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_fastest_that_passed_is_chosen(runner: str, device: str, chosen: Candidate | None) -> None:
-    """Of all engines, or of the one that is named; on CUDA it is torch, or a float32 file."""
+    """The fastest candidate of all backends or of the named one is chosen; on CUDA torch, or a float32 file."""
     assert select_backend(MEASURED, runner, device) == chosen
 
 
-@pytest.mark.usefixtures("without")
-def test_auto_passes_over_what_is_not_installed() -> None:
-    """A checkpoint exported with more engines than this machine has is served with one that it has."""
+@pytest.mark.usefixtures("no_openvino")
+def test_auto_skips_backends_that_are_not_installed() -> None:
+    """`auto` skips candidates whose backend is not installed."""
     assert select_backend(MEASURED[1:], "auto", "cpu") == MEASURED[3]
 
 
-@pytest.mark.usefixtures("without")
-def test_a_named_engine_that_is_not_installed_stops_the_start() -> None:
-    """The message says how to install it."""
+@pytest.mark.usefixtures("no_openvino")
+def test_a_named_backend_that_is_not_installed_stops_the_start() -> None:
+    """A named backend that is not installed stops the start, and the message says how to install it."""
     with pytest.raises(StartupError, match=r"openvino is not installed: pip install 'polytask\[openvino\]'"):
         select_backend(MEASURED, "openvino", "cpu")
 
 
 def test_what_was_refused_is_not_served() -> None:
-    """Even where it is the only candidate of its engine."""
+    """A refused candidate is not chosen, even if it is the only one of its backend."""
     assert select_backend(MEASURED[5:], "openvino", "cpu") is None
 
 
@@ -88,32 +90,32 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("untouched")
 def test_without_exports_it_is_torch(store: Path) -> None:
-    """Nothing needs to be exported; an engine that is named does."""
-    _, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
-    assert isinstance(runner, TorchBackend)
+    """A version without exports runs on torch; a named backend without an export stops the start."""
+    _, backend = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
+    assert isinstance(backend, TorchBackend)
     with pytest.raises(StartupError, match=r"no export for it that passed; make one with `polytask export tiny`"):
         load_backend(Settings(store=store, model="tiny", device="cpu", runner="onnxruntime", threads=1))
 
 
 @pytest.mark.usefixtures("untouched")
 def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
-    """The default is opened with its own golden answers, gives nearly the network's logits, and torch on demand."""
+    """The default export is opened with its own golden answers and gives nearly the network's logits; torch runs on demand."""
     golden = checkpoints.goldens()[:1]
     checkpoints.export(resolve(store, "tiny"), exported.write(tmp_path, exported.eight_bits("onnxruntime")), golden)
-    checkpoint, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
-    assert (runner.name, runner.precision) == ("onnxruntime", "int8")
+    checkpoint, backend = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
+    assert (backend.name, backend.precision) == ("onnxruntime", "int8")
     assert checkpoint.manifest.goldens == golden
     reference = open_backend("torch", "float32", None, tiny.network(), 1)
     batch = exported.batch([9, 12, 30])
-    expected, found = reference.run(batch).sentence, runner.run(batch).sentence
+    expected, found = reference.run(batch).sentence, backend.run(batch).sentence
     assert (expected - found).abs().mean() < 0.1 * expected.std()
-    _, runner = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1, runner="torch"))
-    assert isinstance(runner, TorchBackend)
+    _, backend = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1, runner="torch"))
+    assert isinstance(backend, TorchBackend)
 
 
 @pytest.mark.usefixtures("untouched")
-def test_logits_of_rows_come_from_any_engine(tmp_path: Path) -> None:
-    """Rows through an exported file get the logits that they get through torch."""
+def test_logits_are_the_same_from_any_backend(tmp_path: Path) -> None:
+    """Rows get the same logits from an exported file as from torch."""
     file = exported.write(tmp_path, exported.graph())
     forwards = [
         Forward(open_backend(backend, "float32", path, tiny.network(), 1), tiny.tasks(), 0)
@@ -125,9 +127,48 @@ def test_logits_of_rows_come_from_any_engine(tmp_path: Path) -> None:
             torch.testing.assert_close(torch.from_numpy(other), torch.from_numpy(one), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("device", "installed", "remedy"),
+    [
+        ("cpu", {"onnxruntime"}, None),
+        ("cuda", {"onnxruntime-gpu"}, None),
+        ("cpu", {"onnxruntime", "onnxruntime-gpu"}, "pip uninstall onnxruntime-gpu, then .* --no-deps onnxruntime$"),
+        ("cuda", {"onnxruntime", "onnxruntime-gpu"}, "pip uninstall onnxruntime, then .* --no-deps onnxruntime-gpu$"),
+    ],
+)
+def test_two_packages_of_onnx_runtime_are_a_warning(
+    device: str,
+    installed: set[str],
+    remedy: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """If both packages are installed, the warning names the one to remove and the one to install again."""
+
+    def distribution(name: str) -> object:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return object()
+
+    monkeypatch.setattr("polytask.service.backends.selection.distribution", distribution)
+    warn_of_two_onnx_runtimes(device)
+    assert len(caplog.messages) == (remedy is not None)
+    assert remedy is None or re.search(remedy, caplog.text.strip())
+
+
+@pytest.mark.usefixtures("untouched")
+def test_the_start_looks_for_two_packages_of_onnx_runtime(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning comes at the start, whichever backend runs."""
+    monkeypatch.setattr("polytask.service.backends.selection.distribution", lambda _: object())
+    load_backend(Settings(store=store, model="tiny", device="cpu", threads=1))
+    assert "onnxruntime and onnxruntime-gpu are both installed" in caplog.text
+
+
 @pytest.mark.usefixtures("untouched")
 def test_on_cuda_small_batches_are_recorded(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the rows and tokens that a batch may have and the longest row of a task; none where the settings say off."""
+    """Buckets go up to the limits of batches and the longest row of a task; there are none if the settings turn graphs off."""
     asked: list[Buckets | None] = []
 
     def opened(network: Network, device: torch.device, buckets: Buckets | None) -> TorchBackend:

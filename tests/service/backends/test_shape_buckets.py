@@ -1,4 +1,4 @@
-"""The shapes whose forwards are recorded: every small batch has one near, and they are not many."""
+"""Shape buckets: every small batch has one that is little larger, and they are few."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROWS = st.integers(1, 4096)
 
 @given(longest=LONGEST, most_rows=ROWS, data=st.data())
 def test_a_small_batch_has_a_bucket_near(longest: int, most_rows: int, data: st.DataObject) -> None:
-    """It has room, is aligned unless it is as long as rows may be, and has less than 2 times the rows and a quarter more tokens."""
+    """A bucket has room, is aligned unless it has the maximum length, and has less than twice the rows and a quarter more tokens."""
     buckets = Buckets.up_to(longest, most_rows)
     num_rows, length = data.draw(st.integers(1, most_rows)), data.draw(st.integers(1, longest))
     bucket = buckets.fitting(num_rows, length)
@@ -29,7 +29,7 @@ def test_a_small_batch_has_a_bucket_near(longest: int, most_rows: int, data: st.
 
 @given(longest=LONGEST, most_rows=ROWS)
 def test_the_smallest_batch_of_a_bucket_goes_there(longest: int, most_rows: int) -> None:
-    """One row or one token less goes elsewhere. So a bucket that pays for that batch pays for all that go there."""
+    """A batch with one row or one token less has another bucket, so a bucket worthwhile for its smallest batch is so for all."""
     buckets = Buckets.up_to(longest, most_rows)
     for bucket in buckets.all:
         num_rows, length = buckets.smallest_batch(bucket)
@@ -39,7 +39,7 @@ def test_the_smallest_batch_of_a_bucket_goes_there(longest: int, most_rows: int)
 
 
 def test_there_are_few() -> None:
-    """Rows of up to 512 tokens, the most that backbones read, have 140 buckets; fewer tokens or rows, fewer."""
+    """Rows of up to 512 tokens, the maximum of backbones, have 140 buckets; smaller limits have fewer."""
     assert len(Buckets.up_to(512).all) == 140
     assert len(Buckets.up_to(128, 32).all) == 72
     assert not Buckets.up_to(512, MOST_ROWS, most_tokens=7).all
@@ -47,7 +47,7 @@ def test_there_are_few() -> None:
 
 @given(length=st.integers(1, 500), longest=st.integers(1, 500))
 def test_a_length_is_aligned_as_far_as_rows_may_go(length: int, longest: int) -> None:
-    """To the next multiple of 8, but never beyond the longest row, for which alone there are positions."""
+    """A length is padded to the next multiple of 8, but never beyond the longest row, as there are no more positions."""
     length = min(length, longest)
     found = aligned(length, longest)
     assert length <= found <= longest

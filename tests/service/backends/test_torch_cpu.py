@@ -1,4 +1,4 @@
-"""Runners: a batch in, logits on the CPU out."""
+"""torch on the CPU: a batch in, logits out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CPU = torch.device("cpu")
 BATCH = collate([Encoding((2, 7, 3), (0, 0, 0)), Encoding((2, 3), (0, 0))], [0, 5], token_level=True)
 
 
-def test_the_runner_gives_what_the_network_gives() -> None:
-    """On the CPU the outputs are the network's own, in float32, without gradients."""
+def test_the_backend_gives_what_the_network_gives() -> None:
+    """The outputs are those of the network, in float32 and without gradients."""
     backend: Backend = TorchBackend(tiny.network())
     network = tiny.network()
     expected = network(BATCH, network.condition())
@@ -36,7 +36,7 @@ def test_the_runner_gives_what_the_network_gives() -> None:
 
 
 def test_the_hypernetwork_is_evaluated_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many batches run, the task tables are computed at load."""
+    """The task tables are computed once, however many batches run."""
     calls = 0
     condition = Network.condition
 
@@ -72,7 +72,7 @@ def test_each_row_gets_its_own_logits(tiny_tasks: tuple[Task, ...], tiny_network
 
 
 def test_no_gpu_where_one_is_asked_for_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` takes what there is; `cuda` insists."""
+    """`auto` takes the CPU if there is no GPU; `cuda` stops the start."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert pick_device("auto") == pick_device("cpu") == CPU
     with pytest.raises(StartupError, match="POLYTASK_DEVICE is cuda"):

@@ -20,7 +20,7 @@ def digest(secret: bytes) -> str:
 
 
 def test_a_new_key_is_known_by_its_line() -> None:
-    """What `polytask key` prints as a line stands for the key that it prints beside it, and does not hold it."""
+    """The line that `polytask key` prints identifies the key, but does not contain it."""
     secret, line = new_key("web")
     (key,) = parse_keys(line)
     assert key == Key("web", digest(secret.encode()))
@@ -72,7 +72,7 @@ def test_lines_have_limits_comments_and_blanks() -> None:
     ],
 )
 def test_a_line_that_is_no_key_is_named_and_not_quoted(line: str, reason: str) -> None:
-    """The message has the number of the line and what is wrong with it, and nothing that could be a secret."""
+    """The message has the line number and the error, but nothing that could be a secret."""
     text = f'first = {{ sha256 = "{OTHER}" }}\n\n{line.replace("HASH", HASH).replace("OTHER", OTHER)}'
     with pytest.raises(KeyLineError, match=r"^line 3: ") as refused:
         parse_keys(text)
@@ -82,7 +82,7 @@ def test_a_line_that_is_no_key_is_named_and_not_quoted(line: str, reason: str) -
 
 
 def test_every_stored_hash_is_compared_whatever_matches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long the search takes tells neither whether a key is there nor where."""
+    """The search compares every stored hash, so its duration reveals neither whether a key exists nor its position."""
     compared: list[bytes] = []
 
     def compare(stored: bytes, given: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Counting the cores that this process may use."""
+"""CPU cores: those that this process may use."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def machine(root: Path, membership: str, files: dict[str, str]) -> Path:
     ],
 )
 def test_the_tightest_quota_counts(tmp_path: Path, membership: str, files: dict[str, str], cores: int) -> None:
-    """Quotas of both versions of control groups, of outer groups too, are rounded up and bound the cores."""
+    """Quotas of both versions of control groups, also of outer groups, are rounded up and limit the number of cores."""
     assert available_cores(machine(tmp_path, membership, files)) == cores
 
 
 @pytest.mark.usefixtures("eight_cores")
 def test_affinity_counts_where_there_are_no_control_groups(tmp_path: Path) -> None:
-    """A system without /proc leaves the affinity."""
+    """Without /proc only the affinity counts."""
     assert available_cores(tmp_path) == 8

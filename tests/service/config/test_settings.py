@@ -1,4 +1,4 @@
-"""The settings of a deployment: what there is, and what is refused."""
+"""Settings of a deployment: their names and defaults, and values that are refused."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_variables_become_settings() -> None:
 
 
 def test_a_flag_goes_before_its_variable() -> None:
-    """A flag that is given wins; one that is not leaves the variable."""
+    """A flag takes precedence over its variable; without the flag the variable counts."""
     found = Settings.from_environment(
         {"POLYTASK_PORT": "80", "POLYTASK_HOST": "::1"}, {"port": "81", "host": None, "max_rows": "4"}
     )
@@ -82,7 +82,7 @@ def test_a_flag_goes_before_its_variable() -> None:
 
 
 def test_what_clients_read_is_no_error() -> None:
-    """A shell in which a key is set for the client can start a service as well."""
+    """A service can be started in a shell in which a key is set for the client."""
     assert Settings.from_environment({"POLYTASK_API_KEY": "secret"}) == Settings()
 
 
@@ -144,7 +144,7 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
     ],
 )
 def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, problem: str) -> None:
-    """What a variable cannot be is said with the variable's name and the value."""
+    """The error for an invalid value has the variable's name and the value."""
     with pytest.raises(SettingsError, match=f"^POLYTASK_{name} ") as refused:
         Settings.from_environment({f"POLYTASK_{name}": value})
     assert problem in str(refused.value)
@@ -190,7 +190,7 @@ def test_a_switch_is_on_or_off_in_the_usual_words(text: str, on: bool) -> None:
 
 
 def test_settings_do_not_change() -> None:
-    """Nothing can change a limit while the service runs."""
+    """Settings are frozen."""
     with pytest.raises(FrozenInstanceError):
         Settings().port = 1  # type: ignore[misc]
 
@@ -207,17 +207,17 @@ def test_settings_do_not_change() -> None:
     ],
 )
 def test_devices_and_frontends_decide_which_engines_there_are(settings: Settings, engines: tuple[str, ...]) -> None:
-    """One engine a device, one for frontends alone, and none where one process does everything."""
+    """There is one engine per device, one for frontends without devices, and none if one process does everything."""
     assert settings.engine_devices == engines
 
 
 def test_one_device_and_several_cannot_both_be_asked_for() -> None:
-    """Which of the two would hold is not guessed."""
+    """`device` and `devices` together are an error."""
     with pytest.raises(SettingsError, match="POLYTASK_DEVICE or POLYTASK_DEVICES, not both"):
         Settings(device="cpu", devices="0")
 
 
 def test_settings_reach_another_process_as_they_are() -> None:
-    """Through variables and back nothing changes."""
+    """Settings that become variables and are read again are equal."""
     settings = Settings(store=Path("/a b"), port=0, deadline_s=0.1 + 0.2, devices="0,1", frontends=4)
     assert Settings.from_environment(settings.to_environment()) == settings

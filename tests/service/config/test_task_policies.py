@@ -42,7 +42,7 @@ def test_an_invalid_policy_is_an_error_that_says_where(text: str, problem: str) 
 
 
 def test_a_policy_is_for_a_task_of_the_checkpoint() -> None:
-    """Names become ids; an unknown one stops the start, with the nearest that there is."""
+    """Task names become ids; an unknown task stops the start, and the message suggests the nearest one."""
     policies = {"mood": TaskPolicy(weight=2)}
     assert by_task_id(policies, ["topics", "mood"]) == {1: TaskPolicy(weight=2)}
     with pytest.raises(StartupError, match="no task 'mood'; did you mean 'moods'"):

@@ -15,7 +15,7 @@ MOST = 262_144
 
 
 def device(fixed_s: float, token_s: float, pair_s: float = 0.0) -> Callable[[int, int], float]:
-    """A device on which a batch costs something by itself, for each token, and for each pair of tokens of a row."""
+    """A device on which a batch has a fixed cost, a cost per token, and a cost per pair of tokens of a row."""
     return lambda rows, length: fixed_s + rows * length * (token_s + pair_s * length)
 
 
@@ -30,7 +30,7 @@ def device(fixed_s: float, token_s: float, pair_s: float = 0.0) -> Callable[[int
 def test_no_batch_takes_longer_than_the_target_or_the_longest_row(
     fixed_s: float, token_s: float, pair_s: float, longest: int, max_rows: int, target_s: float
 ) -> None:
-    """Of the lengths that are measured; and where more would be possible, the target is made use of."""
+    """Batches of the measured lengths keep to the target, and the budget uses most of the target."""
     seconds = device(fixed_s, token_s, pair_s)
     found = calibrate(seconds, longest=longest, max_rows=max_rows, target_s=target_s, most_tokens=MOST)
     lengths = {min(length, longest) for length in (32, 128, longest)}
@@ -43,20 +43,20 @@ def test_no_batch_takes_longer_than_the_target_or_the_longest_row(
 
 
 def test_a_start_on_a_busy_machine_leaves_batches_of_some_size() -> None:
-    """However slow the device seems, a batch may have as many tokens as the longest row."""
+    """However slow the device seems, the budget is at least the longest row."""
     found = calibrate(device(0.5, 0.01), longest=384, max_rows=32, target_s=0.05, most_tokens=MOST)
     assert found == Calibration(token_budget=384, forward_tokens=50)
 
 
-def test_what_a_forward_costs_by_itself_is_told_in_tokens() -> None:
-    """A fixed cost of 3 ms at 10 microseconds a token is 300 tokens; without one, some are left for what is not timed."""
+def test_the_fixed_cost_of_a_forward_is_in_tokens() -> None:
+    """A fixed cost of 3 ms at 10 microseconds a token is 300 tokens; without a fixed cost a minimum covers work that is not timed."""
     limits = {"longest": 256, "max_rows": 64, "target_s": 0.05, "most_tokens": MOST}
     assert calibrate(device(3e-3, 1e-5), **limits).forward_tokens == pytest.approx(300, abs=1)  # type: ignore[arg-type]
     assert calibrate(device(0, 1e-5), **limits).forward_tokens == 16  # type: ignore[arg-type]
 
 
 def test_a_batch_that_does_not_fit_bounds_the_budget() -> None:
-    """Too little memory is as good as too much time; where one row does not fit there is nothing to serve."""
+    """A batch that does not fit counts as too slow; if a single row does not fit, calibration fails."""
 
     def seconds(rows: int, length: int) -> float:
         if rows * length > 3000:
@@ -69,13 +69,13 @@ def test_a_batch_that_does_not_fit_bounds_the_budget() -> None:
 
 
 def test_a_device_that_is_always_fast_enough_gets_the_largest_batches() -> None:
-    """The budget is then what the rows allow, or the bound that was given."""
+    """The budget of a very fast device is limited by the number of rows or by the given bound."""
     assert calibrate(device(1e-6, 0), longest=100, max_rows=8, target_s=1, most_tokens=MOST) == Calibration(800, 256)
     assert calibrate(device(1e-6, 0), longest=100, max_rows=80, target_s=1, most_tokens=700).token_budget == 700
 
 
 def test_noise_does_not_shrink_the_budget() -> None:
-    """Runs that are interrupted now and then give what undisturbed ones give."""
+    """Interrupted runs give nearly the same budget as undisturbed ones."""
     generator, now = np.random.default_rng(0), 0.0
     exact = device(1e-3, 1e-5)
 
@@ -93,7 +93,7 @@ def test_noise_does_not_shrink_the_budget() -> None:
 
 @pytest.mark.parametrize(("run_s", "runs"), [(0.001, 4), (0.05, 4), (1.0, 2)])
 def test_slow_shapes_are_run_twice_only(run_s: float, runs: int) -> None:
-    """So the start takes little longer than the slowest row."""
+    """A shape that takes long is run only twice, so that the start stays short."""
     times = iter(run_s * step for step in range(100))
     count = 0
 

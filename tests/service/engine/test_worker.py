@@ -1,4 +1,4 @@
-"""The worker: every row that it took is answered, whatever happens to the others."""
+"""Worker: every accepted row is answered, whatever happens to the others."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ POISON = 9
 
 @dataclass
 class Bench:
-    """A worker with a runner of the test's choice."""
+    """A worker with a backend of the test's choice."""
 
     worker: Worker
     ended: threading.Event
     metrics: Metrics
 
     def submit(self, *tokens: int, deadline_s: float = 60) -> asyncio.Future[Results]:
-        """Submits a request with a row for each token; the rows are of task 0 and three tokens long."""
+        """Submits a request with a row of task 0 and three tokens for each token."""
         pending = PendingRequest(len(tokens), completion_mailbox(asyncio.get_running_loop()))
         rows = [
             Row(0, 3, time.monotonic() + deadline_s, RowPayload(Encoding((2, token, 3), (0, 0, 0)), pending, index))
@@ -52,7 +52,7 @@ class Bench:
 
 @contextlib.contextmanager
 def working(backend: Backend, warm_up: Callable[[Run], BatchLimits] = lambda _: LIMITS) -> Iterator[Bench]:
-    """A started worker, stopped in the end."""
+    """A started worker, stopped at the end."""
     ended = threading.Event()
     forward = Forward(backend, tiny.tasks(), 0)
     metrics = Metrics(tiny.tasks())
@@ -66,7 +66,7 @@ def working(backend: Backend, warm_up: Callable[[Run], BatchLimits] = lambda _: 
 
 
 async def test_rows_that_wait_together_run_together() -> None:
-    """A batch is formed when the device is free: whatever has come in the meantime, without a timer."""
+    """When the device becomes free, the rows that have arrived in the meantime form a batch, without a timer."""
     backend = GatedBackend()
     with working(backend) as bench:
         backend.shut()
@@ -80,7 +80,7 @@ async def test_rows_that_wait_together_run_together() -> None:
 
 
 async def test_the_next_batch_is_started_while_one_runs_and_no_further_one() -> None:
-    """Where the device runs by itself one batch is ahead; what is left in line is taken when there is room again."""
+    """With an asynchronous backend one batch is started ahead; other rows wait in the queue."""
     backend = GatedBackend(is_async=True)
     with working(backend) as bench:
         backend.shut()
@@ -94,7 +94,7 @@ async def test_the_next_batch_is_started_while_one_runs_and_no_further_one() -> 
 
 
 async def test_expired_and_cancelled_rows_are_dropped_with_the_next_batch_started() -> None:
-    """With two batches on the device, what leaves the line in the meantime never gets there."""
+    """Rows that expire or are cancelled while two batches are on the device are never run."""
     backend = GatedBackend(is_async=True)
     with working(backend) as bench:
         backend.shut()
@@ -114,8 +114,8 @@ async def test_expired_and_cancelled_rows_are_dropped_with_the_next_batch_starte
 
 
 @pytest.mark.parametrize("at_start", [False, True])
-async def test_a_failing_batch_that_overlaps_hurts_only_the_row_that_fails(at_start: bool) -> None:
-    """Wherever it fails, in its start or later, and whatever is on the device before and behind it."""
+async def test_an_asynchronous_batch_that_fails_hurts_only_the_row_that_fails(at_start: bool) -> None:
+    """A failing row fails alone, whether its batch fails at the start or later, and with other batches before and after it."""
     backend = FailingBackend(lambda batch: POISON in batch.input_ids, is_async=True)
     gate = GatedBackend(backend, is_async=True)
     if at_start:
@@ -133,7 +133,7 @@ async def test_a_failing_batch_that_overlaps_hurts_only_the_row_that_fails(at_st
 
 
 async def test_a_device_that_is_lost_with_two_batches_on_it_answers_everybody() -> None:
-    """The rows of both, and those in line, get an error."""
+    """A lost device fails the rows of both batches on it and the queued rows."""
     backend = FailingBackend(lambda _: True, DeviceLost("gone"), is_async=True)
     gate = GatedBackend(backend, is_async=True)
     with working(gate) as bench:
@@ -149,7 +149,7 @@ async def test_a_device_that_is_lost_with_two_batches_on_it_answers_everybody() 
 
 
 async def test_the_limits_of_the_warm_up_hold() -> None:
-    """What the warm-up returns is how batches are cut."""
+    """Batches keep to the limits that the warm-up returns."""
     backend = GatedBackend()
     with working(backend, lambda _: replace(LIMITS, max_rows=2)) as bench:
         await bench.submit(7, 8, 10, 11, 12)
@@ -157,7 +157,7 @@ async def test_the_limits_of_the_warm_up_hold() -> None:
 
 
 async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
-    """The rows of a batch that fails are run one by one; the next batch runs as if nothing had been."""
+    """The rows of a failed batch are run one by one; the next batch runs as usual."""
     backend = FailingBackend(lambda batch: POISON in batch.input_ids)
     gate = GatedBackend(backend)
     with working(gate) as bench:
@@ -175,8 +175,8 @@ async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
         assert len((await bench.submit(8)).logits) == 1
 
 
-async def test_it_is_not_ready_while_the_known_good_row_fails() -> None:
-    """Readiness is what the last forward says; a request to recover makes it try again."""
+async def test_it_is_not_ready_while_the_probe_row_fails() -> None:
+    """The worker is ready if its last forward succeeded; `recover` makes it try the probe row again."""
     backend = FailingBackend(lambda _: True)
     with working(backend) as bench:
         with pytest.raises(InternalError):
@@ -192,7 +192,7 @@ async def test_it_is_not_ready_while_the_known_good_row_fails() -> None:
 
 
 async def test_an_expired_row_never_reaches_the_device() -> None:
-    """A row whose deadline passes in line is told so, and not run."""
+    """A row whose deadline passes in the queue fails with DeadlineExceeded and is not run."""
     backend = GatedBackend()
     with working(backend) as bench:
         backend.shut()
@@ -208,7 +208,7 @@ async def test_an_expired_row_never_reaches_the_device() -> None:
 
 
 async def test_stopping_answers_what_was_accepted() -> None:
-    """After stop nothing is taken, and everything that was is answered before the thread ends."""
+    """After `stop` no row is accepted, and all accepted rows are answered before the thread ends."""
     backend = GatedBackend()
     with working(backend) as bench:
         backend.shut()
@@ -228,7 +228,7 @@ async def test_stopping_answers_what_was_accepted() -> None:
 
 
 async def test_stopping_takes_no_longer_than_it_may() -> None:
-    """When a batch does not end, stop gives up and says so."""
+    """If a batch does not end in time, `stop` returns False."""
     backend = GatedBackend()
     with working(backend) as bench:
         backend.shut()
@@ -240,7 +240,7 @@ async def test_stopping_takes_no_longer_than_it_may() -> None:
 
 
 async def test_a_lost_device_ends_the_worker_and_answers_everybody() -> None:
-    """When no forward can succeed any more, rows in hand and rows in line get an error, and the end is announced."""
+    """When the device is lost, running and queued rows get an error, and `on_exit` is called."""
     backend = FailingBackend(lambda batch: POISON in batch.input_ids, DeviceLost("gone"))
     gate = GatedBackend(backend)
     with working(gate) as bench:
@@ -261,7 +261,7 @@ async def test_a_lost_device_ends_the_worker_and_answers_everybody() -> None:
 
 
 async def test_it_is_ready_after_the_warm_up_only() -> None:
-    """The warm-up runs in the worker's thread, with the forward that batches get."""
+    """The worker is not ready before its warm-up, which runs in its thread with the forward of batches, has returned."""
     gate = threading.Event()
     seen: list[int] = []
 
@@ -278,7 +278,7 @@ async def test_it_is_ready_after_the_warm_up_only() -> None:
 
 
 async def test_a_failed_warm_up_ends_the_worker() -> None:
-    """What the warm-up raises is kept for whoever started the worker."""
+    """An error of the warm-up ends the worker and is its `failure`."""
 
     def warm_up(_: Run) -> BatchLimits:
         raise ValueError("wrong answers")
@@ -290,7 +290,7 @@ async def test_a_failed_warm_up_ends_the_worker() -> None:
 
 
 async def test_a_cancelled_row_is_not_run() -> None:
-    """Rows leave the line when nobody wants them, and are counted once; rows that are being run are left alone."""
+    """Cancelled rows leave the queue and are counted once; rows that are running are not affected."""
     backend = GatedBackend()
     with working(backend) as bench:
         backend.shut()
@@ -308,7 +308,7 @@ async def test_a_cancelled_row_is_not_run() -> None:
 
 
 async def test_streams_run_side_by_side() -> None:
-    """Where the device takes two batches at a time, neither waits for the other; a third one waits."""
+    """With two streams two batches run at the same time, and a third waits."""
     backend = GatedBackend(num_streams=2)
     with working(backend) as bench:
         backend.shut()
@@ -322,7 +322,7 @@ async def test_streams_run_side_by_side() -> None:
 
 
 async def test_idle_streams_share_what_comes() -> None:
-    """The rows of one request are divided between those that have nothing to do, and put together again in order."""
+    """The rows of one request are divided between idle streams, and their results are in order."""
     backend = GatedBackend(num_streams=2)
     with working(backend) as bench:
         backend.shut()
@@ -337,7 +337,7 @@ async def test_idle_streams_share_what_comes() -> None:
 
 
 async def test_a_device_that_is_lost_in_one_stream_ends_them_all() -> None:
-    """Rows in line get an error at once, the batches of other streams are answered, and then it is over."""
+    """When one stream loses the device, queued rows fail at once, batches of other streams are answered, and the worker ends."""
     backend = FailingBackend(lambda batch: POISON in batch.input_ids, DeviceLost("gone"), num_streams=2)
     gate = GatedBackend(backend, num_streams=2)
     with working(gate) as bench:
@@ -353,7 +353,7 @@ async def test_a_device_that_is_lost_in_one_stream_ends_them_all() -> None:
 
 
 async def test_one_stream_that_fails_makes_it_not_ready() -> None:
-    """It is tried again when somebody asks, though the others have nothing to complain about."""
+    """After a failure in one of two streams the worker is not ready until `recover` succeeds."""
     backend = FailingBackend(lambda batch: POISON in batch.input_ids or fails, num_streams=2)
     fails = True
     with working(backend) as bench:

@@ -1,4 +1,4 @@
-"""Cutting: rows of about one length together, little padding where much waits, no forward too many where little does."""
+"""Batch selection: rows of similar length, little padding if many rows wait, few forwards if few do."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ GPU = BatchLimits(max_rows=256, token_budget=16_384, forward_tokens=1500, max_wa
 
 
 def row(length: int, *, task_id: int = 0) -> Row[None]:
-    """A row with nothing in it."""
+    """A row without a payload."""
     return Row(task_id, length, math.inf, None)
 
 
 def batches(limits: BatchLimits, lengths: list[int]) -> list[list[int]]:
-    """Lengths in each batch, in order, when a request with these rows is all that waits."""
+    """Row lengths of each batch, in order, when a request with these rows is alone in the queue."""
     queue: FairQueue[None] = FairQueue(limits)
     queue.admit([row(length) for length in lengths], now=0)
     taken = []
@@ -45,17 +45,17 @@ def batches(limits: BatchLimits, lengths: list[int]) -> list[list[int]]:
 def test_rows_share_a_batch_when_that_is_cheaper_than_another_forward(
     lengths: list[int], expected: list[list[int]]
 ) -> None:
-    """With a forward that costs as much as 32 tokens, few rows that wait are batched as is best for them all."""
+    """If a forward costs as much as 32 tokens, a few waiting rows are batched at the least total cost."""
     assert batches(CPU, lengths) == expected
 
 
 def test_a_forward_that_costs_much_is_run_once() -> None:
-    """Where padding is cheaper than another forward all that waits is one batch."""
+    """If padding is cheaper than another forward, all waiting rows are one batch."""
     assert batches(GPU, [5, 30, 90, 12]) == [[5, 12, 30, 90]]
 
 
-def test_of_rows_of_one_length_those_of_lanes_that_have_nothing_else_go_first() -> None:
-    """A bulk task does not fill the batches of its length before other tasks' only rows are in them."""
+def test_of_rows_of_one_length_single_rows_of_their_task_go_first() -> None:
+    """Single rows of other tasks enter the batches of their length before the many rows of a bulk task."""
     queue: FairQueue[None] = FairQueue(CPU)
     queue.admit([row(8) for _ in range(500)], now=0)
     queue.take(now=0)
@@ -65,8 +65,8 @@ def test_of_rows_of_one_length_those_of_lanes_that_have_nothing_else_go_first() 
     assert set(quiet) <= {*queue.take(now=0).rows, *queue.take(now=0).rows}
 
 
-def test_a_lane_with_its_fill_leaves_room_for_others() -> None:
-    """Rows over a task's own limit wait for the next batch, rows of other tasks take their places."""
+def test_a_task_with_its_maximum_of_rows_leaves_room_for_others() -> None:
+    """A batch with `max_rows` rows of a task is filled with rows of other tasks."""
     queue: FairQueue[None] = FairQueue(CPU, {0: TaskPolicy(max_rows=3)})
     queue.admit([row(8) for _ in range(10)], now=0)
     queue.admit([row(9, task_id=1) for _ in range(10)], now=0)
@@ -79,7 +79,7 @@ def test_a_lane_with_its_fill_leaves_room_for_others() -> None:
 def test_padding_is_under_a_tenth_of_every_batch_while_much_waits(
     generator: np.random.Generator, limits: BatchLimits
 ) -> None:
-    """Whatever the lengths are, once ten times as many tokens are in front as a forward costs."""
+    """Padding is at most a tenth of each batch once ten times as many tokens wait as a forward costs."""
     spread = float(generator.uniform(0, 2))
     queue: FairQueue[None] = FairQueue(replace(limits, max_waiting_tokens=10**9))
     queue.admit([row(min(384, max(2, int(generator.lognormal(3, spread))))) for _ in range(900)], now=0)
@@ -91,7 +91,7 @@ def test_padding_is_under_a_tenth_of_every_batch_while_much_waits(
 
 @pytest.mark.parametrize("limits", [CPU, GPU])
 def test_padding_of_a_full_queue_of_nine_tasks(limits: BatchLimits) -> None:
-    """With texts as long as those of nine real tasks, short ones, pairs and passages, it is under a tenth over all."""
+    """With the text lengths of nine real tasks, padding is less than a tenth of all batches together."""
     generator = np.random.default_rng(0)
     medians = [(14, 0.45)] * 4 + [(30, 0.4)] * 4 + [(150, 0.4)]
     queue: FairQueue[None] = FairQueue(limits)

@@ -1,4 +1,4 @@
-"""The queue: nothing lost, nothing twice, every bound kept, whatever comes in whatever order."""
+"""Queue: no row is lost or run twice, and every bound holds, for any order of operations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from polytask.service.scheduling.queue import BatchLimits, Closed, FairQueue, Fu
 
 LIMITS = BatchLimits(max_rows=4, token_budget=64, forward_tokens=12, max_waiting_tokens=400)
 PLAIN = replace(LIMITS, forward_tokens=0)
-"""Where forwards cost nothing by themselves, so that a rate is tokens over seconds."""
+"""Forwards have no fixed cost, so that a rate is tokens over seconds."""
 POLICIES = {
     1: TaskPolicy(weight=4, max_waiting_tokens=150),
     2: TaskPolicy(max_rows=2),
@@ -29,7 +29,7 @@ UNBOUNDED = 10**9
 
 
 def row(length: int = 8, *, task_id: int = 0, deadline: float = math.inf) -> Row[str]:
-    """A row with nothing in it."""
+    """A row without a payload."""
     return Row(task_id, length, deadline, "")
 
 
@@ -41,7 +41,7 @@ def admit_alone(queue: FairQueue[str], rows: Sequence[Row[str]]) -> None:
 
 @dataclass
 class Run:
-    """What became of the rows of a run."""
+    """The rows of a run by their state."""
 
     waiting: list[Row[str]] = field(default_factory=list)
     ran: list[Row[str]] = field(default_factory=list)
@@ -70,18 +70,18 @@ operations = st.lists(
 
 @given(operations)
 def test_every_row_ends_once_and_every_batch_is_within_bounds(steps: list[object]) -> None:
-    """Whatever is admitted, taken and cancelled in whatever order: each row ends once, and each batch is legal."""
+    """For any order of admissions, batches and cancellations, each row ends once and each batch keeps to the limits."""
     queue: FairQueue[str] = FairQueue(LIMITS, POLICIES)
     run = Run()
     for now, step in enumerate([*steps, *["take"] * 200]):
         match step:
             case list():
                 admit(queue, run, step, now)
-            case ("cancel", int(place)):
-                gone = run.waiting[place : place + 3]
-                assert queue.cancel(gone) == list(gone)
-                run.cancelled += gone
-                run.waiting = [waiting for waiting in run.waiting if waiting not in gone]
+            case ("cancel", int(start)):
+                unwanted = run.waiting[start : start + 3]
+                assert queue.cancel(unwanted) == list(unwanted)
+                run.cancelled += unwanted
+                run.waiting = [waiting for waiting in run.waiting if waiting not in unwanted]
             case _:
                 take(queue, run, now)
         assert len(queue) == len(run.waiting)
@@ -100,27 +100,30 @@ def tokens_by_task(rows: Sequence[Row[str]]) -> dict[int, int]:
 
 
 def admit(queue: FairQueue[str], run: Run, rows: list[Row[str]], now: float) -> None:
-    """Admits a request; it is refused exactly when the line or its task's quota has no room for it, and then whole."""
-    in_lane = tokens_by_task([*run.waiting, *rows])[rows[0].task_id]
-    quota = POLICIES.get(rows[0].task_id, TaskPolicy()).max_waiting_tokens or UNBOUNDED
-    line_full = sum(tokens_by_task([*run.waiting, *rows]).values()) > LIMITS.max_waiting_tokens
+    """Admits a request and checks that it is refused, as a whole, exactly if the queue or the quota of one of its tasks has no room."""
+    tokens = tokens_by_task([*run.waiting, *rows])
+    queue_full = sum(tokens.values()) > LIMITS.max_waiting_tokens
+    over_quota = any(
+        tokens[task_id] > (POLICIES.get(task_id, TaskPolicy()).max_waiting_tokens or UNBOUNDED)
+        for task_id in {row.task_id for row in rows}
+    )
     try:
         queue.admit(rows, now)
     except QuotaFull:
-        assert in_lane > quota
-        assert not line_full
+        assert over_quota
+        assert not queue_full
         run.refused += rows
     except Full:
-        assert line_full
+        assert queue_full
         run.refused += rows
     else:
-        assert in_lane <= quota
-        assert not line_full
+        assert not over_quota
+        assert not queue_full
         run.waiting += rows
 
 
 def take(queue: FairQueue[str], run: Run, now: float) -> None:
-    """Takes a batch and checks it against all that is promised about batches."""
+    """Takes a batch and checks every bound of batches."""
     rows, expired = queue.take(now)
     assert all(row.deadline <= now for row in expired)
     assert all(row.deadline > now for row in rows)
@@ -150,7 +153,7 @@ weights = st.sampled_from([0.25, 1.0, 2.0, 5.0])
 def test_no_row_waits_for_more_batches_than_is_stated(
     weights: list[float], steps: list[tuple[int, list[int]] | None]
 ) -> None:
-    """Whatever comes later, a row is in batch 2 n + 1 at the latest, n being the rows that may go before it."""
+    """A row is in batch 2 n + 1 at the latest, where n is the number of rows that may go before it."""
     shortest, longest = 3, 60
     queue: FairQueue[str] = FairQueue(
         replace(LIMITS, max_waiting_tokens=UNBOUNDED),
@@ -160,14 +163,14 @@ def test_no_row_waits_for_more_batches_than_is_stated(
     for step in [*steps, *[None] * sum(len(step[1]) for step in steps if step)]:
         if step is not None:
             task_id, rows = step[0], [row(length, task_id=step[0]) for length in step[1]]
-            for place, added in enumerate(rows):
-                tokens = sum(row.num_tokens for row in (*waiting, *rows[:place]) if row.task_id == task_id)
+            for index, added in enumerate(rows):
+                tokens = sum(row.num_tokens for row in (*waiting, *rows[:index]) if row.task_id == task_id)
                 later = sum(
                     1 + weight * (tokens + longest) / weights[task_id] / shortest
                     for other, weight in enumerate(weights)
                     if other != task_id
                 )
-                waiting[added] = 2 * (len(queue) + place + later) + 1
+                waiting[added] = 2 * (len(queue) + index + later) + 1
             queue.admit(rows, now=0)
             continue
         for taken in queue.take(now=0).rows:
@@ -179,21 +182,21 @@ def test_no_row_waits_for_more_batches_than_is_stated(
 
 @settings(max_examples=20)
 @given(generators, st.lists(weights, min_size=3, max_size=3), st.sampled_from([4, 9, 40]))
-def test_lanes_that_have_rows_waiting_get_tokens_by_their_weights(
+def test_busy_tasks_get_tokens_by_their_weights(
     generator: np.random.Generator, weights: list[float], most: int
 ) -> None:
-    """Over any time in which two lanes are never short of rows, what left them over their weights differs little."""
+    """While two tasks always have rows waiting, their tokens that were run over their weights differ by at most the stated bound."""
     queue: FairQueue[str] = FairQueue(
         replace(LIMITS, max_waiting_tokens=UNBOUNDED),
         {task_id: TaskPolicy(weight=weight) for task_id, weight in enumerate(weights)},
     )
-    front, longest = LOOK_AHEAD * LIMITS.token_budget, 40
+    window, longest = LOOK_AHEAD * LIMITS.token_budget, 40
     served, ahead = Counter[int](), [0.0]
     for _ in range(150):
-        # Two lanes have more than the front can hold of them; the third comes and goes.
+        # Two tasks have more rows than the window can hold; the third comes and goes.
         for task_id, enough in (
-            (0, front + 3 * longest),
-            (1, front + 3 * longest),
+            (0, window + 3 * longest),
+            (1, window + 3 * longest),
             (2, int(generator.choice([0, 200]))),
         ):
             while queue.waiting().get(task_id, Waiting(0, 0)).tokens < enough:
@@ -202,15 +205,15 @@ def test_lanes_that_have_rows_waiting_get_tokens_by_their_weights(
         for taken in queue.take(now=0).rows:
             served[taken.task_id] += taken.num_tokens
         ahead.append(served[0] / weights[0] - served[1] / weights[1])
-    assert max(ahead) - min(ahead) <= (front + 2 * longest) * (1 / weights[0] + 1 / weights[1])
+    assert max(ahead) - min(ahead) <= (window + 2 * longest) * (1 / weights[0] + 1 / weights[1])
 
 
 @settings(max_examples=40)
 @given(generators, st.integers(1, 90), st.integers(1, 150), st.booleans())
-def test_a_row_of_an_idle_lane_is_in_the_next_two_batches(
+def test_a_row_of_an_idle_task_is_in_the_next_two_batches(
     generator: np.random.Generator, length: int, batches: int, mix: bool
 ) -> None:
-    """However long the line of a bulk task is, and whatever their lengths: with the batch that is running, three."""
+    """The first row of an idle task is in one of the next two batches, however many rows a bulk task has queued."""
     policies = {1: TaskPolicy(mix=mix)}
     queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED), policies)
     for _ in range(batches):
@@ -223,10 +226,10 @@ def test_a_row_of_an_idle_lane_is_in_the_next_two_batches(
 
 @settings(max_examples=40)
 @given(generators, st.lists(st.integers(1, 8), min_size=1, max_size=6), st.integers(1, 60))
-def test_rows_of_a_lane_that_is_behind_are_in_every_second_batch(
+def test_rows_of_the_least_served_task_are_in_every_second_batch(
     generator: np.random.Generator, lengths: list[int], batches: int
 ) -> None:
-    """Rows of an interactive task that come at once do not wait for each other behind what a bulk task has in line."""
+    """Rows of an interactive task that arrive together are in every second batch, however many rows a bulk task has queued."""
     queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     for _ in range(batches):
         queue.admit([row(int(generator.integers(30, 60))) for _ in range(12)], now=0)
@@ -243,7 +246,7 @@ def test_rows_of_a_lane_that_is_behind_are_in_every_second_batch(
 
 
 def test_a_row_longer_than_the_budget_runs_alone() -> None:
-    """The budget does not lock a long row out."""
+    """A row longer than the token budget is run, alone."""
     queue: FairQueue[str] = FairQueue(LIMITS)
     long, short = row(90), row(1)
     queue.admit([long, short], now=0)
@@ -260,7 +263,7 @@ def test_a_batch_mixes_tasks() -> None:
 
 
 def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
-    """Rows of quiet tasks are in the next batch of their length, however long the line of a busy task is."""
+    """Rows of quiet tasks are in the next batch of their length, however many rows a busy task has queued."""
     queue: FairQueue[str] = FairQueue(
         BatchLimits(max_rows=4, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000)
     )
@@ -272,8 +275,8 @@ def test_a_task_with_many_rows_does_not_hide_a_task_with_one() -> None:
     assert len(queue) == 502 - 8
 
 
-def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
-    """A second row of a task does not go before the first row of another."""
+def test_more_tasks_than_a_batch_has_rows_take_turns() -> None:
+    """The second row of a task does not go before the first row of another task."""
     queue: FairQueue[str] = FairQueue(
         BatchLimits(max_rows=1, token_budget=64, forward_tokens=0, max_waiting_tokens=10_000)
     )
@@ -283,7 +286,7 @@ def test_more_lanes_than_a_batch_has_rows_take_turns() -> None:
 
 
 def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
-    """Rows of idle lanes go first in every second batch only, though there are always some."""
+    """Rows of idle tasks go first only in every second batch, even if there are always some."""
     queue: FairQueue[str] = FairQueue(LIMITS)
     second = row(60)
     queue.admit([row(60), second], now=0)
@@ -291,23 +294,23 @@ def test_a_stream_of_single_rows_does_not_starve_a_task_with_several() -> None:
         queue.admit([row(3, task_id=5 + batch % 7)], now=0)
         if second in queue.take(now=0).rows:
             return
-    raise AssertionError("the second row is still in line")
+    raise AssertionError("the second row is still queued")
 
 
 @given(st.integers(1, 30), lengths, lengths)
-def test_beside_one_busy_lane_a_row_of_an_idle_one_is_in_the_next_batch(before: int, own: int, bulk: int) -> None:
-    """However many batches the busy lane alone has had, and whatever lengths they have."""
+def test_beside_one_busy_task_a_row_of_an_idle_one_is_in_the_next_batch(before: int, own: int, bulk: int) -> None:
+    """If only one other task is busy, the first row of an idle task is in the next batch, for any lengths."""
     queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     queue.admit([row(bulk) for _ in range(4 * before + 100)], now=0)
     for _ in range(before):
         queue.take(now=0)
-    fresh = row(own, task_id=1)
-    queue.admit([fresh], now=0)
-    assert fresh in queue.take(now=0).rows
+    first = row(own, task_id=1)
+    queue.admit([first], now=0)
+    assert first in queue.take(now=0).rows
 
 
-def test_a_row_behind_one_of_its_own_lane_is_in_one_of_the_next_two_batches() -> None:
-    """The batch after that one's is the busy lane's: every second one takes the row that waits longest."""
+def test_a_second_row_of_a_task_is_in_one_of_the_next_two_batches() -> None:
+    """A row of a task that was just served is in one of the next two batches: every second one starts from its task."""
     queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     queue.admit([row(5) for _ in range(100)], now=0)
     queue.take(now=0)
@@ -322,9 +325,9 @@ def test_a_row_behind_one_of_its_own_lane_is_in_one_of_the_next_two_batches() ->
 
 
 def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> None:
-    """A task whose rows were cancelled or have expired is an idle one."""
+    """A task whose rows were all cancelled or have expired counts as idle."""
     queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
-    given_up = [row(40, task_id=1, deadline=5 if place % 2 else math.inf) for place in range(30)]
+    given_up = [row(40, task_id=1, deadline=5 if number % 2 else math.inf) for number in range(30)]
     queue.admit([row(40) for _ in range(1000)], now=0)
     queue.admit(given_up, now=0)
     for _ in range(20):
@@ -338,8 +341,8 @@ def test_rows_that_never_ran_do_not_make_the_next_row_of_their_task_wait() -> No
     assert again in [*queue.take(now=6).rows, *queue.take(now=6).rows]
 
 
-def test_full_tells_when_there_will_be_room() -> None:
-    """The estimate is what has to leave the line, at the rate of the last batches."""
+def test_full_has_the_time_until_there_is_room() -> None:
+    """`wait_s` is the number of excess tokens over the rate of the last batches."""
     queue: FairQueue[str] = FairQueue(PLAIN)
     queue.admit([row(50) for _ in range(8)], now=0)
     with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
@@ -351,8 +354,8 @@ def test_full_tells_when_there_will_be_room() -> None:
     assert measured.value.wait_s == pytest.approx(30 / 50)
 
 
-def test_a_row_that_would_expire_in_line_is_refused() -> None:
-    """A request is not accepted when what is before it takes longer than its deadline allows."""
+def test_a_row_that_would_expire_in_the_queue_is_refused() -> None:
+    """A request is refused if the tokens before it take longer than its deadline allows."""
     queue: FairQueue[str] = FairQueue(PLAIN)
     queue.batch_done([row(100)], seconds=2)
     queue.admit([row(50) for _ in range(4)], now=10)
@@ -364,7 +367,7 @@ def test_a_row_that_would_expire_in_line_is_refused() -> None:
 
 
 def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
-    """Each row enters its own lane; where one lane has no room for its part, none takes anything."""
+    """Each row enters the queue of its own task; if one task has no room, no row is admitted."""
     queue: FairQueue[str] = FairQueue(LIMITS, POLICIES)
     queue.admit([row(30), row(40, task_id=1), row(50, task_id=1), row(20, task_id=3)], now=0)
     several = {0: Waiting(1, 30), 1: Waiting(2, 90), 3: Waiting(1, 20)}
@@ -379,7 +382,7 @@ def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
 
 
 def test_tasks_that_come_together_count_as_neighbours() -> None:
-    """What a lane can be sure of is its share among all lanes that will then have rows."""
+    """The rate that a task can count on is its share among all tasks that will then have rows."""
     alone: FairQueue[str] = FairQueue(LIMITS)
     alone.batch_done([row(100, task_id=9)], seconds=1)
     alone.admit([row(40, deadline=3), row(10, deadline=3)], now=0)
@@ -390,7 +393,7 @@ def test_tasks_that_come_together_count_as_neighbours() -> None:
 
 
 def test_what_there_is_no_room_for_is_known_beforehand() -> None:
-    """What is refused before it is there is refused as the row itself would be, behind what comes before it."""
+    """`require_room` refuses a row with the wait that `admit` would give; with an empty queue it refuses nothing."""
     queue: FairQueue[str] = FairQueue(PLAIN)
     queue.batch_done([row(100)], seconds=2)
     queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
@@ -410,7 +413,7 @@ def test_what_there_is_no_room_for_is_known_beforehand() -> None:
 
 
 def test_a_quota_is_known_beforehand_too() -> None:
-    """What comes before in other lanes does not count for it."""
+    """Tokens of other tasks that come first do not count towards a task's quota."""
     queue: FairQueue[str] = FairQueue(LIMITS, POLICIES)
     queue.admit([row(50, task_id=1) for _ in range(2)], now=0)
     queue.require_room(1, num_tokens=50, before=200, deadline=99, now=0)
@@ -419,7 +422,7 @@ def test_a_quota_is_known_beforehand_too() -> None:
 
 
 def test_a_closed_queue_gives_but_does_not_take() -> None:
-    """After closing, what is in line can still be run."""
+    """A closed queue admits no rows, but its rows can still be taken."""
     queue: FairQueue[str] = FairQueue(LIMITS)
     accepted = row()
     queue.admit([accepted], now=0)
@@ -440,7 +443,7 @@ def test_it_says_what_is_waiting_and_for_how_long() -> None:
 
 
 def test_a_cancelled_row_makes_room_at_once() -> None:
-    """What a client no longer wants does not count against the others."""
+    """Cancelled rows make room for others at once."""
     queue: FairQueue[str] = FairQueue(LIMITS)
     rows = [row(50) for _ in range(8)]
     queue.admit(rows, now=0)
@@ -451,7 +454,7 @@ def test_a_cancelled_row_makes_room_at_once() -> None:
 
 @given(st.lists(lengths, min_size=1, max_size=30), st.integers(1, 6))
 def test_takers_that_share_get_parts_of_a_size(waiting: list[int], shares: int) -> None:
-    """A batch is a part of what is in line, or one row; nothing is lost by it, and a full line is cut as ever."""
+    """With several takers a batch is one part of the queue, or one row; no row is lost, and a full queue gives full batches."""
     queue: FairQueue[str] = FairQueue(replace(LIMITS, max_waiting_tokens=UNBOUNDED))
     admit_alone(queue, [row(length) for length in waiting])
     taken = 0

@@ -1,4 +1,4 @@
-"""The tiny network as a checkpoint that can be served, in memory or in a store."""
+"""The tiny network as a checkpoint, in memory or in a store."""
 
 from __future__ import annotations
 

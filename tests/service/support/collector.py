@@ -25,7 +25,7 @@ def attributes(pairs: Any) -> dict[str, Any]:
 
 @dataclass
 class Collector:
-    """What has come so far. `raw`: the bodies of requests; `resources`: what senders say of themselves."""
+    """The spans received so far. `raw`: the bodies of requests; `resources`: the attributes of the senders."""
 
     url: str
     raw: list[bytes] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Runners that do what a test needs of them: wait, or fail. Both run the real one otherwise."""
+"""Backends that wait or fail when a test wants it, and run the real backend otherwise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def real_backend() -> TorchBackend:
 
 
 class _Double:
-    """Keeps the batches that it is asked to run, and runs them."""
+    """Keeps its batches and runs them."""
 
     name = "double"
     device = "cpu"
@@ -42,9 +42,9 @@ class _Double:
 
 
 class GatedBackend(_Double):
-    """While the gate is shut, a batch that has arrived waits there. The gate is open at first.
+    """While the gate is shut, batches wait there. The gate is open at first.
 
-    With `overlaps` a batch arrives when it is started, as on a device that runs by itself.
+    With `is_async` a batch arrives when it is started.
     """
 
     def __init__(self, inner: Backend | None = None, *, is_async: bool = False, num_streams: int = 1) -> None:

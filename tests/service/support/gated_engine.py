@@ -1,4 +1,4 @@
-"""An engine process whose device waits while the file that GATE names is there, or answers wrong where WRONG is set."""
+"""An engine process whose device waits while the file GATE exists, or gives wrong answers if WRONG is set."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.service.support.doubles import GatedBackend
 
 
 def gated(network: Network) -> GatedBackend:
-    """The runner that the service gets in place of the real one, which it holds back."""
+    """The gated backend that the service gets in place of the real one."""
     backend = GatedBackend(TorchBackend(network))
     if "SHUT" in os.environ:
         backend.shut()

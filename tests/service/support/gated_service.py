@@ -37,7 +37,7 @@ class Process:
 
 @contextlib.contextmanager
 def process(store: Path, *, shut: bool = False, **variables: str) -> Iterator[Process]:
-    """A service of `tiny` in `store`, on a free port and ready to answer; but with `shut` it cannot even get warm."""
+    """A service of `tiny` in `store`, on a free port and ready to answer; with `shut` it does not get warm."""
     command = [sys.executable, "-m", "tests.service.support.gated_process"]
     environment = {
         "POLYTASK_STORE": str(store),

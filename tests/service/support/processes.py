@@ -1,4 +1,4 @@
-"""A service in processes of its own: where it listens, what it says about itself, and a way to wait for it."""
+"""Services in their own processes: their addresses, their metrics, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def polytask_serve(*flags: str) -> Iterator[str]:
 
 
 def address(popen: subprocess.Popen[str]) -> str:
-    """Where the process says that it listens. Reads on behind that, so that the pipe does not fill."""
+    """The address that the process logs. Continues to read its log, so that the pipe does not fill."""
     assert popen.stderr is not None
     for line in popen.stderr:
         if found := re.search(r'http://[^\s"]+', line):
@@ -50,7 +50,7 @@ def sample(client: httpx.Client, name: str, **labels: str) -> float:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds. Fails rather than hangs when it never does."""
+    """Returns when the condition holds; fails if it does not within the time limit."""
     end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end, "it never happened"

@@ -1,4 +1,4 @@
-"""A service in this process, as its clients see it, and a way to wait for what happens in it."""
+"""A service in this process, as clients see it, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Service:
         return await self.client.post(f"/v1/tasks/{task}/predict", json={"inputs": inputs}, **options)
 
     async def metric(self, sample: str) -> float:
-        """The value of a sample, by its name and labels as on the page."""
+        """The value of a sample, by its name and labels as on the metrics page."""
         for line in (await self.client.get("/metrics")).text.splitlines():
             if line.startswith(f"{sample} "):
                 return float(line.removeprefix(f"{sample} "))
         raise AssertionError(f"no sample {sample}")
 
     def num_waiting(self) -> int:
-        """Rows in line."""
+        """Number of queued rows."""
         return sum(waiting.rows for waiting in self.worker.queue.waiting()[0].values())
 
 
@@ -66,7 +66,7 @@ async def serving(backend: Backend | None = None, *, warm: bool = True, **settin
 
 
 async def hold(service: Service, backend: GatedBackend) -> asyncio.Task[httpx.Response]:
-    """Keeps the device busy until the gate opens: the request that does so, its batch at the gate."""
+    """Sends a request whose batch waits at the gate, so that the device is busy until it opens."""
     before = len(backend.batches)
     backend.shut()
     call = asyncio.create_task(service.predict("mood", "cat"))
@@ -75,7 +75,7 @@ async def hold(service: Service, backend: GatedBackend) -> asyncio.Task[httpx.Re
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds. Fails rather than hangs when it never does."""
+    """Returns when the condition holds; fails if it does not within the time limit."""
     async with asyncio.timeout(_PATIENCE_S):
         while not condition():  # noqa: ASYNC110, what happens in the worker's thread sets no event
             await asyncio.sleep(0.001)

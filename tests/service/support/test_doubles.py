@@ -1,4 +1,4 @@
-"""The doubles do what tests rely on."""
+"""Doubles: gated and failing backends behave as tests expect."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ import torch
 from polytask.model.batch import collate
 from polytask.model.encoding import Encoding
 from tests.service.support.doubles import FailingBackend, GatedBackend, real_backend
+from tests.service.support.processes import until
 
 BATCH = collate([Encoding((2, 7, 3), (0, 0, 0))], [0], token_level=False)
 
 
-def test_a_gated_runner_holds_a_batch_until_the_gate_opens() -> None:
-    """A batch that meets a shut gate has arrived, but has no outputs until the gate opens."""
+def test_a_gated_backend_holds_a_batch_until_the_gate_opens() -> None:
+    """A batch at a shut gate has arrived, but has no outputs until the gate opens."""
     backend = GatedBackend()
     backend.shut()
     outputs = []
     thread = threading.Thread(target=lambda: outputs.append(backend.run(BATCH)))
     thread.start()
-    while not backend.batches:
-        pass
+    until(lambda: bool(backend.batches))
     assert not outputs
     backend.open()
     thread.join()
     assert torch.equal(outputs[0].sentence, real_backend().run(BATCH).sentence)
 
 
-def test_a_gated_runner_that_overlaps_holds_the_outputs_only() -> None:
+def test_an_asynchronous_gated_backend_holds_only_the_outputs() -> None:
     """A batch arrives when it is started; its outputs come when the gate opens."""
     backend = GatedBackend(is_async=True)
     backend.shut()
@@ -39,7 +39,7 @@ def test_a_gated_runner_that_overlaps_holds_the_outputs_only() -> None:
     assert torch.equal(outputs().sentence, real_backend().run(BATCH).sentence)
 
 
-def test_a_failing_runner_fails_only_the_batches_it_should() -> None:
+def test_a_failing_backend_fails_only_the_chosen_batches() -> None:
     """The given error is raised where the predicate holds; other batches get the real outputs."""
     backend = FailingBackend(lambda batch: len(batch.lengths) > 1, MemoryError("full"))
     assert torch.equal(backend.run(BATCH).sentence, real_backend().run(BATCH).sentence)
