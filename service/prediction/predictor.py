@@ -34,7 +34,7 @@ _SMALL_BODY = 2048
 
 _ROWS_DECODED_AT_ONCE = 8
 _TOKENS_DECODED_AT_ONCE = 256
-"""Up to so many rows, and tokens of token-level rows, are decoded on the event loop; more are decoded on a thread."""
+"""Limits on rows, and on tokens of token-level rows, that are decoded on the event loop. More are decoded on a thread."""
 
 _THREADS = 2
 """Threads that tokenise and decode. With two, one large request does not block the others."""

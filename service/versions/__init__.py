@@ -1,1 +1,1 @@
-"""Checkpoint versions in memory: which one answers, and how another takes its place."""
+"""Versions: the checkpoints in memory, and how one is loaded, compared, activated and rolled back."""

@@ -1,1 +1,1 @@
-"""Promises that hold across the whole project."""
+"""Properties that hold across the whole project."""

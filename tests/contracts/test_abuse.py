@@ -1,4 +1,4 @@
-"""What no client should send does no harm: it is refused as documented, does not run, and leaves nothing behind."""
+"""Abuse: hostile requests are refused as documented, do not run, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WAITING, IN_FLIGHT = "polytask_queue_inputs", "polytask_requests_in_flight"
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """The tiny checkpoint, served."""
+    """The tiny checkpoint, served behind a gate."""
     store = tmp_path_factory.mktemp("store")
     checkpoints.saved(store)
     with process(store) as gated:
@@ -33,31 +33,31 @@ def gated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 @pytest.fixture
 def server(gated: Process) -> Server:
-    """The same, as a load sees it."""
+    """The service as the load generator sees it."""
     return Server(gated.client.base_url.port or 0, psutil.Process(gated.popen.pid))
 
 
 def answers(client: httpx.Client) -> list[object]:
-    """What the service says to the examples of all tasks."""
+    """The answers of the service to the examples of all tasks."""
     tasks = client.get("/v1/tasks").json()["tasks"]
     return [client.post(f"/v1/tasks/{task['name']}/predict", json=task["example"]).json()["answers"] for task in tasks]
 
 
-def test_generated_calls_get_what_the_document_shows(gated: Process) -> None:
-    """Valid or not, a call gets a status, a content type and fields that /openapi.json has, and none fails."""
+def test_generated_calls_get_documented_responses(gated: Process) -> None:
+    """Every generated call, valid or not, gets a status, content type and fields of /openapi.json, and none is a 5xx."""
     statuses = generated_calls(str(gated.client.base_url), CALLS)
     assert statuses.keys() >= {200, 404, 422}
 
 
 def test_bodies_that_are_no_requests_are_refused(gated: Process) -> None:
-    """Bytes, other encodings, endless nesting, huge texts: each is a 4xx with a problem, and answers stay what they were."""
+    """Binary data, other encodings, deep nesting and huge texts are 4xx with a problem, and later answers are unchanged."""
     before = answers(gated.client)
     assert hostile_bodies(gated.client, BODIES) == []
     assert answers(gated.client) == before
 
 
 def test_rows_of_aborted_requests_do_not_run(gated: Process, server: Server) -> None:
-    """A hundred connections that close while a batch runs: their rows are dropped, counted, and never on the device."""
+    """The rows of a hundred connections that close while a batch runs are dropped, counted, and never run."""
     request = post("/v1/tasks/mood/predict", {"inputs": ["the cat sat"]})
     ran, dropped = gated.sample(RAN), gated.sample(DROPPED)
     files = server.open_files()
@@ -74,7 +74,7 @@ def test_rows_of_aborted_requests_do_not_run(gated: Process, server: Server) -> 
 
 
 def test_nothing_is_left_behind(gated: Process, server: Server) -> None:
-    """Requests, of which some are hostile and some nobody waits for, leave neither memory nor files taken."""
+    """After many requests, some hostile and some aborted, neither memory nor open files have grown."""
     first, last = flat(server, gated.client, REQUESTS)
     assert last.files <= first.files
     assert last.memory_mb < first.memory_mb + GROWTH_MB

@@ -1,4 +1,4 @@
-"""The embedded checkpoint is whole, small, better than trivial, and gives the answers it was published with."""
+"""The embedded checkpoint: complete, small, better than trivial, and with the answers that it was published with."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ PROMISED = {
 
 @pytest.fixture(scope="module")
 def demo() -> Checkpoint:
-    """The version that `make serve` serves; loading it checks every hash."""
+    """The version that `make serve` serves; loading it verifies every hash."""
     return load(resolve(DEFAULT_STORE, "demo"))
 
 
-def test_it_has_every_kind_of_task(demo: Checkpoint) -> None:
-    """Nine tasks cover all seven kinds, in one delta over the backbone of at most 25 MB."""
+def test_the_demo_has_every_kind_of_task(demo: Checkpoint) -> None:
+    """Nine tasks cover all seven kinds, in one delta of at most 25 MB over the backbone."""
     assert len(demo.manifest.tasks) == 9
     assert {task.kind for task in demo.manifest.tasks} == set(Kind)
     assert demo.manifest.base is not None
     assert sum(file.stat().st_size for file in resolve(DEFAULT_STORE, "demo").iterdir()) <= MAX_BYTES
 
 
-def test_its_metrics_are_what_is_promised(demo: Checkpoint) -> None:
+def test_the_demo_has_the_promised_metrics(demo: Checkpoint) -> None:
     """The four promised figures are reached, and every main metric is above its trivial baseline."""
     for name, (metric, least) in PROMISED.items():
         assert demo.manifest.metrics[name][metric] >= least
@@ -45,8 +45,8 @@ def test_its_metrics_are_what_is_promised(demo: Checkpoint) -> None:
         assert demo.manifest.metrics[task.name][main] > demo.manifest.baselines[task.name][main] + 0.05
 
 
-def test_its_card_says_what_its_manifest_says(demo: Checkpoint) -> None:
-    """The card's row of each task has the main metric and the baseline of the manifest, and names a licence."""
+def test_the_card_of_the_demo_agrees_with_its_manifest(demo: Checkpoint) -> None:
+    """The card's row of each task has the main metric and baseline of the manifest, and names a licence."""
     card = (resolve(DEFAULT_STORE, "demo") / "card.md").read_text(encoding="utf-8")
     for task in demo.manifest.tasks:
         (row,) = [line for line in card.splitlines() if line.startswith(f"| `{task.name}` |")]
@@ -56,8 +56,8 @@ def test_its_card_says_what_its_manifest_says(demo: Checkpoint) -> None:
         assert cells[-1]
 
 
-def test_it_repeats_its_golden_answers(demo: Checkpoint) -> None:
-    """The golden examples, some for each task, get the answers that are stored with them."""
+def test_the_demo_repeats_its_golden_answers(demo: Checkpoint) -> None:
+    """The golden examples of every task get the answers that are stored with them."""
     tasks, encoder = demo.manifest.tasks, InputEncoder(demo.tokenizer)
     assert {golden.task for golden in demo.manifest.goldens} == {task.name for task in tasks}
     forward = Forward(TorchBackend(demo.network), tasks, encoder.pad_id)

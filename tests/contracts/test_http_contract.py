@@ -1,4 +1,4 @@
-"""The HTTP interface as clients know it. A line that changes here breaks somebody: it needs a reason and a changelog entry."""
+"""The HTTP contract. A changed line here breaks clients, so it needs a reason and a changelog entry."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def document() -> dict[str, Any]:
 
 
 def written(schema: dict[str, Any]) -> str:
-    """A schema in one line. An optional field of an object has a question mark."""
+    """A schema on one line. An optional field of an object has a question mark."""
     for alternatives in ("anyOf", "oneOf"):
         if alternatives in schema:
             return " | ".join(map(written, schema[alternatives]))
@@ -231,22 +231,22 @@ def written(schema: dict[str, Any]) -> str:
 
 
 def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> None:
-    """These are all that there are; a path shows those that it gives, of which some come only where keys are needed."""
+    """The document lists all types of problems; each path shows those that it returns, some of them only if keys are needed."""
     types = document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
     assert types == [f"urn:polytask:{name}" for name in PROBLEMS]
     elsewhere = {"bad-request", "not-found", "method-not-allowed", "head-too-large"}
     of_admins = {"not-allowed", "conflict", "several-processes"}
     of_keys = {"unauthorized", "rate-limited", "too-many-at-once"} | of_admins
-    assert shown(document) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere - of_keys}
+    assert examples_of_problems(document) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere - of_keys}
     _, keyed = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_backend())
-    assert shown(keyed.openapi()) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere}
+    assert examples_of_problems(keyed.openapi()) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere}
     admin = {path for path in keyed.openapi()["paths"] if path.startswith("/admin")}
     assert admin == {f"/admin/models{verb}" for verb in ("", "/load", "/activate", "/rollback", "/unload")}
     assert keyed.openapi()["paths"]["/livez"] == document["paths"]["/livez"], "what is open to all needs no key"
 
 
-def shown(document: dict[str, Any]) -> dict[str, int]:
-    """The problems among the examples of all responses, each under its own status."""
+def examples_of_problems(document: dict[str, Any]) -> dict[str, int]:
+    """The problems among the examples of all responses, each with its own status."""
     found: dict[str, int] = {}
     for methods in document["paths"].values():
         for operation in methods.values():
@@ -259,8 +259,8 @@ def shown(document: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def test_the_paths_and_what_they_answer(document: dict[str, Any]) -> None:
-    """These are all paths, with these statuses, and what is no answer is a problem, or an error of its protocol."""
+def test_the_paths_and_their_responses(document: dict[str, Any]) -> None:
+    """The document has these paths with these statuses; every status that is no answer has a problem, or an error of its protocol."""
     found: dict[str, dict[str, str]] = {}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
@@ -285,14 +285,14 @@ def keyed_document() -> dict[str, Any]:
     return app.openapi()
 
 
-def test_the_fields_of_everything(document: dict[str, Any], keyed_document: dict[str, Any]) -> None:
-    """Requests refuse other fields than these; responses have these; with keys there are those of /admin as well."""
+def test_the_fields_of_all_schemas(document: dict[str, Any], keyed_document: dict[str, Any]) -> None:
+    """Requests and responses have exactly these fields, requests refuse others, and keys add those of /admin."""
     assert fields_by_schema(document) == REQUESTS | RESPONSES
     assert fields_by_schema(keyed_document) == REQUESTS | RESPONSES | ADMIN
 
 
 def fields_by_schema(document: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """The fields of each object in the document; those of requests refuse others."""
+    """The fields of each object schema. Exactly the schemas of requests forbid other fields."""
     found = {}
     for name, schema in document["components"]["schemas"].items():
         if "properties" in schema:
@@ -306,7 +306,7 @@ def fields_by_schema(document: dict[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def test_the_request_body_and_header_of_predict(document: dict[str, Any]) -> None:
-    """The body is one of the requests, with an example for each task; the deadline comes in a header."""
+    """The body is one of the request schemas, with an example for each task, and the deadline is a header."""
     operation = document["paths"]["/v1/tasks/{task}/predict"]["post"]
     content = operation["requestBody"]["content"]["application/json"]
     assert written(content["schema"]) == " | ".join(name for name in list(REQUESTS)[:6])
@@ -317,8 +317,8 @@ def test_the_request_body_and_header_of_predict(document: dict[str, Any]) -> Non
     assert [parameter["name"] for parameter in operation["parameters"]] == ["task", "Polytask-Deadline-Ms"]
 
 
-def test_every_reference_in_the_document_leads_somewhere(document: dict[str, Any]) -> None:
-    """The page at /docs can show every schema."""
+def test_every_reference_in_the_document_resolves(document: dict[str, Any]) -> None:
+    """Every `$ref` names a schema of the document, so /docs can show it."""
     names = document["components"]["schemas"].keys()
 
     def references(value: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment leaves a store that verifies, and the next run publishes."""
+"""Killed training: the store stays valid whenever a run is killed, and the next run publishes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.training.support.processes import CONTEXT
 
 
 def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None) -> None:
-    """Runs in a process of its own, which dies when it reaches the moment."""
+    """Runs in its own process, which dies at the given moment."""
     torch.set_num_threads(1)
     if moment is not None:
         sys.addaudithook(_killer(*moment))
@@ -35,7 +35,7 @@ def _run(folder: Path, examples: int, log: Path, moment: tuple[str, str] | None)
 
 
 def _killer(event: str, path: str) -> Callable[[str, tuple[object, ...]], None]:
-    """Kills the process just before `event` happens to a path that ends as the pattern says."""
+    """Kills the process just before `event` on a path that ends with the pattern."""
     pattern = re.compile(rf"/store{path}\Z")
 
     def hook(happening: str, arguments: tuple[object, ...]) -> None:
@@ -60,7 +60,7 @@ def _start(folder: Path, examples: int, moment: tuple[str, str] | None = None) -
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the data and the backbone of a toy run; its store is not there yet. Reports are left out."""
+    """A folder with the data and backbone of a toy run. It has no store yet. Reports are turned off."""
     monkeypatch.setattr(pipeline, "write_report", lambda path: path)
     toy.write_backbone(tmp_path / "backbone")
     toy.write_data(tmp_path / "data", train=12, validation=4)
@@ -68,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _verified(store: Path) -> list[int]:
-    """The versions in the store, all of which verify; whatever else is there is hidden."""
+    """The versions in the store, each of which verifies. All other entries are hidden."""
     found = versions(store, "toy")
     for version in found:
         verify(store / "toy" / str(version))
@@ -102,7 +102,7 @@ _MOMENTS = {
 
 @pytest.mark.parametrize(("event", "path", "left"), _MOMENTS.values(), ids=_MOMENTS)
 def test_killed_while_publishing(folder: Path, event: str, path: str, left: list[int]) -> None:
-    """Killed at any step of saving, a version is there whole or not at all, and the next run cleans up and publishes."""
+    """After a kill at any step of saving, a version exists completely or not at all, and the next run cleans up and publishes."""
     process = _start(folder, 16, (event, path))
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -111,7 +111,7 @@ def test_killed_while_publishing(folder: Path, event: str, path: str, left: list
 
 
 def test_killed_while_training(folder: Path) -> None:
-    """Killed in the middle of training, from outside, a run has not touched the store."""
+    """A run that is killed from outside during training has not changed the store."""
     process = _start(folder, 10**9)
     log = folder / "log"
     while process.is_alive() and not (log.is_file() and "trivial baseline" in log.read_text(encoding="utf-8")):
@@ -123,8 +123,8 @@ def test_killed_while_training(folder: Path) -> None:
     _assert_the_next_run_publishes(folder, [1])
 
 
-def test_killed_with_versions_there(folder: Path) -> None:
-    """Versions that are in the store already are as they were, to the byte, when a later run is killed."""
+def test_killed_with_versions_in_the_store(folder: Path) -> None:
+    """Existing versions are byte-identical after a later run is killed."""
     _assert_the_next_run_publishes(folder, [1], resume=False)
     first = folder / "store" / "toy" / "1"
     before = {path.name: path.read_bytes() for path in first.iterdir()}

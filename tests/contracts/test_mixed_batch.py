@@ -1,4 +1,4 @@
-"""A row's answer does not depend on its batch mates: any mix of tasks, lengths and order."""
+"""Mixed batches: a row's logits do not depend on the tasks, lengths and order of the other rows."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _encoding(network: Network, row: Row) -> Encoding:
 
 
 def _logits(network: Network, rows: Sequence[Row]) -> list[Tensor]:
-    """What each row's task reads: its own slice of the logits of its own tokens."""
+    """The logits that each row's task reads: its own slice, for its own tokens."""
     encodings = [_encoding(network, row) for row in rows]
     task_ids = [task_id for task_id, _, _ in rows]
     token_level = any(network.tasks[task_id].token_level for task_id in task_ids)
@@ -74,19 +74,19 @@ def _check(network: Network, rows: list[Row]) -> None:
 
 @given(ROWS)
 def test_a_row_in_any_batch_is_the_row_alone(rows: list[Row]) -> None:
-    """Row i of a batch of any tasks, lengths and order has the logits that it has alone."""
+    """A row in a batch of any tasks, lengths and order has the logits that it has alone."""
     _check(_tiny(), rows)
 
 
 @settings(deadline=None, max_examples=12)
 @given(ROWS)
 def test_a_row_in_any_batch_is_the_row_alone_on_the_real_backbone(rows: list[Row]) -> None:
-    """The same holds for all-MiniLM-L6-v2 with conditioning of every kind in every layer."""
+    """Rows of all-MiniLM-L6-v2, with every kind of conditioning in every layer, have the logits in a batch that they have alone."""
     _check(_minilm(), rows)
 
 
 def test_the_rows_differ_enough_for_the_tolerance_to_mean_something() -> None:
-    """Another task or another text moves the logits by a hundred times the tolerance and more, on both networks."""
+    """Another task or text changes the logits by at least a hundred times the tolerance, on both networks."""
     for network in (_tiny(), _minilm()):
         one, other_text = _logits(network, [(0, 50, 1), (0, 50, 2)])
         assert (one - other_text).abs().max() > 100 * TOLERANCE

@@ -1,4 +1,4 @@
-"""What a client may ask for, over HTTP: options, errors by item, several tasks in one call."""
+"""Request options over HTTP: options, errors per item, and several tasks in one call."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def asked(service: Service, path: str, **body: Any) -> dict[str, Any]:
-    """The response to a body that is answered."""
+async def post(service: Service, path: str, **body: Any) -> dict[str, Any]:
+    """The response to a body that is accepted."""
     response = await service.client.post(path, json=body)
     assert response.status_code == 200, response.text
     found: dict[str, Any] = response.json()
@@ -50,21 +50,21 @@ async def asked(service: Service, path: str, **body: Any) -> dict[str, Any]:
 
 async def answers(service: Service, task: str, *inputs: Any, **rest: Any) -> list[Any]:
     """The answers of a task."""
-    found = (await asked(service, f"/v1/tasks/{task}/predict", inputs=inputs, **rest))["answers"]
+    found = (await post(service, f"/v1/tasks/{task}/predict", inputs=inputs, **rest))["answers"]
     assert isinstance(found, list)
     return found
 
 
 def refusal(response: httpx.Response) -> str:
-    """What is said of a body that is refused as malformed."""
+    """The detail of the refusal of a malformed body."""
     assert response.status_code == 422, response.text
     return str(response.json()["detail"])
 
 
 @pytest.mark.parametrize("truncation", ["longest_first", "right", "left", "error", "window"])
 @pytest.mark.parametrize("task", TASKS)
-async def test_what_fits_is_answered_the_same_under_every_truncation(task: str, truncation: str) -> None:
-    """To the byte the response without the option."""
+async def test_truncation_does_not_change_answers_to_short_inputs(task: str, truncation: str) -> None:
+    """For an input that fits, the response with any `truncation` is byte-identical to the one without."""
     async with serving() as service:
         url = f"/v1/tasks/{task}/predict"
         usual = await service.client.post(url, json={"inputs": [EXAMPLES[task]]})
@@ -73,8 +73,8 @@ async def test_what_fits_is_answered_the_same_under_every_truncation(task: str, 
     assert found.content == usual.content
 
 
-async def test_what_fits_is_answered_the_same_in_windows_whatever_it_is() -> None:
-    """For any short text windows change no bit of any answer."""
+async def test_windows_do_not_change_answers_to_any_short_text() -> None:
+    """For any text that fits, the response with windows is byte-identical to the one without."""
     async with serving() as service:
         loop = asyncio.get_running_loop()
 
@@ -94,8 +94,8 @@ async def test_what_fits_is_answered_the_same_in_windows_whatever_it_is() -> Non
 
 
 @pytest.mark.parametrize("task", TASKS)
-async def test_what_is_too_long(task: str) -> None:
-    """Usually it is cut and that is told; with `error` it is refused with its numbers; in windows all of it is read."""
+async def test_truncation_of_long_inputs(task: str) -> None:
+    """By default a long input is cut, which the answer says; `error` refuses it with its size; windows read all of it."""
     async with serving() as service:
         (cut,) = await answers(service, task, LONG_INPUTS[task])
         (left,) = await answers(service, task, LONG_INPUTS[task], options={"truncation": "left"})
@@ -111,8 +111,8 @@ async def test_what_is_too_long(task: str) -> None:
     assert f"tokens{' in a row' if task in {'relevance', 'choice'} else ''}, the limit of '{task}' is" in said
 
 
-async def test_windows_find_what_lies_behind_the_limit() -> None:
-    """Entities and spans are counted in the client's text, however far behind the first row they lie."""
+async def test_windows_find_entities_and_spans_beyond_the_limit() -> None:
+    """Positions of entities and spans count characters of the client's text, however far they are beyond the first row."""
     async with serving() as service:
         (tagged,) = await answers(service, "entities", LONG_INPUTS["entities"], options={"truncation": "window"})
         (cut,) = await answers(service, "entities", LONG_INPUTS["entities"])
@@ -125,7 +125,7 @@ async def test_windows_find_what_lies_behind_the_limit() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 async def test_every_token_is_read_once_in_windows(task: str) -> None:
-    """The tokens of all rows are those of the texts, with their characters in the fields that they are from."""
+    """The tokens of all rows are those of the texts, each with its input field and characters."""
     options = {"truncation": "window", "return_tokens": True}
     async with serving() as service:
         (found,) = await answers(service, task, LONG_INPUTS[task], options=options)
@@ -148,7 +148,7 @@ async def test_every_token_is_read_once_in_windows(task: str) -> None:
 
 
 async def test_fewer_scores_and_logits() -> None:
-    """The likeliest alone, and logits, are those of the usual answer."""
+    """`top_k` keeps the highest scores of the default answer, and `raw_scores` returns logits; a task of another kind refuses `top_k`."""
     async with serving() as service:
         (usual,) = await answers(service, "mood", "the cat")
         (first,) = await answers(service, "mood", "the cat", options={"top_k": 1})
@@ -166,7 +166,7 @@ async def test_fewer_scores_and_logits() -> None:
 
 
 async def test_thresholds_of_the_client() -> None:
-    """At zero every label is given, at one none; a label that is not there is named."""
+    """A threshold of 0 gives every label and of 1 none; an unknown label is named."""
     async with serving() as service:
         (every,) = await answers(
             service, "topics", "cat", options={"thresholds": dict.fromkeys(("cats", "cities", "food"), 0)}
@@ -182,14 +182,14 @@ async def test_thresholds_of_the_client() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-async def test_a_bad_item_hurts_no_other(task: str) -> None:
-    """With errors by item the good inputs have the answers that they have without the bad ones."""
+async def test_an_invalid_item_does_not_affect_others(task: str) -> None:
+    """With errors per item the valid inputs have the answers that they have without the invalid ones."""
     good, bad = EXAMPLES[task], {"nothing": 1}
     options = {"truncation": "error"}
     async with serving() as service:
         alone = await answers(service, task, good)
         found = await answers(service, task, bad, good, LONG_INPUTS[task], 5, good, options=options, errors="per_item")
-        nothing = await asked(service, f"/v1/tasks/{task}/predict", inputs=[bad, 5], errors="per_item")
+        nothing = await post(service, f"/v1/tasks/{task}/predict", inputs=[bad, 5], errors="per_item")
         refused = await service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": [good, bad]})
     assert [place for place, answer in enumerate(found) if "error" in answer] == [0, 2, 3]
     assert close([found[1], found[4]], [alone[0], alone[0]])
@@ -203,7 +203,7 @@ async def test_a_bad_item_hurts_no_other(task: str) -> None:
 
 
 def close(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same, numbers within what a row shares with its batch."""
+    """Whether two JSON values are equal, with a tolerance for numbers that depend on the batch."""
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
     if isinstance(one, list):
@@ -212,7 +212,7 @@ def close(one: Any, other: Any) -> bool:
 
 
 async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same answers as from calls of their own, for texts that are tokenised once."""
+    """One call for several tasks has the same answers as a call for each, and tokenises the texts once."""
     tokenised: list[str] = []
     usual = InputEncoder._tokenise
 
@@ -226,7 +226,7 @@ async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatc
             alone = {task: await answers(service, task, *inputs, **rest) for task in tasks}
             with monkeypatch.context() as patched:
                 patched.setattr(InputEncoder, "_tokenise", counted)
-                found = await asked(service, "/v1/predict", tasks=tasks, inputs=inputs, **rest)
+                found = await post(service, "/v1/predict", tasks=tasks, inputs=inputs, **rest)
         assert list(found) == ["model", "results", "usage"]
         assert list(found["results"]) == tasks
         assert close({task: result["answers"] for task, result in found["results"].items()}, alone)
@@ -238,11 +238,11 @@ async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_several_tasks_may_refuse_each_its_own_items() -> None:
-    """What is too long for one task is answered by another that has room for it."""
+    """An item that is too long for one task is answered by another task with a larger limit."""
     text = "cat " * 40
     pair = {"text": text, "text_pair": "cat"}
     async with serving() as service:
-        found = await asked(
+        found = await post(
             service,
             "/v1/predict",
             tasks=["mood", "topics"],
@@ -257,7 +257,7 @@ async def test_several_tasks_may_refuse_each_its_own_items() -> None:
 
 
 async def test_several_tasks_are_refused_together() -> None:
-    """Where the lane of one task is full nothing of the request is in line, and both tasks count the refusal."""
+    """If the queue of one task is full, no row of the request is queued, and both tasks count the refusal."""
     backend = GatedBackend()
     async with serving(backend, task_policies='{"topics": {"max_waiting_tokens": 8}}') as service:
         running = await hold(service, backend)
@@ -289,8 +289,8 @@ _options = st.dictionaries(
 )
 
 
-async def test_no_option_is_an_error_of_ours() -> None:
-    """Whatever is asked of whatever tasks, it is answered or refused with a reason."""
+async def test_no_option_causes_a_server_error() -> None:
+    """Any options for any tasks are answered or refused with a reason."""
     inputs = [*EXAMPLES.values(), LONG, 5, {"tokens": ["cat", " ", "\x00"]}]
     async with serving() as service:
         loop = asyncio.get_running_loop()
@@ -315,14 +315,14 @@ async def test_no_option_is_an_error_of_ours() -> None:
         await asyncio.to_thread(post)
 
 
-async def test_the_documented_examples_work_as_they_are() -> None:
-    """Each request in the OpenAPI document gets the response that stands beside it."""
+async def test_the_documented_examples_work() -> None:
+    """Each example request in the OpenAPI document gets the example response beside it."""
     async with serving() as service:
         paths = (await service.client.get("/openapi.json")).json()["paths"]
         operation = paths["/v1/tasks/{task}/predict"]["post"]
         shown = operation["responses"]["200"]["content"]["application/json"]["examples"]
         for task, example in operation["requestBody"]["content"]["application/json"]["examples"].items():
-            found = await asked(service, f"/v1/tasks/{task}/predict", **example["value"])
+            found = await post(service, f"/v1/tasks/{task}/predict", **example["value"])
             assert close(found, json.loads(json.dumps(shown[task]["value"])))
         body = paths["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]["together"]
-        assert len((await asked(service, "/v1/predict", **body["value"]))["results"]) == 2
+        assert len((await post(service, "/v1/predict", **body["value"]))["results"]) == 2

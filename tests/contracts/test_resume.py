@@ -1,4 +1,4 @@
-"""A run that was stopped and resumed publishes, to the bit, what it would have published undisturbed."""
+"""Resumed training: a run that was stopped and resumed publishes, to the bit, the version of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXAMPLES = 160
 
 @pytest.fixture(scope="module")
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the data, backbone and recipe of a toy run, with dropout, and the undisturbed run of it."""
+    """A folder with data, backbone and recipe of a toy run with dropout, and its undisturbed run."""
     folder = tmp_path_factory.mktemp("room")
     toy.write_backbone(folder / "backbone")
     toy.write_data(folder / "data", train=20, validation=6)
@@ -40,7 +40,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _run(folder: Path, name: str, *, resume: bool) -> None:
-    """A run in this process, in a store and a folder of its own."""
+    """A run in this process, with its own store and run folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "write_report", lambda path: path)
         pipeline.run_recipe(
@@ -54,7 +54,7 @@ def _run(folder: Path, name: str, *, resume: bool) -> None:
 
 
 def _disturbed(folder: Path, name: str, number: signal.Signals, update: int) -> None:
-    """The command, in a process of its own that gets a signal in an update."""
+    """The command, in its own process that gets a signal during an update."""
     torch.set_num_threads(1)
     advance = RunLogger.advance
 
@@ -86,7 +86,7 @@ def _stop(folder: Path, name: str, number: signal.Signals, update: int) -> int |
 
 
 def _published(folder: Path, name: str) -> dict[str, Any]:
-    """The tensors of the version, its metrics, and the history without times and what tells of going on."""
+    """The tensors and metrics of the version, and the event log without times and without events of resuming."""
     version = folder / f"{name}-store" / "toy" / "1"
     tensors = {key: tensor.numpy().tobytes() for key, tensor in load_file(version / "weights.safetensors").items()}
     return tensors | {"metrics": verify(version).metrics, "history": _timeless(folder / name / "history.jsonl")}
@@ -104,7 +104,7 @@ def _updates(folder: Path) -> int:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_and_resumed_a_run_publishes_the_same(room: Path, seed: int) -> None:
-    """After a SIGKILL at a random step, before the first checkpoint or after it, the version is the undisturbed one."""
+    """After a SIGKILL at a random step, before or after the first checkpoint, the resumed run publishes the undisturbed version."""
     name = f"killed-{seed}"
     update = random.Random(seed).randint(1, _updates(room))  # noqa: S311 - sampling, not cryptography
     assert _stop(room, name, signal.SIGKILL, update) == -signal.SIGKILL
@@ -114,8 +114,8 @@ def test_killed_and_resumed_a_run_publishes_the_same(room: Path, seed: int) -> N
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_asked_to_stop_a_run_says_how_to_go_on(room: Path, number: signal.Signals, code: int) -> None:
-    """SIGTERM and SIGINT end the command with the shell's status and the line that goes on, and nothing is lost."""
+def test_a_stopped_run_says_how_to_resume(room: Path, number: signal.Signals, code: int) -> None:
+    """SIGTERM and SIGINT end the command with the shell's status and print the command that resumes, and nothing is lost."""
     name = f"stopped-{code}"
     assert _stop(room, name, number, 7) == code
     (line,) = [

@@ -1,4 +1,4 @@
-"""Versions are swapped back and forth under load: no request fails, and each is answered by one version alone."""
+"""Swaps under load: versions are swapped back and forth, no request fails, and each is answered by one version answers_without_load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import tiny
 
 pytestmark = pytest.mark.anyio
 
-Told = dict[str, Any]
+Json = dict[str, Any]
 
 
 @pytest.fixture
@@ -28,14 +28,14 @@ def anyio_backend() -> str:
 
 
 def flat(value: Any) -> list[Any]:
-    """The leaves of a JSON value, in order of their names, as two scores all but equal may change places."""
+    """The leaves of a JSON value in order of their names, since two nearly equal scores may change places."""
     if isinstance(value, dict):
         return [leaf for name in sorted(value) for leaf in flat(value[name])]
     return [leaf for entry in value for leaf in flat(entry)] if isinstance(value, list) else [value]
 
 
-async def alone(client: httpx.AsyncClient, examples: dict[str, Told]) -> dict[str, Told]:
-    """What the active version answers to each example when there is nothing else to do."""
+async def answers_without_load(client: httpx.AsyncClient, examples: dict[str, Json]) -> dict[str, Json]:
+    """The active version's answers to each example without other requests."""
     return {
         task: (await client.post(f"/v1/tasks/{task}/predict", json=example)).json()
         for task, example in examples.items()
@@ -44,16 +44,16 @@ async def alone(client: httpx.AsyncClient, examples: dict[str, Told]) -> dict[st
 
 @dataclass
 class Crowd:
-    """Clients that ask for the `examples` in turn and look at each answer: `known` has those of each version alone."""
+    """Clients that send the `examples` in turn and check each answer against `known`, the answers of each version without load."""
 
     client: httpx.AsyncClient
-    examples: dict[str, Told]
-    known: dict[str, dict[str, Told]]
+    examples: dict[str, Json]
+    known: dict[str, dict[str, Json]]
     answered: Counter[str] = field(default_factory=Counter)
     over: bool = False
 
     async def ask(self, place: int) -> None:
-        """Asks until it is over. Fails at the first answer that is none, or is not that of the version it names."""
+        """Sends requests until `over`. Fails at the first that has no answer, or not the one of the version that it names."""
         tasks = list(self.examples)
         while not self.over:
             task = tasks[place % len(tasks)]
@@ -68,25 +68,25 @@ class Crowd:
 
 @dataclass
 class Admin:
-    """Who changes versions."""
+    """A client with an admin key."""
 
     client: httpx.AsyncClient
 
-    async def change(self, verb: str, **content: Any) -> Told:
-        """Makes a change; the state after it."""
+    async def change(self, verb: str, **content: Any) -> Json:
+        """Makes a change. Returns the state after it."""
         response = await self.client.post(f"/admin/models/{verb}", json=content)
         assert response.is_success, response.text
         return dict(response.json())
 
     async def load(self, model: str) -> None:
-        """Loads a version, however far its answers are from those of the active one."""
+        """Loads a version with any drift of its answers."""
         await self.change("load", model=model, tolerances={task.name: 1.0 for task in tiny.tasks()})
         while (await self.client.get("/v1/models")).json()["loading"]:  # noqa: ASYNC110, a client has nothing else
             await asyncio.sleep(0.05)
 
 
 async def swap(admin: Admin, crowd: Crowd, clients: int, swaps: int) -> None:
-    """Swaps tiny/2, which is active, and tiny/1 back and forth while the crowd asks; every fourth time from the disk."""
+    """Swaps tiny/2, which is active, and tiny/1 back and forth during load; every fourth time it loads the version again."""
     asking = [asyncio.create_task(crowd.ask(place)) for place in range(clients)]
     active, other = "tiny/2", "tiny/1"
     for number in range(swaps):
@@ -104,7 +104,7 @@ async def swap(admin: Admin, crowd: Crowd, clients: int, swaps: int) -> None:
 
 
 async def swapped(store: Path, clients: int, swaps: int) -> int:
-    """Swaps in a real server under load. Returns how many answers there were, all of them as they should be."""
+    """Swaps versions in a real server under load. Returns the number of answers, all of which were correct."""
     checkpoints.saved(store)
     checkpoints.saved(store, seed=1)
     keys = store / "keys.toml"
@@ -114,10 +114,10 @@ async def swapped(store: Path, clients: int, swaps: int) -> int:
     with polytask_serve(*flags) as url:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=bearer("ops"), limits=limits) as client:
             examples = {task["name"]: task["example"] for task in (await client.get("/v1/tasks")).json()["tasks"]}
-            admin, known = Admin(client), {"tiny/1": await alone(client, examples)}
+            admin, known = Admin(client), {"tiny/1": await answers_without_load(client, examples)}
             await admin.load("tiny/2")
             await admin.change("activate")
-            known["tiny/2"] = await alone(client, examples)
+            known["tiny/2"] = await answers_without_load(client, examples)
             assert known["tiny/1"] != known["tiny/2"]
             crowd = Crowd(client, examples, known)
             await swap(admin, crowd, clients, swaps)
@@ -128,13 +128,13 @@ async def swapped(store: Path, clients: int, swaps: int) -> int:
 
 
 async def test_not_one_request_fails_in_a_swap(tmp_path: Path) -> None:
-    """Whoever asks while versions change gets the answer that one of them gives alone."""
+    """Every request during four swaps, from 8 clients, has the answer that one of the versions gives without load."""
     assert await swapped(tmp_path, clients=8, swaps=4) > 8 * 4
 
 
 @pytest.mark.soak
 async def test_not_one_of_many_requests_fails_in_many_swaps(tmp_path: Path) -> None:
-    """The same with 64 clients and 20 swaps."""
+    """Every request during 20 swaps, from 64 clients, has the answer that one of the versions gives without load."""
     answered = await swapped(tmp_path, clients=64, swaps=20)
     print(f"{answered} answers")  # noqa: T201, to be reported
     assert answered > 64 * 20

@@ -1,4 +1,4 @@
-"""From records to answers: what training measured is what a process gives that has only the version's folder."""
+"""From training to serving: a process that has only the version's folder gives the answers that training measured."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Answers = dict[str, list[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A finished run: its version, and the network and encoder that are still in memory."""
+    """A finished run: its version, and the network and encoder still in memory."""
 
     version: Path
     manifest: Manifest
@@ -60,7 +60,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A toy run of all seven kinds through the same door as any other."""
+    """A toy run of all seven kinds, by `run_recipe` as the command line calls it."""
     folder = tmp_path_factory.mktemp("contract")
     fields = toy.fields(toy.write_backbone(folder / "backbone"), **_RECIPE)
     fields["tasks"][0]["examples"] = [{"text": "the cat is good"}, {"text": "a bad cat in paris"}]
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def new_process(trained: Trained) -> tuple[Answers, Answers]:
-    """The answers of a process that has the version's folder alone: to validation inputs, and to the goldens'."""
+    """The answers of a process that has only the version's folder, to validation inputs and to golden inputs."""
     goldens: Inputs = {name: [] for name in toy.TASKS.values()}
     for golden in trained.manifest.goldens:
         goldens[golden.task].append(golden.input)
@@ -94,12 +94,12 @@ def new_process(trained: Trained) -> tuple[Answers, Answers]:
 
 @pytest.fixture(scope="module")
 def served(new_process: tuple[Answers, Answers]) -> Answers:
-    """Its answers to the validation inputs."""
+    """The answers of that process to the validation inputs."""
     return new_process[0]
 
 
 def test_all_kinds_were_trained(trained: Trained) -> None:
-    """The version has a task of every kind, and the run was long enough for most of them to beat the trivial answer."""
+    """The version has a task of every kind, and most of them beat the trivial answer."""
     assert {task.kind for task in trained.manifest.tasks} == set(Kind)
     gains = [
         scores[metric] - trained.manifest.baselines[name][metric]
@@ -110,7 +110,7 @@ def test_all_kinds_were_trained(trained: Trained) -> None:
 
 
 def test_a_new_process_answers_as_training_did(trained: Trained, served: Answers) -> None:
-    """Each input, alone, gets the answer that the trained network in memory gives it among all the others."""
+    """Each input alone gets the answer that the trained network in memory gives it in a batch with all others."""
     for task_id, (name, inputs) in enumerate(trained.inputs().items()):
         expected = answer_inputs(trained.network, trained.encoder, task_id, inputs)
         assert_same_answers(served[name], expected, tolerance=1e-4)
@@ -118,7 +118,7 @@ def test_a_new_process_answers_as_training_did(trained: Trained, served: Answers
 
 
 def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served: Answers) -> None:
-    """Scoring the new process's answers gives every metric in the manifest, and no other."""
+    """Scoring the new process's answers gives every metric in the manifest, and no others."""
     for own in trained.data:
         scores = score_answers(own.task, own.validation, served[own.task.name])
         assert scores == pytest.approx(trained.manifest.metrics[own.task.name], abs=1e-6)
@@ -126,14 +126,14 @@ def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served
 
 
 def test_measuring_again_gives_the_same_metrics(trained: Trained) -> None:
-    """A version measured anew from the store, on the data of its recipe, has the metrics in its manifest."""
+    """Evaluating the stored version on the data of its recipe gives the metrics in its manifest."""
     data = trained.version.parent.parent.parent / "data"
     again = pipeline.evaluate_version(trained.version, data, Console(file=io.StringIO()))
     assert again == trained.manifest.metrics
 
 
 def test_golden_answers_are_repeated(trained: Trained, new_process: tuple[Answers, Answers]) -> None:
-    """A new process gives the golden examples the answers in the manifest: the recipe's examples among them."""
+    """A new process repeats the golden answers in the manifest, which include the recipe's examples."""
     goldens = trained.manifest.goldens
     assert {golden.task for golden in goldens} == set(toy.TASKS.values())
     assert [golden.input.text for golden in goldens[:2]] == ["the cat is good", "a bad cat in paris"]
@@ -143,7 +143,7 @@ def test_golden_answers_are_repeated(trained: Trained, new_process: tuple[Answer
 
 
 async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:
-    """Serves the version and asks for everything at once, each input in a request of its own."""
+    """Serves the version and sends all inputs at once, each in its own request."""
     checkpoint = load(version)
     worker, app = assemble(checkpoint, Settings(), TorchBackend(checkpoint.network))
     transport = httpx.ASGITransport(app)
@@ -165,7 +165,7 @@ async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, A
 
 
 def test_the_service_answers_as_training_did(trained: Trained, served: Answers) -> None:
-    """Over HTTP, with inputs as a client writes them, every answer of every kind is the one that was measured."""
+    """Over HTTP every answer of every kind is the one that training measured."""
     tasks = {own.task.name: own.task for own in trained.data}
     wire = {name: [from_input(tasks[name], item) for item in own] for name, own in trained.inputs().items()}
     answers = asyncio.run(_over_http(trained.version, wire))

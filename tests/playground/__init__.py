@@ -1,1 +1,1 @@
-"""The playground in a real browser, against a real service."""
+"""Tests of the playground in a real browser, against a real service."""

@@ -1,4 +1,4 @@
-"""Fixtures of the tests in a browser."""
+"""Fixtures of the browser tests."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def service(store: Path) -> Iterator[Process]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser. Closed at the end of a module, as no event loop can run beside it."""
+    """A browser, closed at the end of a module, because no event loop can run beside it."""
     with chromium() as started:
         yield started
 
 
 @pytest.fixture
 def page(browser: Browser, service: Process) -> Iterator[Page]:
-    """The playground on a laptop."""
+    """The playground at the size of a laptop screen."""
     with opened(browser, str(service.client.base_url)) as shown:
         yield shown

@@ -1,4 +1,4 @@
-"""The pictures in `docs/screenshots`, of the embedded checkpoint: `python -m tests.playground.screenshots`."""
+"""Screenshots for `docs/screenshots`, of the embedded checkpoint: `python -m tests.playground.screenshots`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROWS = (
 
 
 def main() -> None:
-    """Takes all of them."""
+    """Takes all screenshots."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with demo() as url, chromium() as browser:
         _try(browser, url)
@@ -46,7 +46,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def demo() -> Iterator[str]:
-    """Serves the embedded checkpoint; gives its address."""
+    """Serves the embedded checkpoint. Yields its address."""
     command = [sys.executable, "-c", "from polytask.cli import main; main()", "serve", "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, env=os.environ, stderr=subprocess.PIPE, text=True) as popen:
         try:

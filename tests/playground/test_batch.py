@@ -1,4 +1,4 @@
-"""The page "Batch": rows in, answers out."""
+"""The page "Batch": a table in, answers out."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ def batch(page: Page) -> Page:
 
 
 def to_csv(records: list[list[str]], **options: Any) -> str:
-    """The records as Python writes them."""
+    """The records in the CSV format of Python's writer."""
     text = io.StringIO(newline="")
     csv.writer(text, **options).writerows(records)
     return text.getvalue()
 
 
 def bring(page: Page, task: str, text: str | bytes, name: str = "rows.csv") -> None:
-    """Chooses a task and a file with that content."""
+    """Selects a task and a file with this content."""
     page.get_by_label("Task").select_option(task)
     content = text if isinstance(text, bytes) else text.encode()
     page.locator("#batch-file").set_input_files({"name": name, "mimeType": "text/csv", "buffer": content})
 
 
 def answer(page: Page) -> None:
-    """Has all rows answered."""
+    """Runs the batch to its end."""
     page.get_by_role("button", name="Answer all rows").click()
     page.locator("#batch-state", has_text="done").wait_for(timeout=1000 * PATIENCE_S)
 
 
 def downloaded(page: Page) -> list[dict[str, str]]:
-    """The rows of the result."""
+    """The rows of the downloaded result."""
     with page.expect_download() as download:
         page.get_by_role("button", name="Download CSV").click()
     with Path(download.value.path()).open(encoding="utf-8", newline="") as file:
@@ -61,14 +61,14 @@ def downloaded(page: Page) -> list[dict[str, str]]:
 
 
 def answers_of(service: Process, task: str, *inputs: Any) -> list[Any]:
-    """What the service answers."""
+    """The answers of the service."""
     answers: list[Any] = service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": inputs}).json()["answers"]
     return answers
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_csv_is_read_as_python_writes_it(page: Page, delimiter: str) -> None:
-    """Quotes, quotes in quotes, lines in quotes, empty cells: every table comes back as it was."""
+    """Any table with quotes, quoted line breaks and empty cells is read as Python wrote it."""
 
     # With ends of "\n" Python leaves a lone "\r" without quotes, and cannot read that itself.
     @given(RECORDS, st.sampled_from([("\r\n", csv.QUOTE_MINIMAL), ("\n", csv.QUOTE_ALL)]))
@@ -81,7 +81,7 @@ def test_csv_is_read_as_python_writes_it(page: Page, delimiter: str) -> None:
 
 
 def test_csv_is_written_as_python_reads_it(page: Page) -> None:
-    """Every table that is downloaded can be read elsewhere."""
+    """Python reads any downloaded table as it was."""
 
     @given(RECORDS)
     def holds(records: list[list[str]]) -> None:
@@ -92,14 +92,14 @@ def test_csv_is_written_as_python_reads_it(page: Page) -> None:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_delimiter_is_found(page: Page, delimiter: str) -> None:
-    """What stands between the cells of the first line, whatever stands within quotes; a byte order mark is none."""
+    """The delimiter is the one between the cells of the first line, outside quotes; a byte order mark is skipped."""
     records = [["a,;b", "x,y,z", "c"], ["1", "2", "3;4"]]
     text = "\ufeff" + to_csv(records, delimiter=delimiter, quoting=csv.QUOTE_ALL)
     assert page.evaluate(PARSED, [text, None]) == records
 
 
 def test_pasted_lines_are_inputs(batch: Page, service: Process) -> None:
-    """A text a line; blank lines are none. The CSV has the answers beside the texts, in order."""
+    """Each pasted line is a text, blank lines are skipped, and the CSV has the answers beside the texts, in order."""
     texts = [f"the cat sat {number}" for number in range(70)]
     batch.locator("#batch-text").fill("\n\n".join(texts))
     answer(batch)
@@ -115,7 +115,7 @@ def test_pasted_lines_are_inputs(batch: Page, service: Process) -> None:
 
 @pytest.mark.parametrize("task", [task.name for task in tiny.tasks()])
 def test_a_file_may_hold_any_kind_of_input(batch: Page, service: Process, task: str) -> None:
-    """Columns are fields, by their names; lists are JSON. Lines and quotes within cells are part of the text."""
+    """Columns are input fields by name, lists are JSON, and line breaks and quotes in cells are part of the text."""
     inputs: dict[str, dict[str, Any]] = {
         "relevance": {"query": 'which "cat",\nhere?', "candidates": ["a | b", "paris"]},
         "choice": {"text": "the cat", "question": "where?", "choices": ["sat", "in, paris"]},
@@ -133,7 +133,7 @@ def test_a_file_may_hold_any_kind_of_input(batch: Page, service: Process, task: 
 
 
 def test_a_column_can_be_chosen(batch: Page, service: Process) -> None:
-    """Without a column of the field's name the longest texts are taken, until somebody says otherwise."""
+    """Without a column named like the field the one with the longest texts is used, until the user selects another."""
     bring(batch, "mood", "title,message\ncat,the cat sat in paris\n")
     expect(batch.get_by_label("text is in")).to_have_value("1")
     answer(batch)
@@ -144,14 +144,14 @@ def test_a_column_can_be_chosen(batch: Page, service: Process) -> None:
 
 
 def test_old_spreadsheets_are_read(batch: Page) -> None:
-    """Umlauts that are not UTF-8 are those of Windows, and semicolons stand between cells."""
+    """Files in the Windows encoding and with semicolons between cells are read correctly."""
     bring(batch, "mood", "nr;text\n1;für die Katze\n".encode("windows-1252"))
     answer(batch)
     assert downloaded(batch)[0]["text"] == "für die Katze"
 
 
 def test_a_dropped_file_is_read(batch: Page) -> None:
-    """Dragging a file onto the card is as good as choosing it."""
+    """A file that is dragged onto the card is read like a selected one."""
     batch.evaluate("""() => {
         const held = new DataTransfer();
         held.items.add(new File(["text\\nthe cat\\n"], "rows.csv"));
@@ -165,13 +165,13 @@ def test_a_dropped_file_is_read(batch: Page) -> None:
     [("text,other\n", "no rows below the first line"), ('text\n"the cat\n', "A quote is opened in record 2")],
 )
 def test_a_file_that_is_no_table_is_refused_in_words(batch: Page, text: str, said: str) -> None:
-    """What is wrong stands where the rows would, and nothing is sent."""
+    """An unreadable file shows the reason in place of the rows, and nothing is sent."""
     bring(batch, "mood", text)
     expect(batch.get_by_role("alert").filter(has_text=said)).to_be_visible()
 
 
 def test_a_row_that_is_refused_does_not_stop_the_others(batch: Page, service: Process) -> None:
-    """It has the reason in its place; every other row its answer."""
+    """A refused row shows its reason, and every other row its answer."""
     records = [
         ["text", "text_pair"],
         *([f"cat {number}", " " if number in {3, 40} else "a cat"] for number in range(50)),
@@ -187,7 +187,7 @@ def test_a_row_that_is_refused_does_not_stop_the_others(batch: Page, service: Pr
 
 
 def test_a_batch_can_be_cancelled(batch: Page, service: Process) -> None:
-    """What is on its way ends, and it can begin anew."""
+    """Cancelling ends the requests in flight, and the batch can be started again."""
     texts = [f"the cat sat {number}" for number in range(200)]
     batch.locator("#batch-text").fill("\n".join(texts))
     before = service.sample("polytask_inputs_total")
@@ -203,8 +203,8 @@ def test_a_batch_can_be_cancelled(batch: Page, service: Process) -> None:
     assert [row["text"] for row in downloaded(batch)] == texts
 
 
-def test_a_batch_that_was_broken_off_goes_on(batch: Page) -> None:
-    """What was answered stays and can be downloaded; going on asks for the rest only."""
+def test_an_interrupted_batch_resumes(batch: Page) -> None:
+    """Answers before the interruption are kept and can be downloaded, and resuming sends only the other rows."""
     asked: list[int] = []
 
     def fourth_fails(route: Route) -> None:

@@ -1,4 +1,4 @@
-"""The page as a whole: for every screen, every pair of eyes, and every state of the service."""
+"""The page as a whole: accessibility, small screens, colours, keyboard, and states of the service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FOCUS = """() => {
 
 
 def fill_every_page(page: Page) -> None:
-    """Has something to see on each of them: answers, a problem, a batch, folded things open."""
+    """Fills every page: answers, a problem, a batch, and opened details."""
     choose(page, *TASKS)
     page.locator("#text-text_pair-text").fill(" ")
     ask(page)
@@ -45,7 +45,7 @@ def fill_every_page(page: Page) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(browser: Browser, service: Process, scheme: Any) -> None:
-    """Names, contrast, order, roles: no violation on any page, in both colour schemes."""
+    """Axe finds no violation of names, contrast, order or roles on any page, in both colour schemes."""
     # Axe itself is injected, which the page's policy would not have.
     options: dict[str, Any] = {"color_scheme": scheme, "bypass_csp": True, "reduced_motion": "reduce"}
     with opened(browser, str(service.client.base_url), **options) as page:
@@ -57,7 +57,7 @@ def test_axe_finds_nothing(browser: Browser, service: Process, scheme: Any) -> N
 
 
 def test_a_phone_never_scrolls_sideways(browser: Browser, service: Process) -> None:
-    """At 360 pixels every page, filled with answers, is as wide as the screen."""
+    """At 360 pixels every filled page is as wide as the screen."""
     with opened(browser, str(service.client.base_url), viewport=PHONE) as page:
         fill_every_page(page)
         for name in PAGES:
@@ -66,7 +66,7 @@ def test_a_phone_never_scrolls_sideways(browser: Browser, service: Process) -> N
 
 
 def test_the_switch_of_colours_is_remembered(browser: Browser, service: Process) -> None:
-    """The page follows the system until the switch is used; the choice is there after a reload."""
+    """The page follows the system until the switch is used, and keeps the choice after a reload."""
     ground = "getComputedStyle(document.documentElement).backgroundColor"
     with opened(browser, str(service.client.base_url), color_scheme="dark") as page:
         dark = page.evaluate(ground)
@@ -81,8 +81,8 @@ def test_the_switch_of_colours_is_remembered(browser: Browser, service: Process)
         assert page.evaluate(ground) == light
 
 
-def test_everything_is_done_with_keys(page: Page) -> None:
-    """Tab reaches every control in sight, the focus is always seen, Space chooses, Ctrl+Enter asks."""
+def test_everything_works_with_the_keyboard(page: Page) -> None:
+    """Tab reaches every visible control, focus is always visible, Space selects, and Ctrl+Enter sends."""
     in_sight = page.locator("a, button, summary, input, textarea, select").filter(visible=True).count()
     reached = 0
     while True:
@@ -105,7 +105,7 @@ def test_everything_is_done_with_keys(page: Page) -> None:
 
 
 def test_the_model_stands_beside_the_trivial_baseline(page: Page) -> None:
-    """Each task of the checkpoint has its metrics, and those of what needs no model."""
+    """The page shows the metrics of each task of the checkpoint beside those of its trivial baseline."""
     page.get_by_role("link", name="Model").click()
     for name in TASKS:
         shown = page.locator(f"#model-page [data-task='{name}'] .share")
@@ -114,7 +114,7 @@ def test_the_model_stands_beside_the_trivial_baseline(page: Page) -> None:
 
 
 def test_a_service_with_keys_asks_for_one(browser: Browser, store: Path) -> None:
-    """The page itself is open; what is wrong with the key is said, and with the right one everything is there."""
+    """The page opens without a key, reports a wrong one, and works completely with a valid one."""
     line = f'web = {{ sha256 = "{hashlib.sha256(b"right").hexdigest()}" }}'
     with process(store, POLYTASK_API_KEYS=line) as service, browser.new_page() as page:
         page.goto(str(service.client.base_url))
@@ -128,7 +128,7 @@ def test_a_service_with_keys_asks_for_one(browser: Browser, store: Path) -> None
 
 
 def test_a_service_that_warms_up_is_waited_for(browser: Browser, store: Path) -> None:
-    """The page is there at once, says what it waits for, and sends what was asked when the service is ready."""
+    """During warm-up the page opens at once, says what it waits for, and sends the input when the service is ready."""
     with process(store, shut=True) as service, opened(browser, str(service.client.base_url)) as page:
         expect(page.locator("#state")).to_have_text("warming up")
         choose(page, "mood")
@@ -141,7 +141,7 @@ def test_a_service_that_warms_up_is_waited_for(browser: Browser, store: Path) ->
 
 
 def test_a_full_queue_is_waited_for(browser: Browser, store: Path) -> None:
-    """429: the page says why it waits and for how long, and asks again after that."""
+    """After a 429 the page says why and how long it waits, and then retries."""
     with (
         process(store, POLYTASK_MAX_WAITING_TOKENS="32", POLYTASK_DEADLINE_S="60") as service,
         ThreadPoolExecutor() as pool,

@@ -1,4 +1,4 @@
-"""The page "Try": what a person asks and sees."""
+"""The page "Try": input, answers and code examples."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ MARKED = """async ([text, passages]) => {
 
 
 def answer_of(service: Process, task: str, item: Any) -> dict[str, Any]:
-    """What the service answers to one input."""
+    """The service's answer to one input."""
     (answer,) = service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": [item]}).json()["answers"]
     assert isinstance(answer, dict)
     return answer
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_example_of_every_kind_is_asked_and_drawn(page: Page, name: str) -> None:
-    """A task that is chosen shows its fields with its example in them, its answer is drawn, and where the time went."""
+def test_the_example_of_every_kind_is_answered(page: Page, name: str) -> None:
+    """A selected task shows its fields with its example, and after sending its answer and the duration of each stage."""
     choose(page, name)
     ask(page)
     expect(card(page, name).locator(DRAWN[TASKS[name].kind]).first).to_be_visible()
@@ -56,7 +56,7 @@ def test_the_example_of_every_kind_is_asked_and_drawn(page: Page, name: str) -> 
 
 
 def test_several_tasks_are_asked_at_once(page: Page) -> None:
-    """Tasks that read the same share a form; each has an answer, and one sentence tells them all."""
+    """Tasks with the same input fields share a form, each has an answer, and one sentence sums them up."""
     choose(page, *TASKS)
     expect(page.locator("#inputs > fieldset")).to_have_count(5)
     ask(page)
@@ -65,8 +65,8 @@ def test_several_tasks_are_asked_at_once(page: Page) -> None:
         expect(page.locator("#announcer")).to_contain_text(f"{name}:")
 
 
-def test_the_bars_are_what_the_service_says(page: Page, service: Process) -> None:
-    """Every label has a bar with its percentage, likeliest first, and the chosen one is marked."""
+def test_the_bars_are_the_scores_of_the_answer(page: Page, service: Process) -> None:
+    """Every label has a bar with its percentage, most likely first, and the predicted label is marked."""
     choose(page, "mood")
     ask(page)
     text = page.locator("#text-text").input_value()
@@ -76,8 +76,8 @@ def test_the_bars_are_what_the_service_says(page: Page, service: Process) -> Non
     expect(card(page, "mood").locator(".bars .share")).to_have_text(shares)
 
 
-def test_entities_are_marked_where_they_are_behind_emoji(page: Page, service: Process) -> None:
-    """Places count code points: what is marked is the entity's own text, whatever stands before it."""
+def test_entities_after_emoji_are_marked(page: Page, service: Process) -> None:
+    """Positions count code points, so the marked text is the entity's own text, whatever precedes it."""
     text = "🚂🚂 the cat 👩‍🚀 sat in Paris, a good 🐈 cat."
     choose(page, "entities")
     page.locator("#text-text").fill(text)
@@ -88,7 +88,7 @@ def test_entities_are_marked_where_they_are_behind_emoji(page: Page, service: Pr
 
 
 def test_any_passages_of_any_text_are_marked(page: Page) -> None:
-    """The text stays whole, and each mark holds what Python has between the same two places."""
+    """For any text and any spans the text stays complete, and each mark holds the same characters as in Python."""
 
     @given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=6))
     def holds(text: str, places: list[int]) -> None:
@@ -101,7 +101,7 @@ def test_any_passages_of_any_text_are_marked(page: Page) -> None:
 
 
 def test_words_are_sent_as_words(page: Page) -> None:
-    """A text that is split already goes as `tokens` to a task that takes them, and as it is to others."""
+    """A text that is already split is sent as `tokens` to a task that accepts them, and as text to others."""
     choose(page, "mood", "entities")
     page.locator("#text-text").fill("the  cat\nsat")
     page.get_by_label("Already words").check()
@@ -112,7 +112,7 @@ def test_words_are_sent_as_words(page: Page) -> None:
 
 
 def test_a_text_is_never_markup(page: Page) -> None:
-    """Tags that somebody writes stay letters."""
+    """Tags in a text are shown as characters."""
     text = "<img src=x onerror=alert(1)> the <b>cat</b> in paris"
     choose(page, "entities")
     page.locator("#text-text").fill(text)
@@ -125,7 +125,7 @@ def test_a_text_is_never_markup(page: Page) -> None:
 
 
 def test_a_long_text_says_that_it_was_cut_off(page: Page) -> None:
-    """What the model has not read is said, and told to those who listen."""
+    """The page says how much of a long text was not read, also to screen readers."""
     choose(page, "mood")
     page.locator("#text-text").fill("the cat sat. " * 40)
     ask(page)
@@ -134,7 +134,7 @@ def test_a_long_text_says_that_it_was_cut_off(page: Page) -> None:
 
 
 def test_a_wrong_field_is_named_where_it_is(page: Page) -> None:
-    """The answer's place holds the problem, the field its own message; both go with the next answer."""
+    """The answer's card shows the problem and the field its own message; both disappear with the next answer."""
     choose(page, "closeness")
     field = page.locator("#text-text_pair-text_pair")
     field.fill("   ")
@@ -149,23 +149,23 @@ def test_a_wrong_field_is_named_where_it_is(page: Page) -> None:
     expect(card(page, "closeness").locator(".dial")).to_be_visible()
 
 
-def test_a_service_that_cannot_be_reached_is_said(page: Page) -> None:
-    """Without a network there are words, not silence."""
+def test_an_unreachable_service_is_reported(page: Page) -> None:
+    """Without a network connection the page shows a message."""
     choose(page, "mood")
     page.context.set_offline(True)
     ask(page)
     expect(card(page, "mood").locator(".problem")).to_contain_text("cannot be reached")
 
 
-def test_nothing_chosen_is_said(page: Page) -> None:
-    """Asking no task asks for a task."""
+def test_sending_without_a_task_is_reported(page: Page) -> None:
+    """Sending without a selected task shows a message that asks for one."""
     choose(page)
     page.get_by_role("button", name="Ask the model").click()
     expect(page.get_by_text("Choose a task first.").first).to_be_visible()
 
 
 def test_waiting_can_be_cancelled(page: Page, service: Process) -> None:
-    """The request ends with it, and what comes later changes nothing."""
+    """Cancelling ends the request, and a later response changes nothing."""
     choose(page, "mood")
     service.tell("shut")
     try:
@@ -179,14 +179,14 @@ def test_waiting_can_be_cancelled(page: Page, service: Process) -> None:
 
 
 def snippet(page: Page, name: str) -> str:
-    """The code of that name under the answer of `mood`."""
+    """The code example of this name under the answer of `mood`."""
     codes = card(page, "mood").locator(".codes")
     codes.evaluate("details => { details.open = true; }")
     return codes.get_by_role("group", name=name).inner_text()
 
 
 def test_the_curl_line_is_the_same_call(page: Page, service: Process) -> None:
-    """Pasted into a shell it gives the same answer, whatever the text holds."""
+    """The curl command, run in a shell, returns the same answer, whatever the text contains."""
     program("curl")
     choose(page, "mood")
     page.locator("#text-text").fill(NASTY)
@@ -197,7 +197,7 @@ def test_the_curl_line_is_the_same_call(page: Page, service: Process) -> None:
 
 
 def test_the_python_lines_are_the_same_call(page: Page, service: Process) -> None:
-    """Run as they stand they print the same answer."""
+    """The Python code, run unchanged, prints the same answer."""
     choose(page, "mood")
     page.locator("#text-text").fill(NASTY)
     ask(page)
@@ -206,7 +206,7 @@ def test_the_python_lines_are_the_same_call(page: Page, service: Process) -> Non
 
 
 def test_code_is_copied(browser: Browser, service: Process) -> None:
-    """The button puts the code into the clipboard."""
+    """The button copies the code to the clipboard."""
     url = str(service.client.base_url)
     with opened(browser, url, permissions=["clipboard-read", "clipboard-write"]) as page:
         choose(page, "mood")
@@ -217,8 +217,8 @@ def test_code_is_copied(browser: Browser, service: Process) -> None:
         assert page.evaluate("navigator.clipboard.readText()") == code
 
 
-def test_a_key_goes_along_and_is_kept_nowhere(page: Page) -> None:
-    """It is sent with every call, is in no code, and does not outlive the page."""
+def test_a_key_is_sent_and_not_stored(page: Page) -> None:
+    """A key is sent with every call, is in no code example, and is gone after the page is closed."""
     page.get_by_text("API key", exact=True).first.click()
     page.get_by_label("API key").fill("secret-key")
     page.keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""A headless Chromium that opens the playground, and what a person does there."""
+"""Browsing: a headless Chromium with the playground, and the actions of a user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.omissions import program
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser. While it is open this thread has an event loop that is running: nothing else can run one."""
+    """A browser. While it is open an event loop is running in this thread, so no other can run in it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program("chromium", "chromium-browser", "google-chrome"))
         yield browser
@@ -23,9 +23,9 @@ def chromium() -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def opened(browser: Browser, url: str, path: str = "/", **options: Any) -> Iterator[Page]:
-    """The playground, as soon as it shows its pages. Fails at its end where a script of it has failed.
+    """The playground, once it shows its pages. Fails at the end if one of its scripts failed.
 
-    `options` are Playwright's: `viewport`, `color_scheme` and the like.
+    `options` are Playwright's, such as `viewport` and `color_scheme`.
     """
     with browser.new_context(**options) as context:
         page = context.new_page()
@@ -39,23 +39,23 @@ def opened(browser: Browser, url: str, path: str = "/", **options: Any) -> Itera
 
 
 def choose(page: Page, *tasks: str) -> None:
-    """Has exactly these tasks chosen."""
+    """Selects exactly these tasks."""
     for box in page.locator("#tasks input").all():
         box.set_checked(box.get_attribute("value") in tasks)
 
 
 def ask(page: Page) -> None:
-    """Asks, and waits until every task has answered or refused."""
+    """Sends the input and waits until every task has answered or refused."""
     page.get_by_role("button", name="Ask the model").click()
     settle(page)
 
 
 def settle(page: Page) -> None:
-    """Waits until nothing is asked for any more."""
+    """Waits until no request is in flight."""
     page.locator("#answers .answer").first.wait_for()
     expect(page.locator("#answers [aria-busy]")).to_have_count(0, timeout=1000 * PATIENCE_S)
 
 
 def card(page: Page, task: str) -> Locator:
-    """What a task has answered."""
+    """The card with the answer of a task."""
     return page.locator(f"#answers [data-task='{task}']")

@@ -1,4 +1,4 @@
-"""The options of a request: which there are, for which tasks, and what is said of those that mean nothing."""
+"""Options of a request: the kinds of task that each applies to, and the errors for the others."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from tests.support import tiny
 TASKS = {task.name: task for task in tiny.tasks()}
 
 
-def meant(*tasks: str, **options: Any) -> list[AnswerOptions]:
-    """What the options mean to the tasks."""
+def options_of(*tasks: str, **options: Any) -> list[AnswerOptions]:
+    """The answer options of these tasks."""
     return answer_options(Options(**options), [TASKS[task] for task in tasks])
 
 
-def test_no_options_are_the_usual() -> None:
-    """Neither none nor null nor false changes anything, whatever the task."""
+def test_no_options_are_the_defaults() -> None:
+    """Options that are missing, null or false change nothing for any task."""
     tasks = list(TASKS.values())
     assert answer_options(None, tasks) == [DEFAULT_OPTIONS] * 7
-    assert meant(*TASKS, top_k=None, raw_scores=False, thresholds=None) == [DEFAULT_OPTIONS] * 7
+    assert options_of(*TASKS, top_k=None, raw_scores=False, thresholds=None) == [DEFAULT_OPTIONS] * 7
 
 
 @pytest.mark.parametrize(
@@ -35,36 +35,36 @@ def test_no_options_are_the_usual() -> None:
     ],
 )
 def test_an_option_is_for_some_kinds(option: str, value: Any, tasks: set[str]) -> None:
-    """The others refuse it by its name, and say which kinds it is for."""
+    """A task of another kind refuses an option by its name, and lists the kinds that it applies to."""
     for task in TASKS:
         if task in tasks:
-            assert meant(task, **{option: value}) != [DEFAULT_OPTIONS]
+            assert options_of(task, **{option: value}) != [DEFAULT_OPTIONS]
         else:
             with pytest.raises(
                 InvalidInput, match=f"options.{option}: means nothing to '{task}'.*: it is for tasks of"
             ):
-                meant(task, **{option: value})
+                options_of(task, **{option: value})
 
 
-def test_of_several_tasks_one_suffices() -> None:
-    """An option goes to the tasks that it means something to; it is refused if there is none."""
-    mood, closeness = meant("mood", "closeness", top_k=2)
+def test_an_option_must_apply_to_one_of_several_tasks() -> None:
+    """An option is used by the tasks that it applies to, and refused if there is none."""
+    mood, closeness = options_of("mood", "closeness", top_k=2)
     assert mood.top_k == 2
     assert closeness.thresholds is None
     with pytest.raises(
         InvalidInput, match=r"means nothing to 'choice' \(multiple_choice\) and 'closeness' \(regression\)"
     ):
-        meant("choice", "closeness", top_k=2)
+        options_of("choice", "closeness", top_k=2)
 
 
 def test_thresholds_replace_those_of_their_labels() -> None:
-    """The other labels keep theirs; a label that is none is named, with the one that may be meant."""
-    (topics,) = meant("topics", thresholds={"food": 0.9})
+    """Other labels keep their stored threshold; an unknown label is named with a similar one."""
+    (topics,) = options_of("topics", thresholds={"food": 0.9})
     assert topics.thresholds == (0.5, 0.4, 0.9)
     with pytest.raises(InvalidInput, match=r"options\.thresholds\.citys: is no label; did you mean 'cities'"):
-        meant("topics", thresholds={"citys": 0.5})
+        options_of("topics", thresholds={"citys": 0.5})
     with pytest.raises(InvalidInput, match="is no label; labels: cats, cities, food"):
-        meant("topics", thresholds={"xyz": 0.5})
+        options_of("topics", thresholds={"xyz": 0.5})
     with pytest.raises(InvalidInput) as refused:
-        meant("topics", thresholds={f"label {place}": 0.5 for place in range(5000)})
+        options_of("topics", thresholds={f"label {place}": 0.5 for place in range(5000)})
     assert len(refused.value.errors) == 20, "the first so many"

@@ -1,4 +1,4 @@
-"""Inputs: from a request body to the model's own, and back."""
+"""Request schemas: from a request body to the model's `Input` and back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def parsed(task: str, *inputs: Any) -> list[Input | ServiceError]:
     ],
 )
 def test_an_input_of_each_kind(task: str, given: Any, expected: Input) -> None:
-    """Each shape that a client may send means this input of the model."""
+    """Each shape that a client may send becomes the expected `Input`."""
     assert parsed(task, given) == [expected]
 
 
@@ -73,7 +73,7 @@ def test_an_input_of_each_kind(task: str, given: Any, expected: Input) -> None:
     ],
 )
 def test_a_malformed_input_is_named(task: str, given: Any, field: str, message: str) -> None:
-    """The error names the field as the client would, and says what it must be."""
+    """The error names the field as the client knows it, and says what it must be."""
     with pytest.raises(InvalidInput) as refused:
         parsed(task, given)
     (error,) = refused.value.errors
@@ -96,14 +96,14 @@ def test_a_malformed_input_is_named(task: str, given: Any, field: str, message: 
     ],
 )
 def test_a_malformed_body_is_named(body: bytes, field: str) -> None:
-    """What is wrong outside the inputs is named too."""
+    """An error outside the inputs is named, too."""
     with pytest.raises(InvalidInput) as refused:
         parse(TASKS["mood"], body, max_inputs=8, max_candidates=4)
     assert [error.field for error in refused.value.errors] == [field]
 
 
 def test_every_wrong_input_is_named_up_to_a_limit() -> None:
-    """A client can correct all of a request at once, but a large one does not make a large error."""
+    """The error lists all invalid inputs of a request, at most 20 of them."""
     with pytest.raises(InvalidInput) as refused:
         parsed("mood", "fine", 1, " ")
     assert [error.field for error in refused.value.errors] == ["inputs[1]", "inputs[2]"]
@@ -121,7 +121,7 @@ def test_every_wrong_input_is_named_up_to_a_limit() -> None:
     ],
 )
 def test_too_many_inputs_or_candidates(task: str, inputs: list[Any], field: str) -> None:
-    """A limit that is passed is named with its field."""
+    """An error for an exceeded limit names its field."""
     with pytest.raises(TooManyInputs, match="the limit is") as refused:
         parsed(task, *inputs)
     assert refused.value.errors[0].field == field
@@ -133,8 +133,8 @@ texts = st.text(max_size=8).map("a".__add__)
 @settings(deadline=None, max_examples=25)
 @given(st.data())
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
-def test_an_input_survives_the_way_out_and_in(task: Task, data: st.DataObject) -> None:
-    """What `from_input` shows to a client is read back as the same input."""
+def test_an_input_survives_a_round_trip(task: Task, data: st.DataObject) -> None:
+    """`parse` reads the result of `from_input` as the same input."""
     example = tiny.inputs()[task.name]
     words = data.draw(st.lists(texts, min_size=1, max_size=4))
     item = Input(
@@ -147,8 +147,8 @@ def test_an_input_survives_the_way_out_and_in(task: Task, data: st.DataObject) -
         assert parse(task, body, max_inputs=1, max_candidates=4).items == [original]
 
 
-def test_the_fields_of_each_task_are_told() -> None:
-    """Name and type of each field, and whether it must be given."""
+def test_the_input_fields_of_each_task() -> None:
+    """`input_fields` lists name and type of each field, and whether it is required."""
     found = {
         name: {field.name: (field.type, field.required) for field in input_fields(task)} for name, task in TASKS.items()
     }

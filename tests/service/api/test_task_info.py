@@ -1,4 +1,4 @@
-"""What the service says about its tasks."""
+"""Task descriptions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = Settings(max_inputs=5, max_candidates=6, max_body_bytes=7, deadline_s
 
 
 def test_a_task_is_described_completely(checkpoint: Checkpoint) -> None:
-    """Everything a client needs is there: kind, labels, fields, limits, an example, and how good the model is."""
+    """A description has kind, labels, fields, limits, an example, and the metrics of the model."""
     found = describe_tasks(checkpoint.manifest, SETTINGS)
     assert list(found) == [task.name for task in tiny.tasks()]
     topics = found["topics"]
@@ -41,7 +41,7 @@ def test_a_task_is_described_completely(checkpoint: Checkpoint) -> None:
 
 @pytest.mark.parametrize("task", tiny.tasks(), ids=lambda task: task.name)
 def test_without_goldens_an_example_is_made_up(task: Task, checkpoint: Checkpoint) -> None:
-    """A checkpoint without golden examples and metrics has an example of every kind all the same."""
+    """A checkpoint without golden examples and metrics still has an example for every kind of task."""
     bare = replace(checkpoint.manifest, goldens=(), metrics={}, baselines={})
     item = example_input(task, bare)
     body = b'{"inputs": [%s]}' % json.dumps(from_input(task, item)).encode()
@@ -50,5 +50,5 @@ def test_without_goldens_an_example_is_made_up(task: Task, checkpoint: Checkpoin
 
 
 def test_the_revision_is_name_and_version(checkpoint: Checkpoint) -> None:
-    """As it is written in the store."""
+    """The revision is written as NAME/VERSION, like the path in the store."""
     assert revision(checkpoint.manifest) == "tiny/1"

@@ -1,4 +1,4 @@
-"""How far answers have moved: what the number means for each kind, and which golden inputs it is taken over."""
+"""Answer drift: its value for each kind of task, and the golden inputs that it is computed from."""
 
 from __future__ import annotations
 
@@ -45,17 +45,15 @@ def entity(label: str, start: int, end: int) -> dict[str, Any]:
         (Kind.SPAN, {"start": 0, "end": 4}, {"start": 5, "end": 9}, 1.0),
     ],
 )
-def test_how_far_an_answer_has_moved(
-    kind: Kind, before: Mapping[str, Any], after: Mapping[str, Any], far: float
-) -> None:
-    """The same in both directions, from nothing to 1."""
+def test_the_drift_of_an_answer(kind: Kind, before: Mapping[str, Any], after: Mapping[str, Any], far: float) -> None:
+    """The drift is the same in both directions, and 0 for equal answers."""
     task = TASKS[kind]
     assert answer_drift(task, before, after) == answer_drift(task, after, before) == pytest.approx(far)
     assert answer_drift(task, before, before) == answer_drift(task, after, after) == 0
 
 
-def found(seed: int, tasks: tuple[Task, ...], tolerance: float = 0.5) -> dict[str, Any]:
-    """The shifts of a network beside the tiny one, of the tasks that both have."""
+def drifts(seed: int, tasks: tuple[Task, ...], tolerance: float = 0.5) -> dict[str, Any]:
+    """The drifts of a network against the tiny one, for the tasks that both have."""
     encoder = InputEncoder(tiny.tokenizer())
     forward = Forward(TorchBackend(tiny.network(seed, tasks)), tasks, encoder.pad_id)
     names = {task.name for task in tiny.tasks()}
@@ -63,24 +61,24 @@ def found(seed: int, tasks: tuple[Task, ...], tolerance: float = 0.5) -> dict[st
     return task_drifts(forward, tasks, encoder, checkpoints.in_memory().manifest, tolerances)
 
 
-def test_the_same_network_has_not_moved() -> None:
-    """Whatever the order of its tasks; nothing is refused even where nothing is tolerated but noise."""
-    same = found(0, tiny.tasks(), tolerance=1e-5)
+def test_the_same_network_has_no_drift() -> None:
+    """The drift is below 1e-5 for an equal network, whatever the order of its tasks, and nothing is refused."""
+    same = drifts(0, tiny.tasks(), tolerance=1e-5)
     assert same.keys() == TASKS_BY_NAME.keys()
     assert all(shift.moved < 1e-5 and not shift.refused for shift in same.values())
 
 
-def test_another_network_has_moved() -> None:
-    """What is over the tolerance is refused, the rest is not."""
-    other = found(1, tuple(reversed(tiny.tasks())))
+def test_another_network_has_drift() -> None:
+    """Drifts over the tolerance are refused, the others are not."""
+    other = drifts(1, tuple(reversed(tiny.tasks())))
     assert max(shift.moved for shift in other.values()) > 0.5
     assert all(shift.refused == (shift.moved > 0.5) for shift in other.values())
 
 
-def test_a_task_of_another_kind_has_moved_all_the_way() -> None:
-    """Its answers cannot be compared."""
+def test_a_task_of_another_kind_has_a_drift_of_one() -> None:
+    """Answers of different kinds cannot be compared and count as the largest drift."""
     tasks = (replace(TASKS_BY_NAME["topics"], name="mood"), *tiny.tasks()[2:])
-    assert found(0, tasks)["mood"].moved == 1
+    assert drifts(0, tasks)["mood"].moved == 1
 
 
 TASKS_BY_NAME = {task.name: task for task in tiny.tasks()}

@@ -1,4 +1,4 @@
-"""One version takes the place of another, over HTTP: loaded, compared, activated, taken back, unloaded."""
+"""Version manager over HTTP: a version is loaded, compared, activated, rolled back and unloaded."""
 
 from __future__ import annotations
 
@@ -42,40 +42,40 @@ def store(tmp_path: Path) -> Path:
 
 
 class Admin:
-    """A service that serves version 1, and its admin."""
+    """A client with an admin key of a service that serves version 1."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
     async def post(self, verb: str, **content: Any) -> httpx.Response:
-        """Asks for a change."""
+        """Requests a change."""
         return await self.service.client.post(f"/admin/models/{verb}", json=content)
 
     async def get(self, path: str) -> Any:
-        """What a path says."""
+        """The JSON response of a path."""
         return (await self.service.client.get(path)).json()
 
     async def load(self, model: str, **content: Any) -> dict[str, Any]:
-        """Loads a version; how that went."""
+        """Loads a version. Returns the status of the load."""
         begun = await self.post("load", model=model, **content)
         assert begun.status_code == 202, begun.text
         assert begun.json()["load"]["model"] == model
         return await self.loaded()
 
     async def loaded(self) -> dict[str, Any]:
-        """How the load went, when it is over."""
+        """The status of the load when it is over."""
         while (await self.get("/v1/models"))["loading"]:  # noqa: ASYNC110, a client has nothing else
             await asyncio.sleep(0.01)
         return dict((await self.get("/admin/models"))["load"])
 
     async def change(self, verb: str) -> tuple[str, str | None]:
-        """Makes a change; what is active and on standby then."""
+        """Makes a change. Returns the active and the standby version."""
         response = await self.post(verb)
         assert response.status_code == 200, response.text
         return response.json()["active"], response.json()["standby"]
 
     async def answers(self, task: str = "mood") -> tuple[str, Any]:
-        """Who answers, and what."""
+        """The version that answers, and its answers."""
         response = await self.service.predict(task, "cat")
         assert response.status_code == 200, response.text
         assert response.headers["polytask-model"] == response.json()["model"]
@@ -90,8 +90,8 @@ async def administered(store: Path, backend: Backend | None = None, **settings: 
         yield Admin(service)
 
 
-async def test_what_is_loaded(store: Path) -> None:
-    """The version, what runs it, how good it is, and its card."""
+async def test_a_version_is_described(store: Path) -> None:
+    """GET /v1/models shows the version, its backend and metrics, and the path of its card."""
     async with administered(store) as admin:
         listed = await admin.get("/v1/models")
         (model,) = listed["models"]
@@ -104,8 +104,8 @@ async def test_what_is_loaded(store: Path) -> None:
         refused(missing, 404, "Unknown model")
 
 
-async def test_there_and_back_again(store: Path) -> None:
-    """Everything that tells of the version follows the active one, and its answers are its own."""
+async def test_versions_are_activated_and_rolled_back(store: Path) -> None:
+    """Tasks, models, metrics and answers are those of the active version after each swap, rollback and unload."""
     async with administered(store) as admin:
         first = await admin.answers()
         assert (await admin.load("tiny/2", tolerances=ANYTHING))["state"] == "loaded"
@@ -130,7 +130,7 @@ async def test_there_and_back_again(store: Path) -> None:
 
 
 async def test_a_version_runs_as_it_was_exported(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another engine may take over from the active version's, with answers as near as 8 bits are, and give back."""
+    """An exported version may replace one that runs on another backend, with answers as near as 8 bits allow, and be rolled back."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     checkpoints.saved(store)
     checkpoints.export(store / "tiny" / "3", exported.write(tmp_path, exported.eight_bits("onnxruntime")))
@@ -151,7 +151,7 @@ async def test_a_version_runs_as_it_was_exported(store: Path, tmp_path: Path, mo
 
 
 async def test_a_version_whose_answers_have_moved_is_refused(store: Path) -> None:
-    """It is said which tasks, by how much; a tolerance of 1 for these lets it pass."""
+    """The status names the tasks that drifted and by how much; a tolerance of 1 for these accepts the version."""
     async with administered(store) as admin:
         first, found = await admin.answers(), await admin.load("tiny/2")
         assert found["state"] == "refused"
@@ -166,7 +166,7 @@ async def test_a_version_whose_answers_have_moved_is_refused(store: Path) -> Non
 
 
 async def test_a_version_with_spoilt_golden_answers_is_refused(store: Path) -> None:
-    """It does not give its own answers: the task is named, and the active version serves on."""
+    """A version that does not repeat its golden answers is refused, the task is named, and the active version keeps serving."""
     checkpoints.saved(store, seed=1, spoilt="topics")
     async with administered(store) as admin:
         first, found = await admin.answers(), await admin.load("tiny/3", tolerances=ANYTHING)
@@ -184,13 +184,13 @@ def cut_off(store: Path) -> None:
 
 
 def without_manifest(store: Path) -> None:
-    """Takes the manifest of version 2 away."""
+    """Removes the manifest of version 2."""
     (store / "tiny" / "2" / "manifest.json").unlink()
 
 
 @pytest.mark.parametrize(("damage", "said"), [(cut_off, "weights.safetensors"), (without_manifest, "manifest.json")])
-async def test_a_damaged_version_leaves_all_as_it_was(store: Path, damage: Callable[[Path], None], said: str) -> None:
-    """The load has failed, it is said why, and nothing of it stays."""
+async def test_a_damaged_version_changes_nothing(store: Path, damage: Callable[[Path], None], said: str) -> None:
+    """The load fails with its reason, and no thread or version remains."""
     damage(store)
     async with administered(store) as admin:
         first, threads = await admin.answers(), threading.active_count()
@@ -201,10 +201,8 @@ async def test_a_damaged_version_leaves_all_as_it_was(store: Path, damage: Calla
         assert (await admin.get("/admin/models"))["standby"] is None
 
 
-async def test_an_error_that_nobody_thought_of_leaves_all_as_it_was(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another load is possible after it."""
+async def test_an_unexpected_error_changes_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a load that failed unexpectedly the active version answers and another load is possible."""
 
     def fail(_: Settings) -> Any:
         raise MemoryError("no room")
@@ -219,8 +217,8 @@ async def test_an_error_that_nobody_thought_of_leaves_all_as_it_was(
         assert (await admin.load("tiny/2", tolerances=ANYTHING))["state"] == "loaded"
 
 
-async def test_what_cannot_be_is_refused_at_once(store: Path) -> None:
-    """Each with what is wrong and what to do."""
+async def test_impossible_changes_are_refused_at_once(store: Path) -> None:
+    """Each refusal says what is wrong and what to do."""
     async with administered(store) as admin:
         for verb in ("activate", "rollback", "unload"):
             refused(await admin.post(verb), 409, "Conflict")
@@ -243,8 +241,8 @@ async def test_what_cannot_be_is_refused_at_once(store: Path) -> None:
         assert "unload it first" in refused(await admin.post("load", model="tiny/2"), 409, "Conflict")["detail"]
 
 
-async def test_a_second_load_waits_for_its_turn(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a version is being loaded, nothing else is changed, and it is seen from outside."""
+async def test_a_change_during_a_load_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a version is being loaded it is listed as loading, and every other change is refused."""
     go_on = threading.Event()
 
     def slowly(settings: Settings) -> Any:
@@ -264,7 +262,7 @@ async def test_a_second_load_waits_for_its_turn(store: Path, monkeypatch: pytest
 
 
 async def test_a_request_is_answered_by_the_version_that_admitted_it(store: Path) -> None:
-    """Those that come after the swap get the new one, however long the old ones take; unloading waits for these."""
+    """Requests after the swap get the new version, however long older requests take; unloading waits for the older ones."""
     backend = GatedBackend()
     async with administered(store, backend) as admin:
         await admin.load("tiny/2", tolerances=ANYTHING)
@@ -284,7 +282,7 @@ async def test_a_request_is_answered_by_the_version_that_admitted_it(store: Path
 async def test_a_version_that_is_unloaded_leaves_nothing_behind(
     store: Path, monkeypatch: pytest.MonkeyPatch, back: bool
 ) -> None:
-    """Its threads end and its network is freed at once, without a look for cycles; also when it was active before."""
+    """Its threads end and its network is freed without a garbage collection, also if it was active before."""
     backends = []
 
     def noted(settings: Settings) -> Any:
@@ -314,7 +312,7 @@ async def test_a_version_that_is_unloaded_leaves_nothing_behind(
 
 
 async def test_tasks_come_and_go(store: Path) -> None:
-    """Paths and metrics have those of the active version, and metrics none that no version has."""
+    """Paths and metrics have the tasks of the active version; the metrics of a task end with the last version that has it."""
     checkpoints.saved(store, tasks=OTHER_TASKS)
     async with administered(store) as admin:
         found = await admin.load("tiny/3")
@@ -331,8 +329,8 @@ async def test_tasks_come_and_go(store: Path) -> None:
         assert 'task="humour"' in page
 
 
-async def test_several_processes_refuse_all_of_it(tmp_path: Path) -> None:
-    """What is served is seen from each of them, but none of them could change it for all."""
+async def test_several_processes_refuse_all_changes(tmp_path: Path) -> None:
+    """With several processes the version is described, but every change is refused, as no process could make it for all."""
     async with both(tmp_path, real_backend(), api_keys=KEYS) as (service, _):
         service.client.headers.update(bearer("ops"))
         (model,) = (await service.client.get("/v1/models")).json()["models"]

@@ -53,7 +53,7 @@ async def test_without_keys_the_service_is_open() -> None:
 @pytest.mark.parametrize("name", ["web", "shop", "ops"])
 @pytest.mark.parametrize("header", ["Authorization", "X-API-Key"])
 async def test_each_key_opens_the_service(name: str, header: str) -> None:
-    """In either header."""
+    """Every key is accepted in both headers."""
     value = f"secret of {name}" if header == "X-API-Key" else f"bearer secret of {name}"
     async with serving(api_keys=KEYS) as service:
         assert (await service.predict("mood", "cat", headers={header: value})).status_code == 200
@@ -143,8 +143,8 @@ async def test_admin_paths_need_an_admin_key() -> None:
             assert (await service.client.get("/administration", headers=headers)).status_code == expected
 
 
-async def test_a_key_over_its_rate_is_told_when_to_come_back() -> None:
-    """Each key has its own bucket; what needs no key takes nothing from it."""
+async def test_a_key_over_its_rate_gets_a_retry_after() -> None:
+    """Each key has its own bucket, and requests to paths without a key take no token."""
     keys = "\n".join([line("web", ", requests_per_s = 0.02, burst = 2"), line("shop")])
     async with serving(api_keys=keys) as service:
         for _ in range(5):
@@ -159,8 +159,8 @@ async def test_a_key_over_its_rate_is_told_when_to_come_back() -> None:
         assert await service.metric('polytask_rejections_total{reason="rate_limited",task="mood"}') == 1
 
 
-async def test_a_key_with_all_its_places_taken_is_refused_until_one_is_free() -> None:
-    """A place is free again however its request ended."""
+async def test_a_key_over_its_concurrency_is_refused_until_a_request_ends() -> None:
+    """A request in flight stops counting when it ends, whether it is answered, refused or late."""
     backend = GatedBackend()
     async with serving(backend, api_keys=line("web", ", concurrent = 2")) as service:
         service.client.headers.update(bearer("web"))
@@ -181,7 +181,7 @@ async def test_a_key_with_all_its_places_taken_is_refused_until_one_is_free() ->
 
 
 async def test_the_document_says_that_a_key_is_needed() -> None:
-    """So that the page at /docs asks for it."""
+    """With keys the OpenAPI document has a security scheme, so that /docs asks for a key, and shows no example."""
     async with serving(api_keys=KEYS, warm=False) as service:
         document = (await service.client.get("/openapi.json")).json()
     for task in tiny.tasks():
@@ -200,12 +200,12 @@ async def test_the_document_says_that_a_key_is_needed() -> None:
     ],
 )
 def test_where_a_key_is_looked_for(headers: list[tuple[bytes, bytes]], key: bytes) -> None:
-    """Authorization goes before X-API-Key where it has a key."""
+    """A key in Authorization is used before one in X-API-Key."""
     assert request_key(headers) == key
 
 
-async def test_pages_of_other_origins_may_call_only_if_they_are_listed() -> None:
-    """By default no response says that they may; with an origin in the settings it may, errors and preflight included."""
+async def test_only_listed_origins_may_call() -> None:
+    """Without origins in the settings no response has CORS headers; with them listed origins have, also for errors and preflights."""
     origin = {"Origin": "https://a.org"}
     preflight = {**origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     async with serving(api_keys=KEYS, warm=False) as service:

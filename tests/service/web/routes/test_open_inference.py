@@ -1,4 +1,4 @@
-"""The Open Inference Protocol and KServe's v1: the same answers as by our own API, in tensors or as predictions."""
+"""The Open Inference Protocol and KServe's v1: the answers of our own API as tensors or predictions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Body = dict[str, Any]
 
 
 def tensor(name: str, *values: str, shape: list[int] | None = None) -> Body:
-    """An input of texts."""
+    """An input tensor of texts."""
     return {"name": name, "datatype": "BYTES", "shape": shape or [len(values)], "data": list(values)}
 
 
@@ -38,12 +38,12 @@ def example(task: str) -> list[Body]:
 
 
 async def infer(service: Service, task: str, *inputs: Body, **more: Any) -> httpx.Response:
-    """Asks by JSON."""
+    """Sends a request with tensors in JSON."""
     return await service.client.post(f"/v2/models/{task}/infer", json={"inputs": inputs, **more})
 
 
 def outputs(response: httpx.Response) -> dict[str, Any]:
-    """The data of the outputs, by name, each of the size that its shape says."""
+    """The data of the outputs by name, each checked to have the size of its shape."""
     assert response.status_code == 200, response.text
     found = {}
     for output in response.json()["outputs"]:
@@ -56,7 +56,7 @@ def outputs(response: httpx.Response) -> dict[str, Any]:
 
 
 def message(response: httpx.Response, status: int) -> str:
-    """The error, checked to be one of the protocol."""
+    """The message of an error, checked to have the shape of the protocol."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     (found,) = response.json().items()
@@ -64,7 +64,7 @@ def message(response: httpx.Response, status: int) -> str:
     return str(found[1])
 
 
-async def own(service: Service, task: str) -> Body:
+async def own_answer(service: Service, task: str) -> Body:
     """The answer of our own API to the example."""
     body = (await service.client.get(f"/v1/tasks/{task}")).json()["example"]
     answer: Body = (await service.client.post(f"/v1/tasks/{task}/predict", json=body)).json()["answers"][0]
@@ -72,11 +72,11 @@ async def own(service: Service, task: str) -> Body:
 
 
 @pytest.mark.parametrize("task", TASKS)
-async def test_outputs_say_what_answers_say(task: str) -> None:
-    """For each kind the outputs are the fields of the answer, and exactly those that the task's metadata lists."""
+async def test_outputs_are_the_fields_of_answers(task: str) -> None:
+    """For each kind of task the outputs are the fields of its answer, and exactly those that its metadata lists."""
     async with serving() as service:
         response = await infer(service, task, *example(task), id="mine")
-        answer = await own(service, task)
+        answer = await own_answer(service, task)
         metadata = (await service.client.get(f"/v2/models/{task}")).json()
     found = outputs(response)
     assert response.headers["Polytask-Model"] == "tiny/1"
@@ -104,7 +104,7 @@ async def test_outputs_say_what_answers_say(task: str) -> None:
 
 
 async def test_rows_of_tensors_are_inputs() -> None:
-    """[N], and [N, 1] or nested, are N inputs; lists are the rows of [N, C]. Outputs have a row for each, in order."""
+    """Shapes [N], [N, 1] and nested data are N inputs; lists are the rows of [N, C]; outputs have a row per input, in order."""
     texts = ["a good cat", "bad", "paris"]
     async with serving() as service:
         flat = outputs(await infer(service, "mood", tensor("text", *texts)))
@@ -119,8 +119,8 @@ async def test_rows_of_tensors_are_inputs() -> None:
     assert [output["shape"] for output in both.json()["outputs"]][:3] == [[2], [2], [2, 2]]
 
 
-async def test_only_what_is_wanted_is_sent() -> None:
-    """`outputs` names the tensors that come, in that order; parameters are options."""
+async def test_only_requested_outputs_are_sent() -> None:
+    """`outputs` selects tensors and their order; `parameters` are options."""
     async with serving() as service:
         found = outputs(await infer(service, "mood", tensor("text", "cat"), outputs=[{"name": "score"}]))
         raw = outputs(await infer(service, "mood", tensor("text", "cat"), parameters={"raw_scores": True}))
@@ -134,20 +134,20 @@ def packed(*texts: bytes) -> bytes:
 
 
 async def binary(service: Service, head: Body, data: bytes, length: str | None = None) -> httpx.Response:
-    """Asks with tensors behind the JSON."""
+    """Sends a request with tensors after the JSON."""
     start = json.dumps(head).encode()
     headers = {"Inference-Header-Content-Length": length or str(len(start))}
     return await service.client.post("/v2/models/mood/infer", content=start + data, headers=headers)
 
 
 def head(size: int, rows: int = 2, **more: Any) -> Body:
-    """The JSON in front of a binary tensor."""
+    """The JSON before a binary tensor."""
     parameters = {"binary_data_size": size}
     return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [rows], "parameters": parameters}], **more}
 
 
-async def test_tensors_may_be_bytes_behind_the_json() -> None:
-    """In both directions, output by output, with the same values."""
+async def test_tensors_may_be_bytes_after_the_json() -> None:
+    """Requests and responses may have bytes, output by output, with the same values as in JSON."""
     data = packed("a good cät".encode(), b"bad")
     wanted = [{"name": name, "parameters": {"binary_data": True}} for name in ("label", "tokens", "scores")]
     wanted[0]["parameters"] = {"binary_data": False}
@@ -167,7 +167,7 @@ async def test_tensors_may_be_bytes_behind_the_json() -> None:
 
 
 async def test_broken_bytes_are_refused() -> None:
-    """What does not add up is 400 and says what."""
+    """Binary data that contradicts its sizes or is not UTF-8 is 400 with the reason."""
     data = packed(b"good", b"bad")
     async with serving() as service:
         cases = {
@@ -209,14 +209,14 @@ async def test_broken_bytes_are_refused() -> None:
         ([tensor("text", "a")], {"ouputs": []}, "unknown field"),
     ],
 )
-async def test_what_a_task_does_not_read_is_refused(inputs: list[Body], more: Body, words: str) -> None:
-    """As 400, with the message of our own API where it is about an input."""
+async def test_a_malformed_request_is_refused(inputs: list[Body], more: Body, words: str) -> None:
+    """A malformed request is 400; errors about an input have the message of our own API."""
     async with serving() as service:
         assert words in message(await infer(service, "mood", *inputs, **more), 400)
 
 
 async def test_refusals_have_the_statuses_of_our_own_api() -> None:
-    """Unknown tasks and versions are 404, too much 413, late 504, a bad deadline 400, each counted as ever."""
+    """Unknown tasks and versions are 404, too much is 413, late is 504 and a bad deadline 400, and metrics count them as usual."""
     text = tensor("text", "cat")
     backend = GatedBackend()
     async with serving(backend, max_inputs=2, max_body_bytes=1000) as service:
@@ -242,8 +242,8 @@ async def test_refusals_have_the_statuses_of_our_own_api() -> None:
     assert expired == 1
 
 
-async def test_what_the_server_says_about_itself() -> None:
-    """Health, metadata and readiness, also by version; a path that is not there is an error of the protocol."""
+async def test_health_and_metadata() -> None:
+    """Health, metadata and readiness exist with and without a version; an unknown path is an error of the protocol."""
     async with serving() as service:
         for path in (
             "/v2/health/live",
@@ -265,7 +265,7 @@ async def test_what_the_server_says_about_itself() -> None:
 
 
 async def test_not_ready_is_503() -> None:
-    """For the server and for each model, while the process is live."""
+    """While the process is live but not ready, server and models answer 503."""
     async with serving(warm=False) as service:
         service.worker.stop(5)
         assert (await service.client.get("/v2/health/live")).json() == {"live": True}
@@ -273,8 +273,8 @@ async def test_not_ready_is_503() -> None:
             message(await service.client.get(path), 503)
 
 
-async def test_keys_are_asked_for_as_everywhere() -> None:
-    """Health needs none; what is refused for want of one is counted for its task."""
+async def test_keys_are_required() -> None:
+    """Health needs no key; a request that is refused for a missing key is counted for its task."""
     async with serving(api_keys=KEYS) as service:
         assert (await service.client.get("/v2/health/ready")).status_code == 200
         assert "key" in message(await infer(service, "mood", tensor("text", "cat")), 401)
@@ -285,17 +285,17 @@ async def test_keys_are_asked_for_as_everywhere() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 async def test_instances_become_predictions(task: str) -> None:
-    """KServe's v1: the inputs and the answers of our own API by other names."""
+    """KServe's v1 has the inputs and answers of our own API under other names."""
     async with serving() as service:
         inputs = (await service.client.get(f"/v1/tasks/{task}")).json()["example"]["inputs"]
         response = await service.client.post(f"/v1/models/{task}:predict", json={"instances": inputs})
-        assert response.json() == {"predictions": [await own(service, task)]}
+        assert response.json() == {"predictions": [await own_answer(service, task)]}
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"{}", b"[1]", b'{"instances": []}', b'{"instances": ["a"], "more": 1}', b"[" * 9999]
 )
-async def test_what_is_no_list_of_instances_is_refused(body: bytes) -> None:
-    """As 400 with a message."""
+async def test_a_body_without_instances_is_refused(body: bytes) -> None:
+    """A body that is no object with a list of instances is 400 with a message."""
     async with serving() as service:
         assert message(await service.client.post("/v1/models/mood:predict", content=body), 400)

@@ -15,8 +15,8 @@ FOLDER = Path(__file__).parents[4] / "service" / "web" / "playground"
 FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html")
 
 
-async def test_the_page_is_at_the_root_and_answers_head_as_well() -> None:
-    """HTML, under a policy that lets nothing in from elsewhere and nothing inline."""
+async def test_the_page_is_at_the_root() -> None:
+    """GET and HEAD of / return the page, with a content policy that allows nothing inline and nothing from other origins."""
     async with serving() as service:
         page, head = await service.client.get("/"), await service.client.head("/")
     assert page.status_code == head.status_code == 200
@@ -30,7 +30,7 @@ async def test_the_page_is_at_the_root_and_answers_head_as_well() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 async def test_a_file_is_sent_once_and_then_only_confirmed(name: str) -> None:
-    """The browser keeps it and asks whether it is still the same: 304 without a body, until it is another."""
+    """A browser keeps a file and revalidates it: the response is 304 without a body until the file changes."""
     async with serving(warm=False) as service:
         path = f"/playground/{name}"
         first = await service.client.get(path)
@@ -44,16 +44,16 @@ async def test_a_file_is_sent_once_and_then_only_confirmed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["index.html", "other.js", "..%2fplayground.py", "%2e%2e/playground.py"])
-async def test_what_is_no_file_of_it_is_not_found(name: str) -> None:
-    """Nothing of the package is reached but the playground's own files, and the page has one address."""
+async def test_other_names_are_not_found(name: str) -> None:
+    """No file of the package outside the playground is served, and the page has one address only."""
     async with serving(warm=False) as service:
         response = await service.client.get(f"/playground/{name}")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_the_files_name_each_other_only() -> None:
-    """Every script, style and picture that a file refers to is there, and none is of another host."""
+def test_the_files_refer_only_to_each_other() -> None:
+    """Every script, style and picture that a file refers to exists, and none comes from another host."""
     page = (FOLDER / "index.html").read_text(encoding="utf-8")
     wanted = set(re.findall(r'(?:src|href)="playground/([^"]+)"', page))
     for script in FOLDER.glob("*.js"):

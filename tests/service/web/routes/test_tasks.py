@@ -1,4 +1,4 @@
-"""The HTTP interface: what clients send, get, and are told when they get nothing."""
+"""The HTTP interface of tasks: requests, answers and problems."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def problem(response: httpx.Response, status: int, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-async def test_the_example_of_a_task_works_as_it_is(task: str) -> None:
-    """Posting a task's example gives one answer in the shape of its kind, from the version that is served."""
+async def test_the_example_of_a_task_works(task: str) -> None:
+    """Posting a task's example returns one answer of its kind from the served version."""
     async with serving() as service:
         example = (await service.client.get(f"/v1/tasks/{task}")).json()["example"]
         response = await service.client.post(f"/v1/tasks/{task}/predict", json=example)
@@ -98,15 +98,15 @@ def flat(value: Any) -> list[Any]:
 
 
 async def test_an_unknown_task_is_404_and_names_the_closest() -> None:
-    """Neither path of a task that is not there answers; both help."""
+    """Both paths of an unknown task are 404, and the detail names a similar task."""
     async with serving() as service:
         found = problem(await service.predict("mod", "text"), 404, "unknown-task")
         assert "did you mean 'mood'?" in found["detail"]
         problem(await service.client.get("/v1/tasks/nothing"), 404, "unknown-task")
 
 
-async def test_paths_and_methods_that_do_not_exist_are_problems_too() -> None:
-    """What the framework refuses looks like what the service refuses."""
+async def test_unknown_paths_and_methods_are_problems() -> None:
+    """Refusals by the framework have the same shape as those of the service."""
     async with serving() as service:
         for path in ("/nothing", "/redoc"):
             problem(await service.client.get(path), 404, "not-found")
@@ -143,7 +143,7 @@ async def test_too_many_inputs_or_candidates_or_tokens_are_413() -> None:
 
 
 async def test_a_full_queue_refuses_the_whole_request() -> None:
-    """Of a request that does not fit nothing is run; Retry-After says when to come back."""
+    """A request that does not fit is refused whole, and Retry-After says when to retry."""
     backend = GatedBackend()
     async with serving(backend, max_waiting_tokens=16, max_rows=1) as service:
         running = await hold(service, backend)
@@ -160,7 +160,7 @@ async def test_a_full_queue_refuses_the_whole_request() -> None:
 
 
 async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
-    """The quota of one task is a 429 of its own; a request that is larger than it will never fit."""
+    """A full task queue is a 429 of its own type for that task only; a request larger than the quota is 413."""
     backend = GatedBackend()
     async with serving(backend, task_policies='{"topics": {"max_waiting_tokens": 8}}') as service:
         running = await hold(service, backend)
@@ -176,8 +176,8 @@ async def test_a_task_over_its_quota_is_refused_and_others_are_not() -> None:
         assert await service.metric('polytask_rejections_total{reason="task_quota",task="topics"}') == 1
 
 
-async def test_the_calibrated_budget_is_on_the_page() -> None:
-    """Without a budget in the settings it is measured while warming up."""
+async def test_the_calibrated_budget_is_a_metric() -> None:
+    """Without a token budget in the settings it is measured during warm-up."""
     async with serving(token_budget=0, batch_ms=60_000) as service:
         longest = max(task.max_length for task in tiny.tasks())
         assert await service.metric("polytask_batch_token_budget") == 32 * longest
@@ -186,7 +186,7 @@ async def test_the_calibrated_budget_is_on_the_page() -> None:
 
 
 async def test_a_deadline_that_passes_is_504_and_the_rows_are_not_run() -> None:
-    """A request that waits longer than the client allows is told so, and its rows never reach the device."""
+    """A request that waits longer than its client allows gets 504, and its rows never reach the device."""
     backend = GatedBackend()
     async with serving(backend) as service:
         running = await hold(service, backend)
@@ -202,7 +202,7 @@ async def test_a_deadline_that_passes_is_504_and_the_rows_are_not_run() -> None:
 
 @pytest.mark.parametrize("value", ["0", "-5", "soon", "", "1e3", "9" * 30])
 async def test_a_deadline_must_be_whole_positive_milliseconds(value: str) -> None:
-    """Anything else is a 422 that names the header."""
+    """Any other deadline is a 422 that names the header."""
     async with serving() as service:
         found = problem(
             await service.predict("mood", "a", headers={"Polytask-Deadline-Ms": value}), 422, "invalid-input"
@@ -210,8 +210,8 @@ async def test_a_deadline_must_be_whole_positive_milliseconds(value: str) -> Non
     assert "Polytask-Deadline-Ms" in found["errors"][0]["field"]
 
 
-async def test_a_bad_deadline_is_counted_and_an_unknown_task_goes_before_it() -> None:
-    """A refused header is a refused request like any other, and matters only for a task that is there."""
+async def test_a_bad_deadline_is_counted_and_an_unknown_task_is_reported_first() -> None:
+    """A malformed header counts as an invalid request of its task, and an unknown task is reported before it."""
     header = {"Polytask-Deadline-Ms": "soon"}
     async with serving() as service:
         problem(await service.predict("nothing", "a", headers=header), 404, "unknown-task")
@@ -228,8 +228,8 @@ async def test_supervisors_may_ask_with_head(path: str) -> None:
     assert head.headers["content-type"] == get.headers["content-type"]
 
 
-async def test_a_client_that_hangs_up_is_never_forwarded() -> None:
-    """Rows of a client that has gone leave the line before they are run."""
+async def test_the_rows_of_a_disconnected_client_are_not_run() -> None:
+    """Rows of a client that has disconnected leave the queue before they are run."""
     backend = GatedBackend()
     async with serving(backend) as service:
         running = await hold(service, backend)
@@ -247,8 +247,8 @@ async def test_a_client_that_hangs_up_is_never_forwarded() -> None:
     assert len(backend.batches) == before
 
 
-async def test_before_the_warm_up_ends_only_liveness_answers() -> None:
-    """While warming up the service is live, not ready, and predicts nothing; descriptions and metrics are there."""
+async def test_during_warm_up_the_service_is_live_but_not_ready() -> None:
+    """During warm-up the service is live, not ready, and refuses predictions; descriptions and metrics are available."""
     backend = GatedBackend()
     backend.shut()
     async with serving(backend, warm=False) as service:
@@ -267,8 +267,8 @@ async def test_before_the_warm_up_ends_only_liveness_answers() -> None:
         assert await service.metric("polytask_ready") == 1
 
 
-async def test_while_shutting_down_nothing_new_is_taken() -> None:
-    """A request that comes after the end has begun is told so; the process is live until it ends."""
+async def test_new_requests_are_refused_during_shutdown() -> None:
+    """A request that arrives during shutdown gets 503; the process is live until it ends."""
     async with serving() as service:
         await asyncio.to_thread(service.worker.stop, 30)
         problem(await service.predict("mood", "a"), 503, "shutting-down")
@@ -278,7 +278,7 @@ async def test_while_shutting_down_nothing_new_is_taken() -> None:
 
 
 async def test_one_bad_row_hurts_only_its_own_request() -> None:
-    """Of requests that share a batch only the one with the row that fails gets an error; the log knows its id."""
+    """Of the requests in a batch only the one whose row fails gets an error, and the service stays ready."""
     poison = tiny.VOCABULARY.index("bad")
     backend = FailingBackend(lambda _: False)
     gate = GatedBackend(backend)
@@ -297,8 +297,8 @@ async def test_one_bad_row_hurts_only_its_own_request() -> None:
         assert (await service.predict("mood", "cat")).status_code == 200
 
 
-async def test_ready_flips_when_the_device_fails_and_recovers_with_it() -> None:
-    """While not even the known-good row runs the service is not ready; asking whether it is makes it try again."""
+async def test_readiness_follows_the_device() -> None:
+    """While even the probe row fails the service is not ready, and a request for readiness makes it try again."""
     backend = FailingBackend(lambda _: False)
     async with serving(backend) as service:
         backend.fails = lambda _: True
@@ -315,7 +315,7 @@ async def test_ready_flips_when_the_device_fails_and_recovers_with_it() -> None:
 async def test_a_bug_is_500_and_its_trace_is_in_the_log_only(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Wherever a bug is, the client gets an id, and the log has the trace under it."""
+    """For any bug the client gets a request id, and the log has the traceback under that id."""
 
     def fail(*_: object) -> None:
         raise KeyError("a secret")
@@ -333,7 +333,7 @@ async def test_a_bug_is_500_and_its_trace_is_in_the_log_only(
 
 
 async def test_truncation_is_visible() -> None:
-    """An answer says how much was read and how much cut off, and the metrics count it."""
+    """An answer has the numbers of tokens read and dropped, and the metrics count truncations."""
     async with serving() as service:
         found = (await service.predict("mood", "cat", "cat " * 40, "sat")).json()
         assert [(answer["tokens"], answer["dropped_tokens"]) for answer in found["answers"]] == [
@@ -345,8 +345,8 @@ async def test_truncation_is_visible() -> None:
         assert await service.metric('polytask_truncated_tokens_total{task="mood"}') == 40 - 30
 
 
-async def test_the_response_tells_where_the_time_went() -> None:
-    """Server-Timing has every stage."""
+async def test_the_response_has_the_time_of_each_stage() -> None:
+    """The header Server-Timing has every stage."""
     async with serving() as service:
         timing = (await service.predict("mood", "cat")).headers["server-timing"]
     assert [stage.split(";")[0] for stage in timing.split(", ")] == ["tokenize", "queue", "forward", "postprocess"]
@@ -362,8 +362,8 @@ json_values = st.recursive(
 )
 
 
-async def test_no_body_is_an_error_of_ours() -> None:
-    """Whatever bytes or JSON a client sends to whatever task, it is never a 5xx."""
+async def test_no_body_causes_a_server_error() -> None:
+    """Whatever bytes or JSON a client sends to any task, the response is never a 5xx."""
     async with serving() as service:
         loop = asyncio.get_running_loop()
 
@@ -390,8 +390,8 @@ async def test_no_body_is_an_error_of_ours() -> None:
     [b'{"inputs": ["\\ud800"]}', b'{"inputs": ["a\\u0000b"]}', b'{"inputs": ["\\u0000"]}', b"\xff\xfe", b"[" * 9999],
 )
 @pytest.mark.parametrize("task", ["mood", "entities"])
-async def test_odd_characters_crash_nothing(task: str, content: bytes) -> None:
-    """Lone surrogates are refused, NUL is a character like others, and nothing is a 5xx."""
+async def test_unusual_characters_cause_no_server_error(task: str, content: bytes) -> None:
+    """Lone surrogates and invalid UTF-8 are 422, NUL is an ordinary character, and nothing is a 5xx."""
     async with serving() as service:
         response = await service.client.post(f"/v1/tasks/{task}/predict", content=content)
     assert response.status_code == (200 if b"u0000" in content else 422)
