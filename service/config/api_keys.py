@@ -119,5 +119,5 @@ def _parse_line(line: str) -> Key | None:
     try:
         return Key(name, **value)
     except ValidationError as error:
-        place, problem = first_problem(error, [field.name for field in fields(Key)[1:]], show_input=False)
-        raise KeyLineError(f"{' '.join(place)} {problem}") from None
+        path, problem = first_problem(error, [field.name for field in fields(Key)[1:]], show_input=False)
+        raise KeyLineError(f"{' '.join(path)} {problem}") from None

@@ -275,7 +275,7 @@ def _tracing_is_installed() -> bool:
         return False
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.7)
-    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+def _unknown(name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name.upper(), names, n=1, cutoff=0.7)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
     return f"{name} is not a setting; {hint}"

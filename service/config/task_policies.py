@@ -42,9 +42,9 @@ def parse_task_policies(text: str) -> dict[str, TaskPolicy]:
     try:
         return _POLICIES.validate_json(text)
     except ValidationError as error:
-        place, problem = first_problem(error, [field.name for field in fields(TaskPolicy)])
-        if place:
-            problem = " ".join([f"of task {place[0]!r}:", *place[1:], problem])
+        path, problem = first_problem(error, [field.name for field in fields(TaskPolicy)])
+        if path:
+            problem = " ".join([f"of task {path[0]!r}:", *path[1:], problem])
         raise PolicyError(f"{problem}; an example is {_EXAMPLE}") from None
 
 

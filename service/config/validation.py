@@ -19,10 +19,10 @@ def first_problem(
     `names`: the fields that there are. `show_input`: whether the message may quote the value.
     """
     problem = error.errors(include_url=False)[0]
-    place = tuple(str(part)[:_MOST_SHOWN] for part in problem["loc"])
+    path = tuple(str(part)[:_MOST_SHOWN] for part in problem["loc"])
     if problem["type"] in _UNKNOWN:
-        return place, f"is none of {', '.join(names)}"
+        return path, f"is none of {', '.join(names)}"
     if problem["type"] == "bool_parsing":
-        return place, f"must be yes or no, got {problem['input']!r}"
+        return path, f"must be yes or no, got {problem['input']!r}"
     message = problem["msg"].replace("Input should", "must").replace("Invalid JSON", "is not valid JSON")
-    return place, f"{message}, got {problem['input']!r}" if show_input else message
+    return path, f"{message}, got {problem['input']!r}" if show_input else message

@@ -42,15 +42,17 @@ def check_goldens(
             )
 
 
-def agree(expected: Any, found: Any, tolerance: float) -> bool:
+def agree(expected: Any, actual: Any, tolerance: float) -> bool:
     """Whether two answers are equal, numbers within the tolerance."""
     if isinstance(expected, dict):
-        return expected.keys() == found.keys() and all(agree(expected[key], found[key], tolerance) for key in expected)
+        return expected.keys() == actual.keys() and all(
+            agree(expected[key], actual[key], tolerance) for key in expected
+        )
     if isinstance(expected, list | tuple):
-        return len(expected) == len(found) and all(map(agree, expected, found, [tolerance] * len(expected)))
+        return len(expected) == len(actual) and all(map(agree, expected, actual, [tolerance] * len(expected)))
     if isinstance(expected, float):
-        return bool(abs(expected - found) <= tolerance * max(1.0, abs(expected)))
-    return bool(expected == found)
+        return bool(abs(expected - actual) <= tolerance * max(1.0, abs(expected)))
+    return bool(expected == actual)
 
 
 def _scores(answered: dict[str, Any]) -> Any:
