@@ -323,8 +323,8 @@ def test_every_reference_in_the_document_resolves(document: dict[str, Any]) -> N
 
     def references(value: Any) -> set[str]:
         if isinstance(value, dict):
-            own = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
-            return own.union(*map(references, value.values()))
+            reference = {value["$ref"]} if isinstance(value.get("$ref"), str) else set()
+            return reference.union(*map(references, value.values()))
         return set().union(*map(references, value)) if isinstance(value, list) else set()
 
     assert {reference.removeprefix("#/components/schemas/") for reference in references(document)} <= names

@@ -55,13 +55,13 @@ def _logits(network: Network, rows: Sequence[Row]) -> list[Tensor]:
     token_level = any(network.tasks[task_id].token_level for task_id in task_ids)
     outputs = run(network, collate(encodings, task_ids, token_level=token_level))
     logits = []
-    for place, (task_id, encoding) in enumerate(zip(task_ids, encodings, strict=True)):
+    for index, (task_id, encoding) in enumerate(zip(task_ids, encodings, strict=True)):
         columns = network.output_slices[task_id]
         if network.tasks[task_id].token_level:
             assert outputs.token is not None
-            logits.append(outputs.token[place, : len(encoding), columns])
+            logits.append(outputs.token[index, : len(encoding), columns])
         else:
-            logits.append(outputs.sentence[place, columns])
+            logits.append(outputs.sentence[index, columns])
     return logits
 
 
@@ -88,8 +88,8 @@ def test_a_row_in_any_batch_is_the_row_alone_on_the_real_backbone(rows: list[Row
 def test_the_rows_differ_enough_for_the_tolerance_to_mean_something() -> None:
     """Another task or text changes the logits by at least a hundred times the tolerance, on both networks."""
     for network in (_tiny(), _minilm()):
-        one, other_text = _logits(network, [(0, 50, 1), (0, 50, 2)])
-        assert (one - other_text).abs().max() > 100 * TOLERANCE
+        text_logits, other_logits = _logits(network, [(0, 50, 1), (0, 50, 2)])
+        assert (text_logits - other_logits).abs().max() > 100 * TOLERANCE
         task_ids, row = [0, 1, 2, 3, 4, 5, 6], _encoding(network, (0, 50, 1))
         under_each_task = run(network, collate([row] * 7, task_ids, token_level=False)).sentence
         assert torch.pdist(under_each_task).min() > 100 * TOLERANCE

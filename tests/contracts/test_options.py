@@ -67,10 +67,10 @@ async def test_truncation_does_not_change_answers_to_short_inputs(task: str, tru
     """For an input that fits, the response with any `truncation` is byte-identical to the one without."""
     async with serving() as service:
         url = f"/v1/tasks/{task}/predict"
-        usual = await service.client.post(url, json={"inputs": [EXAMPLES[task]]})
+        default = await service.client.post(url, json={"inputs": [EXAMPLES[task]]})
         found = await service.client.post(url, json={"inputs": [EXAMPLES[task]], "options": {"truncation": truncation}})
     assert found.status_code == 200
-    assert found.content == usual.content
+    assert found.content == default.content
 
 
 async def test_windows_do_not_change_answers_to_any_short_text() -> None:
@@ -102,13 +102,13 @@ async def test_truncation_of_long_inputs(task: str) -> None:
         (whole,) = await answers(service, task, LONG_INPUTS[task], options={"truncation": "window"})
         url = f"/v1/tasks/{task}/predict"
         body = {"inputs": [EXAMPLES[task], LONG_INPUTS[task]], "options": {"truncation": "error"}}
-        said = refusal(await service.client.post(url, json=body))
+        detail = refusal(await service.client.post(url, json=body))
     assert cut["dropped_tokens"] == left["dropped_tokens"] > 0
     assert cut["tokens"] == left["tokens"] < whole["tokens"]
     assert whole["dropped_tokens"] == 0
     assert cut.keys() == whole.keys() == left.keys()
-    assert said.startswith("inputs[1]: has ")
-    assert f"tokens{' in a row' if task in {'relevance', 'choice'} else ''}, the limit of '{task}' is" in said
+    assert detail.startswith("inputs[1]: has ")
+    assert f"tokens{' in a row' if task in {'relevance', 'choice'} else ''}, the limit of '{task}' is" in detail
 
 
 async def test_windows_find_entities_and_spans_beyond_the_limit() -> None:
@@ -133,7 +133,7 @@ async def test_every_token_is_read_once_in_windows(task: str) -> None:
     given_input = LONG_INPUTS[task]
     fields = {"text": given_input} if isinstance(given_input, str) else dict(given_input)
     for name in ("candidates", "choices"):
-        fields |= {f"{name}[{place}]": text for place, text in enumerate(fields.pop(name, ()))}
+        fields |= {f"{name}[{index}]": text for index, text in enumerate(fields.pop(name, ()))}
     read = {(token["field"], token["start"], token["end"], token["token"]) for row in found["read"] for token in row}
     tokenizer = tiny.tokenizer()
     assert read == {
@@ -150,17 +150,17 @@ async def test_every_token_is_read_once_in_windows(task: str) -> None:
 async def test_fewer_scores_and_logits() -> None:
     """`top_k` keeps the highest scores of the default answer, and `raw_scores` returns logits; a task of another kind refuses `top_k`."""
     async with serving() as service:
-        (usual,) = await answers(service, "mood", "the cat")
+        (default,) = await answers(service, "mood", "the cat")
         (first,) = await answers(service, "mood", "the cat", options={"top_k": 1})
         (raw,) = await answers(service, "mood", "the cat", options={"raw_scores": True})
         (ranking,) = await answers(service, "relevance", EXAMPLES["relevance"], options={"top_k": 2})
         body = {"inputs": ["a"], "options": {"top_k": 1}}
-        said = refusal(await service.client.post("/v1/tasks/entities/predict", json=body))
-    assert first["scores"] == {usual["label"]: usual["score"]}
-    assert list(raw["scores"]) == list(usual["scores"])
+        detail = refusal(await service.client.post("/v1/tasks/entities/predict", json=body))
+    assert first["scores"] == {default["label"]: default["score"]}
+    assert list(raw["scores"]) == list(default["scores"])
     assert sum(raw["scores"].values()) != pytest.approx(1)
     assert len(ranking["ranking"]) == 2
-    assert said == (
+    assert detail == (
         "options.top_k: means nothing to 'entities' (tagging): it is for tasks of kind classification, multilabel, ranking"
     )
 
@@ -175,10 +175,10 @@ async def test_thresholds_of_the_client() -> None:
             service, "topics", "cat", options={"thresholds": dict.fromkeys(("cats", "cities", "food"), 1)}
         )
         body = {"inputs": ["a"], "options": {"thresholds": {"cat": 1}}}
-        said = refusal(await service.client.post("/v1/tasks/topics/predict", json=body))
+        detail = refusal(await service.client.post("/v1/tasks/topics/predict", json=body))
     assert [entry["label"] for entry in every["labels"]] == list(every["scores"])
     assert none["labels"] == []
-    assert said == "options.thresholds.cat: is no label; did you mean 'cats'?"
+    assert detail == "options.thresholds.cat: is no label; did you mean 'cats'?"
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -191,34 +191,34 @@ async def test_an_invalid_item_does_not_affect_others(task: str) -> None:
         found = await answers(service, task, bad, good, LONG_INPUTS[task], 5, good, options=options, errors="per_item")
         nothing = await post(service, f"/v1/tasks/{task}/predict", inputs=[bad, 5], errors="per_item")
         refused = await service.client.post(f"/v1/tasks/{task}/predict", json={"inputs": [good, bad]})
-    assert [place for place, answer in enumerate(found) if "error" in answer] == [0, 2, 3]
+    assert [index for index, answer in enumerate(found) if "error" in answer] == [0, 2, 3]
     assert close([found[1], found[4]], [alone[0], alone[0]])
-    for place in (0, 2, 3):
-        problem = found[place]["error"]
+    for index in (0, 2, 3):
+        problem = found[index]["error"]
         assert (problem["type"], problem["status"]) == ("urn:polytask:invalid-input", 422)
-        assert problem["errors"][0]["field"].startswith(f"inputs[{place}]")
+        assert problem["errors"][0]["field"].startswith(f"inputs[{index}]")
     assert [list(answer) for answer in nothing["answers"]] == [["error"], ["error"]]
     assert nothing["usage"] == {"inputs": 2, "rows": 0, "tokens": 0}
     assert refusal(refused).startswith("inputs[1]")
 
 
-def close(one: Any, other: Any) -> bool:
+def close(first: Any, second: Any) -> bool:
     """Whether two JSON values are equal, with a tolerance for numbers that depend on the batch."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(close, one, other))
-    return bool(one == pytest.approx(other, abs=1e-4)) if isinstance(one, float) else bool(one == other)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(close(first[key], second[key]) for key in first)
+    if isinstance(first, list):
+        return len(first) == len(second) and all(map(close, first, second))
+    return bool(first == pytest.approx(second, abs=1e-4)) if isinstance(first, float) else bool(first == second)
 
 
 async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """One call for several tasks has the same answers as a call for each, and tokenises the texts once."""
     tokenised: list[str] = []
-    usual = InputEncoder._tokenise
+    default = InputEncoder._tokenise
 
     def counted(encoder: InputEncoder, texts: Any) -> Any:
         tokenised.extend(texts)
-        return usual(encoder, texts)
+        return default(encoder, texts)
 
     inputs, tasks = ["The cat sat in Paris.", LONG, {"text": "good"}], ["mood", "entities", "topics"]
     for rest in ({}, {"options": {"truncation": "window", "return_tokens": True}}):

@@ -44,25 +44,25 @@ async def answers_without_load(client: httpx.AsyncClient, examples: dict[str, Js
 
 @dataclass
 class Crowd:
-    """Clients that send the `examples` in turn and check each answer against `known`, the answers of each version without load."""
+    """Clients that send the `examples` in turn and check each answer against `expected`, the answers of each version without load."""
 
     client: httpx.AsyncClient
     examples: dict[str, Json]
-    known: dict[str, dict[str, Json]]
+    expected: dict[str, dict[str, Json]]
     answered: Counter[str] = field(default_factory=Counter)
     over: bool = False
 
-    async def ask(self, place: int) -> None:
+    async def ask(self, index: int) -> None:
         """Sends requests until `over`. Fails at the first that has no answer, or not the one of the version that it names."""
         tasks = list(self.examples)
         while not self.over:
-            task = tasks[place % len(tasks)]
-            place += 1
+            task = tasks[index % len(tasks)]
+            index += 1
             response = await self.client.post(f"/v1/tasks/{task}/predict", json=self.examples[task])
             assert response.status_code == 200, response.text
             found = response.json()
             assert response.headers["polytask-model"] == found["model"]
-            assert flat(found) == pytest.approx(flat(self.known[found["model"]][task]), abs=1e-4)
+            assert flat(found) == pytest.approx(flat(self.expected[found["model"]][task]), abs=1e-4)
             self.answered[found["model"]] += 1
 
 
@@ -87,7 +87,7 @@ class Admin:
 
 async def swap(admin: Admin, crowd: Crowd, clients: int, swaps: int) -> None:
     """Swaps tiny/2, which is active, and tiny/1 back and forth during load; every fourth time it loads the version again."""
-    asking = [asyncio.create_task(crowd.ask(place)) for place in range(clients)]
+    asking = [asyncio.create_task(crowd.ask(index)) for index in range(clients)]
     active, other = "tiny/2", "tiny/1"
     for number in range(swaps):
         if number % 4 == 2:
@@ -114,12 +114,12 @@ async def swapped(store: Path, clients: int, swaps: int) -> int:
     with polytask_serve(*flags) as url:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=bearer("ops"), limits=limits) as client:
             examples = {task["name"]: task["example"] for task in (await client.get("/v1/tasks")).json()["tasks"]}
-            admin, known = Admin(client), {"tiny/1": await answers_without_load(client, examples)}
+            admin, expected = Admin(client), {"tiny/1": await answers_without_load(client, examples)}
             await admin.load("tiny/2")
             await admin.change("activate")
-            known["tiny/2"] = await answers_without_load(client, examples)
-            assert known["tiny/1"] != known["tiny/2"]
-            crowd = Crowd(client, examples, known)
+            expected["tiny/2"] = await answers_without_load(client, examples)
+            assert expected["tiny/1"] != expected["tiny/2"]
+            crowd = Crowd(client, examples, expected)
             await swap(admin, crowd, clients, swaps)
             page = (await client.get("/metrics")).text.splitlines()
     counts = [line for line in page if line.startswith("polytask_requests_total{") and not line.endswith(" 0.0")]

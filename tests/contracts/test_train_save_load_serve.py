@@ -55,7 +55,7 @@ class Trained:
 
     def inputs(self) -> Inputs:
         """The validation inputs of every task."""
-        return {own.task.name: [example.input for example in own.validation] for own in self.data}
+        return {task_data.task.name: [example.input for example in task_data.validation] for task_data in self.data}
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def new_process(trained: Trained) -> tuple[Answers, Answers]:
     for golden in trained.manifest.goldens:
         goldens[golden.task].append(golden.input)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as processes:
-        found = [processes.submit(answer_alone, trained.version, asked) for asked in (trained.inputs(), goldens)]
+        found = [processes.submit(answer_alone, trained.version, inputs) for inputs in (trained.inputs(), goldens)]
         return found[0].result(), found[1].result()
 
 
@@ -119,9 +119,9 @@ def test_a_new_process_answers_as_training_did(trained: Trained, served: Answers
 
 def test_the_manifests_metrics_are_those_of_the_answers(trained: Trained, served: Answers) -> None:
     """Scoring the new process's answers gives every metric in the manifest, and no others."""
-    for own in trained.data:
-        scores = score_answers(own.task, own.validation, served[own.task.name])
-        assert scores == pytest.approx(trained.manifest.metrics[own.task.name], abs=1e-6)
+    for task_data in trained.data:
+        scores = score_answers(task_data.task, task_data.validation, served[task_data.task.name])
+        assert scores == pytest.approx(trained.manifest.metrics[task_data.task.name], abs=1e-6)
     assert set(trained.manifest.metrics) == set(served)
 
 
@@ -137,9 +137,9 @@ def test_golden_answers_are_repeated(trained: Trained, new_process: tuple[Answer
     goldens = trained.manifest.goldens
     assert {golden.task for golden in goldens} == set(toy.TASKS.values())
     assert [golden.input.text for golden in goldens[:2]] == ["the cat is good", "a bad cat in paris"]
-    for name, own in new_process[1].items():
+    for name, task_answers in new_process[1].items():
         expected = [golden.answer for golden in goldens if golden.task == name]
-        assert_same_fields([asdict(answer) for answer in own], expected, tolerance=1e-4)
+        assert_same_fields([asdict(answer) for answer in task_answers], expected, tolerance=1e-4)
 
 
 async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, Any]:
@@ -161,13 +161,18 @@ async def _over_http(version: Path, inputs: dict[str, list[Any]]) -> dict[str, A
             answer.pop("dropped_tokens")
             return answer
 
-        return {name: await asyncio.gather(*(ask(name, item) for item in own)) for name, own in inputs.items()}
+        return {
+            name: await asyncio.gather(*(ask(name, item) for item in task_inputs))
+            for name, task_inputs in inputs.items()
+        }
 
 
 def test_the_service_answers_as_training_did(trained: Trained, served: Answers) -> None:
     """Over HTTP every answer of every kind is the one that training measured."""
-    tasks = {own.task.name: own.task for own in trained.data}
-    wire = {name: [from_input(tasks[name], item) for item in own] for name, own in trained.inputs().items()}
+    tasks = {task_data.task.name: task_data.task for task_data in trained.data}
+    wire = {
+        name: [from_input(tasks[name], item) for item in task_inputs] for name, task_inputs in trained.inputs().items()
+    }
     answers = asyncio.run(_over_http(trained.version, wire))
-    for name, own in answers.items():
-        assert_same_fields(own, [asdict(answer) for answer in served[name]], tolerance=1e-4)
+    for name, task_answers in answers.items():
+        assert_same_fields(task_answers, [asdict(answer) for answer in served[name]], tolerance=1e-4)

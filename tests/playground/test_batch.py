@@ -106,8 +106,8 @@ def test_pasted_lines_are_inputs(batch: Page, service: Process) -> None:
     rows = downloaded(batch)
     expected = answers_of(service, "mood", *texts)
     assert [row["text"] for row in rows] == texts
-    assert [row["mood"] for row in rows] == [one["label"] for one in expected]
-    assert [float(row["mood_score"]) for row in rows] == [one["score"] for one in expected]
+    assert [row["mood"] for row in rows] == [answer["label"] for answer in expected]
+    assert [float(row["mood_score"]) for row in rows] == [answer["score"] for answer in expected]
     assert [json.loads(row["mood_json"]) for row in rows] == expected
     expect(batch.locator("#batch-page tbody tr")).to_have_count(50)
     expect(batch.locator("#announcer")).to_have_text("70 rows done.")
@@ -161,13 +161,13 @@ def test_a_dropped_file_is_read(batch: Page) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [("text,other\n", "no rows below the first line"), ('text\n"the cat\n', "A quote is opened in record 2")],
 )
-def test_a_file_that_is_no_table_is_refused_in_words(batch: Page, text: str, said: str) -> None:
+def test_a_file_that_is_no_table_is_refused_in_words(batch: Page, text: str, message: str) -> None:
     """An unreadable file shows the reason in place of the rows, and nothing is sent."""
     bring(batch, "mood", text)
-    expect(batch.get_by_role("alert").filter(has_text=said)).to_be_visible()
+    expect(batch.get_by_role("alert").filter(has_text=message)).to_be_visible()
 
 
 def test_a_row_that_is_refused_does_not_stop_the_others(batch: Page, service: Process) -> None:
@@ -205,11 +205,11 @@ def test_a_batch_can_be_cancelled(batch: Page, service: Process) -> None:
 
 def test_an_interrupted_batch_resumes(batch: Page) -> None:
     """Answers before the interruption are kept and can be downloaded, and resuming sends only the other rows."""
-    asked: list[int] = []
+    batch_sizes: list[int] = []
 
     def fourth_fails(route: Route) -> None:
-        asked.append(len(json.loads(route.request.post_data or "")["inputs"]))
-        if len(asked) == 4:
+        batch_sizes.append(len(json.loads(route.request.post_data or "")["inputs"]))
+        if len(batch_sizes) == 4:
             route.abort()
         else:
             route.continue_()
@@ -221,8 +221,8 @@ def test_an_interrupted_batch_resumes(batch: Page) -> None:
     expect(batch.locator("#batch-page .problem")).to_contain_text("cannot be reached")
     answered = sum(bool(row["mood"]) for row in downloaded(batch))
     assert 64 <= answered < 200
-    asked[:] = [0] * 4
+    batch_sizes[:] = [0] * 4
     batch.get_by_role("button", name="Go on").click()
     expect(batch.locator("#batch-state")).to_have_text("200 rows done.", timeout=1000 * PATIENCE_S)
-    assert sum(asked) == 200 - answered
+    assert sum(batch_sizes) == 200 - answered
     assert all(row["mood"] for row in downloaded(batch))

@@ -53,7 +53,10 @@ def test_axe_finds_nothing(browser: Browser, service: Process, scheme: Any) -> N
         for name in PAGES:
             page.goto(page.url.split("#")[0] + f"#{name}")
             found = Axe().run(page).response["violations"]
-            assert [(one["id"], one["impact"], [node["target"] for node in one["nodes"]]) for one in found] == []
+            assert [
+                (violation["id"], violation["impact"], [node["target"] for node in violation["nodes"]])
+                for violation in found
+            ] == []
 
 
 def test_a_phone_never_scrolls_sideways(browser: Browser, service: Process) -> None:
@@ -149,7 +152,7 @@ def test_a_full_queue_is_waited_for(browser: Browser, store: Path) -> None:
     ):
         url = f"{service.client.base_url}/v1/tasks/mood/predict"
         service.tell("shut")
-        # One is on the device, and one of as many tokens as may wait is in line.
+        # One is on the device, and one with as many tokens as may wait is queued.
         calls = [pool.submit(httpx.post, url, content=body("cat " * 30), timeout=PATIENCE_S)]
         until(
             lambda: service.sample("polytask_input_tokens_total") == 32 and not service.sample("polytask_queue_inputs")

@@ -84,15 +84,17 @@ def test_entities_after_emoji_are_marked(page: Page, service: Process) -> None:
     ask(page)
     entities = answer_of(service, "entities", text)["entities"]
     assert entities
-    expect(card(page, "entities").locator("mark")).to_have_text([f"{one['text']} {one['label']}" for one in entities])
+    expect(card(page, "entities").locator("mark")).to_have_text(
+        [f"{entity['text']} {entity['label']}" for entity in entities]
+    )
 
 
 def test_any_passages_of_any_text_are_marked(page: Page) -> None:
     """For any text and any spans the text stays complete, and each mark holds the same characters as in Python."""
 
     @given(st.text(max_size=30), st.lists(st.integers(0, 30), max_size=6))
-    def holds(text: str, places: list[int]) -> None:
-        ordered = sorted({min(place, len(text)) for place in places})
+    def holds(text: str, positions: list[int]) -> None:
+        ordered = sorted({min(position, len(text)) for position in positions})
         spans = list(zip(ordered[::2], ordered[1::2], strict=False))
         passages = [{"start": start, "end": end, "score": 0.5} for start, end in spans]
         assert page.evaluate(MARKED, [text, passages]) == [text, [text[start:end] for start, end in spans]]
@@ -223,9 +225,9 @@ def test_a_key_is_sent_and_not_stored(page: Page) -> None:
     page.get_by_label("API key").fill("secret-key")
     page.keyboard.press("Enter")
     choose(page, "mood")
-    with page.expect_request("**/predict") as asked:
+    with page.expect_request("**/predict") as request:
         ask(page)
-    assert asked.value.headers["authorization"] == "Bearer secret-key"
+    assert request.value.headers["authorization"] == "Bearer secret-key"
     assert "$POLYTASK_API_KEY" in snippet(page, "curl")
     assert "secret-key" not in snippet(page, "curl") + snippet(page, "Python")
     assert (

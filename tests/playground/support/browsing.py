@@ -31,7 +31,10 @@ def opened(browser: Browser, url: str, path: str = "/", **options: Any) -> Itera
         page = context.new_page()
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None)
+        page.on(
+            "console",
+            lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None,
+        )
         page.goto(url + path)
         page.locator("main > section:visible").wait_for()
         yield page

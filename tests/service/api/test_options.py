@@ -66,5 +66,5 @@ def test_thresholds_replace_those_of_their_labels() -> None:
     with pytest.raises(InvalidInput, match="is no label; labels: cats, cities, food"):
         options_of("topics", thresholds={"xyz": 0.5})
     with pytest.raises(InvalidInput) as refused:
-        options_of("topics", thresholds={f"label {place}": 0.5 for place in range(5000)})
+        options_of("topics", thresholds={f"label {index}": 0.5 for index in range(5000)})
     assert len(refused.value.errors) == 20, "the first so many"

@@ -123,15 +123,15 @@ async def test_a_request_becomes_rows_and_rows_become_answers(engine: RecordingE
     assert not engine.cancelled
 
 
-@pytest.mark.parametrize(("asked", "allowed"), [(None, 50), (5, 5), (500, 50)])
+@pytest.mark.parametrize(("allowed_by_client", "expected"), [(None, 50), (5, 5), (500, 50)])
 async def test_the_nearer_deadline_holds(
-    asked: float | None, allowed: float, engine: RecordingEngine, predictor: Predictor
+    allowed_by_client: float | None, expected: float, engine: RecordingEngine, predictor: Predictor
 ) -> None:
     """A client may allow less time than the service, not more."""
     before = asyncio.get_running_loop().time()
-    task = asyncio.create_task(predict(predictor, "mood", body("cat"), asked))
+    task = asyncio.create_task(predict(predictor, "mood", body("cat"), allowed_by_client))
     await until(lambda: bool(engine.rows))
-    assert before + allowed <= engine.rows[0].deadline <= asyncio.get_running_loop().time() + allowed
+    assert before + expected <= engine.rows[0].deadline <= asyncio.get_running_loop().time() + expected
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

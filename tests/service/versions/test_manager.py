@@ -57,9 +57,9 @@ class Admin:
 
     async def load(self, model: str, **content: Any) -> dict[str, Any]:
         """Loads a version. Returns the status of the load."""
-        begun = await self.post("load", model=model, **content)
-        assert begun.status_code == 202, begun.text
-        assert begun.json()["load"]["model"] == model
+        response = await self.post("load", model=model, **content)
+        assert response.status_code == 202, response.text
+        assert response.json()["load"]["model"] == model
         return await self.loaded()
 
     async def loaded(self) -> dict[str, Any]:
@@ -188,14 +188,14 @@ def without_manifest(store: Path) -> None:
     (store / "tiny" / "2" / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize(("damage", "said"), [(cut_off, "weights.safetensors"), (without_manifest, "manifest.json")])
-async def test_a_damaged_version_changes_nothing(store: Path, damage: Callable[[Path], None], said: str) -> None:
+@pytest.mark.parametrize(("damage", "reason"), [(cut_off, "weights.safetensors"), (without_manifest, "manifest.json")])
+async def test_a_damaged_version_changes_nothing(store: Path, damage: Callable[[Path], None], reason: str) -> None:
     """The load fails with its reason, and no thread or version remains."""
     damage(store)
     async with administered(store) as admin:
         first, threads = await admin.answers(), threading.active_count()
         found = await admin.load("tiny/2", tolerances=ANYTHING)
-        assert (found["state"], said in found["detail"]) == ("failed", True)
+        assert (found["state"], reason in found["detail"]) == ("failed", True)
         assert await admin.answers() == first
         await until(lambda: threading.active_count() == threads)
         assert (await admin.get("/admin/models"))["standby"] is None

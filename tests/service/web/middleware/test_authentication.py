@@ -215,8 +215,8 @@ async def test_only_listed_origins_may_call() -> None:
         ):
             assert not [name for name in response.headers if name.startswith("access-control")]
     async with serving(api_keys=KEYS, warm=False, cors_origins="https://a.org, https://b.org") as service:
-        asked = await service.client.options("/v1/tasks/mood/predict", headers=preflight)
-        assert asked.status_code == 200
+        preflight_response = await service.client.options("/v1/tasks/mood/predict", headers=preflight)
+        assert preflight_response.status_code == 200
         for headers, status in ((origin, 401), (origin | bearer("web"), 200)):
             response = await service.client.get("/v1/tasks", headers=headers)
             assert response.status_code == status

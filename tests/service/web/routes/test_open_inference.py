@@ -100,7 +100,7 @@ async def test_outputs_are_the_fields_of_answers(task: str) -> None:
         assert found["scores"] == answer["scores"]
     if task == "relevance":
         assert found["ranking"] == [ranked["index"] for ranked in answer["ranking"]]
-        assert [found["scores"][place] for place in found["ranking"]] == [one["score"] for one in answer["ranking"]]
+        assert [found["scores"][index] for index in found["ranking"]] == [each["score"] for each in answer["ranking"]]
 
 
 async def test_rows_of_tensors_are_inputs() -> None:
@@ -114,8 +114,8 @@ async def test_rows_of_tensors_are_inputs() -> None:
         choices = tensor("choices", "a", "b", "c", "d", shape=[2, 2])
         both = await infer(service, "choice", tensor("text", "the cat", "a cat"), choices)
     assert flat == nested
-    assert flat["label"] == [one["label"][0] for one in alone]
-    assert flat["scores"] == pytest.approx([score for one in alone for score in one["scores"]], abs=1e-4)
+    assert flat["label"] == [each["label"][0] for each in alone]
+    assert flat["scores"] == pytest.approx([score for each in alone for score in each["scores"]], abs=1e-4)
     assert [output["shape"] for output in both.json()["outputs"]][:3] == [[2], [2], [2, 2]]
 
 
@@ -149,12 +149,12 @@ def head(size: int, rows: int = 2, **more: Any) -> Body:
 async def test_tensors_may_be_bytes_after_the_json() -> None:
     """Requests and responses may have bytes, output by output, with the same values as in JSON."""
     data = packed("a good cät".encode(), b"bad")
-    wanted = [{"name": name, "parameters": {"binary_data": True}} for name in ("label", "tokens", "scores")]
-    wanted[0]["parameters"] = {"binary_data": False}
+    requested = [{"name": name, "parameters": {"binary_data": True}} for name in ("label", "tokens", "scores")]
+    requested[0]["parameters"] = {"binary_data": False}
     async with serving() as service:
         plain = outputs(await infer(service, "mood", tensor("text", "a good cät", "bad")))
         json_back = outputs(await binary(service, head(len(data)), data))
-        response = await binary(service, head(len(data), outputs=wanted), data)
+        response = await binary(service, head(len(data), outputs=requested), data)
     assert json_back == plain
     assert response.headers["content-type"] == "application/octet-stream"
     length = int(response.headers["Inference-Header-Content-Length"])

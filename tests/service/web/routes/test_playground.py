@@ -55,11 +55,11 @@ async def test_other_names_are_not_found(name: str) -> None:
 def test_the_files_refer_only_to_each_other() -> None:
     """Every script, style and picture that a file refers to exists, and none comes from another host."""
     page = (FOLDER / "index.html").read_text(encoding="utf-8")
-    wanted = set(re.findall(r'(?:src|href)="playground/([^"]+)"', page))
+    referred = set(re.findall(r'(?:src|href)="playground/([^"]+)"', page))
     for script in FOLDER.glob("*.js"):
         text = script.read_text(encoding="utf-8")
-        wanted |= set(re.findall(r'from "\./([^"]+)"', text))
+        referred |= set(re.findall(r'from "\./([^"]+)"', text))
         assert not re.findall(r'"https?://(?!www\.w3\.org/2000/svg)', text)
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", text)
-    assert wanted == set(FILES)
+    assert referred == set(FILES)
     assert not re.findall(r'="(?:https?:)?//', page)

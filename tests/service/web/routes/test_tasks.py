@@ -63,7 +63,7 @@ async def test_the_example_of_a_task_works(task: str) -> None:
 
 async def test_answers_come_in_the_order_of_the_inputs() -> None:
     """However rows are grouped into batches, the answers of a request are in the order of its inputs."""
-    texts = ["good " * (1 + place * 7 % 11) for place in range(40)]
+    texts = ["good " * (1 + index * 7 % 11) for index in range(40)]
     async with serving(max_rows=4) as service:
         together = (await service.predict("mood", *texts)).json()["answers"]
         alone = [(await service.predict("mood", text)).json()["answers"][0] for text in texts]
