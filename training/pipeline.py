@@ -210,7 +210,7 @@ def published_line(version: Path) -> str:
 
 
 def _resume_command(recipe: Path, data_folder: Path, store: Path, run_folder: Path, num_processes: int) -> str:
-    # `--no-python polytask` instead of `-m polytask`: the latter would import a `polytask.py` or `model.py` in the folder.
+    # `-m polytask` would put the working folder on the path, where a `polytask` of the user could hide ours.
     launcher = "" if num_processes == 1 else f"torchrun --nproc_per_node {num_processes} --no-python "
     options = {"--data": data_folder, "--store": store, "--run-folder": run_folder}
     words = [str(word) for pair in options.items() for word in pair]

@@ -1,1 +1,1 @@
-"""Tests of training, one file for each of its source files."""
+"""Tests of training: a file for each of its modules, in the same folders."""

@@ -29,7 +29,7 @@ class Workshop:
 
     def network(self) -> Network:
         """The recipe's network before training."""
-        return build_network(self.recipe, self.backbone, [own.task for own in self.data])
+        return build_network(self.recipe, self.backbone, [task_data.task for task_data in self.data])
 
 
 def build_workshop(folder: Path) -> Workshop:
@@ -38,7 +38,9 @@ def build_workshop(folder: Path) -> Workshop:
     backbone = load_backbone(recipe.backbone.name)
     encoder = InputEncoder(backbone.tokenizer)
     data = load_data(recipe, folder / "data")
-    examples = [encode_examples(encoder, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    examples = [
+        encode_examples(encoder, task_data.task, task_id, task_data.train) for task_id, task_data in enumerate(data)
+    ]
     return Workshop(folder, recipe, backbone, encoder, data, examples)
 
 

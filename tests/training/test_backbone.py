@@ -1,4 +1,4 @@
-"""Tests of training/backbone.py, on a published BERT of toy size."""
+"""Backbone: loading published weights, and networks on top of a toy BERT and other architectures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _build(backbone: Backbone, /, **sections: Any) -> Network:
 
 
 def test_a_folder_is_a_backbone(folder: Path, backbone: Backbone) -> None:
-    """Sizes, tokenizer and tensors come from the folder's files, the tensors under the network's names."""
+    """Sizes, tokenizer and tensors come from the folder's files, with the network's names."""
     assert backbone.folder == folder
     assert (backbone.config.num_layers, backbone.config.hidden_size, backbone.config.max_positions) == (2, 32, 64)
     assert backbone.tokenizer.get_vocab() == tiny.tokenizer().get_vocab()
@@ -74,7 +74,7 @@ def test_a_folder_is_a_backbone(folder: Path, backbone: Backbone) -> None:
     ],
 )
 def test_an_unsupported_backbone_is_an_error(tmp_path: Path, content: str, message: str) -> None:
-    """A backbone that the network cannot be is refused with the file and the reason."""
+    """An unsupported backbone is an error with the file and the reason."""
     (toy.write_backbone(tmp_path) / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(RecipeError, match=rf"\A{tmp_path}/config.json: .*{message}"):
         load_backbone(str(tmp_path))
@@ -144,14 +144,14 @@ def _another_shape(folder: Path) -> str:
     ],
 )
 def test_a_broken_file_of_a_backbone_is_named(tmp_path: Path, damage: Callable[[Path], str]) -> None:
-    """Whichever of a backbone's files cannot be used, the error is one about the recipe and names the file."""
+    """Any broken file of a backbone is a RecipeError that names it."""
     message = damage(toy.write_backbone(tmp_path))
     with pytest.raises(RecipeError, match=rf"(?s)\A{tmp_path}/{message}"):
         _build(load_backbone(str(tmp_path)))
 
 
 def test_an_incomplete_folder_is_an_error(tmp_path: Path) -> None:
-    """A folder that lacks a file is a store error that names it; how to make a tokenizer.json it says as well."""
+    """A missing file is a store error that names it, and says how to make a tokenizer.json."""
     (toy.write_backbone(tmp_path) / "tokenizer.json").unlink()
     with pytest.raises(BaseMissing, match=r"has no tokenizer\.json; write it with transformers: AutoTokenizer"):
         load_backbone(str(tmp_path))
@@ -177,7 +177,7 @@ def _in_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
 def test_weights_may_be_in_other_files(
     tmp_path: Path, backbone: Backbone, write: Callable[[Path, dict[str, torch.Tensor]], None]
 ) -> None:
-    """A pickle of tensors, or safetensors in shards, give the same backbone; beside model.safetensors they are not read."""
+    """A pickle of tensors, or shards of safetensors, give the same backbone, and model.safetensors goes first."""
     toy.write_backbone(tmp_path)
     write(tmp_path, {name: tensor + 1 for name, tensor in toy.published_tensors().items()})
     untouched = load_backbone(str(tmp_path)).tensors
@@ -195,7 +195,7 @@ class _Code:
 
 
 def test_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pytorch_model.bin that holds more than tensors is refused by name, and what it holds does not run."""
+    """A pytorch_model.bin with more than tensors is refused by name, and its code does not run."""
     monkeypatch.chdir(tmp_path)
     (toy.write_backbone(tmp_path) / "model.safetensors").unlink()
     torch.save({"weights": _Code()}, tmp_path / "pytorch_model.bin")
@@ -216,7 +216,7 @@ def _answers(network: Network, encoder: InputEncoder) -> list[Any]:
 
 @pytest.mark.parametrize("kind", backbones.CONFIGS)
 def test_every_architecture_is_built_kept_and_answers(tmp_path: Path, kind: str) -> None:
-    """A network on each architecture answers the same once saved as a delta, which keeps nothing of the backbone."""
+    """A network on each architecture gives the same answers after it was saved without backbone tensors."""
     folder = backbones.write(tmp_path / "backbone", kind)
     backbone = load_backbone(str(folder))
     sections: dict[str, Any] = {"backbone": {"max_length": 64}}
@@ -233,7 +233,7 @@ def test_every_architecture_is_built_kept_and_answers(tmp_path: Path, kind: str)
 
 
 def test_a_run_on_a_roberta_learns(tmp_path: Path, toy_folder: Path) -> None:
-    """A whole run on a backbone with byte-level pieces learns to answer for texts, words and spans."""
+    """A run on a backbone with byte-level pieces learns texts, words and spans."""
     folder = backbones.write(tmp_path / "backbone", "roberta")
     kinds = (Kind.CLASSIFICATION, Kind.TAGGING, Kind.SPAN)
     fields = toy.fields(folder, kinds, length={"examples": 1280})
@@ -245,7 +245,7 @@ def test_a_run_on_a_roberta_learns(tmp_path: Path, toy_folder: Path) -> None:
 
 
 def test_published_weights_are_in_place(backbone: Backbone) -> None:
-    """Every published tensor that the network has a place for is there to the bit."""
+    """Every published tensor that the network has is in it to the bit."""
     network = _build(backbone, backbone={"pooling": "cls"})
     state = network.state_dict()
     assert set(backbone.tensors) <= set(state)
@@ -255,7 +255,7 @@ def test_published_weights_are_in_place(backbone: Backbone) -> None:
 
 
 def test_before_training_the_encoder_is_the_backbones(backbone: Backbone) -> None:
-    """With every conditional module on, token states are those of the plain backbone, whatever the task."""
+    """With every conditional module on, token states are those of the plain backbone for every task."""
     recipe = toy.recipe(backbone.folder, conditioning={"alignment": False})
     switched_off = {"attention": (), "layer_norm": (), "bottleneck": ()}
     off = recipe.model_copy(update={"conditioning": recipe.conditioning.model_copy(update=switched_off)})
@@ -270,7 +270,7 @@ def test_before_training_the_encoder_is_the_backbones(backbone: Backbone) -> Non
 
 @pytest.mark.parametrize("frozen_layers", [0, 1, 2])
 def test_lower_layers_are_frozen(backbone: Backbone, frozen_layers: int) -> None:
-    """The embeddings and as many layers as the recipe says are fixed, apart from their conditional modules."""
+    """The embeddings and the recipe's number of layers are frozen, except for their conditional modules."""
     network = _build(backbone, backbone={"frozen_layers": frozen_layers})
     for name, parameter in network.named_parameters():
         below = name.startswith(("encoder.embeddings", *(f"encoder.layers.{i}." for i in range(frozen_layers))))
@@ -279,7 +279,7 @@ def test_lower_layers_are_frozen(backbone: Backbone, frozen_layers: int) -> None
 
 
 def test_one_seed_gives_one_start(backbone: Backbone) -> None:
-    """What is new starts the same for one seed, and differently for another."""
+    """New weights are the same for the same seed, and differ for another one."""
     first, second = _build(backbone), _build(backbone)
     torch.manual_seed(7)
     recipe = toy.recipe(backbone.folder).model_copy(update={"seed": 4})
@@ -300,24 +300,24 @@ def test_one_seed_gives_one_start(backbone: Backbone) -> None:
     ],
 )
 def test_what_does_not_fit_is_an_error(backbone: Backbone, section: str, key: str, value: object, message: str) -> None:
-    """A recipe that asks for more than the backbone has is refused, with the recipe's name."""
+    """A recipe that needs more than the backbone has is refused with the recipe's name."""
     with pytest.raises(RecipeError, match=f"recipe 'toy': .*{message}"):
         _build(backbone, **{section: {key: value}})
 
 
 def test_a_task_listed_twice_is_an_error(backbone: Backbone) -> None:
-    """Two tasks of one name cannot be told apart."""
+    """Two tasks with the same name are an error."""
     with pytest.raises(RecipeError, match="task 'a' is listed twice"):
         build_network(toy.recipe(backbone.folder), backbone, TASKS[:1] * 2)
 
 
 def test_rows_may_be_longer_than_the_backbones_usual(backbone: Backbone) -> None:
-    """Rows may be as long as the backbone has positions."""
+    """Rows may be as long as the backbone's number of positions."""
     assert _build(backbone, backbone={"max_length": 64}).config.max_length == 64
 
 
 def test_weights_that_lack_a_tensor_are_an_error(tmp_path: Path) -> None:
-    """A file without one of the encoder's tensors would leave random weights: the tensor is named."""
+    """Weights that lack a tensor of the encoder are an error that names it."""
     toy.write_backbone(tmp_path)
     tensors = toy.published_tensors()
     del tensors["encoder.layer.1.output.dense.bias"]
@@ -327,7 +327,7 @@ def test_weights_that_lack_a_tensor_are_an_error(tmp_path: Path) -> None:
 
 
 def test_the_demo_recipe_fits_its_backbone() -> None:
-    """The embedded backbone has the layers and positions that the demo's recipe asks for."""
+    """The demo recipe fits the layers and positions of the embedded backbone."""
     recipe, _ = read_recipe(Path(training.__file__).parent / "recipes" / "demo.toml")
     config = recipe.network(load_backbone(recipe.backbone.name).config)
     assert recipe.backbone.num_frozen(config) <= config.num_layers

@@ -23,7 +23,7 @@ from polytask.training import pipeline, preparation
 from polytask.training.data.issues import DataError
 from polytask.training.evaluation.score_table import scores_table
 from polytask.training.loop.trainer import Training, train
-from polytask.training.pipeline import device_name, evaluate_version, run_recipe
+from polytask.training.pipeline import _resume_command, device_name, evaluate_version, run_recipe
 from polytask.training.preparation import choose_device, load_data
 from polytask.training.publishing.publish import publish
 from polytask.training.recipes.schema import RecipeError
@@ -35,7 +35,7 @@ from tests.training.support import toy
 
 
 class Room:
-    """A folder of its own with data, recipe, store and console, in which anything may be broken."""
+    """A folder with data, recipe, store and console of its own, in which a test can break anything."""
 
     def __init__(self, folder: Path, toy_folder: Path) -> None:
         self.data = folder / "data"
@@ -54,12 +54,12 @@ class Room:
 
     @property
     def shown(self) -> str:
-        """What the console showed."""
+        """The text on the console."""
         assert isinstance(self.console.file, io.StringIO)
         return self.console.file.getvalue()
 
     def break_line(self, name: str, number: int) -> str:
-        """Makes one line of a data file no record, and gives its place."""
+        """Makes one line of a data file invalid, and returns its location."""
         path = self.data / name
         lines = path.read_text(encoding="utf-8").splitlines()
         lines[number - 1] = '{"text": 3}'
@@ -69,13 +69,13 @@ class Room:
 
 @pytest.fixture
 def room(tmp_path: Path, toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
-    """A room in which everything is fine so far. Reports, which take longer than toy runs, are left out."""
+    """A room without errors. Reports, which take longer than toy runs, are left out."""
     monkeypatch.setattr(pipeline, "write_report", lambda folder: folder / "report.html")
     return Room(tmp_path, toy_folder)
 
 
 def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
-    """From a recipe to a version with all seven tasks, and on the way a person sees data, losses and scores."""
+    """A run publishes a version with all seven tasks, and prints data, losses and scores on the way."""
     version = room.run()
     assert version == room.store / "toy" / "1"
     manifest = verify(version)
@@ -94,8 +94,8 @@ def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
         assert f" {manifest.baselines[name][metric]:.4f} " in rows[-1]
 
 
-def test_a_run_leaves_everything_to_look_at(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder has recipe, history, results, TensorBoard's events and the report of the very run, no checkpoint."""
+def test_a_run_leaves_its_files(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder has recipe, history, results, TensorBoard's events and the report, and no checkpoint."""
     monkeypatch.setattr(pipeline, "write_report", write_report)
     room.fields["length"]["tensorboard"] = True
     version = room.run()
@@ -117,8 +117,8 @@ def test_a_run_leaves_everything_to_look_at(room: Room, monkeypatch: pytest.Monk
     )
 
 
-def test_a_broken_publication_is_made_up_for(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that trained to its end and could not publish publishes when it goes on, without another update."""
+def test_a_failed_publication_can_be_resumed(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose publication failed publishes when it is resumed, without another update."""
 
     def no_room(*_: object) -> None:
         raise StoreUnwritable(room.store, "is full", "make room")
@@ -132,8 +132,8 @@ def test_a_broken_publication_is_made_up_for(room: Room, monkeypatch: pytest.Mon
     assert "of 48 examples\n" in room.shown.split("goes on after ")[1]
 
 
-def test_a_run_does_not_go_on_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is not finished needs --resume, and its own data and recipe; what differs is named."""
+def test_a_run_does_not_resume_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unfinished run needs --resume and the same data and recipe; the error names the differences."""
     monkeypatch.setattr(pipeline, "publish", _interrupt)
     with pytest.raises(KeyboardInterrupt):
         room.run()
@@ -150,7 +150,7 @@ def _interrupt(*_: object) -> None:
 
 
 def test_without_the_package_there_is_no_tensorboard(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run says so in a line and goes on."""
+    """Without the package tensorboard the run prints a line and continues."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     room.fields["length"]["tensorboard"] = True
     assert verify(room.run())
@@ -159,7 +159,7 @@ def test_without_the_package_there_is_no_tensorboard(room: Room, monkeypatch: py
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_the_average_is_what_is_published(room: Room, monkeypatch: pytest.MonkeyPatch, decay: float) -> None:
-    """With an average its weights, rounded, are the version's; without one those that learnt."""
+    """The rounded average of the weights is published, or without an average the weights."""
     trained: list[Training] = []
 
     def keep(training: Training, *others: Any) -> None:
@@ -179,7 +179,7 @@ def test_the_average_is_what_is_published(room: Room, monkeypatch: pytest.Monkey
 
 
 def test_a_version_can_be_measured_again(room: Room) -> None:
-    """Measured anew, a version has the metrics in its manifest, and both stand side by side; other data give others."""
+    """A version measured again has its manifest's metrics; changed data are named and give others."""
     version = room.run()
     metrics = verify(version).metrics
     assert evaluate_version(version, room.data, room.console) == metrics
@@ -195,43 +195,52 @@ def test_a_version_can_be_measured_again(room: Room) -> None:
         evaluate_version(version, room.data, room.console)
 
 
+def test_the_resume_command_of_several_processes_imports_nothing_from_the_folder() -> None:
+    """torchrun starts the command instead of a module, which a `model.py` in the working folder could replace."""
+    found = _resume_command(Path("my recipe.toml"), Path("data"), Path("store"), Path("runs/mine"), 2)
+    assert found == (
+        "torchrun --nproc_per_node 2 --no-python polytask train 'my recipe.toml' "
+        "--data data --store store --run-folder runs/mine --resume"
+    )
+
+
 def _no_network(*_: object) -> None:
     raise AssertionError("the data must be checked before anything else is done")
 
 
 def test_a_broken_record_stops_the_run_before_it_starts(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File and line are named before a network is built, and nothing is written or shown."""
+    """A broken record is reported before a network is built, and nothing is written or printed."""
     monkeypatch.setattr(preparation, "build_network", _no_network)
-    place = room.break_line("entities/validation.jsonl", 7)
+    index = room.break_line("entities/validation.jsonl", 7)
     before = sorted(room.data.parent.rglob("*"))
-    with pytest.raises(DataError, match=rf"\A{place}"):
+    with pytest.raises(DataError, match=rf"\A{index}"):
         room.run()
     assert sorted(room.data.parent.rglob("*")) == sorted([*before, room.recipe])
     assert not room.shown
 
 
 def test_all_broken_tasks_are_reported_together(room: Room) -> None:
-    """What is wrong in several tasks is in one error: broken records, misfits and missing files."""
-    places = [room.break_line("mood/train.jsonl", 2), room.break_line("answer/train.jsonl", 9)]
+    """Broken records, records that do not fit, and missing files of several tasks are in one error."""
+    indices = [room.break_line("mood/train.jsonl", 2), room.break_line("answer/train.jsonl", 9)]
     (room.data / "relevance" / "train.jsonl").unlink()
     room.fields["tasks"][1]["labels"] = ["cats", "food"]
     with pytest.raises(DataError) as caught:
         room.run()
     message = str(caught.value)
-    for part in (*places, "relevance/train.jsonl: cannot be read", "label 'cities' is not one of the task's 2 labels"):
+    for part in (*indices, "relevance/train.jsonl: cannot be read", "label 'cities' is not one of the task's 2 labels"):
         assert part in message
     assert not room.store.exists()
 
 
 def test_tasks_keep_the_recipes_order(workshop: Workshop) -> None:
-    """A task's place in the recipe is its id."""
+    """A task's index in the recipe is its id."""
     tasks = workshop.recipe.tasks[::-1]
     data = load_data(workshop.recipe.model_copy(update={"tasks": tasks}), workshop.folder / "data")
-    assert [own.task.name for own in data] == [task.name for task in tasks]
+    assert [task_data.task.name for task_data in data] == [task.name for task in tasks]
 
 
 def test_a_store_that_cannot_be_written_stops_the_run(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in the place of the store is found before the training, not after it."""
+    """A file in the place of the store is reported before training."""
     monkeypatch.setattr(preparation, "build_network", _no_network)
     room.store.write_text("no folder", encoding="utf-8")
     with pytest.raises(StoreUnwritable, match=rf"\A{room.store}/toy: cannot be written"):
@@ -269,14 +278,14 @@ def _shorten_rows(fields: dict[str, Any]) -> None:
         (_shorten_rows, DataError, "answer/train.jsonl: no example fits into the 8 tokens of a row"),
     ],
 )
-def test_what_cannot_end_well_does_not_start(
+def test_a_run_that_cannot_be_published_does_not_start(
     room: Room,
     monkeypatch: pytest.MonkeyPatch,
     change: Callable[[dict[str, Any]], None],
     error: type[Exception],
     message: str,
 ) -> None:
-    """A name, backbone, key or row length that cannot be used stops the run before training, not after it."""
+    """A name, backbone, key or row length that cannot be used stops the run before training."""
 
     def no_training(*_: object) -> None:
         raise AssertionError("training must not start")
@@ -294,20 +303,20 @@ def test_what_cannot_end_well_does_not_start(
 
 
 def test_the_table_of_scores_fits_a_narrow_terminal(workshop: Workshop) -> None:
-    """At 80 columns no word of the table is cut, with the longest name of a metric."""
-    scores = {own.task.name: {"pearson_spearman": 0.5} for own in workshop.data}
+    """The score table with the longest metric name fits 80 columns without cut words."""
+    scores = {task_data.task.name: {"pearson_spearman": 0.5} for task_data in workshop.data}
     console = Console(file=io.StringIO(), width=80)
     console.print(scores_table(scores, scores))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue().split()
-    for own in workshop.data:
-        assert own.task.name in shown
+    for task_data in workshop.data:
+        assert task_data.task.name in shown
     assert "baseline" in shown
     assert "…" not in "".join(shown)
 
 
-def test_a_person_sees_how_much_is_trained(workshop: Workshop) -> None:
-    """The parameters are counted: all, and those that learn."""
+def test_the_parameters_are_counted(workshop: Workshop) -> None:
+    """The line about parameters gives the numbers of all and of trainable ones."""
     network = workshop.network()
     total = sum(parameter.numel() for parameter in network.parameters())
     trainable = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

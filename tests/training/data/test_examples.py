@@ -1,4 +1,4 @@
-"""Tests of training/examples.py."""
+"""Examples: labels, targets, splits and rows that are made from records of every kind."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _only(data: TaskData) -> Example:
 
 
 def test_classification_targets_are_label_ids(tmp_path: Path) -> None:
-    """Labels are inferred from the training records, sorted, and a target is a label's place among them."""
+    """A target is the index of its label among the sorted labels of the training records."""
     records = [{"text": label, "label": label} for label in ("sad", "calm", "sad", "glad")]
     data = _load(tmp_path, Kind.CLASSIFICATION, records)
     assert data.task == Task("task", Kind.CLASSIFICATION, 128, labels=("calm", "glad", "sad"))
@@ -62,7 +62,7 @@ def test_classification_targets_are_label_ids(tmp_path: Path) -> None:
 
 
 def test_multilabel_targets_are_one_flag_per_label(tmp_path: Path) -> None:
-    """Each label of the task is 1 if the record has it; no label at all is all zeros."""
+    """A multilabel target is 1 for each label of the record and 0 for the others; a record may have none."""
     records = [{"text": "a", "labels": ["y", "x"]}, {"text": "b", "labels": []}, {"text": "c", "labels": ["z"]}]
     data = _load(tmp_path, Kind.MULTILABEL, records)
     assert data.task.labels == ("x", "y", "z")
@@ -71,7 +71,7 @@ def test_multilabel_targets_are_one_flag_per_label(tmp_path: Path) -> None:
 
 
 def test_regression_targets_are_values(tmp_path: Path) -> None:
-    """The value is the target, and the task's range spans the training values."""
+    """A regression target is the value, and the task's range spans the training values."""
     records = [{"text": "a", "text_pair": "b", "label": value} for value in (2.5, 0.5, 4)]
     data = _load(tmp_path, Kind.REGRESSION, records)
     assert data.task.value_range == (0.5, 4.0)
@@ -80,7 +80,7 @@ def test_regression_targets_are_values(tmp_path: Path) -> None:
 
 
 def test_ranking_targets_are_one_flag_per_candidate(tmp_path: Path) -> None:
-    """The records of a group make one query whose candidates keep their order, even if the groups are mixed."""
+    """The records of a group make one query with its candidates in file order, also if groups are mixed."""
     records = [
         {"group": group, "text": f"query {group}", "text_pair": candidate, "label": label}
         for group, candidate, label in (("a", "a1", 0), ("b", "b1", 1), ("a", "a2", 1), ("a", "a3", 0))
@@ -93,7 +93,7 @@ def test_ranking_targets_are_one_flag_per_candidate(tmp_path: Path) -> None:
 
 
 def test_ranking_groups_by_the_recipes_field(tmp_path: Path) -> None:
-    """`group_by` names the field that records of a query share, `positive` the label of a relevant one."""
+    """`group_by` names the field that records of a query share, `positive` the label of relevant candidates."""
     records = [
         {"text": text, "text_pair": candidate, "label": label}
         for text, candidate, label in (("q", "x", "no"), ("r", "y", "yes"), ("q", "z", "yes"))
@@ -106,15 +106,15 @@ def test_ranking_groups_by_the_recipes_field(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("use_question", "text"), [(True, "It rained. What then?"), (False, "It rained.")])
-def test_multiple_choice_targets_are_places(tmp_path: Path, use_question: bool, text: str) -> None:
-    """The target is the right choice's place; the question follows the text unless the recipe leaves it out."""
+def test_multiple_choice_targets_are_indices(tmp_path: Path, use_question: bool, text: str) -> None:
+    """The target is the index of the right choice; the question follows the text unless the recipe leaves it out."""
     record = {"text": "It rained.", "question": "What then?", "choices": ["sun", "wet"], "label": 1}
     example = _only(_load(tmp_path, Kind.MULTIPLE_CHOICE, [record], use_question=use_question))
     assert example == Example(Input(text, candidates=("sun", "wet")), 1)
 
 
 def test_tagging_targets_are_one_label_per_word(tmp_path: Path) -> None:
-    """Words keep their bounds, whatever signs are in them, and each has its label's place."""
+    """Each word keeps its range of characters, whatever characters it has, and gets the index of its label."""
     record = {"tokens": ["Mr.", "O'Neil", "of", "New", "York"], "tags": ["O", "B-per", "O", "B-loc", "I-loc"]}
     data = _load(tmp_path, Kind.TAGGING, [record])
     example = _only(data)
@@ -124,7 +124,7 @@ def test_tagging_targets_are_one_label_per_word(tmp_path: Path) -> None:
 
 
 def test_span_targets_are_characters_of_every_answer(tmp_path: Path) -> None:
-    """Each right answer is its character range in the context."""
+    """A span target is the character range of each right answer in the context."""
     context = "in the barn they nest"
     answers = [{"text": "the barn", "start": 3}, {"text": "barn", "start": 7}]
     example = _only(_load(tmp_path, Kind.SPAN, [{"text": "where", "text_pair": context, "answers": answers}]))
@@ -136,7 +136,7 @@ def test_span_targets_are_characters_of_every_answer(tmp_path: Path) -> None:
 
 
 def test_labels_of_the_recipe_keep_their_order(tmp_path: Path) -> None:
-    """Labels given by the recipe are taken as they are, also those that no record has."""
+    """Labels listed in the recipe keep their order, and also those that no record has stay."""
     records = [{"text": "a", "label": "x"}]
     data = _load(tmp_path, Kind.CLASSIFICATION, records, labels=["y", "x", "z"])
     assert data.task.labels == ("y", "x", "z")
@@ -144,7 +144,7 @@ def test_labels_of_the_recipe_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_pairs_make_a_pair_task(tmp_path: Path) -> None:
-    """A task whose records have `text_pair` reads pairs; always-paired kinds do anyway, tagging never."""
+    """Records with `text_pair` make a pair task; ranking, choice and span tasks always are, tagging never is."""
     single = _load(tmp_path, Kind.REGRESSION, [{"text": "a", "label": 1}, {"text": "b", "label": 2}])
     assert not single.task.pair
     for kind in Kind:
@@ -154,19 +154,19 @@ def test_pairs_make_a_pair_task(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("labels", [["good"], ["good", "bad", "good"]])
 def test_labels_that_make_no_task_are_the_recipes_fault(tmp_path: Path, labels: list[str]) -> None:
-    """Labels that the recipe lists are not blamed on the data."""
+    """Labels of the recipe that make no task raise RecipeError, not DataError."""
     with pytest.raises(RecipeError, match=r"\Atask 'task': .*label"):
         _load(tmp_path, Kind.CLASSIFICATION, toy.records(Kind.CLASSIFICATION, 4), labels=labels)
 
 
 def test_a_single_label_in_the_data_is_the_datas_fault(tmp_path: Path) -> None:
-    """Records of one label alone leave nothing to learn: the file is named."""
+    """A file in which all records have the same label raises DataError with the file's name."""
     with pytest.raises(DataError, match=r"\Atrain.jsonl: task 'task': .*at least two labels"):
         _load(tmp_path, Kind.CLASSIFICATION, [{"text": "a", "label": "x"}])
 
 
 def test_what_is_wrong_with_both_files_is_reported_together(tmp_path: Path) -> None:
-    """A broken training file does not hide a broken validation file."""
+    """Errors in the training file and in the validation file are in the same DataError."""
     with pytest.raises(DataError) as caught:
         _load(tmp_path, Kind.CLASSIFICATION, [{"text": "a"}], [{"label": "a"}])
     first, second = str(caught.value).splitlines()
@@ -175,7 +175,7 @@ def test_what_is_wrong_with_both_files_is_reported_together(tmp_path: Path) -> N
 
 
 def test_a_constant_value_has_no_range(tmp_path: Path) -> None:
-    """Values that are all equal span no range, which is an error rather than a division by zero."""
+    """Values that are all equal raise DataError, because they span no range."""
     with pytest.raises(DataError, match="value_range must rise"):
         _load(tmp_path, Kind.REGRESSION, [{"text": "a", "label": 2}, {"text": "b", "label": 2}])
 
@@ -188,13 +188,13 @@ def test_a_constant_value_has_no_range(tmp_path: Path) -> None:
     ],
 )
 def test_a_positive_label_must_be_a_label(tmp_path: Path, config: dict[str, Any], message: str) -> None:
-    """A label that cannot be measured is the recipe's fault, and the labels there are are named."""
+    """A `positive_label` that the data do not have raises RecipeError with the labels that there are."""
     with pytest.raises(RecipeError, match=rf"\Atask 'task': {message}"):
         _load(tmp_path, Kind.CLASSIFICATION, toy.records(Kind.CLASSIFICATION, 4), **config)
 
 
 def test_spans_are_measured_only_of_bio_tags(tmp_path: Path) -> None:
-    """Plain tags have no spans: a recipe that asks for their F1 is told so."""
+    """The metric `span_f1` on plain tags raises RecipeError, because only BIO tags have spans."""
     records = [{"tokens": ["a", "b"], "tags": ["NOUN", "VERB"]}]
     with pytest.raises(RecipeError, match=r"\Atask 'task': metric: 'span_f1' needs BIO tags; use 'token_accuracy'\Z"):
         _load(tmp_path, Kind.TAGGING, records, metric="span_f1")
@@ -213,7 +213,7 @@ def _numbered(count: int) -> list[toy.Record]:
 
 @pytest.mark.parametrize(("cap", "seed"), [(1, 0), (3, 0), (3, 5), (9, 0), (10, 0), (99, 0)])
 def test_a_cap_keeps_the_first_of_a_shuffled_order(tmp_path: Path, cap: int, seed: int) -> None:
-    """The rows are those that anyone finds by shuffling the line numbers with the seed, in file order."""
+    """A cap keeps the first line numbers after a shuffle with the seed, in file order."""
     order = list(range(10))
     random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not cryptography
     data = _load(tmp_path, Kind.CLASSIFICATION, _numbered(10), cap=cap, cap_seed=seed)
@@ -223,7 +223,7 @@ def test_a_cap_keeps_the_first_of_a_shuffled_order(tmp_path: Path, cap: int, see
 
 
 def test_a_cap_counts_whole_queries(tmp_path: Path) -> None:
-    """A ranking's query keeps all its candidates or is left out."""
+    """A cap on a ranking counts queries, each with all its candidates."""
     records = toy.records(Kind.RANKING, 8)
     whole = _load(tmp_path, Kind.RANKING, records).train
     kept = _load(tmp_path, Kind.RANKING, records, cap=3).train
@@ -232,7 +232,7 @@ def test_a_cap_counts_whole_queries(tmp_path: Path) -> None:
 
 
 def test_train_may_be_several_files(tmp_path: Path) -> None:
-    """Files of any format are read one after the other, as if they were one, and a cap counts over all of them."""
+    """Several training files of any format are read as one, and a cap counts over all of them."""
     toy.write_records(tmp_path / "more.jsonl", _numbered(9)[4:])
     (tmp_path / "last.csv").write_text("text,label\ntext 9,y\n", encoding="utf-8")
     names = {"train": ["train.jsonl", "more.jsonl", "last.csv"], "cap": 6}
@@ -246,7 +246,7 @@ def test_train_may_be_several_files(tmp_path: Path) -> None:
 
 
 def test_validation_may_be_several_named_files(tmp_path: Path) -> None:
-    """Their examples come one after the other, in the recipe's order, and each split's size is known."""
+    """Validation splits follow each other in the recipe's order, and the size of each is known."""
     toy.write_records(tmp_path / "z.jsonl", _numbered(3))
     toy.write_records(tmp_path / "a.jsonl", _numbered(5)[3:])
     data = _load(tmp_path, Kind.CLASSIFICATION, _numbered(4), validation={"zeta": "z.jsonl", "alpha": "a.jsonl"})
@@ -267,7 +267,7 @@ def _holding_out(folder: Path, records: Sequence[toy.Record], share: float, kind
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.9])
 def test_a_share_of_train_can_be_held_out(tmp_path: Path, share: float) -> None:
-    """What is validated on is not trained on; nothing is lost, and all kinds can be split again the same way."""
+    """Every training example is either trained on or held out, and a later split is the same for all kinds."""
     for kind in Kind:
         records = toy.records(kind, 20)
         whole = _load(tmp_path, kind, records).train
@@ -277,7 +277,7 @@ def test_a_share_of_train_can_be_held_out(tmp_path: Path, share: float) -> None:
 
 
 def test_a_cap_does_not_change_what_is_held_out(tmp_path: Path) -> None:
-    """The share is held out of all records, and the cap counts among the others."""
+    """The same records are held out with a cap, which counts the remaining ones."""
     all_kept = _holding_out(tmp_path, _numbered(40), 0.25, Kind.CLASSIFICATION)
     capped = _holding_out(tmp_path, _numbered(40), 0.25, Kind.CLASSIFICATION, cap=4, cap_seed=7)
     assert capped.validation == all_kept.validation
@@ -286,7 +286,7 @@ def test_a_cap_does_not_change_what_is_held_out(tmp_path: Path) -> None:
 
 
 def test_records_of_a_group_stay_together(tmp_path: Path) -> None:
-    """With `group_by` in the recipe no group is on both sides, and every record must have one."""
+    """With `group_by` no group is on both sides of a split, and a record without a group is an error."""
     records = [{**record, "page": number // 7} for number, record in enumerate(_numbered(70))]
     data = _holding_out(tmp_path, records, 0.2, Kind.CLASSIFICATION, group_by="page")
     pages = [{int(text.split()[1]) // 7 for text in _texts(own)} for own in (data.train, data.validation)]
@@ -364,7 +364,7 @@ def test_records_of_a_group_stay_together(tmp_path: Path) -> None:
 def test_a_record_that_does_not_fit_its_task_is_named(
     tmp_path: Path, kind: Kind, train: Any, broken: Any, config: dict[str, Any], message: str, split: str
 ) -> None:
-    """A record that is whole but contradicts its task is named by file and line, in either file."""
+    """A valid record that contradicts its task is named by file and line, in both files."""
     if kind in {Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING}:
         config = {"labels": ["x", "y"], **config}
     files = {"train": [train], "validation": [train], split: [train, broken]}
@@ -373,7 +373,7 @@ def test_a_record_that_does_not_fit_its_task_is_named(
 
 
 def test_a_ranking_needs_something_relevant(tmp_path: Path) -> None:
-    """If no label is the recipe's positive one, which may be misspelt, the file is named with the label."""
+    """If no record of a file has the recipe's positive label, the error names file and label."""
     records = [{"group": "g", "text": "a", "text_pair": text, "label": text} for text in ("yes", "no")]
     with pytest.raises(DataError, match=rf"\A{tmp_path}/train.jsonl: label: no record .* positive 'Yes'"):
         _load(tmp_path, Kind.RANKING, records, positive="Yes")
@@ -396,7 +396,7 @@ _TEXT, _PAIR, _CANDIDATES = {"text": "a"}, {"text": "a", "text_pair": "b"}, {"te
 def test_the_recipes_examples_have_the_fields_of_their_kind(
     tmp_path: Path, kind: Kind, right: toy.Record, wrong: Sequence[toy.Record]
 ) -> None:
-    """An example that the task could not answer is an error with the data, not after the training."""
+    """An example in the recipe with the wrong fields for its task raises DataError."""
     records = toy.records(kind, 6)
     assert len(_load(tmp_path, kind, records, examples=[right, right]).config.examples) == 2
     for example in wrong:
@@ -408,24 +408,24 @@ def test_the_recipes_examples_have_the_fields_of_their_kind(
 
 
 def test_a_label_of_validation_must_be_known_from_training(tmp_path: Path) -> None:
-    """A label that only validation has cannot be learned: each such record is named."""
+    """A validation record with a label that training lacks is named in the error."""
     train = [{"text": "a", "label": "x"}, {"text": "a", "label": "y"}]
     new = [{"text": "a", "label": "w"}, {"text": "a", "label": "v"}]
     with pytest.raises(DataError) as caught:
         _load(tmp_path, Kind.CLASSIFICATION, train, [*train, *new])
     positions = [f"{tmp_path}/validation.jsonl:{number}: label {label!r}" for number, label in ((3, "w"), (4, "v"))]
-    assert all(line.startswith(place) for line, place in zip(str(caught.value).splitlines(), positions, strict=True))
+    assert all(line.startswith(index) for line, index in zip(str(caught.value).splitlines(), positions, strict=True))
 
 
 def test_a_value_of_validation_must_be_in_the_range(tmp_path: Path) -> None:
-    """With no range in the recipe, a validation value outside the training values is refused."""
+    """Without a range in the recipe, a validation value outside the training values is an error."""
     train = [{"text": "a", "label": 1}, {"text": "a", "label": 2}]
     with pytest.raises(DataError, match=r"validation.jsonl:1: label 3.0 is outside the task's range 1.0 to 2.0"):
         _load(tmp_path, Kind.REGRESSION, train, [{"text": "a", "label": 3}])
 
 
 def test_both_files_of_a_task_are_reported(tmp_path: Path) -> None:
-    """Misfits in training and in validation are in the same error."""
+    """Records that do not fit, in training and validation, are in the same error."""
     pair = {"text": "a", "text_pair": "b", "label": "x"}
     train = [{"text": "a", "label": "x"}, {"text": "a", "label": "y"}, pair]
     with pytest.raises(DataError, match=r"train.jsonl:3: text_pair(.|\n)*validation.jsonl:1: text_pair"):
@@ -441,7 +441,7 @@ def _encode(task: Task, *examples: Example) -> list[EncodedExample]:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_rows_are_those_that_are_served(tmp_path: Path, kind: Kind) -> None:
-    """Every example becomes the rows that its input has when it is served, under its task's id."""
+    """Training encodes an input to the same rows as serving, with the id of its task."""
     data = _load(tmp_path, kind, toy.records(kind, 6))
     encoded = _encode(data.task, *data.train)
     rows = ENCODER.encode(data.task, [example.input for example in data.train])
@@ -459,20 +459,20 @@ TAGGING = Task("tags", Kind.TAGGING, 12, labels=("a", "b", "c"))
     st.lists(st.tuples(st.text("abcx.-'", min_size=1, max_size=8), st.integers(0, 2)), min_size=1, max_size=12),
 )
 def test_tags_stay_with_their_words_under_truncation(words: list[tuple[str, int]]) -> None:
-    """Whatever is cut off, the labels that are left are those of the words that are left, at their first pieces."""
+    """After truncation, the labels are those of the remaining words, at each word's first piece."""
     item = Input.from_words([word for word, _ in words])
     (encoded,) = _encode(TAGGING, Example(item, tuple(label for _, label in words)))
     (row,) = encoded.encodings
     kept = len(row.positions)
     assert encoded.target == tuple(label for _, label in words[:kept])
     assert kept >= 1
-    for place, (start, end) in zip(row.positions, row.offsets, strict=True):
+    for index, (start, end) in zip(row.positions, row.offsets, strict=True):
         first_piece = tiny.tokenizer().encode(item.text[start:end], add_special_tokens=False).ids[0]
-        assert row.input_ids[place] == first_piece
+        assert row.input_ids[index] == first_piece
 
 
 def test_a_text_without_words_is_left_out() -> None:
-    """Words that the tokenizer has no pieces for take their labels with them; with none left, so goes the example."""
+    """Words without tokens lose their labels, and an example without any token is left out."""
     examples = [Example(Input.from_words(words), tuple(range(len(words)))) for words in (["\x00"], ["\x00", "cat"])]
     assert [encoded.target for encoded in _encode(TAGGING, *examples)] == [(1,)]
 
@@ -482,7 +482,7 @@ SPAN = Task("answer", Kind.SPAN, 16, pair=True)
 
 @given(st.data())
 def test_span_targets_are_the_tokens_that_the_answer_touches(data: st.DataObject) -> None:
-    """The kept target covers the answer's characters with no token too many; a truncated answer is left out."""
+    """A span target covers exactly the answer's tokens; an example with a truncated answer is left out."""
     words = data.draw(st.lists(st.sampled_from(["cat", "paris", "abc", ".", "x"]), min_size=1, max_size=12))
     context = " ".join(words)
     first = data.draw(st.integers(0, len(words) - 1))
@@ -501,7 +501,7 @@ def test_span_targets_are_the_tokens_that_the_answer_touches(data: st.DataObject
 
 
 def test_the_first_answer_that_is_whole_is_learned() -> None:
-    """Of several answers the first that truncation left whole is the target; if none is, the example is left out."""
+    """The target is the first answer that truncation left complete; without one the example is left out."""
     context = "cat " * 20 + "paris"
     late, cut, early = (80, 85), (36, 82), (4, 7)
     (encoded,) = _encode(SPAN, Example(Input("the", context), (late, cut, early)))
@@ -510,14 +510,14 @@ def test_the_first_answer_that_is_whole_is_learned() -> None:
 
 
 def test_a_part_of_a_word_is_learned_as_its_piece() -> None:
-    """An answer inside a word is the pieces that hold it."""
+    """The target of an answer within a word is the pieces that contain it."""
     (encoded,) = _encode(SPAN, Example(Input("the", "abc cat"), ((1, 2),)))
     assert encoded.target == (1, 1)
 
 
 @pytest.mark.parametrize("context", ["the cat sat. ", "the cat  sat", "the cat\x00 sat"])
 def test_blanks_around_an_answer_do_not_matter(context: str) -> None:
-    """An answer that ends or begins with signs that no token holds is still whole."""
+    """An answer that begins or ends with characters outside all tokens still counts as complete."""
     start = context.index("cat")
     for first, stop in ((start - 1, start + 4), (start, len(context))):
         (encoded,) = _encode(SPAN, Example(Input("the", context), ((first, stop),)))

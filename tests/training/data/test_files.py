@@ -1,4 +1,4 @@
-"""Tests of training/files.py: the same records in every format give the same examples."""
+"""Data files: the same records in every format give the same examples, and broken files are named."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _as_cell(value: object) -> object:
 
 
 def _write_table(path: Path, records: Sequence[toy.Record]) -> None:
-    """CSV as its library writes it; TSV by hand, because it has no quotes."""
+    """Writes CSV with the csv library, and TSV by hand, because it has no quotes."""
     names = list(records[0])
     rows = [names, *([str(_as_cell(record[name])) for name in names] for record in records)]
     if path.name == "a.tsv":
@@ -71,24 +71,24 @@ def _write(folder: Path, name: str, records: Sequence[toy.Record]) -> None:
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("name", _WRITERS)
 def test_every_format_holds_every_kind(tmp_path: Path, name: str, kind: Kind) -> None:
-    """Records of all kinds are the same, types and groups included, whatever format they come in."""
+    """Records of all kinds are equal in all formats, with types and groups."""
     toy.write_records(tmp_path / "plain.jsonl", toy.records(kind, 6))
     _write(tmp_path, name, toy.records(kind, 6))
     expected, found = (read_records(tmp_path, file, kind) for file in ("plain.jsonl", name))
     # Tables have no numbers: a ranking's label is compared as text.
-    assert [str(located.record) for located in found] == [
-        str(located.record).replace("label=1", "label='1'").replace("label=0", "label='0'")
+    assert [str(sourced.record) for sourced in found] == [
+        str(sourced.record).replace("label=1", "label='1'").replace("label=0", "label='0'")
         if kind is Kind.RANKING and name in {"a.csv", "a.tsv"}
-        else str(located.record)
-        for located in expected
+        else str(sourced.record)
+        for sourced in expected
     ]
-    assert [located.group for located in found] == [located.group for located in expected]
-    assert len({located.location for located in found}) == len(found)
+    assert [sourced.group for sourced in found] == [sourced.group for sourced in expected]
+    assert len({sourced.location for sourced in found}) == len(found)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_tables_may_be_compressed(tmp_path: Path, name: str) -> None:
-    """With `.gz` behind its ending a table has the same records."""
+    """A table whose name ends in `.gz` gives the same records as the plain one."""
     _write(tmp_path, name, CLASSIFIED)
     (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes()))
     plain, packed = (read_records(tmp_path, file, Kind.CLASSIFICATION) for file in (name, f"{name}.gz"))
@@ -107,7 +107,7 @@ def _rows(folder: Path, name: str, *columns: str) -> list[tuple[str, dict[str, A
 
 @given(st.lists(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r")), min_size=2, max_size=2)))
 def test_csv_reads_what_csv_wrote(tmp_path_factory: pytest.TempPathFactory, cells: list[list[str]]) -> None:
-    """Quotes, separators and line ends within cells arrive; an empty cell is a value that is not there."""
+    """Quotes, separators and line ends in CSV cells are kept, and an empty cell is a missing value."""
     folder = tmp_path_factory.mktemp("csv")
     with (folder / "a.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["x", "y"], *cells])
@@ -115,8 +115,8 @@ def test_csv_reads_what_csv_wrote(tmp_path_factory: pytest.TempPathFactory, cell
     assert [row for _, row in _rows(folder, "a.csv")] == expected
 
 
-def test_the_place_is_the_line_a_record_starts_on(tmp_path: Path) -> None:
-    """Records over several lines and blank lines between them do not move the places of others."""
+def test_the_location_is_the_line_on_which_a_record_starts(tmp_path: Path) -> None:
+    """Records over several lines and blank lines do not shift the locations of other records."""
     (tmp_path / "a.csv").write_bytes(b'text,label\r\n"one\r\ntwo",x\r\n\r\nthree,y\r\n"four\nfive\nsix",z\nseven,x')
     assert _rows(tmp_path, "a.csv") == [
         (f"{tmp_path}/a.csv:2", {"text": "one\r\ntwo", "label": "x"}),
@@ -126,14 +126,14 @@ def test_the_place_is_the_line_a_record_starts_on(tmp_path: Path) -> None:
     ]
 
 
-def test_quotes_are_plain_signs_in_tsv(tmp_path: Path) -> None:
-    """A quote opens nothing, so that one that is never closed swallows no lines."""
+def test_quotes_are_plain_characters_in_tsv(tmp_path: Path) -> None:
+    """A quote in TSV that is never closed does not swallow the following lines."""
     (tmp_path / "a.tsv").write_text('text\tlabel\n"so it began\tx\na "b"\ty\n', encoding="utf-8")
     assert [row["text"] for _, row in _rows(tmp_path, "a.tsv")] == ['"so it began', 'a "b"']
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
-    """Spreadsheets put one before the first column's name."""
+    """A byte order mark before the header, as spreadsheets write it, is not part of the first column's name."""
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\na,x\n")
     assert _rows(tmp_path, "a.csv", "text") == [(f"{tmp_path}/a.csv:2", {"text": "a", "label": "x"})]
 
@@ -151,7 +151,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_table_is_named_by_line(tmp_path: Path, content: bytes, message: str) -> None:
-    """Rows of another width, open quotes, another encoding and missing columns are found, and where."""
+    """Rows of a wrong width, open quotes, wrong encodings and missing columns are reported with their line."""
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(DataError, match=rf"\A{tmp_path}/a.csv{message}"):
         _rows(tmp_path, "a.csv", "text")
@@ -168,7 +168,7 @@ def test_a_broken_table_is_named_by_line(tmp_path: Path, content: bytes, message
     ],
 )
 def test_a_cell_that_is_no_value_is_named(tmp_path: Path, kind: Kind, line: str, message: str) -> None:
-    """Numbers and lists are read from strings, and what is none is a broken record like any other."""
+    """A cell of a table that is not a valid number or list is reported with its line."""
     header = "text,choices,label" if kind is Kind.MULTIPLE_CHOICE else "text,label"
     (tmp_path / "a.csv").write_text(f"{header}\n{line}\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"\A{tmp_path}/a.csv:2: {message}"):
@@ -180,16 +180,16 @@ def test_a_cell_that_is_no_value_is_named(tmp_path: Path, kind: Kind, line: str,
 
 @pytest.mark.parametrize("name", ["a.parquet", "hf:a#train"])
 def test_rows_are_counted_and_missing_values_are_not_there(tmp_path: Path, name: str) -> None:
-    """Where there are no lines the place is the row, counted from 1; a null is a value that is not there."""
+    """In formats without lines the location is the row, from 1, and a null is a missing value."""
     _write(tmp_path, name, [{"text": "a", "text_pair": None}, {"text": "b", "text_pair": "c"}])
-    place = name if name.startswith("hf:") else f"{tmp_path}/{name}"
-    assert _rows(tmp_path, name) == [(f"{place}:1", {"text": "a"}), (f"{place}:2", {"text": "b", "text_pair": "c"})]
+    index = name if name.startswith("hf:") else f"{tmp_path}/{name}"
+    assert _rows(tmp_path, name) == [(f"{index}:1", {"text": "a"}), (f"{index}:2", {"text": "b", "text_pair": "c"})]
     with pytest.raises(DataError, match="has no column 'sentence'"):
         _rows(tmp_path, name, "sentence")
 
 
 def test_class_labels_become_their_names(tmp_path: Path) -> None:
-    """Numbers of a `ClassLabel`, also in lists, are read by name; -1, which says that there is none, is no value."""
+    """Numbers of a `ClassLabel`, also in lists, become names, and -1 becomes a missing value."""
     label = datasets.ClassLabel(names=["no", "yes"])
     features = datasets.Features({"text": datasets.Value("string"), "label": label, "tags": datasets.List(label)})
     columns = {"text": ["a", "b", "c"], "label": [1, 0, -1], "tags": [[0, 1], [], [1]]}
@@ -202,7 +202,7 @@ def test_class_labels_become_their_names(tmp_path: Path) -> None:
 
 
 def test_a_split_must_be_there(tmp_path: Path) -> None:
-    """Without a split, or with one that is not there, those that are there are named."""
+    """If no split is named or the named one is missing, the error lists the existing splits."""
     _write(tmp_path, "hf:a#train", CLASSIFIED)
     for name in ("hf:a", "hf:a#test"):
         with pytest.raises(DataError, match=rf"\A{name}: has the splits train; "):
@@ -210,7 +210,7 @@ def test_a_split_must_be_there(tmp_path: Path) -> None:
 
 
 def test_the_hub_is_asked_for_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Name, configuration and split go to the hub as they are written; what it cannot give is a data error."""
+    """Name, configuration and split are passed to the hub, and its errors become DataError."""
     asked = []
 
     def load(*where: str | None, split: str | None) -> object:
@@ -229,7 +229,7 @@ def test_the_hub_is_asked_for_what_is_no_folder(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("name", "library"), [("a.parquet", "pyarrow"), ("hf:a#train", "datasets")])
 def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, library: str) -> None:
-    """Without the optional library the error says how to install it."""
+    """Without an optional library the error gives the command that installs it."""
     _write(tmp_path, name, CLASSIFIED)
     for module in ("datasets", "pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, module, None)
@@ -238,7 +238,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A file that is not there, or not what its name says, is a data error; so is an ending that says nothing."""
+    """A missing file, one in another format than its ending, and an unknown ending are data errors."""
     (tmp_path / "text.parquet").write_text("no parquet", encoding="utf-8")
     (tmp_path / "folder").mkdir()
     for name in ("none.csv", "none.tsv.gz", "none.parquet", "text.parquet", "hf:folder#train"):
@@ -254,19 +254,19 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", _WRITERS)
 def test_other_data_have_another_fingerprint(tmp_path: Path, name: str) -> None:
-    """The same records in another place have the same fingerprint, one changed record gives another."""
+    """The fingerprint does not depend on the folder, and a changed record changes it."""
     changed = [*CLASSIFIED[:-1], CLASSIFIED[-1] | {"label": "new"}]
     found = []
-    for place, records in enumerate((CLASSIFIED, CLASSIFIED, changed)):
-        (tmp_path / str(place)).mkdir()
-        _write(tmp_path / str(place), name, records)
-        found.append(fingerprint(tmp_path / str(place), name))
+    for index, records in enumerate((CLASSIFIED, CLASSIFIED, changed)):
+        (tmp_path / str(index)).mkdir()
+        _write(tmp_path / str(index), name, records)
+        found.append(fingerprint(tmp_path / str(index), name))
     assert found[0] == found[1] != found[2]
     assert len(found[0]) == 64
 
 
 def test_a_data_set_of_the_hub_is_no_table_of_strings() -> None:
-    """Whatever a data set is called, its values have types."""
+    """Values of a hub data set have types, even if its name ends like a table's."""
     assert [files.is_text_table(name) for name in ("a.csv", "a.tsv.gz", "a.parquet", "a.jsonl", "hf:a.csv")] == [
         True,
         True,

@@ -1,4 +1,4 @@
-"""Tests of training/problems.py."""
+"""Data issues: errors are listed by category, at most twenty of each, and raised together."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def _message(issues: DataIssues) -> str:
 
 
 @pytest.mark.parametrize("count", [19, 20, 21, 45])
-def test_the_first_twenty_problems_are_listed_and_the_rest_counted(count: int) -> None:
-    """However many problems of a sort there are, 20 are listed and the number of the others is said."""
+def test_the_first_twenty_issues_are_listed_and_the_rest_counted(count: int) -> None:
+    """Of one category at most 20 issues are listed, and the number of the others is given."""
     issues = DataIssues()
     for number in range(count):
         issues.add(f"file:{number}", "broken")
@@ -25,8 +25,8 @@ def test_the_first_twenty_problems_are_listed_and_the_rest_counted(count: int) -
     assert _message(issues).splitlines() == listed + ([f"… and {count - 20} more"] if count > 20 else [])
 
 
-def test_each_sort_is_listed_by_itself() -> None:
-    """A flood of one sort hides no other: each has its own twenty, in the order in which the sorts first appeared."""
+def test_each_category_is_listed_by_itself() -> None:
+    """Each category has its own twenty issues, in the order in which categories first appeared."""
     issues = DataIssues()
     for number in range(30):
         issues.add(f"a:{number}", f"label {number}", category="unknown label")
@@ -37,13 +37,13 @@ def test_each_sort_is_listed_by_itself() -> None:
     assert lines[21:] == [f"a:{number}: blank" for number in (0, 10, 20)]
 
 
-def test_no_problem_is_no_error() -> None:
-    """Nothing noted, nothing raised."""
+def test_no_issue_is_no_error() -> None:
+    """Without issues nothing is raised."""
     DataIssues().raise_if_any()
 
 
-def test_problems_of_several_files_come_together() -> None:
-    """All readers are asked, their problems are one error, and a sort is one over all files."""
+def test_issues_of_several_files_come_together() -> None:
+    """The issues of all readers are one error, and a category counts over all files."""
 
     def reader(file: str, count: int) -> Callable[[], str]:
         def read() -> str:

@@ -1,4 +1,4 @@
-"""Tests of training/records.py."""
+"""Records: every kind is read from JSON lines as written, and invalid ones are named by file and line."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ def _read(path: Path, kind: Kind, **options: Any) -> list[SourcedRecord]:
 
 
 def _dumped(path: Path, kind: Kind) -> list[dict[str, Any]]:
-    return [located.record.model_dump() for located in _read(path, kind)]
+    return [sourced.record.model_dump() for sourced in _read(path, kind)]
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_records_arrive_as_they_are_written(tmp_path: Path, kind: Kind) -> None:
-    """Every field of every record of every kind arrives, in order, and the place is file and line."""
+    """All fields of all records of every kind are read in order, with file and line as location."""
     lines = toy.records(kind, 5)
     path = toy.write_records(tmp_path / "a.jsonl", lines)
     found = _read(path, kind)
     fields = field_names(kind)
-    assert [located.record.model_dump(include=set(lines[0])) for located in found] == [
+    assert [sourced.record.model_dump(include=set(lines[0])) for sourced in found] == [
         {field: value for field, value in line.items() if field in fields} for line in lines
     ]
-    assert [located.group for located in found] == [line.get("group") for line in lines]
-    assert [located.location for located in found] == [f"{path}:{number}" for number in range(1, len(lines) + 1)]
+    assert [sourced.group for sourced in found] == [line.get("group") for line in lines]
+    assert [sourced.location for sourced in found] == [f"{path}:{number}" for number in range(1, len(lines) + 1)]
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -64,13 +64,13 @@ def test_compressed_files_read_like_plain_ones(tmp_path: Path, kind: Kind) -> No
     ],
 )
 def test_variants_of_a_format_are_read(tmp_path: Path, kind: Kind, record: toy.Record) -> None:
-    """Pairs, whole numbers as values, no labels at all, no question and several answers are all in the formats."""
+    """Pairs, whole numbers as values, no labels, no question and several answers are valid."""
     (found,) = _dumped(toy.write_records(tmp_path / "a.jsonl", [record]), kind)
     assert {name: found[name] for name in record} == record
 
 
 def test_other_fields_may_be_there(tmp_path: Path) -> None:
-    """Unknown fields are left out of the record."""
+    """Unknown fields are ignored."""
     for kind in Kind:
         path = toy.write_records(tmp_path / "a.jsonl", [{**GOOD[kind], "origin": "book"}])
         (found,) = _dumped(path, kind)
@@ -82,15 +82,15 @@ def test_other_fields_may_be_there(tmp_path: Path) -> None:
 def test_a_record_belongs_to_the_group_that_the_recipe_names(
     tmp_path: Path, kind: Kind, given: object, group: str | int | None
 ) -> None:
-    """The field to group by may have any name, a field of the record among them; only text and numbers name a group."""
+    """Any field may be the group; only texts and numbers are groups."""
     path = toy.write_records(tmp_path / "a.jsonl", [{**GOOD[kind], "origin": given}])
-    assert [located.group for located in _read(path, kind, group_by="origin")] == [group]
+    assert [sourced.group for sourced in _read(path, kind, group_by="origin")] == [group]
     if "text" in GOOD[kind]:
-        assert [located.group for located in _read(path, kind, group_by="text")] == [GOOD[kind]["text"]]
+        assert [sourced.group for sourced in _read(path, kind, group_by="text")] == [GOOD[kind]["text"]]
 
 
 def test_labels_may_be_numbers_or_truth_values(tmp_path: Path) -> None:
-    """A label, of a text or a word, that is a whole number, true or false is named as JSON writes it."""
+    """A label that is an integer, true or false is named by its JSON text."""
     labels = [0, 12, -1, True, False]
     lines = [{"text": "a", "label": label} for label in labels]
     found = _dumped(toy.write_records(tmp_path / "a.jsonl", lines), Kind.CLASSIFICATION)
@@ -100,7 +100,7 @@ def test_labels_may_be_numbers_or_truth_values(tmp_path: Path) -> None:
 
 
 def test_answers_may_be_two_lists(tmp_path: Path) -> None:
-    """SQuAD on the Hugging Face hub has a list of texts and one of starts: they are the same answers."""
+    """Answers as a list of texts and one of starts, as in SQuAD on the hub, equal answers as one list."""
     lists = {"text": ["b", "c"], "answer_start": [0, 2]}
     (found,) = _dumped(
         toy.write_records(tmp_path / "a.jsonl", [{"text": "a", "text_pair": "b c", "answers": lists}]), Kind.SPAN
@@ -113,7 +113,7 @@ def test_answers_may_be_two_lists(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_columns_map_the_files_names_to_fields(tmp_path: Path, kind: Kind) -> None:
-    """Under other names the records are the same, whatever else the file has under the fields' own names."""
+    """Columns of other names can be mapped to fields, whatever else the file holds under the fields' names."""
     plain = toy.records(kind, 3)
     columns = {field: f"the {field}" for field in plain[0]}
     renamed = [{columns[field]: value for field, value in line.items()} | {"text": 9} for line in plain]
@@ -121,29 +121,29 @@ def test_columns_map_the_files_names_to_fields(tmp_path: Path, kind: Kind) -> No
     found = _read(path, kind, columns=columns)
     toy.write_records(tmp_path / "plain.jsonl", plain)
     expected = _read(tmp_path / "plain.jsonl", kind)
-    assert [(located.record, located.group) for located in found] == [(one.record, one.group) for one in expected]
+    assert [(sourced.record, sourced.group) for sourced in found] == [(one.record, one.group) for one in expected]
 
 
 def test_columns_may_swap_names(tmp_path: Path) -> None:
-    """Two fields may have each other's names in the file."""
+    """Two fields can have each other's names in the file."""
     path = toy.write_records(tmp_path / "a.jsonl", [{"text": "b", "text_pair": "a", "label": "x"}])
     (found,) = _read(path, Kind.CLASSIFICATION, columns={"text": "text_pair", "text_pair": "text"})
     assert (found.record.text, found.record.text_pair) == ("a", "b")
 
 
-def test_a_problem_names_the_column(tmp_path: Path) -> None:
-    """Where a field has another name in the file, both are said."""
+def test_an_issue_names_the_column(tmp_path: Path) -> None:
+    """If a field has another name in the file, the error gives both."""
     path = toy.write_records(tmp_path / "a.jsonl", [{"sentence": " ", "label": "x"}])
     with pytest.raises(DataError, match=r"a.jsonl:1: text \(column 'sentence'\): .*must not be blank"):
         _read(path, Kind.CLASSIFICATION, columns={"text": "sentence"})
 
 
 def test_blank_lines_count_but_hold_no_record(tmp_path: Path) -> None:
-    """Blank lines are passed over, and line numbers stay those of the file."""
+    """Blank lines are skipped, but count as lines."""
     path = tmp_path / "a.jsonl"
     line = json.dumps(GOOD[Kind.CLASSIFICATION])
     path.write_text(f"{line}\n\n  \n{line}")
-    assert [located.location for located in _read(path, Kind.CLASSIFICATION)] == [f"{path}:1", f"{path}:4"]
+    assert [sourced.location for sourced in _read(path, Kind.CLASSIFICATION)] == [f"{path}:1", f"{path}:4"]
 
 
 BROKEN = [
@@ -186,7 +186,7 @@ BROKEN = [
 def test_a_broken_record_is_named_by_file_line_and_field(
     tmp_path: Path, kind: Kind, record: toy.Record, message: str
 ) -> None:
-    """Whatever is wrong with a record, the error names the file, the line, the field, and only that record."""
+    """Each kind of invalid record is reported by file, line and field, and no other record is."""
     path = toy.write_records(tmp_path / "a.jsonl", [GOOD[kind], record, GOOD[kind]])
     with pytest.raises(DataError, match=rf"\A{path}:2: .*{message}") as caught:
         _read(path, kind)
@@ -197,7 +197,7 @@ def test_a_broken_record_is_named_by_file_line_and_field(
     "line", ["{", '{"text": "a", "label": "b"} x', "[1", "", '"a"', "[]", "3", "null", "9" * 5000, "[" * 10**5]
 )
 def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
-    """A line that is not JSON, or not an object, is a broken record like any other; an empty line is none."""
+    """A line that is not JSON or not an object is an error; an empty line is not."""
     path = tmp_path / "a.jsonl"
     good = json.dumps(GOOD[Kind.CLASSIFICATION])
     path.write_text(f"{good}\n{line}\n{good}\n")
@@ -210,7 +210,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path: Path, line: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_a_line_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
-    """A line that is not UTF-8 is a broken record like any other."""
+    """A line that is not UTF-8 is reported with its number."""
     good = json.dumps(GOOD[Kind.CLASSIFICATION]).encode()
     lines = b"\n".join([good, '{"text": "é", "label": "good"}'.encode("latin-1"), good])
     (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
@@ -219,7 +219,7 @@ def test_a_line_in_another_encoding_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> None:
-    """A file with a byte order mark, as some editors write it, has the same records."""
+    """A file with a byte order mark, as some editors write it, gives the same records."""
     text = "".join(json.dumps(record) + "\n" for record in toy.records(Kind.CLASSIFICATION, 3))
     (tmp_path / "plain.jsonl").write_text(text, encoding="utf-8")
     (tmp_path / "marked.jsonl").write_text(text, encoding="utf-8-sig")
@@ -228,7 +228,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> Non
 
 
 def test_all_broken_records_are_reported_at_once(tmp_path: Path) -> None:
-    """Each of several broken records is named in the one error, sort by sort, each sort in file order."""
+    """All invalid records are in one error, by category, and within a category in file order."""
     good, bad = GOOD[Kind.CLASSIFICATION], {"text": "a"}
     path = toy.write_records(tmp_path / "a.jsonl", [bad, good, {"label": "a"}, good, bad])
     with pytest.raises(DataError) as caught:
@@ -264,7 +264,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """So is a file that is not there, and a folder in its place."""
+    """A missing file, or a folder in its place, is a data error that names the path."""
     (tmp_path / "folder.jsonl").mkdir()
     for path in (tmp_path / "none.jsonl", tmp_path / "none.jsonl.gz", tmp_path / "folder.jsonl"):
         with pytest.raises(DataError, match=rf"\A{path}: cannot be read: "):

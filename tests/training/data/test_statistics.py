@@ -1,4 +1,4 @@
-"""Tests of training/statistics.py."""
+"""Data statistics: the tables and warnings before training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def _data(task: Task, train: Sequence[Example], validation: Sequence[Example] = 
 
 def _shown(*data: TaskData, width: int = 200) -> str:
     console = Console(file=io.StringIO(), width=width)
-    encoded = [encode_examples(ENCODER, own.task, task_id, own.train) for task_id, own in enumerate(data)]
+    encoded = [
+        encode_examples(ENCODER, task_data.task, task_id, task_data.train) for task_id, task_data in enumerate(data)
+    ]
     console.print(data_statistics(data, encoded))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -42,17 +44,17 @@ def _texts(*pairs: tuple[str, Any]) -> list[Example]:
 
 
 def test_every_task_is_described(workshop: Workshop) -> None:
-    """All kinds have a line in both tables, which fit 80 columns with no word cut, and sizes are those of the data."""
+    """Every kind has a row in both tables, which fit 80 columns without cut words, with the data's sizes."""
     shown = _shown(*workshop.data, width=80)
     assert "…" not in shown
-    for own in workshop.data:
-        rows = [line.split() for line in shown.splitlines() if line.split()[:1] == [own.task.name]]
-        assert rows[0][1:3] == [str(len(own.train)), str(len(own.validation))]
-        assert rows[1][1] == own.task.kind
+    for task_data in workshop.data:
+        rows = [line.split() for line in shown.splitlines() if line.split()[:1] == [task_data.task.name]]
+        assert rows[0][1:3] == [str(len(task_data.train)), str(len(task_data.validation))]
+        assert rows[1][1] == task_data.task.kind
 
 
 def test_lengths_are_those_before_truncation() -> None:
-    """Median, 95th percentile and longest count all tokens; what is cut and what is left out is counted."""
+    """Median, 95th percentile and maximum count all tokens; cut and left-out examples are counted."""
     task = replace(TASKS[Kind.SPAN], max_length=12)
     contexts = ["paris", "cat " * 3 + "paris", "paris " + "cat " * 20, "cat " * 30 + "paris"]
     train = [Example(Input("a", text), ((text.index("paris"), text.index("paris") + 5),)) for text in contexts]
@@ -66,7 +68,7 @@ def test_lengths_are_those_before_truncation() -> None:
 
 
 def test_an_example_is_as_long_as_its_longest_row() -> None:
-    """A ranking's candidates are rows of their own."""
+    """The length of a ranking example is that of its longest row."""
     task = TASKS[Kind.RANKING]
     train = [Example(Input("q", candidates=("a", "a cat sat", "a cat")), (1, 0, 0))]
     encoded = encode_examples(ENCODER, task, 0, train)
@@ -74,7 +76,7 @@ def test_an_example_is_as_long_as_its_longest_row() -> None:
 
 
 def test_words_without_tokens_are_not_cut() -> None:
-    """A tagging example that has nothing to learn from the start is left out but not truncated."""
+    """A tagging example without tokens counts as left out, not as truncated."""
     task = TASKS[Kind.TAGGING]
     train = [Example(Input.from_words(["\x00"]), (0,)), Example(Input.from_words(["cat"]), (0,))]
     found = measure_lengths(_data(task, train), encode_examples(ENCODER, task, 0, train))
@@ -82,7 +84,7 @@ def test_words_without_tokens_are_not_cut() -> None:
 
 
 def test_labels_are_counted() -> None:
-    """By examples, by labels that hold, or by words; most frequent first, and 0 for one that never occurs."""
+    """Labels are counted by examples, by flags or by words, most frequent first, with 0 for unused labels."""
     assert dict(count_labels(_data(TASKS[Kind.CLASSIFICATION], _texts(("a", 1), ("b", 1), ("c", 0))))) == {
         "bad": 2,
         "good": 1,
@@ -103,7 +105,7 @@ def test_values_have_mean_and_deviation() -> None:
 
 
 def test_a_label_that_never_occurs_is_a_warning() -> None:
-    """What the recipe lists and train lacks cannot be learned, and is said with its name."""
+    """A label of the recipe that training lacks is named in a warning."""
     own = _data(TASKS[Kind.CLASSIFICATION], _texts(("a", 0), ("b", 1)))
     assert "warning: mood: 1 of 3 labels never occur in train: neither\n" in _shown(own)
     assert "warning" not in _shown(_data(TASKS[Kind.CLASSIFICATION], _texts(("a", 0), ("b", 1), ("c", 2))))
@@ -132,20 +134,20 @@ def test_a_label_that_never_occurs_is_a_warning() -> None:
 def test_texts_of_validation_that_train_has_are_counted(
     kind: Kind, train: list[Input], validation: list[Input], count: int
 ) -> None:
-    """The same texts, letter case aside, are a leak: they are counted, and said; pairs count as pairs."""
+    """Validation texts that are also in training are counted, ignoring case; pairs count as pairs."""
     sides = [[Example(item, None) for item in own] for own in (train, validation)]
     assert count_repeated(_data(TASKS[kind], *sides)) == count
 
 
 def test_a_leak_is_a_warning() -> None:
-    """It is said beside the tables, with the number of validation examples."""
+    """Validation examples that are also in training give a warning with their number."""
     train, validation = _texts(("a", 0), ("b", 1), ("c", 2)), _texts(("A", 0), ("x", 1))
     shown = _shown(_data(TASKS[Kind.CLASSIFICATION], train, validation))
     assert "warning: mood: 1 of 2 validation examples are in train as well\n" in shown
 
 
-def test_what_the_recipe_chose_is_said() -> None:
-    """Caps, shares that are held out and the sizes of named splits stand below the tables."""
+def test_the_recipes_choices_are_shown() -> None:
+    """Caps, held-out shares and the sizes of named splits are shown below the tables."""
     train = _texts(("a", 0), ("b", 1), ("c", 2))
     capped = _shown(_data(TASKS[Kind.CLASSIFICATION], train, cap=3))
     assert "mood: train is capped at 3\n" in capped

@@ -1,4 +1,4 @@
-"""Tests of training/published.py: the data that a version is measured on again."""
+"""Version data: the examples on which a published version is measured again."""
 
 from __future__ import annotations
 
@@ -50,19 +50,21 @@ def published(tmp_path: Path, workshop: Workshop) -> Published:
     return Published(tmp_path, workshop)
 
 
-def test_it_is_what_training_validated_on(published: Published, workshop: Workshop) -> None:
-    """Tasks and examples are those of the run, and no training file is needed for them."""
+def test_tasks_and_examples_are_those_of_the_run(published: Published, workshop: Workshop) -> None:
+    """Tasks and validation examples are those of the run, and no training file is needed for them."""
     for file in published.data.rglob("train.jsonl"):
         file.unlink()
     version = published.version()
     data = validation_data(version, published.data)
-    assert [(own.task, own.validation) for own in data] == [(own.task, own.validation) for own in workshop.data]
-    assert not any(own.train for own in data)
+    assert [(task_data.task, task_data.validation) for task_data in data] == [
+        (task_data.task, task_data.validation) for task_data in workshop.data
+    ]
+    assert not any(task_data.train for task_data in data)
     assert changed_files(version, published.data) == []
 
 
 def test_labels_are_the_versions_own(published: Published) -> None:
-    """Training files of other labels change nothing; a validation label that the version does not know is an error."""
+    """Changed training files do not change the labels, and an unknown validation label is an error."""
     version = published.version()
     before = validation_data(version, published.data)
     toy.write_records(published.data / "mood" / "train.jsonl", [{"text": "a", "label": x} for x in "xyz"])
@@ -74,7 +76,7 @@ def test_labels_are_the_versions_own(published: Published) -> None:
 
 
 def test_changed_files_are_named(published: Published) -> None:
-    """A validation file with other bytes is named, and so is each one that the version has no hash of."""
+    """Validation files with other bytes, and files of which the version has no hash, are named."""
     name = toy.TASKS[Kind.SPAN]
     version, untold = published.version(), published.version(data=None)
     toy.write_records(published.data / name / "validation.jsonl", toy.records(Kind.SPAN, 3, seed=9))
@@ -83,7 +85,7 @@ def test_changed_files_are_named(published: Published) -> None:
 
 
 def test_several_splits_are_measured_again(published: Published, workshop: Workshop) -> None:
-    """Named validation splits, and a share that was held out of train, are the same examples as in training."""
+    """Named validation splits, or a held-out share of train, have the same examples as in training."""
     near, far = toy.fields(workshop.backbone.folder, [Kind.SPAN, Kind.RANKING])["tasks"]
     near |= {"validation": {"near": near["validation"], "far": "answer/far.jsonl"}}
     far |= {"validation": {}, "holdout": 0.2, "cap": 9}
@@ -113,7 +115,7 @@ def test_several_splits_are_measured_again(published: Published, workshop: Works
     ],
 )
 def test_a_version_without_a_usable_recipe_is_an_error(published: Published, recipe: object, message: str) -> None:
-    """What does not say which files it was measured on cannot be measured again: the manifest and the reason are named."""
+    """A version without a usable recipe is an error that names the manifest and the reason."""
     version = published.version(recipe=recipe)
     with pytest.raises(ManifestInvalid, match=rf"\A{version}/manifest.json: .*{message}"):
         validation_data(version, published.data)

@@ -1,4 +1,4 @@
-"""Tests of training/baselines.py: what the trivial answer scores on data made for it."""
+"""Baselines: the scores of trivial answers on data made for them."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def _tagged(task: Task, *sentences: str) -> list[Example]:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_kind_has_a_trivial_answer(workshop: Workshop, kind: Kind) -> None:
-    """The baseline of each kind is described, and scored in the metrics of the kind, between 0 and 1."""
-    (own,) = [own for own in workshop.data if own.task.kind is kind]
-    scores = score_baseline(own)
+    """Each kind has a description and a baseline in its own metrics, between 0 and 1."""
+    (task_data,) = [task_data for task_data in workshop.data if task_data.task.kind is kind]
+    scores = score_baseline(task_data)
     assert scores
     assert all(0 <= value <= 1 for value in scores.values())
     assert DESCRIPTIONS[kind]
 
 
 def test_classification_takes_the_most_frequent_label() -> None:
-    """The label that training has most often is right where validation has it."""
+    """The trivial answer is the most frequent training label."""
     scores = _score(TASKS[Kind.CLASSIFICATION], _classified(2, 1, 2), _classified(1, 2, 2, 0, 0))
     assert scores["accuracy"] == pytest.approx(0.4)
     assert scores["matthews"] == 0
 
 
 def test_the_recipes_metric_comes_first() -> None:
-    """The trivial answer is measured as the model is: the recipe's main metric first."""
+    """The baseline is measured like the model, with the recipe's main metric first."""
     scores = _score(
         TASKS[Kind.CLASSIFICATION], _classified(0, 1), _classified(0, 1, 2), metric="f1", positive_label="good"
     )
@@ -63,7 +63,7 @@ def test_the_recipes_metric_comes_first() -> None:
 
 
 def test_multilabel_takes_the_most_frequent_label() -> None:
-    """Every text gets the one label that training has most often."""
+    """The trivial multilabel answer is the one most frequent training label."""
     train = [Example(Input("a"), target) for target in ((0, 1, 0), (1, 1, 0), (0, 0, 1))]
     validation = [Example(Input("a"), target) for target in ((0, 1, 0), (0, 0, 0))]
     scores = _score(TASKS[Kind.MULTILABEL], train, validation)
@@ -71,21 +71,21 @@ def test_multilabel_takes_the_most_frequent_label() -> None:
 
 
 def test_regression_takes_the_mean() -> None:
-    """A constant correlates with nothing."""
+    """The trivial regression answer is the mean, which has correlation 0."""
     values = [Example(Input("a", "b"), value) for value in (1.0, 2.0, 4.0)]
     assert set(_score(TASKS[Kind.REGRESSION], values, values).values()) == {0.0}
 
 
 def test_ranking_takes_a_random_order() -> None:
-    """One relevant candidate of two is first half of the time: MAP and MRR near 3/4, the same on every call."""
-    queries = [Example(Input("q", candidates=("a", "b")), (place % 2, 1 - place % 2)) for place in range(60)]
+    """With one relevant candidate of two, MAP and MRR are near 3/4, and equal on every call."""
+    queries = [Example(Input("q", candidates=("a", "b")), (index % 2, 1 - index % 2)) for index in range(60)]
     scores = _score(TASKS[Kind.RANKING], queries, queries)
     assert scores["map"] == scores["mrr"] == pytest.approx(0.75, abs=0.03)
     assert _score(TASKS[Kind.RANKING], queries, queries) == scores
 
 
-def test_multiple_choice_takes_the_most_frequent_place() -> None:
-    """The place that is right most often in training; where there are fewer choices, the last."""
+def test_multiple_choice_takes_the_most_frequent_index() -> None:
+    """The trivial choice has the most frequent index in training, or is the last one of fewer."""
 
     def examples(*pairs: tuple[int, int]) -> list[Example]:
         return [Example(Input("q", candidates=tuple("abcd"[:count])), right) for count, right in pairs]
@@ -96,7 +96,7 @@ def test_multiple_choice_takes_the_most_frequent_place() -> None:
 
 
 def test_tagging_takes_each_words_most_frequent_tag() -> None:
-    """A known word has its most frequent tag, an unknown one the most frequent tag of all."""
+    """A known word gets its most frequent tag, an unknown one the most frequent tag overall."""
     task = TASKS[Kind.TAGGING]
     train = _tagged(task, "in/O paris/B-place city/I-place", "paris/B-place sat/O", "a/O cat/B-animal", "paris/O")
     validation = _tagged(task, "paris/B-place city/I-place cat/B-animal", "new/O word/B-animal")
@@ -106,7 +106,7 @@ def test_tagging_takes_each_words_most_frequent_tag() -> None:
 
 
 def test_plain_tags_have_a_lexicon_too() -> None:
-    """So it is with tags that are not BIO."""
+    """Tags that are not BIO get each word's most frequent tag, too."""
     task = Task("pos", Kind.TAGGING, 32, labels=("NOUN", "VERB"))
     train = _tagged(task, "cat/NOUN sat/VERB", "dog/NOUN")
     assert _score(task, train, _tagged(task, "cat/VERB sat/VERB new/NOUN")) == {"token_accuracy": 2 / 3}
@@ -122,7 +122,7 @@ def test_plain_tags_have_a_lexicon_too() -> None:
     ],
 )
 def test_span_takes_the_first_sentence(context: str, answer: str, exact: float) -> None:
-    """The answer is what stands before the first full stop, or everything."""
+    """The trivial span is the text before the first full stop, or the whole context."""
     start = context.index(answer)
     example = Example(Input("q", context), ((start, start + len(answer)),))
     assert _score(TASKS[Kind.SPAN], [example], [example])["exact_match"] == exact
@@ -133,9 +133,9 @@ def _without_targets(examples: Sequence[Example]) -> list[Example]:
 
 
 def test_the_baseline_learns_from_training_alone(workshop: Workshop) -> None:
-    """What validation's targets are changes the score, never the answer: they are not learned from."""
-    own = workshop.data[0]
-    scores = _score(own.task, _classified(1), own.validation)
-    right = sum(example.target == 1 for example in own.validation) / len(own.validation)
+    """Changed validation targets change the baseline's score but not its answers."""
+    task_data = workshop.data[0]
+    scores = _score(task_data.task, _classified(1), task_data.validation)
+    right = sum(example.target == 1 for example in task_data.validation) / len(task_data.validation)
     assert scores["accuracy"] == pytest.approx(right)
-    assert _score(own.task, _classified(1), _without_targets(own.validation))["accuracy"] in {0.0, 1.0}
+    assert _score(task_data.task, _classified(1), _without_targets(task_data.validation))["accuracy"] in {0.0, 1.0}

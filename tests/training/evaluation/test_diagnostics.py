@@ -1,4 +1,4 @@
-"""Tests of training/diagnostics.py and training/mistakes.py."""
+"""Diagnostics and worst mistakes of answers of every kind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _trial(kind: Kind, count: int = 80, skill: float = 0.7, seed: int = 0, label
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_diagnosis_is_json(kind: Kind) -> None:
-    """It comes back from strict JSON as it is, and says its kind and how many examples there were."""
+    """A diagnosis survives strict JSON unchanged, and has its kind and the number of examples."""
     task, examples, answers = _trial(kind)
     found = diagnose(task, examples, answers)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
@@ -45,7 +45,7 @@ def test_a_diagnosis_is_json(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_examples_are_enough(kind: Kind, count: int) -> None:
-    """One example has a diagnosis, right or wrong."""
+    """A single example, right or wrong, has a diagnosis."""
     for skill in (0.0, 1.0):
         found = diagnose(*_trial(kind, count, skill))
         assert json.dumps(found, allow_nan=False)
@@ -56,7 +56,7 @@ def test_few_examples_are_enough(kind: Kind, count: int) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
 def test_calibration_is_what_counting_gives(pairs: list[tuple[float, bool]]) -> None:
-    """Every answer is in the one bin that its score falls into, and the error is the weighted distance of the means."""
+    """Each answer is in the bin of its score, and the ECE is the weighted distance of the bins' means."""
     found = calibration([score for score, _ in pairs], [right for _, right in pairs])
     assert sum(one["count"] for one in found["bins"]) == len(pairs)
     error = 0.0
@@ -87,7 +87,7 @@ def test_the_brier_score_is_the_squared_distance() -> None:
     """For several labels it is summed over them, for yes or no it is that of the one probability."""
     task, examples, answers = _trial(Kind.CLASSIFICATION)
     distances = [
-        sum((one.scores[label] - (place == example.target)) ** 2 for place, label in enumerate(task.labels))
+        sum((one.scores[label] - (index == example.target)) ** 2 for index, label in enumerate(task.labels))
         for example, one in zip(examples, answers, strict=True)
     ]
     assert diagnose(task, examples, answers)["calibration"]["brier"] == pytest.approx(np.mean(distances))
@@ -117,8 +117,8 @@ def test_a_confusion_matrix_counts_every_answer(seed: int, labels: int) -> None:
     assert perfect.trace() == perfect.sum() == 40
 
 
-def test_of_many_labels_the_most_confused_pairs_are_told() -> None:
-    """Over twenty labels there is no matrix, but the twenty commonest mistakes with their share of the right label."""
+def test_of_many_labels_the_most_confused_pairs_are_listed() -> None:
+    """With over twenty labels there is no matrix, but the twenty most frequent mistakes with their shares."""
     task, examples, answers = _trial(Kind.CLASSIFICATION, 300, 0.5, labels=25)
     found = diagnose(task, examples, answers)
     assert "confusion" not in found
@@ -135,20 +135,20 @@ def test_of_many_labels_the_most_confused_pairs_are_told() -> None:
 def test_scores_of_a_label_are_those_of_counting(kind: Kind) -> None:
     """Precision, recall, F1 and support of each label follow from its right and wrong decisions."""
     task, examples, answers = _trial(kind)
-    for place, row in enumerate(diagnose(task, examples, answers)["per_label"]):
+    for index, row in enumerate(diagnose(task, examples, answers)["per_label"]):
         if kind is Kind.CLASSIFICATION:
-            right = np.array([example.target == place for example in examples])
-            told = np.array([answer.label == task.labels[place] for answer in answers])
+            right = np.array([example.target == index for example in examples])
+            predicted = np.array([answer.label == task.labels[index] for answer in answers])
         else:
-            right = np.array([bool(example.target[place]) for example in examples])
-            told = np.array([task.labels[place] in {one.label for one in answer.labels} for answer in answers])
-            assert row["threshold"] == task.thresholds[place]
-        hits = (right & told).sum()
-        assert row["label"] == task.labels[place]
+            right = np.array([bool(example.target[index]) for example in examples])
+            predicted = np.array([task.labels[index] in {one.label for one in answer.labels} for answer in answers])
+            assert row["threshold"] == task.thresholds[index]
+        hits = (right & predicted).sum()
+        assert row["label"] == task.labels[index]
         assert row["support"] == right.sum()
-        assert row["precision"] == pytest.approx(hits / max(1, told.sum()))
+        assert row["precision"] == pytest.approx(hits / max(1, predicted.sum()))
         assert row["recall"] == pytest.approx(hits / max(1, right.sum()))
-        assert row["f1"] == pytest.approx(2 * hits / max(1, told.sum() + right.sum()))
+        assert row["f1"] == pytest.approx(2 * hits / max(1, predicted.sum() + right.sum()))
 
 
 def test_entities_are_counted_whole_and_words_by_type() -> None:
@@ -168,7 +168,7 @@ def test_entities_are_counted_whole_and_words_by_type() -> None:
 
 
 def test_plain_tags_are_diagnosed_by_word() -> None:
-    """Tags that are not BIO are labels of words; many of them are told as confused pairs."""
+    """Tags that are not BIO are diagnosed by word, and many of them as confused pairs."""
     task, examples, answers = _trial(Kind.TAGGING, 200, labels=24)
     found = diagnose(task, examples, answers)
     assert [row["label"] for row in found["per_label"]] == list(task.labels)
@@ -183,7 +183,7 @@ def test_plain_tags_are_diagnosed_by_word() -> None:
 
 
 def test_text_without_entities_has_no_entity_scores() -> None:
-    """Where there is nothing to find and nothing was found, there is no label to score."""
+    """If there are no entities, correct or predicted, there are no entity scores."""
     task = task_of(Kind.TAGGING)
     example = Example(Input.from_words(["just", "words"]), (task.labels.index("O"),) * 2)
     found = diagnose(task, [example], [TaggingAnswer(())])
@@ -196,7 +196,7 @@ def test_text_without_entities_has_no_entity_scores() -> None:
 @settings(max_examples=20)
 @given(st.lists(st.tuples(st.sampled_from([0.0, 1.0, 2.5, 5.0]), st.floats(0, 5)), min_size=1, max_size=50))
 def test_deciles_and_residuals_hold_every_example(pairs: list[tuple[float, float]]) -> None:
-    """Parts rise and do not overlap, hold all examples with their means, and all errors are in the histogram."""
+    """Deciles ascend without overlap and cover all examples, and the histogram covers all errors."""
     task = task_of(Kind.REGRESSION)
     examples = [Example(Input("a", "b"), right) for right, _ in pairs]
     found = diagnose(task, examples, [RegressionAnswer(value) for _, value in pairs])
@@ -215,12 +215,12 @@ def test_deciles_and_residuals_hold_every_example(pairs: list[tuple[float, float
 
 
 def test_ranks_are_those_of_the_first_relevant_candidate() -> None:
-    """Each query counts at the place of its first relevant candidate; those without one are counted apart."""
+    """Each query counts at the rank of its first relevant candidate; those without one are counted apart."""
     task, examples, answers = _trial(Kind.RANKING)
     expected: Counter[str] = Counter()
     for example, answer in zip(examples, answers, strict=True):
-        places = [place for place, one in enumerate(answer.ranking, 1) if example.target[one.index]]
-        expected[str(min(places)) if places else "none"] += 1
+        indices = [index for index, one in enumerate(answer.ranking, 1) if example.target[one.index]]
+        expected[str(min(indices)) if indices else "none"] += 1
     found = diagnose(task, examples, answers)
     assert found["without_relevant"] == expected["none"] > 0
     assert {one["rank"]: one["count"] for one in found["ranks"] if one["count"]} == {
@@ -229,7 +229,7 @@ def test_ranks_are_those_of_the_first_relevant_candidate() -> None:
 
 
 def test_spans_are_measured_by_the_length_of_the_answer() -> None:
-    """Buckets hold all answers, and their means together are the task's own metrics."""
+    """The length buckets cover all answers, and their weighted means are the task's metrics."""
     task, examples, answers = _trial(Kind.SPAN)
     scores = score_answers(task, examples, answers)
     found = diagnose(task, examples, answers)
@@ -246,7 +246,7 @@ def test_spans_are_measured_by_the_length_of_the_answer() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_the_worst_mistakes_come_first(kind: Kind) -> None:
-    """Of many mistakes ten are kept, and none that was left out was surer than the last of them."""
+    """At most ten mistakes are kept, the worst ones, in order."""
     task, examples, answers = _trial(kind, 200, 0.3)
     mistakes = diagnose(task, examples, answers)["mistakes"]
     assert len(mistakes) == MAX_MISTAKES
@@ -257,7 +257,7 @@ def test_the_worst_mistakes_come_first(kind: Kind) -> None:
 
 
 def test_a_mistake_is_shown_with_its_texts_cut() -> None:
-    """Right and given label, the score, and a text that is too long to read cut with an ellipsis."""
+    """A mistake has the right and given label, the score, and a long text cut with an ellipsis."""
     task = task_of(Kind.CLASSIFICATION)
     first, second, *_ = task.labels
     example = Example(Input("a word " * 200), 0)
@@ -270,8 +270,8 @@ def test_a_mistake_is_shown_with_its_texts_cut() -> None:
     assert len(text) <= 300
 
 
-def test_a_wrong_entity_is_shown_beside_what_stands_there() -> None:
-    """An entity of another type or other words is a mistake; a right one is none."""
+def test_a_wrong_entity_is_shown_beside_the_correct_one() -> None:
+    """An entity with a wrong type or wrong words is a mistake; a correct one is not."""
     task = task_of(Kind.TAGGING)
     begin = next(label for label in task.labels if label.startswith("B-"))
     kind = begin[2:]
@@ -283,7 +283,7 @@ def test_a_wrong_entity_is_shown_beside_what_stands_there() -> None:
 
 
 def test_an_answer_that_is_all_wrong_is_worse_than_a_surer_one_that_is_half_right() -> None:
-    """Spans are ordered by the score times the part of the answer that is missing."""
+    """Wrong spans are ordered by score times (1 - F1)."""
     task = task_of(Kind.SPAN)
     examples = [Example(Input("q", "blue sky over hills"), ((0, 8),))] * 2
     half, wrong = SpanAnswer("blue", 0, 4, 0.9), SpanAnswer("hills", 14, 19, 0.6)

@@ -1,4 +1,4 @@
-"""Tests of training/evaluate.py."""
+"""Evaluation: answers in batches, thresholds and scores of all tasks."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _alone(network: Network, task_id: int, item: Input) -> Answer:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_an_answer_does_not_depend_on_its_batch_mates(tiny_network: Network, kind: Kind) -> None:
-    """Every input gets, among others of other lengths, the answer that it gets alone."""
+    """An input has the same answer in a batch with inputs of other lengths as alone."""
     inputs = _inputs(kind)
     found = answer_inputs(tiny_network, ENCODER, TASKS[kind], inputs)
     assert_same_answers(found, [_alone(tiny_network, TASKS[kind], item) for item in inputs])
@@ -81,12 +81,12 @@ def test_an_answer_does_not_depend_on_the_order(
     for rows, tokens in ((64, 8192), (5, 8192), (64, 30)):
         monkeypatch.setattr(evaluate, "_MAX_ROWS", rows)
         monkeypatch.setattr(evaluate, "_MAX_TOKENS", tokens)
-        shuffled = answer_inputs(tiny_network, ENCODER, TASKS[kind], [inputs[place] for place in order])
-        assert_same_answers(shuffled, [found[place] for place in order])
+        shuffled = answer_inputs(tiny_network, ENCODER, TASKS[kind], [inputs[index] for index in order])
+        assert_same_answers(shuffled, [found[index] for index in order])
 
 
 def test_batches_keep_to_their_limits(tiny_network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No forward of an evaluation has more rows or padded tokens than it may."""
+    """No batch of an evaluation exceeds the limits on rows and padded tokens."""
     monkeypatch.setattr(evaluate, "_MAX_ROWS", 7)
     monkeypatch.setattr(evaluate, "_MAX_TOKENS", 60)
     shapes: list[tuple[int, int]] = []
@@ -99,12 +99,12 @@ def test_batches_keep_to_their_limits(tiny_network: Network, monkeypatch: pytest
 
 
 def test_nothing_to_answer_is_no_answer(tiny_network: Network) -> None:
-    """No inputs, no answers."""
+    """Without inputs there are no answers."""
     assert answer_inputs(tiny_network, ENCODER, 0, []) == []
 
 
 def test_evaluation_runs_without_dropout_and_without_gradient(tiny_network: Network) -> None:
-    """Answers are those of eval mode, whatever mode the network comes in, and no random number is drawn."""
+    """Answers are those of eval mode, whatever the network's mode, and no random number is drawn."""
     inputs = _inputs(Kind.CLASSIFICATION)
     expected = answer_inputs(tiny_network.eval(), ENCODER, 0, inputs)
     state = torch.get_rng_state()
@@ -125,16 +125,16 @@ def _f1(network: Network, examples: list[Example]) -> list[float]:
     task_id = TASKS[Kind.MULTILABEL]
     answers: list[Any] = list(answer_inputs(network, ENCODER, task_id, [example.input for example in examples]))
     found = []
-    for place, label in enumerate(network.tasks[task_id].labels):
+    for index, label in enumerate(network.tasks[task_id].labels):
         given = np.array([label in {entry.label for entry in one.labels} for one in answers])
-        right = np.array([bool(example.target[place]) for example in examples])
+        right = np.array([bool(example.target[index]) for example in examples])
         found.append(2 * (given & right).sum() / max(1, given.sum() + right.sum()))
     return found
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_calibrated_thresholds_are_the_best_on_their_examples(tiny_network: Network, seed: int) -> None:
-    """No other threshold, the fixed 0.5 among them, gives any label a better F1 on the examples calibrated on."""
+    """No other threshold, such as 0.5, gives a label a better F1 on the calibration examples."""
     task_id, generator = TASKS[Kind.MULTILABEL], np.random.default_rng(seed)
     examples = _multilabel((generator.random((30, 3)) < (0.1, 0.5, 0.8)).astype(int).tolist())
     calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, examples)
@@ -151,7 +151,7 @@ def test_calibrated_thresholds_are_the_best_on_their_examples(tiny_network: Netw
 
 
 def test_a_label_without_examples_keeps_its_threshold(tiny_network: Network) -> None:
-    """Nothing can be learned about a label that no example has; a threshold is a probability in any case."""
+    """A label without examples keeps its threshold, and all thresholds are probabilities."""
     task_id = TASKS[Kind.MULTILABEL]
     calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, _multilabel([(1, 0, 0), (0, 0, 1), (1, 0, 0)]))
     before = tiny_network.tasks[task_id]
@@ -168,10 +168,10 @@ def test_scores_are_those_of_the_answers(workshop: Workshop) -> None:
     """Every task has its metrics, computed from the answers to its validation inputs."""
     network = workshop.network()
     scores = evaluate_tasks(network, workshop.encoder, workshop.data)
-    assert list(scores) == [own.task.name for own in workshop.data]
-    for task_id, own in enumerate(workshop.data):
-        answers = answer_inputs(network, workshop.encoder, task_id, [example.input for example in own.validation])
-        assert scores[own.task.name] == score_answers(own.task, own.validation, answers)
+    assert list(scores) == [task_data.task.name for task_data in workshop.data]
+    for task_id, task_data in enumerate(workshop.data):
+        answers = answer_inputs(network, workshop.encoder, task_id, [example.input for example in task_data.validation])
+        assert scores[task_data.task.name] == score_answers(task_data.task, task_data.validation, answers)
     assert evaluate_tasks(network, workshop.encoder, workshop.data) == scores
 
 
@@ -179,6 +179,6 @@ def test_the_answers_of_all_tasks_can_be_kept(workshop: Workshop) -> None:
     """Answers come task by task, and scoring them later is evaluating."""
     network = workshop.network()
     answers = dict(answer_tasks(network, workshop.encoder, workshop.data))
-    assert list(answers) == [own.task.name for own in workshop.data]
-    assert all(len(answers[own.task.name]) == len(own.validation) for own in workshop.data)
+    assert list(answers) == [task_data.task.name for task_data in workshop.data]
+    assert all(len(answers[task_data.task.name]) == len(task_data.validation) for task_data in workshop.data)
     assert score_tasks(workshop.data, answers) == evaluate_tasks(network, workshop.encoder, workshop.data)

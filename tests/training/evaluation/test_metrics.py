@@ -1,4 +1,4 @@
-"""Tests of training/metrics.py: right answers score 1, and every figure is the library's own."""
+"""Metrics: right answers score 1, and every value agrees with its library or definition."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ MAIN = {
 
 
 def _ranking(example: Example, order: Sequence[int]) -> RankingAnswer:
-    return RankingAnswer(tuple(RankedCandidate(place, example.input.candidates[place], 0.5) for place in order))
+    return RankingAnswer(tuple(RankedCandidate(index, example.input.candidates[index], 0.5) for index in order))
 
 
 def _tagging(example: Example, tags: Sequence[str], *, bio: bool = True) -> TaggingAnswer:
@@ -69,7 +69,7 @@ def _perfect(task: Task, example: Example) -> Answer:
         case Kind.REGRESSION:
             return RegressionAnswer(target)
         case Kind.RANKING:
-            return _ranking(example, sorted(range(len(target)), key=lambda place: -target[place]))
+            return _ranking(example, sorted(range(len(target)), key=lambda index: -target[index]))
         case Kind.MULTIPLE_CHOICE:
             return MultipleChoiceAnswer(target, item.candidates[target], ())
         case Kind.TAGGING:
@@ -83,24 +83,26 @@ def _perfect(task: Task, example: Example) -> Answer:
 @pytest.mark.parametrize("kind", Kind)
 def test_right_answers_score_one(workshop: Workshop, kind: Kind) -> None:
     """The targets themselves as answers give 1 in every metric of the kind, the main one first."""
-    (own,) = [own for own in workshop.data if own.task.kind is kind]
-    scores = score_answers(own.task, own.validation, [_perfect(own.task, example) for example in own.validation])
+    (task_data,) = [task_data for task_data in workshop.data if task_data.task.kind is kind]
+    scores = score_answers(
+        task_data.task, task_data.validation, [_perfect(task_data.task, example) for example in task_data.validation]
+    )
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
     assert next(iter(scores)) == MAIN[kind]
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_wrong_answers_do_not(workshop: Workshop, kind: Kind) -> None:
-    """The answers of other examples score clearly less in every metric."""
-    (own,) = [own for own in workshop.data if own.task.kind is kind]
-    answers = [_perfect(own.task, example) for example in own.validation]
+def test_wrong_answers_score_less_than_one(workshop: Workshop, kind: Kind) -> None:
+    """The answers of other examples score clearly less than 1 in every metric."""
+    (task_data,) = [task_data for task_data in workshop.data if task_data.task.kind is kind]
+    answers = [_perfect(task_data.task, example) for example in task_data.validation]
     if kind is Kind.RANKING:
-        answers = [_ranking(e, sorted(range(3), key=lambda place: e.target[place])) for e in own.validation]
+        answers = [_ranking(e, sorted(range(3), key=lambda index: e.target[index])) for e in task_data.validation]
     elif kind is Kind.SPAN:
         answers = [SpanAnswer("the cat", 0, 7, 1.0)] * len(answers)
     else:
         answers = [answers[-1]] * len(answers)
-    scores = score_answers(own.task, own.validation, answers)
+    scores = score_answers(task_data.task, task_data.validation, answers)
     assert all(value < 0.9 for value in scores.values())
 
 
@@ -119,22 +121,22 @@ def _classified(pairs: Sequence[tuple[int, int]]) -> tuple[list[Example], list[A
 
 @pytest.mark.parametrize("kind", Kind)
 def test_every_metric_of_a_kind_can_be_the_main_one(workshop: Workshop, kind: Kind) -> None:
-    """Each name that a recipe may give is measured and comes first, and the first of them is the default."""
-    (own,) = [own for own in workshop.data if own.task.kind is kind]
-    answers = [_perfect(own.task, example) for example in own.validation]
-    positive = own.task.labels[0] if kind is Kind.CLASSIFICATION else None
+    """Each metric that a recipe may name is measured and comes first; the default is the kind's first."""
+    (task_data,) = [task_data for task_data in workshop.data if task_data.task.kind is kind]
+    answers = [_perfect(task_data.task, example) for example in task_data.validation]
+    positive = task_data.task.labels[0] if kind is Kind.CLASSIFICATION else None
     assert METRICS[kind][0] == MAIN[kind]
-    plain = score_answers(own.task, own.validation, answers, None, positive)
+    plain = score_answers(task_data.task, task_data.validation, answers, None, positive)
     assert set(plain) <= set(METRICS[kind])
     for metric in METRICS[kind]:
-        scores = score_answers(own.task, own.validation, answers, metric, positive)
+        scores = score_answers(task_data.task, task_data.validation, answers, metric, positive)
         assert next(iter(scores)) == metric
         assert {name: value for name, value in scores.items() if name in plain} == plain
         assert set(scores) == {*plain, metric}
 
 
 def test_f1_is_that_of_the_positive_label() -> None:
-    """Precision and recall of one label alone; its mean with accuracy is measured where it is the main metric."""
+    """F1 is that of the positive label alone, and its mean with accuracy is measured if it is the main metric."""
     task = TASKS[Kind.CLASSIFICATION]
     examples, answers = _classified(PAIRS)
     scores = score_answers(task, examples, answers, "f1_accuracy", task.labels[1])
@@ -148,7 +150,7 @@ def test_f1_is_that_of_the_positive_label() -> None:
 
 
 def test_accuracy_and_macro_f1_have_a_mean() -> None:
-    """It is measured where it is the main metric."""
+    """The mean of accuracy and macro F1 is measured if it is the main metric."""
     scores = score_answers(TASKS[Kind.CLASSIFICATION], *_classified(PAIRS), "accuracy_macro_f1")
     assert scores["accuracy_macro_f1"] == pytest.approx((scores["accuracy"] + scores["macro_f1"]) / 2)
 
@@ -160,7 +162,7 @@ def _task_data(splits: dict[str, int], **config: Any) -> TaskData:
 
 
 def test_each_validation_split_is_measured() -> None:
-    """The first split's metrics go by their own names, the others' by metric and split, with the same main one first."""
+    """Metrics of the first split have plain names, those of others `metric/split`, in the same order."""
     task, (examples, answers) = TASKS[Kind.CLASSIFICATION], _classified(PAIRS)
     choice: Any = {"metric": "f1", "positive_label": task.labels[1]}
     scores = score_task(_task_data({"in": 3, "out": 2, "far": 1}, **choice), answers)
@@ -176,7 +178,7 @@ def test_each_validation_split_is_measured() -> None:
 
 
 def test_every_example_needs_an_answer() -> None:
-    """Answers that are not those of all splits are a mistake of ours."""
+    """A number of answers that differs from the splits' sizes is an assertion error."""
     answers = _classified(PAIRS)[1]
     for splits, count in (({"in": 6}, 5), ({"in": 5}, 6)):
         with pytest.raises(AssertionError, match="an answer for every example"):
@@ -188,7 +190,7 @@ def test_every_example_needs_an_answer() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
 def test_classification_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
-    """Accuracy, macro F1 and Matthews are those of the label ids, whatever was answered."""
+    """Accuracy, macro F1 and Matthews are scikit-learn's on the label ids."""
     task = TASKS[Kind.CLASSIFICATION]
     examples = [Example(Input("a"), right) for right, _ in pairs]
     answers = [ClassificationAnswer(task.labels[given], 1.0, {}) for _, given in pairs]
@@ -205,7 +207,7 @@ _FLAGS = st.tuples(*[st.booleans()] * 3)
 
 @given(st.lists(st.tuples(_FLAGS, _FLAGS), min_size=1, max_size=20))
 def test_multilabel_agrees_with_its_definition(pairs: list[tuple[tuple[bool, ...], tuple[bool, ...]]]) -> None:
-    """Macro F1 is the mean over all labels of the task, 0 where there is none to find; micro F1 counts all together."""
+    """Macro F1 is the mean over all labels, 0 for one without examples; micro F1 counts all labels together."""
     task = TASKS[Kind.MULTILABEL]
     examples = [Example(Input("a"), tuple(map(int, right))) for right, _ in pairs]
     answers = [
@@ -237,8 +239,8 @@ def test_regression_agrees_with_scipy() -> None:
 
 
 @pytest.mark.parametrize(("right", "given"), [([1, 2, 3], [2, 2, 2]), ([2, 2], [1, 3]), ([1, 1], [1, 1]), ([1], [1])])
-def test_a_constant_correlates_with_nothing(right: list[float], given: list[float]) -> None:
-    """Values that are all the same, given or right, have correlation 0 rather than none."""
+def test_a_constant_has_correlation_zero(right: list[float], given: list[float]) -> None:
+    """If all values are equal, given or right, the correlation is 0 instead of undefined."""
     examples = [Example(Input("a", "b"), value) for value in right]
     scores = score_answers(TASKS[Kind.REGRESSION], examples, [RegressionAnswer(value) for value in given])
     assert set(scores.values()) == {0.0}
@@ -253,7 +255,7 @@ def _query(*relevant: int) -> Example:
 
 @given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=8), min_size=1, max_size=6), st.randoms())
 def test_ranking_agrees_with_its_definition(queries: list[list[int]], generator: Any) -> None:
-    """MAP and MRR are means over queries of the precisions at relevant places and of 1 over the first of them."""
+    """MAP and MRR are means over queries of the precision at relevant ranks and of 1 / first relevant rank."""
     examples = [_query(*relevant) for relevant in queries]
     orders = [generator.sample(range(len(relevant)), len(relevant)) for relevant in queries]
     scores = score_answers(
@@ -261,16 +263,16 @@ def test_ranking_agrees_with_its_definition(queries: list[list[int]], generator:
     )
     precisions, ranks = [], []
     for relevant, order in zip(queries, orders, strict=True):
-        places = [place for place, candidate in enumerate(order, start=1) if relevant[candidate]]
-        if places and len(places) < len(relevant):
-            precisions.append(sum(found / place for found, place in enumerate(places, start=1)) / len(places))
-            ranks.append(1 / places[0])
+        indices = [index for index, candidate in enumerate(order, start=1) if relevant[candidate]]
+        if indices and len(indices) < len(relevant):
+            precisions.append(sum(found / index for found, index in enumerate(indices, start=1)) / len(indices))
+            ranks.append(1 / indices[0])
     assert scores["map"] == pytest.approx(sum(precisions) / len(precisions) if precisions else 0.0, abs=1e-6)
     assert scores["mrr"] == pytest.approx(sum(ranks) / len(ranks) if ranks else 0.0, abs=1e-6)
 
 
 def test_tied_scores_are_ranked_as_they_were_answered() -> None:
-    """Of candidates with the same score the order of the answer decides, not luck and not what is relevant."""
+    """Candidates with equal scores are ranked in the order of the answer."""
     example = _query(0, 1, 0)
     for order, expected in (((1, 0, 2), 1.0), ((0, 1, 2), 1 / 2), ((0, 2, 1), 1 / 3)):
         scores = score_answers(TASKS[Kind.RANKING], [example], [_ranking(example, order)])
@@ -278,7 +280,7 @@ def test_tied_scores_are_ranked_as_they_were_answered() -> None:
 
 
 def test_a_query_that_any_order_answers_is_left_out() -> None:
-    """Queries with only relevant or only irrelevant candidates say nothing about a ranking."""
+    """Queries with only relevant or only irrelevant candidates are not scored."""
     hard = _query(0, 1)
     answers = [_ranking(example, (0, 1)) for example in (hard, _query(1, 1), _query(0, 0))]
     scores = score_answers(TASKS[Kind.RANKING], [hard, _query(1, 1), _query(0, 0)], answers)
@@ -286,7 +288,7 @@ def test_a_query_that_any_order_answers_is_left_out() -> None:
 
 
 def test_multiple_choice_is_the_share_of_right_choices() -> None:
-    """Accuracy counts places, not texts."""
+    """Accuracy compares indices of choices, not texts."""
     examples = [Example(Input("a", candidates=("x", "x", "y")), right) for right in (0, 1, 2, 2)]
     answers = [MultipleChoiceAnswer(choice, "x", ()) for choice in (0, 0, 2, 1)]
     assert score_answers(TASKS[Kind.MULTIPLE_CHOICE], examples, answers) == {"accuracy": 0.5}
@@ -298,7 +300,7 @@ _BIO = TASKS[Kind.TAGGING].labels
 
 
 def _words(count: int, labels: Sequence[int] = ()) -> Example:
-    return Example(Input.from_words([f"w{place}" for place in range(count)]), tuple(labels))
+    return Example(Input.from_words([f"w{index}" for index in range(count)]), tuple(labels))
 
 
 def _conll(tags: Sequence[str]) -> list[str]:
@@ -311,20 +313,20 @@ def _conll(tags: Sequence[str]) -> list[str]:
 
 @given(st.lists(st.sampled_from(_BIO), min_size=1, max_size=12))
 def test_entities_turn_back_into_their_tags(tags: list[str]) -> None:
-    """From tags to entities and back: the same tags, or what conlleval takes them for."""
+    """Tags turned into entities and back are the same, or as conlleval reads them."""
     example = _words(len(tags))
     assert word_tags(example, _tagging(example, tags), bio=True) == _conll(tags)
 
 
 @given(st.lists(st.sampled_from(["NOUN", "VERB", "O"]), min_size=1, max_size=12))
 def test_plain_tags_turn_back_into_themselves(tags: list[str]) -> None:
-    """So do plain tags, one word at a time."""
+    """Plain tags turned into entities and back are the same, word by word."""
     example = _words(len(tags))
     assert word_tags(example, _tagging(example, tags, bio=False), bio=False) == tags
 
 
 def test_words_beyond_the_answer_are_outside() -> None:
-    """Words that truncation kept from being answered are `O`, and a stretch that cuts a word does not hold it."""
+    """Truncated words are `O`, and an entity that covers a word only partly does not contain it."""
     example = _words(4)
     entities = (Entity("w0 w1", "place", 0, 5, 1.0), Entity("w2 w", "animal", 6, 10, 1.0))
     assert word_tags(example, TaggingAnswer(entities), bio=True) == ["B-place", "I-place", "B-animal", "O"]
@@ -347,7 +349,7 @@ def test_tagging_agrees_with_seqeval(sentences: list[list[tuple[int, int]]]) -> 
 
 
 def test_plain_tags_have_no_spans() -> None:
-    """A task whose labels are not BIO tags is scored by words alone."""
+    """Plain tags are scored by words only."""
     task = Task("pos", Kind.TAGGING, 32, labels=("NOUN", "VERB"))
     examples = [_words(3, [0, 1, 0]), _words(1, [1])]
     answers = [_tagging(examples[0], ["NOUN", "NOUN", "NOUN"], bio=False), TaggingAnswer(())]
@@ -374,7 +376,7 @@ def _context(context: str, *answers: tuple[int, int]) -> Example:
     ],
 )
 def test_spans_are_scored_as_in_squad(text: str, f1: float, exact: float) -> None:
-    """Words are compared without case, articles and signs; of several right answers the best match counts."""
+    """Words are compared without case, articles and punctuation, with the best match of several answers."""
     example = _context("a black cat and a dog", (2, 11), (18, 21))
     scores = score_answers(TASKS[Kind.SPAN], [example], [SpanAnswer(text, 0, len(text), 1.0)])
     assert scores == pytest.approx({"f1": f1, "exact_match": exact})
@@ -400,7 +402,7 @@ _CALLS: list[tuple[Kind, Callable[[], tuple[Example, Answer]]]] = [
 
 @pytest.mark.parametrize(("kind", "call"), _CALLS)
 def test_a_lonely_example_has_finite_scores(kind: Kind, call: Callable[[], tuple[Example, Answer]]) -> None:
-    """One example with nothing to find gives plain finite numbers and no warning."""
+    """A single example with nothing to find gives finite scores and no warning."""
     example, answer = call()
     scores = score_answers(TASKS[kind], [example], [answer])
     assert all(type(value) is float and math.isfinite(value) for value in scores.values())

@@ -1,4 +1,4 @@
-"""Tests of training/cpu_forms.py: other nodes, the same outputs."""
+"""CPU rewrites: other nodes with the same outputs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ TINY = tiny.config()
 
 
 def rewritten() -> onnx.ModelProto:
-    """The tiny network's graph in the forms for a CPU."""
+    """The tiny network's graph after the rewrites."""
     model = copy.deepcopy(exported.graph())
     rewrite_for_cpu(model.graph)
     return model
 
 
-def test_the_outputs_stay_what_they_were() -> None:
-    """Before and after the logits agree but for rounding, for rows of several tasks and lengths."""
+def test_the_outputs_stay_the_same() -> None:
+    """The logits agree but for rounding, for rows of several tasks and lengths."""
     batch = exported.batch([11, 5, 30, 8, 8, 17, 25])
     before, after = (
         onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(
@@ -37,7 +37,7 @@ def test_the_outputs_stay_what_they_were() -> None:
 
 
 def test_norms_that_tasks_modulate_have_no_weights() -> None:
-    """They, the embeddings' too where an alignment follows, are instance norms; the others stay layer norms."""
+    """Conditional layer norms, and the embeddings' before an alignment, become instance norms; the others stay."""
     kinds = Counter(node.op_type for node in rewritten().graph.node)
     conditional = 1 + 2 * len(TINY.conditional_layer_norm)
     assert kinds["InstanceNormalization"] == conditional
@@ -45,7 +45,7 @@ def test_norms_that_tasks_modulate_have_no_weights() -> None:
 
 
 def test_rows_are_gathered_at_once() -> None:
-    """One gather gives the scales and shifts of all modules, another those of all attention biases."""
+    """One gather yields scales and shifts of all modules, and at most one other those of attention biases."""
     graph = rewritten().graph
     gathers = [node for node in graph.node if "task_ids" in node.input and node.op_type == "Gather"]
     assert len(gathers) == 1

@@ -1,4 +1,4 @@
-"""Tests of training/onnx_graph.py: every network that there can be is exported whole."""
+"""ONNX graph: networks with every option of the configuration are exported."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ NETWORKS = {
 def outputs(
     network: Network, session: onnxruntime.InferenceSession, lengths: list[int], tasks: list[int]
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Pairs of what torch and what ONNX Runtime give, for the real tokens."""
+    """Pairs of the outputs of torch and ONNX Runtime, for real tokens only."""
     batch = random_batch(network.config, lengths, tasks)
     expected = run(network, batch)
     names = [output.name for output in session.get_outputs()]
@@ -84,7 +84,7 @@ def outputs(
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_is_exported(name: str) -> None:
-    """The graph gives what torch gives, in outputs that some task has, for batches of any size and a row alone."""
+    """The graph has torch's outputs, those that some task needs, for batches of any size and a single row."""
     config, tasks = NETWORKS[name]
     network = randomise_conditioning(build(config, tasks), std=0.3)
     session = onnxruntime.InferenceSession(onnx_graph(network).SerializeToString(), providers=["CPUExecutionProvider"])
@@ -99,7 +99,7 @@ def test_every_network_is_exported(name: str) -> None:
 
 
 def test_onnx_runtime_fuses_the_graph(tmp_path: Path) -> None:
-    """Attention, layer norm and Gelu with its bias are one node each in what ONNX Runtime makes of the graph."""
+    """In ONNX Runtime's optimised graph attention, layer norm and Gelu with its bias are one node each."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""Tests of training/quantisation.py: 8 bits that stay near the network and let no row depend on another."""
+"""Quantisation: 8-bit outputs stay near those of the network, and no row depends on another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_the_outputs_stay_near(target: Target) -> None:
-    """In either form the logits of rows that were not calibrated on differ by a small share of what they vary by."""
+    """For both targets, logits of rows not used in calibration differ by a small share of their deviation."""
     batch = random_batch(tiny.config(), [30] * 14, list(range(7)) * 2, seed=1)
     expected = session(exported.graph()).run(None, dict(feed(batch)))
     found = session(exported.eight_bits(target)).run(None, dict(feed(batch)))
@@ -30,8 +30,8 @@ def test_the_outputs_stay_near(target: Target) -> None:
         assert 0 < np.abs(one - other).mean() < 0.05 * one.std()
 
 
-def test_both_forms_say_the_same() -> None:
-    """What ONNX Runtime's own nodes compute is what the plain ones say, but for the order of float sums."""
+def test_both_targets_have_the_same_outputs() -> None:
+    """The graphs for both targets agree but for the order of float sums."""
     batch = exported.batch([12])
     plain, fused = (
         session(exported.eight_bits(target)).run(None, dict(feed(batch))) for target in ("openvino", "onnxruntime")
@@ -41,15 +41,15 @@ def test_both_forms_say_the_same() -> None:
 
 
 def test_every_product_with_weights_is_one_of_integers() -> None:
-    """No matrix of weights is left in float32, and those of integers are as large as they were, a quarter of the bytes."""
+    """No weight matrix stays in float32, and there are as many integer products as there were float products."""
     before, after = exported.graph().graph, exported.eight_bits("onnxruntime").graph
     assert not [node for node in after.node if node.op_type in {"MatMul", "Gemm"} and "weight" in node.input[1]]
     integers = [node for node in after.node if node.op_type == "MatMulIntegerToFloat"]
     assert len(integers) == sum(node.op_type in {"MatMul", "Gemm"} for node in before.node)
 
 
-def test_spared_products_stay_as_they_are() -> None:
-    """Those of as many activations as asked for are left alone, and the graph still runs."""
+def test_some_products_can_stay_in_float32() -> None:
+    """The products of the given number of activations stay in float32, and the graph runs."""
     feeds = [feed(exported.padded(exported.batch([9, 14, 21]), row, length)) for row, length in enumerate([9, 14, 21])]
     spared = quantise(exported.graph(), feeds, target="onnxruntime", num_float_products=3)
     inputs = {
@@ -93,7 +93,7 @@ def error_of(states: NDArray[np.float32], weights: NDArray[np.float32]) -> float
 
 
 def test_large_features_do_not_cost_the_others_their_levels() -> None:
-    """One feature a hundred times as large as the others makes the error no more than a few times larger."""
+    """A feature a hundred times larger than the others makes the error at most three times larger."""
     random = np.random.default_rng(0)
     states = random.standard_normal((400, 48)).astype(np.float32)
     weights = random.standard_normal((48, 16)).astype(np.float32)

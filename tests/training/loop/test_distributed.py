@@ -1,4 +1,4 @@
-"""Tests of training/distributed.py: two processes on one run do what one does with the whole batch."""
+"""Distributed training: two processes compute what one process computes with the whole batch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _write_losses(folder: Path, sections: dict[str, Any], out: Path) -> None:
     ids=["mixed", "mt-uncertainty", "one row"],
 )
 def test_two_processes_have_the_losses_of_one(workshop: Workshop, tmp_path: Path, sections: dict[str, Any]) -> None:
-    """Without dropout every loss of twenty updates is that of one process within 1e-5, and both know all of them."""
+    """Without dropout both processes have all losses of twenty updates, within 1e-5 of a single process's."""
     assert run_together(2, _write_losses, workshop.folder, sections, tmp_path) == [0, 0]
     found = [json.loads((tmp_path / str(rank)).read_text(encoding="utf-8")) for rank in range(2)]
     assert found[0] == found[1]
@@ -76,8 +76,8 @@ def _add_up(out: Path) -> None:
         (out / str(group.rank)).write_text(json.dumps([values.tolist(), found, others]), encoding="utf-8")
 
 
-def test_gradients_add_up(tmp_path: Path) -> None:
-    """Sums come to every process; what no process has a gradient of has none; flags and values are shared."""
+def test_gradients_are_summed(tmp_path: Path) -> None:
+    """Sums reach every process, a parameter without gradients keeps none, and flags and values are exchanged."""
     assert run_together(2, _add_up, tmp_path) == [0, 0]
     for rank in range(2):
         assert json.loads((tmp_path / str(rank)).read_text(encoding="utf-8")) == [
@@ -95,8 +95,8 @@ def _whole_run(folder: Path, recipe: Path) -> None:
     assert version == folder / "store" / "toy" / "1"
 
 
-def test_one_of_two_processes_shows_and_publishes(tmp_path: Path) -> None:
-    """A run of two processes publishes one version, whole, and says everything once."""
+def test_one_of_two_processes_prints_and_publishes(tmp_path: Path) -> None:
+    """A run of two processes publishes one complete version and prints everything once."""
     toy.write_backbone(tmp_path / "backbone")
     toy.write_data(tmp_path / "data", train=12, validation=4)
     (tmp_path / "here").mkdir()
@@ -112,7 +112,7 @@ def test_one_of_two_processes_shows_and_publishes(tmp_path: Path) -> None:
 
 
 class _AskedToStop(RunLogger):
-    """SIGTERM comes in the third update."""
+    """A logger that sends SIGTERM in the third update."""
 
     def advance(self, step: Step) -> None:
         super().advance(step)
@@ -138,22 +138,22 @@ def _stop_and_go_on(folder: Path, out: Path) -> None:
 
 
 def test_a_signal_to_one_process_stops_all(workshop: Workshop, tmp_path: Path) -> None:
-    """They stop after the same update, and go on with every process's own dropout."""
+    """After a signal to one process all stop after the same update, and each resumes with its own dropout."""
     assert run_together(2, _stop_and_go_on, workshop.folder, tmp_path) == [0, 0]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_shares_are_all_of_it(size: int) -> None:
-    """The processes' parts lie side by side, cover everything, and differ by one at most; they may be empty."""
+def test_the_slices_of_all_processes_cover_everything(size: int) -> None:
+    """The processes' slices are adjacent, cover all items, and differ in length by at most one; they may be empty."""
     for count in range(20):
         bounds = [Group(rank, size).slice_of(count) for rank in range(size)]
-        assert [place for first, end in bounds for place in range(first, end)] == list(range(count))
+        assert [index for first, end in bounds for index in range(first, end)] == list(range(count))
         lengths = [end - first for first, end in bounds]
         assert max(lengths) - min(lengths) <= 1
 
 
-def test_a_process_alone_needs_nobody() -> None:
-    """Without torchrun the group has one process, to which everything comes back as it is."""
+def test_a_single_process_is_a_group() -> None:
+    """Without torchrun the group has one process, and its operations return their arguments."""
     with process_group() as group:
         assert group == Group(0, 1)
         assert group.is_main

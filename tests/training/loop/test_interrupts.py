@@ -1,4 +1,4 @@
-"""Tests of training/stopping.py."""
+"""Interrupts: signals are recorded within the handler's block and only there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polytask.training.loop.interrupts import InterruptHandler
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_noted(number: signal.Signals) -> None:
+def test_a_signal_is_recorded(number: signal.Signals) -> None:
     """A signal does not interrupt the block; the handler says which one came."""
     with InterruptHandler() as interrupts:
         assert interrupts.received is None
@@ -22,7 +22,7 @@ def test_a_signal_is_noted(number: signal.Signals) -> None:
 
 
 def test_the_third_signal_ends_at_once() -> None:
-    """Who asks three times does not want to wait for the step."""
+    """The third signal raises KeyboardInterrupt at once."""
     with InterruptHandler():
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
@@ -30,8 +30,8 @@ def test_the_third_signal_ends_at_once() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_outside_the_block_signals_do_what_they_did() -> None:
-    """The handlers of before are back after the block, also when it fails."""
+def test_after_the_block_the_former_handlers_are_back() -> None:
+    """After the block the former signal handlers are back, also if it failed."""
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with suppress(ValueError), InterruptHandler():
         assert signal.getsignal(signal.SIGTERM) not in before
@@ -40,7 +40,7 @@ def test_outside_the_block_signals_do_what_they_did() -> None:
 
 
 def test_a_thread_leaves_signals_alone() -> None:
-    """A run in a thread that is not the main one changes no handler."""
+    """In a thread other than the main one no signal handler changes."""
     found = []
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Tests of training/losses.py."""
+"""Losses: each kind's loss by its definition, in mixed batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _mean(values: list[float]) -> float:
 
 
 def _literal(task: Task, rows: list[list[float]], target: Any) -> float:
-    """The loss of one example as its definition says; `rows`: logits per row, or per kept word or context token."""
+    """The loss of one example by definition. `rows`: logits per row, or per kept word or context token."""
     match task.kind:
         case Kind.CLASSIFICATION:
             return _cross_entropy(rows[0], target)
@@ -84,11 +84,11 @@ def network(workshop: Workshop) -> Network:
 
 
 def test_rows_lie_one_after_another(network: Network, workshop: Workshop) -> None:
-    """Example i owns the rows from starts[i] to starts[i + 1], all under its task."""
+    """Example i owns the rows from starts[i] to starts[i + 1], with its task's id."""
     examples = _mixed(workshop)
     batch = _batch(network, workshop, examples)
-    for place, example in enumerate(batch.examples):
-        rows = range(batch.starts[place], batch.starts[place + 1])
+    for index, example in enumerate(batch.examples):
+        rows = range(batch.starts[index], batch.starts[index + 1])
         assert len(rows) == len(example.encodings)
         for row, encoding in zip(rows, example.encodings, strict=True):
             assert batch.batch.task_ids[row] == example.task_id
@@ -104,25 +104,25 @@ def test_token_logits_are_computed_only_when_needed(network: Network, workshop: 
 
 
 def test_each_kind_has_its_loss(network: Network, workshop: Workshop) -> None:
-    """In a mixed batch, the loss of each example of each kind is what its definition says."""
+    """In a mixed batch the loss of each example equals the definition for its kind."""
     examples = _mixed(workshop, 5)
     batch = _batch(network, workshop, examples)
     outputs = _random_outputs(network, batch, scale=2)
     losses = example_losses(network, outputs, batch)
     assert losses.shape == (len(examples),)
-    for place, example in enumerate(examples):
+    for index, example in enumerate(examples):
         task, columns = network.tasks[example.task_id], network.output_slices[example.task_id]
-        start, stop = batch.starts[place], batch.starts[place + 1]
+        start, stop = batch.starts[index], batch.starts[index + 1]
         if task.token_level:
             assert outputs.token is not None
             rows = [outputs.token[start, token, columns].tolist() for token in example.encodings[0].positions]
         else:
             rows = outputs.sentence[start:stop, columns].tolist()
-        assert losses[place].item() == pytest.approx(_literal(task, rows, example.target), abs=1e-5), task.kind
+        assert losses[index].item() == pytest.approx(_literal(task, rows, example.target), abs=1e-5), task.kind
 
 
 def test_a_raw_output_is_trained_by_its_squared_error(network: Network, workshop: Workshop) -> None:
-    """Where the output is the value itself, the loss is the square of what it is off, in the value's own units."""
+    """If the output is the value itself, the loss is the squared error in the value's units."""
     (task_id,) = [task_id for task_id, task in enumerate(network.tasks) if task.kind is Kind.REGRESSION]
     network.tasks = tuple(
         replace(task, raw_output=True) if task.kind is Kind.REGRESSION else task for task in network.tasks
@@ -136,7 +136,7 @@ def test_a_raw_output_is_trained_by_its_squared_error(network: Network, workshop
 
 
 def _weighted(task_ids: list[int], losses: list[float], weights: dict[int, float], *, task_mean: bool) -> float:
-    """The loss of a batch with those examples, as its definition in the recipe says."""
+    """The loss of a batch with those examples, by the recipe's definition."""
     recipe = toy.recipe("backbone", losses={"task_mean": task_mean})
     tasks = tuple(
         task.model_copy(update={"weight": weights.get(task_id, 1.0)}) for task_id, task in enumerate(recipe.tasks)
@@ -146,21 +146,21 @@ def _weighted(task_ids: list[int], losses: list[float], weights: dict[int, float
     return sum(weight * loss for weight, loss in zip(found, losses, strict=True))
 
 
-def test_examples_count_alike() -> None:
-    """The loss of a batch is the mean of its examples' losses, each times its task's weight."""
+def test_examples_weigh_the_same() -> None:
+    """The loss of a batch is the mean of its examples' losses times their tasks' weights."""
     assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {}, task_mean=False) == pytest.approx(10 / 4)
     assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {2: 0.5}, task_mean=False) == pytest.approx(8 / 4)
 
 
-def test_tasks_count_alike_where_the_recipe_says_so() -> None:
-    """With `task_mean` a task of one example weighs as much as one of three: the mean of the present tasks' means."""
+def test_tasks_weigh_the_same_if_the_recipe_says_so() -> None:
+    """With `task_mean` the loss of a batch is the mean of the present tasks' means."""
     assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {}, task_mean=True) == pytest.approx((4 + 2) / 2)
     assert _weighted([2, 0, 0, 0], [4, 1, 2, 3], {2: 0.5}, task_mean=True) == pytest.approx((2 + 2) / 2)
     assert _weighted([1, 1], [1, 2], {}, task_mean=True) == pytest.approx(1.5)
 
 
-def test_balanced_labels_weigh_alike() -> None:
-    """The weights of each label's examples add up to the same, and the mean weight of all is 1."""
+def test_balanced_labels_weigh_the_same() -> None:
+    """The weights of each label's examples have the same sum, and their mean is 1."""
     examples = weigh_labels_equally([EncodedExample(0, (), target) for target in (0, 0, 0, 1, 0, 2)])
     assert [example.weight for example in examples] == pytest.approx([0.5, 0.5, 0.5, 2, 0.5, 2])
     found = example_weights(examples, toy.recipe("backbone"))
@@ -168,30 +168,30 @@ def test_balanced_labels_weigh_alike() -> None:
 
 
 def test_mixed_batches_equal_separate_ones(network: Network, workshop: Workshop) -> None:
-    """An example's loss is the same in a batch of its own task, and alone, as in a mixed batch."""
+    """An example's loss is the same in a mixed batch, in a batch of its task, and alone."""
     examples = _mixed(workshop)
     mixed = _losses(network, workshop, examples)
     for task_id in range(7):
-        places = [place for place, example in enumerate(examples) if example.task_id == task_id]
-        own = _losses(network, workshop, [examples[place] for place in places])
-        torch.testing.assert_close(mixed[places], own, atol=1e-5, rtol=1e-5)
-        alone = _losses(network, workshop, [examples[places[0]]])
-        torch.testing.assert_close(mixed[places[:1]], alone, atol=1e-5, rtol=1e-5)
+        indices = [index for index, example in enumerate(examples) if example.task_id == task_id]
+        own = _losses(network, workshop, [examples[index] for index in indices])
+        torch.testing.assert_close(mixed[indices], own, atol=1e-5, rtol=1e-5)
+        alone = _losses(network, workshop, [examples[indices[0]]])
+        torch.testing.assert_close(mixed[indices[:1]], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_losses_keep_the_examples_order(network: Network, workshop: Workshop) -> None:
-    """Reordering the examples of a batch reorders their losses alike."""
+    """Reordering the examples of a batch reorders their losses in the same way."""
     examples = _mixed(workshop)
     losses = _losses(network, workshop, examples)
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(1)).tolist()
-    shuffled = _losses(network, workshop, [examples[place] for place in order])
+    shuffled = _losses(network, workshop, [examples[index] for index in order])
     torch.testing.assert_close(shuffled, losses[order], atol=1e-5, rtol=1e-5)
     assert torch.unique(losses.round(decimals=4)).numel() > 10
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e3, 1e6])
 def test_losses_and_gradients_are_finite(network: Network, workshop: Workshop, scale: float) -> None:
-    """However sure the network is, right or wrong, losses and gradients are finite and no loss is negative."""
+    """For extreme logits, right or wrong, losses and gradients are finite and no loss is negative."""
     batch = _batch(network, workshop, _mixed(workshop, 8))
     random = _random_outputs(network, batch, scale)
     assert random.token is not None
@@ -207,7 +207,7 @@ def test_losses_and_gradients_are_finite(network: Network, workshop: Workshop, s
 
 
 def test_losses_are_computed_in_full_precision(network: Network, workshop: Workshop) -> None:
-    """Logits that come in bfloat16 give float32 losses."""
+    """Logits in bfloat16 give losses in float32."""
     batch = _batch(network, workshop, _mixed(workshop, 2))
     outputs = _random_outputs(network, batch, 1)
     assert outputs.token is not None
@@ -219,7 +219,7 @@ def test_losses_are_computed_in_full_precision(network: Network, workshop: Works
 
 
 def test_padding_and_other_tasks_take_no_part(network: Network, workshop: Workshop) -> None:
-    """No gradient reaches a logit of padding, of another task, of a special token or of a later word piece."""
+    """Logits of padding, other tasks, special tokens and later word pieces get no gradient."""
     examples = _mixed(workshop)
     batch = _batch(network, workshop, examples)
     random = _random_outputs(network, batch, 1)
@@ -227,12 +227,12 @@ def test_padding_and_other_tasks_take_no_part(network: Network, workshop: Worksh
     outputs = Outputs(random.sentence.requires_grad_(), random.token.requires_grad_())
     torch.autograd.backward(example_losses(network, outputs, batch).sum())
     expected_sentence, expected_token = torch.zeros_like(random.sentence), torch.zeros_like(random.token)
-    for place, example in enumerate(examples):
+    for index, example in enumerate(examples):
         columns = network.output_slices[example.task_id]
         if network.tasks[example.task_id].token_level:
-            expected_token[batch.starts[place], list(example.encodings[0].positions), columns] = 1
+            expected_token[batch.starts[index], list(example.encodings[0].positions), columns] = 1
         else:
-            expected_sentence[batch.starts[place] : batch.starts[place + 1], columns] = 1
+            expected_sentence[batch.starts[index] : batch.starts[index + 1], columns] = 1
     assert outputs.token is not None
     assert outputs.token.grad is not None
     assert outputs.sentence.grad is not None
@@ -241,12 +241,12 @@ def test_padding_and_other_tasks_take_no_part(network: Network, workshop: Worksh
 
 
 def test_logits_of_a_task_are_its_own(network: Network, workshop: Workshop) -> None:
-    """`task_logits` has one tensor per example: a row per candidate, or per word or context token."""
+    """`task_logits` has one tensor per example, with a row per candidate, word or context token."""
     examples = _mixed(workshop)
     batch = _batch(network, workshop, examples)
     outputs = _random_outputs(network, batch, 1)
-    for place, example in enumerate(examples):
+    for index, example in enumerate(examples):
         task = network.tasks[example.task_id]
-        (logits,) = task_logits(network, outputs, batch, example.task_id, [place])
+        (logits,) = task_logits(network, outputs, batch, example.task_id, [index])
         rows = len(example.encodings[0].positions) if task.token_level else len(example.encodings)
         assert logits.shape == (rows, task.num_outputs)

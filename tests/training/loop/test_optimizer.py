@@ -1,4 +1,4 @@
-"""Tests of training/optimizer.py."""
+"""Optimiser: parameter groups, learning rates and the average of the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _settings(network: Network) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("frozen_layers", [None, 0, 1, 2])
 def test_every_trainable_parameter_is_there_once(tiny_network: Network, frozen_layers: int | None) -> None:
-    """The groups hold each trainable parameter exactly once, and no frozen one."""
+    """The groups contain each trainable parameter exactly once and no frozen one."""
     if frozen_layers is not None:
         freeze_backbone(tiny_network, frozen_layers)
     held = [id(p) for group in make_optimizer(tiny_network, CONFIG).param_groups for p in group["params"]]
@@ -46,8 +46,8 @@ def test_vectors_do_not_decay(tiny_network: Network) -> None:
     assert {parameter.dim() for parameter in parameters.values()} == {1, 2}
 
 
-def test_what_is_added_to_the_backbone_learns_at_its_own_rate(tiny_network: Network) -> None:
-    """The encoder's own weights learn at one rate; conditional modules, task vectors and heads at the other."""
+def test_added_modules_have_their_own_learning_rate(tiny_network: Network) -> None:
+    """Encoder weights have one learning rate; conditional modules, task vectors and heads have the other."""
     added = {
         f"{name}.{own}"
         for name, module in tiny_network.named_modules()
@@ -63,7 +63,7 @@ def test_what_is_added_to_the_backbone_learns_at_its_own_rate(tiny_network: Netw
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
 def test_the_rate_rises_to_its_peak_and_falls_to_zero(warmup: float) -> None:
-    """The share of the peak rises in a line up to `warmup`, is 1 there, and falls in a line to 0 at the end."""
+    """The factor of the peak rises linearly to 1 at `warmup` and falls linearly to 0 at the end."""
     assert schedule(warmup, warmup) == 1.0
     assert schedule(1.0, warmup) == 0.0
     assert schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
@@ -76,17 +76,17 @@ def test_the_rate_rises_to_its_peak_and_falls_to_zero(warmup: float) -> None:
 
 
 def test_warmup_may_last_to_the_end() -> None:
-    """With a warm-up of the whole run the rate only rises."""
+    """With a warm-up over the whole run the rate only rises."""
     assert [schedule(step / 4, 1.0) for step in range(5)] == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_a_run_that_draws_too_many_examples_does_not_climb_again() -> None:
-    """Beyond the end of the run the rate stays 0, never below."""
+    """Beyond the end of the run the rate stays 0."""
     assert schedule(1.01, 0.1) == 0.0
 
 
 def test_all_groups_follow_the_schedule(tiny_network: Network) -> None:
-    """Every group's rate is its own peak times the schedule's share."""
+    """Every group's rate is its peak times the schedule's factor."""
     optimizer = make_optimizer(tiny_network, CONFIG)
     for progress in (0.0, 0.05, 0.1, 0.7, 1.0):
         set_learning_rate(optimizer, progress, 0.1)
@@ -96,7 +96,7 @@ def test_all_groups_follow_the_schedule(tiny_network: Network) -> None:
 
 
 def test_decay_shrinks_matrices_only(tiny_network: Network) -> None:
-    """A step with gradients of zero takes the learning rate's share of the decay off matrices and leaves vectors be."""
+    """A step with zero gradients shrinks matrices by rate times decay and leaves vectors unchanged."""
     before = {name: parameter.detach().clone() for name, parameter in tiny_network.named_parameters()}
     optimizer = make_optimizer(tiny_network, CONFIG)
     set_learning_rate(optimizer, 0.1, 0.1)
@@ -109,7 +109,7 @@ def test_decay_shrinks_matrices_only(tiny_network: Network) -> None:
 
 
 def _walk(parameters: list[nn.Parameter], average: WeightAverage, steps: int) -> list[list[torch.Tensor]]:
-    """Weights at random after each of some updates, which the average takes in."""
+    """Random weights after each of some updates, which are added to the average."""
     generator, seen = torch.Generator().manual_seed(0), []
     for step in range(steps):
         with torch.no_grad():
@@ -122,7 +122,7 @@ def _walk(parameters: list[nn.Parameter], average: WeightAverage, steps: int) ->
 
 @pytest.mark.parametrize("decay", [0.3, 0.999])
 def test_an_average_follows_its_formula(decay: float) -> None:
-    """After update n the average keeps min(decay, (1 + n) / (10 + n)) of itself and takes the rest from the weights."""
+    """After update n the decay of the average is min(decay, (1 + n) / (10 + n))."""
     parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(4))]
     expected = [parameter.detach().clone() for parameter in parameters]
     average = WeightAverage(parameters, decay)
@@ -133,8 +133,8 @@ def test_an_average_follows_its_formula(decay: float) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-def test_an_average_stands_in_for_the_weights() -> None:
-    """In its block the network has the average, after it the very weights it had, also when the block fails."""
+def test_the_average_is_applied_within_a_block() -> None:
+    """Within the block the network has the averaged weights, afterwards its own, also if the block fails."""
     parameters = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(4))]
     average = WeightAverage(parameters, 0.9)
     own = _walk(parameters, average, 3)[-1]
@@ -148,8 +148,8 @@ def test_an_average_stands_in_for_the_weights() -> None:
     assert all(torch.equal(p, weight) for p, weight in zip(parameters, average.weights, strict=True))
 
 
-def test_without_an_average_the_weights_are_their_own() -> None:
-    """With decay 0 nothing is kept, and nothing moves."""
+def test_without_an_average_nothing_changes() -> None:
+    """With decay 0 no copy is kept, and applying the average changes nothing."""
     parameters = [nn.Parameter(torch.ones(2, 3))]
     average = WeightAverage(parameters, 0.0)
     own = _walk(parameters, average, 3)[-1]

@@ -1,4 +1,4 @@
-"""Tests of training/sampling.py."""
+"""Sampling: task shares, batches, MT-Uncertainty and the state from which sampling resumes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _example(task_id: int, *lengths: int, target: object = 0) -> EncodedExample:
 
 
 def _tasks(*sizes: int, length: int | None = None) -> Examples:
-    """Examples of 3 to 22 tokens, or all of `length`; an example's target is its place in its task."""
+    """Examples of 3 to 22 tokens, or all of `length`; an example's target is its index in its task."""
     return [
         [_example(t, length or 3 + (7 * i + t) % 20, target=i) for i in range(size)] for t, size in enumerate(sizes)
     ]
@@ -70,7 +70,7 @@ def _entropy(ref: ExampleRef) -> float:
 
 
 class _Scorer:
-    """Fixed entropies, or none for the tasks of `regression`; remembers what it was asked for."""
+    """Fixed entropies, or none for the tasks of `regression`; records the examples that it scored."""
 
     def __init__(self, entropy: Callable[[ExampleRef], Entropy] = _entropy, regression: tuple[int, ...] = ()) -> None:
         self._entropy, self._regression = entropy, regression
@@ -102,7 +102,7 @@ def _batches(
 def _next(
     batches: BatchSampler, entropy: Callable[[ExampleRef], Entropy] = _entropy, progress: float = 0.0
 ) -> list[ExampleRef]:
-    """The next batch, observed where that is of any use, as training does."""
+    """The next batch, observed like in training if the sampler needs entropies."""
     batch = batches.next(progress)
     if batches.needs_entropies:
         batches.observe(batch, [entropy(_ref(example)) for example in batch])
@@ -117,8 +117,8 @@ def _kept(num_tasks: int) -> EntropyCache:
 
 
 @given(st.lists(st.tuples(st.floats(0.01, 1), st.none() | st.floats(0, 1)), min_size=1, max_size=20))
-def test_uncertain_shares_stay_shares(tasks: list[tuple[float, float | None]]) -> None:
-    """Whatever the entropies, the shares add up as before, none is zero, and a task without entropy keeps its own."""
+def test_uncertainty_shares_are_shares(tasks: list[tuple[float, float | None]]) -> None:
+    """For all entropies the shares have the same sum, none is zero, and a task without entropy keeps its share."""
     before, means = [share for share, _ in tasks], [mean for _, mean in tasks]
     after = uncertainty_shares(before, means)
     assert sum(after) == pytest.approx(sum(before))
@@ -129,12 +129,12 @@ def test_uncertain_shares_stay_shares(tasks: list[tuple[float, float | None]]) -
 
 
 def test_a_task_twice_as_unsure_has_twice_the_share() -> None:
-    """Of tasks of one size the shares are as their mean entropies."""
+    """Shares of tasks of equal size are proportional to their mean entropies."""
     assert uncertainty_shares([0.25] * 4, [0.8, 0.4, 0.4, None]) == pytest.approx([0.375, 0.1875, 0.1875, 0.25])
 
 
 def test_task_uncertainty_follows_what_training_sees() -> None:
-    """Tasks are drawn by size at first, and by their mean entropies as soon as these are known; nothing is scored."""
+    """Tasks are drawn by size, then by the mean entropies seen in training; the network scores nothing for it."""
     batches = _batches(_tasks(40, 40, 40), STEERED)
     unsure = {0: 0.9, 1: 0.3, 2: 0.3}
     drawn = [[ref[0] for ref in _next(batches, lambda ref: unsure[ref[0]])] for _ in range(_WINDOW_BATCHES * 20)]
@@ -144,13 +144,13 @@ def test_task_uncertainty_follows_what_training_sees() -> None:
 
 
 def test_proportional_shares_are_those_of_the_sizes() -> None:
-    """A task of half the examples is drawn half of the time, early and late."""
+    """Proportional shares are those of the sizes, throughout the run."""
     assert task_shares([10, 30, 40], PROPORTIONAL) == [0.125, 0.375, 0.5]
     assert task_shares([10, 30, 40], PROPORTIONAL, 1.0) == [0.125, 0.375, 0.5]
 
 
 def test_uniform_shares_are_equal() -> None:
-    """Every task is drawn alike, whatever its size."""
+    """Uniform shares are equal for all sizes."""
     assert task_shares([1, 30, 400, 5000], UNIFORM) == [0.25] * 4
 
 
@@ -164,7 +164,7 @@ def test_temperature_flattens_the_shares() -> None:
 
 
 def test_annealed_shares_go_from_the_sizes_towards_equal() -> None:
-    """Shares are n ** (1 - 0.8 progress): those of the sizes at first, at the end those of temperature 5."""
+    """Shares are n ** (1 - 0.8 progress): proportional at the start, those of temperature 5 at the end."""
     assert task_shares([10, 30, 40], ANNEALED) == task_shares([10, 30, 40], PROPORTIONAL)
     assert task_shares([32, 243], ANNEALED, 0.5) == pytest.approx([1 / (1 + 7.59375**0.6), 1 / (1 + 7.59375**-0.6)])
     assert task_shares([32, 243], ANNEALED, 1.0) == pytest.approx([2 / 5, 3 / 5])
@@ -180,7 +180,7 @@ def test_annealed_shares_go_from_the_sizes_towards_equal() -> None:
 def test_shares_are_probabilities(
     sizes: list[int], name: SamplerName, temperature: float, cap: int, progress: float
 ) -> None:
-    """Whatever the sizes, shares add up to 1, and a larger task never has the smaller share."""
+    """For all sizes the shares add up to 1, and a larger task never has a smaller share."""
     shares = task_shares(sizes, SamplerConfig(name=name, temperature=temperature, cap=cap), progress)
     assert math.isclose(sum(shares), 1)
     ordered = [share for _, share in sorted(zip(sizes, shares, strict=True))]
@@ -205,26 +205,26 @@ def test_tasks_come_by_their_shares(config: SamplerConfig, progress: float) -> N
 
 
 def test_every_example_comes_once_in_a_round() -> None:
-    """A task's examples come in rounds: each exactly once, in a new order each time."""
+    """A task's examples come in rounds, each exactly once, in a new order each time."""
     draws = ShuffledExamples([7], seed=1)
-    rounds = [[place for _, place in draws.draw(7, [1.0])] for _ in range(20)]
+    rounds = [[index for _, index in draws.draw(7, [1.0])] for _ in range(20)]
     assert all(sorted(one) == list(range(7)) for one in rounds)
     assert len({tuple(one) for one in rounds}) > 15
 
 
 def test_each_task_has_its_own_round() -> None:
-    """However unequal the tasks are, no example comes a second time before all of its task came once."""
+    """No example comes a second time before all others of its task came once."""
     seen: list[list[int]] = [[], []]
-    for task_id, place in ShuffledExamples([3, 50], seed=1).draw(400, [0.2, 0.8]):
-        seen[task_id].append(place)
+    for task_id, index in ShuffledExamples([3, 50], seed=1).draw(400, [0.2, 0.8]):
+        seen[task_id].append(index)
     for size, own in zip((3, 50), seen, strict=True):
         whole = len(own) // size * size
         for start in range(0, whole, size):
             assert sorted(own[start : start + size]) == list(range(size))
 
 
-def test_each_task_can_be_drawn_alike() -> None:
-    """`draw_each` takes as many of every task, whatever their sizes, and mixes them."""
+def test_each_task_can_be_drawn_equally_often() -> None:
+    """`draw_each` draws the same number of every task and mixes them."""
     draws = ShuffledExamples([3, 50, 7], seed=1)
     drawn = [[task_id for task_id, _ in draws.draw_each(4)] for _ in range(10)]
     assert all(Counter(one) == {0: 4, 1: 4, 2: 4} for one in drawn)
@@ -233,7 +233,7 @@ def test_each_task_can_be_drawn_alike() -> None:
 
 @pytest.mark.parametrize("config", EVERY, ids=_name)
 def test_a_task_without_examples_is_refused(config: SamplerConfig) -> None:
-    """A task of which no example fits is an error at once, not an endless search."""
+    """A task without examples is an error at once."""
     with pytest.raises(ValueError, match="task 1 has no training examples"):
         _batches([*_tasks(3), []], config)
 
@@ -246,14 +246,14 @@ _EXAMPLES = st.lists(st.lists(st.integers(1, 60), min_size=1, max_size=6), max_s
 
 
 def _cut(examples: Sequence[EncodedExample], max_rows: int, max_tokens: int) -> list[list[EncodedExample]]:
-    refs = [(0, place) for place in range(len(examples))]
+    refs = [(0, index) for index in range(len(examples))]
     batches = batch_by_length(refs, lambda ref: examples[ref[1]], max_rows, max_tokens)
-    return [[examples[place] for _, place in batch] for batch in batches]
+    return [[examples[index] for _, index in batch] for batch in batches]
 
 
 @given(_EXAMPLES, st.integers(1, 12), st.integers(1, 200))
 def test_batches_keep_to_their_limits(examples: list[EncodedExample], max_rows: int, max_tokens: int) -> None:
-    """Each example is in one batch; each batch keeps to rows and padded tokens, or is one example that cannot."""
+    """Each example is in one batch; a batch is within the limits, or one example that exceeds them."""
     batches = _cut(examples, max_rows, max_tokens)
     assert sorted(example.target for batch in batches for example in batch) == list(range(len(examples)))
     for batch in batches:
@@ -264,7 +264,7 @@ def test_batches_keep_to_their_limits(examples: list[EncodedExample], max_rows: 
 
 @given(_EXAMPLES, st.integers(1, 12), st.integers(1, 200))
 def test_batches_are_of_similar_length_and_full(examples: list[EncodedExample], max_rows: int, max_tokens: int) -> None:
-    """Batches go up in length, and none ends before its next example would break a limit."""
+    """Batches ascend in length, and each ends only where the next example would exceed a limit."""
     batches = _cut(examples, max_rows, max_tokens)
     lengths = [example.longest for batch in batches for example in batch]
     assert lengths == sorted(lengths)
@@ -275,7 +275,7 @@ def test_batches_are_of_similar_length_and_full(examples: list[EncodedExample], 
 
 @pytest.mark.parametrize("config", BY_SHARE, ids=_name)
 def test_batches_mix_tasks_and_not_lengths(config: SamplerConfig) -> None:
-    """Nearly every batch holds several tasks, its rows differ little in length, and short and long batches alternate."""
+    """Nearly every batch has several tasks and rows of similar length, and short and long batches alternate."""
     source = _batches(_tasks(60, 60, 60), config)
     batches = [source.next(0.0) for _ in range(100)]
     assert sum(len({example.task_id for example in batch}) > 1 for batch in batches) > 90
@@ -288,26 +288,26 @@ def test_batches_mix_tasks_and_not_lengths(config: SamplerConfig) -> None:
 
 @pytest.mark.parametrize("config", [UNIFORM, EXACT.model_copy(update={"horizon": 20})], ids=_name)
 def test_equal_lengths_mix_tasks(config: SamplerConfig) -> None:
-    """Where all examples are of one length, batches hold tasks as they were drawn, not one after the other."""
+    """If all examples have the same length, batches mix tasks as they were drawn."""
     batches = _batches(_tasks(60, 60, 60, length=10), config, ROOMY, _Scorer(lambda _: 1.0))
     assert all(len({task_id for task_id, _ in _next(batches)}) > 1 for _ in range(20))
 
 
 @pytest.mark.parametrize("config", BY_SHARE, ids=_name)
 def test_nothing_that_is_drawn_is_lost(config: SamplerConfig) -> None:
-    """The batches of one window hold what was drawn for it: ten rounds of a task are ten times each example."""
+    """The batches of one window contain exactly the examples drawn for it."""
     size = LENGTH.batch_rows * _WINDOW_BATCHES // 10
     batches, drawn = _batches(_tasks(size), config), Counter[ExampleRef]()
     while drawn.total() < 10 * size:
         drawn.update(_next(batches))
-    assert drawn == {(0, place): 10 for place in range(size)}
+    assert drawn == {(0, index): 10 for index in range(size)}
 
 
 # MT-Uncertainty
 
 
 def test_the_most_uncertain_candidates_make_the_batch() -> None:
-    """Of b candidates of each task, the b that score highest over all tasks are trained on and the rest dropped."""
+    """Of b candidates of each task, the b with the highest scores are trained on, and the rest are dropped."""
     scorer = _Scorer()
     batches = _batches(_tasks(30, 50), EXACT, ROOMY, scorer)
     for _ in range(20):
@@ -321,7 +321,7 @@ def test_the_most_uncertain_candidates_make_the_batch() -> None:
 
 @pytest.mark.parametrize("config", [EXACT, AMORTISED], ids=_name)
 def test_equal_scores_prefer_no_task(config: SamplerConfig) -> None:
-    """Where all candidates score the same, every task is trained on alike."""
+    """If all candidates have the same score, tasks are trained on equally often."""
     batches = _batches(_tasks(20, 20, 20, length=10), config, ROOMY, _Scorer(lambda _: 1.0))
     counts = Counter(task_id for _ in range(30) for task_id, _ in _next(batches, lambda _: 1.0))
     assert all(40 <= counts[task_id] <= 120 for task_id in range(3))  # 80 expected
@@ -329,7 +329,7 @@ def test_equal_scores_prefer_no_task(config: SamplerConfig) -> None:
 
 @pytest.mark.parametrize("horizon", [1, 3, 7])
 def test_one_choice_gives_as_many_batches_as_the_horizon(horizon: int) -> None:
-    """`horizon` full batches come from one call for `horizon` times the candidates, and are the best of those."""
+    """One selection from `horizon` times the candidates gives `horizon` full batches of the best."""
     scorer = _Scorer()
     batches = _batches(_tasks(90, 90), EXACT.model_copy(update={"horizon": horizon}), ROOMY, scorer)
     for choices in (1, 2, 3):
@@ -341,7 +341,7 @@ def test_one_choice_gives_as_many_batches_as_the_horizon(horizon: int) -> None:
 
 
 def test_the_chosen_candidates_keep_to_the_batch_limits() -> None:
-    """Chosen examples of many rows are spread over several batches before new candidates are drawn."""
+    """Selected examples with many rows fill several batches before new candidates are drawn."""
     scorer = _Scorer()
     batches = _batches([[_example(0, *[10] * 5, target=i) for i in range(20)]], EXACT, ROOMY, scorer)
     assert [len(_next(batches)) for _ in range(8)] == [1] * 8
@@ -351,7 +351,7 @@ def test_the_chosen_candidates_keep_to_the_batch_limits() -> None:
 @pytest.mark.parametrize("config", [EXACT, AMORTISED], ids=_name)
 @pytest.mark.parametrize("rows", [2, 8])
 def test_regression_gets_its_share_of_the_batches(config: SamplerConfig, rows: int) -> None:
-    """One task of five without entropies makes a fifth of what is trained on, even if that is less than one a batch."""
+    """One task of five without entropies makes a fifth of the examples, even if that is less than one per batch."""
     scorer, length = _Scorer(regression=(2,)), ROOMY.model_copy(update={"batch_rows": rows})
     batches = _batches(_tasks(200, 200, 200, 200, 200), config, length, scorer)
     found = [task_id for _ in range(400) for task_id, _ in _next(batches, scorer.of)]
@@ -360,7 +360,7 @@ def test_regression_gets_its_share_of_the_batches(config: SamplerConfig, rows: i
 
 
 def test_regression_at_the_median_comes_rarely_in_a_crowd() -> None:
-    """With the median for a score, regression is chosen only where the upper half of the others cannot fill a batch."""
+    """With the median as score, regression is selected only if the better half of the others cannot fill a batch."""
     config = EXACT.model_copy(update={"regression": RegressionPolicy.MEDIAN})
     crowd = _batches(_tasks(200, 200, 200, 200), config, ROOMY, _Scorer(regression=(2,)))
     assert not any(task_id == 2 for _ in range(50) for task_id, _ in _next(crowd))
@@ -371,8 +371,8 @@ def test_regression_at_the_median_comes_rarely_in_a_crowd() -> None:
 # Amortised
 
 
-def test_kept_entropies_move_with_their_task() -> None:
-    """An example keeps the entropy it was seen with, shifted as its task's mean moves since, within 0 to 1."""
+def test_cached_entropies_move_with_their_task() -> None:
+    """A cached entropy is shifted with the mean of its task, within 0 to 1."""
     kept = _kept(2)
     kept.update([(0, 0), (1, 0)], [0.3, 0.4], typical=True)
     kept.update([(0, 1)], [0.9], typical=True)  # the mean goes from 0.3 to 0.6
@@ -382,34 +382,34 @@ def test_kept_entropies_move_with_their_task() -> None:
     kept.update([(0, 2)], [0.0], typical=True)  # and on to 0.4
     assert kept.estimate((0, 0)) == pytest.approx(0.4)
     assert kept.estimate((0, 1)) == pytest.approx(0.7)
-    kept.update([(0, place) for place in range(3, 300)], [0.9] * 297, typical=True)
+    kept.update([(0, index) for index in range(3, 300)], [0.9] * 297, typical=True)
     assert kept.estimate((0, 1)) == 1.0
     assert kept.estimate((0, 2)) == pytest.approx(0.5)
 
 
 def test_unseen_examples_are_expected_to_be_like_the_last_of_their_task() -> None:
-    """For an unseen example stands one of its task's last 256 entropies, any of them; None where there is none."""
+    """The estimate of an unseen example is one of its task's last 256 entropies, or None without any."""
     kept = _kept(2)
-    kept.update([(0, place) for place in range(300)], [place / 300 for place in range(300)], typical=True)
-    found = {kept.estimate((0, 300 + place)) for place in range(2000)}
-    assert found <= {place / 300 for place in range(44, 300)}
+    kept.update([(0, index) for index in range(300)], [index / 300 for index in range(300)], typical=True)
+    found = {kept.estimate((0, 300 + index)) for index in range(2000)}
+    assert found <= {index / 300 for index in range(44, 300)}
     assert len(found) > 200
     assert kept.estimate((1, 0)) is None
 
 
-def test_chosen_examples_do_not_stand_for_their_task() -> None:
-    """What was chosen for its entropy is kept, but moves no other example's and is none that unseen ones get."""
+def test_selected_examples_do_not_represent_their_task() -> None:
+    """Entropies of selected examples are cached, but do not change the estimates of others."""
     kept = _kept(1)
     kept.update([(0, 0)], [0.3], typical=True)
     kept.update([(0, 1)], [0.9], typical=False)
-    assert [kept.estimate((0, place)) for place in (0, 1, 2)] == [0.3, 0.9, 0.3]
+    assert [kept.estimate((0, index)) for index in (0, 1, 2)] == [0.3, 0.9, 0.3]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 9))), st.sets(st.integers(0, 9)), st.integers(0, 40))
-def test_the_unseen_are_asked_about_first(refs: list[ExampleRef], seen: set[int], count: int) -> None:
-    """Due are distinct examples, seen ones only where no unseen is left out, and none of a task without entropies."""
+def test_unseen_examples_are_scored_first(refs: list[ExampleRef], seen: set[int], count: int) -> None:
+    """Stale examples are distinct, unseen ones come before seen ones, and none is of a task without entropies."""
     kept = _kept(3)
-    kept.update([(2, 0), *((0, place) for place in sorted(seen))], [None, *[0.5] * len(seen)], typical=True)
+    kept.update([(2, 0), *((0, index) for index in sorted(seen))], [None, *[0.5] * len(seen)], typical=True)
     due, able = kept.stale(refs, count), {ref for ref in refs if ref[0] != 2}
     unseen = {ref for ref in able if ref[0] == 1 or ref[1] not in seen}
     assert len(due) == len(set(due)) == min(count, len(able))
@@ -419,8 +419,8 @@ def test_the_unseen_are_asked_about_first(refs: list[ExampleRef], seen: set[int]
 
 @pytest.mark.parametrize("horizon", [1, 3])
 @pytest.mark.parametrize("refresh", [0.0, 0.3, 0.5, 1.0, 1.7])
-def test_a_step_asks_for_few_examples(refresh: float, horizon: int) -> None:
-    """In `horizon` batches the network is asked about at most `refresh` times `horizon` batches, and not much less."""
+def test_few_examples_are_scored_per_step(refresh: float, horizon: int) -> None:
+    """In `horizon` batches about `refresh` times `horizon` batches are scored, never more."""
     scorer = _Scorer()
     config = AMORTISED.model_copy(update={"refresh": refresh, "horizon": horizon})
     batches = _batches(_tasks(100, 100, 100), config, ROOMY, scorer)
@@ -433,9 +433,9 @@ def test_a_step_asks_for_few_examples(refresh: float, horizon: int) -> None:
 
 
 @pytest.mark.parametrize("refresh", [0.25, 0.5])
-def test_nothing_is_asked_twice_before_all_was_asked_once(refresh: float) -> None:
-    """Where all examples are candidates every time, none that is known is asked about while another is unknown."""
-    scorer, unknown = _Scorer(), {(task_id, place) for task_id in range(4) for place in range(8)}
+def test_no_example_is_scored_twice_before_all_were_scored_once(refresh: float) -> None:
+    """If all examples are candidates, no scored one is scored again while another is not scored."""
+    scorer, unknown = _Scorer(), {(task_id, index) for task_id in range(4) for index in range(8)}
     batches = _batches(_tasks(8, 8, 8, 8), AMORTISED.model_copy(update={"refresh": refresh}), ROOMY, scorer)
     for _ in range(30):
         batch = _next(batches)
@@ -446,8 +446,8 @@ def test_nothing_is_asked_twice_before_all_was_asked_once(refresh: float) -> Non
     assert not unknown
 
 
-def test_regression_is_asked_about_once() -> None:
-    """A task that turned out to have no entropies takes nothing from what others are refreshed by."""
+def test_regression_is_scored_once() -> None:
+    """A task without entropies does not use up the other tasks' refreshes."""
     scorer = _Scorer(regression=(1,))
     batches = _batches(_tasks(50, 50, 50), AMORTISED.model_copy(update={"refresh": 1.0}), ROOMY, scorer)
     for _ in range(20):
@@ -457,17 +457,17 @@ def test_regression_is_asked_about_once() -> None:
     assert [len(call) for call in scorer.calls] == [8] * 20
 
 
-def test_observed_examples_are_known_by_what_was_observed() -> None:
-    """Without any refreshing, what training shows is enough to find the examples that the network is unsure of."""
+def test_observed_entropies_are_enough() -> None:
+    """Without refreshing, the entropies seen in training suffice to find the uncertain examples."""
     batches = _batches(_tasks(8, 8), AMORTISED.model_copy(update={"refresh": 0.0}), ROOMY, _Scorer())
-    unsure = {(task_id, place) for task_id in range(2) for place in range(0, 8, 2)}
+    unsure = {(task_id, index) for task_id in range(2) for index in range(0, 8, 2)}
     found = [set(_next(batches, lambda ref: 0.9 if ref in unsure else 0.1)) for _ in range(60)]
     assert found[0] != unsure
     assert found[-20:] == [unsure] * 20
 
 
-def test_observing_says_nothing_of_other_examples() -> None:
-    """Batches were chosen for their entropies, so observing one leaves what is expected of the rest of its tasks."""
+def test_observing_does_not_change_other_estimates() -> None:
+    """Observing a selected batch does not change the estimates of other examples of its tasks."""
     batches = _batches(_tasks(50, 50), AMORTISED, score=_Scorer())
     batch = batches.next(0.0)
     before = batches.state()["kept"]
@@ -482,8 +482,10 @@ def test_observing_says_nothing_of_other_examples() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 4), st.sampled_from([(), (1,), (0, 1, 2)]))
-def test_fully_refreshed_it_chooses_as_the_exact_one(seed: int, horizon: int, regression: tuple[int, ...]) -> None:
-    """With every candidate brought up to date, the amortised choice is the exact one, batch for batch."""
+def test_fully_refreshed_the_amortised_form_equals_the_exact_one(
+    seed: int, horizon: int, regression: tuple[int, ...]
+) -> None:
+    """With every candidate refreshed, the amortised batches equal the exact ones."""
     scorer, found = _Scorer(regression=regression), []
     for config in (EXACT, AMORTISED):
         whole = config.model_copy(update={"refresh": 3.0, "horizon": horizon})
@@ -492,8 +494,8 @@ def test_fully_refreshed_it_chooses_as_the_exact_one(seed: int, horizon: int, re
     assert found[0] == found[1]
 
 
-def test_only_those_that_keep_entropies_observe() -> None:
-    """Training asks for the entropies of a batch only where they are of use."""
+def test_two_samplers_need_entropies() -> None:
+    """Only task-uncertainty and amortised MT-Uncertainty need the entropies of each batch."""
     assert [config for config in EVERY if _batches(_tasks(3), config).needs_entropies] == [STEERED, AMORTISED]
 
 
@@ -502,7 +504,7 @@ def test_only_those_that_keep_entropies_observe() -> None:
 
 @pytest.mark.parametrize("config", EVERY, ids=_name)
 def test_one_seed_gives_one_sequence_of_batches(config: SamplerConfig) -> None:
-    """The same seed gives the same batches in the same order, another seed others."""
+    """The same seed gives the same batches in the same order, and another seed others."""
 
     def first(seed: int) -> list[list[ExampleRef]]:
         batches = _batches(_tasks(30, 50), config, seed=seed)
@@ -514,7 +516,7 @@ def test_one_seed_gives_one_sequence_of_batches(config: SamplerConfig) -> None:
 
 @given(st.sampled_from(EVERY), st.integers(1, 5), st.integers(0, 70), st.integers(0, 1000))
 def test_a_state_continues_exactly(config: SamplerConfig, horizon: int, before: int, seed: int) -> None:
-    """Stopped after any batch, written down and restored elsewhere, every sampler gives the batches it would have."""
+    """Stopped after any batch and restored from JSON, every sampler gives the batches that it would have given."""
     examples, scorer = _tasks(9, 30, 20), _Scorer(regression=(2,))
     early = _Scorer(lambda ref: 0.5 * _entropy(ref), regression=(2,))
     whole = config.model_copy(update={"horizon": horizon})
@@ -534,7 +536,7 @@ def test_a_state_continues_exactly(config: SamplerConfig, horizon: int, before: 
 
 
 def test_a_state_holds_a_batch_that_is_not_observed_yet() -> None:
-    """Between `next` and `observe` a state continues exactly, too."""
+    """A state taken between `next` and `observe` continues exactly, too."""
     batches, restored = (_batches(_tasks(9, 30), AMORTISED, seed=seed) for seed in (0, 99))
     batch = batches.next(0.0)
     restored.restore(json.loads(json.dumps(batches.state())))

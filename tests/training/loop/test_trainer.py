@@ -1,4 +1,4 @@
-"""Tests of training/loop.py: toy runs of all seven kinds."""
+"""Trainer: toy runs of all seven kinds, single steps, and stopping."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _mean_losses(network: Network, workshop: Workshop) -> list[float]:
 
 
 def test_the_loss_of_every_task_falls(workshop: Workshop) -> None:
-    """A short run lowers each task's loss, most of them by far, and its answers get better."""
+    """A short run lowers each task's loss, at least four by half, and improves the mean score."""
     before = _mean_losses(workshop.network(), workshop)
     network, _ = _train(workshop, _recipe(workshop, length={"examples": 960}))
     after = _mean_losses(network, workshop)
@@ -91,7 +91,7 @@ def test_the_loss_of_every_task_falls(workshop: Workshop) -> None:
 
 @pytest.mark.parametrize("name", SamplerName)
 def test_every_sampler_trains(workshop: Workshop, name: SamplerName) -> None:
-    """With each of the samplers a run lowers the mean loss of all tasks."""
+    """A run with each sampler lowers the mean loss of all tasks."""
     before = _mean_losses(workshop.network(), workshop)
     network, _ = _train(workshop, _recipe(workshop, sampler={"name": str(name), "temperature": 2.0}))
     assert sum(_mean_losses(network, workshop)) < 0.9 * sum(before)
@@ -99,7 +99,7 @@ def test_every_sampler_trains(workshop: Workshop, name: SamplerName) -> None:
 
 @pytest.mark.parametrize("name", SamplerName)
 def test_one_seed_gives_one_result(workshop: Workshop, name: SamplerName) -> None:
-    """The same recipe gives the same weights to the bit, dropout and sampling included; another seed does not."""
+    """The same recipe gives the same weights to the bit, with dropout and sampling; another seed does not."""
     short = {"sampler": {"name": str(name)}, "length": {"examples": 80}}
     weights = [_weights(_train(workshop, _recipe(workshop, **short))[0]) for _ in range(2)]
     assert _same(*weights) == set(weights[0])
@@ -110,8 +110,8 @@ def test_one_seed_gives_one_result(workshop: Workshop, name: SamplerName) -> Non
     assert {name for name, parameter in workshop.network().named_parameters() if parameter.requires_grad} <= changed
 
 
-def test_looking_changes_nothing(workshop: Workshop) -> None:
-    """Evaluating on the way, every few examples, leaves the weights as they would be without."""
+def test_evaluating_changes_nothing(workshop: Workshop) -> None:
+    """Evaluations during training do not change the resulting weights."""
     seen: list[bool] = []
 
     def evaluate(network: Network) -> None:
@@ -125,8 +125,8 @@ def test_looking_changes_nothing(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize("frozen_layers", [0, 1, 2])
-def test_frozen_tensors_stay_as_they_are(workshop: Workshop, frozen_layers: int) -> None:
-    """With weight decay, a run changes no frozen tensor by a bit, and every other one, conditional ones below too."""
+def test_frozen_tensors_do_not_change(workshop: Workshop, frozen_layers: int) -> None:
+    """With weight decay a run changes no frozen tensor and every other one, conditional ones in frozen layers too."""
     recipe = _recipe(
         workshop, backbone={"frozen_layers": frozen_layers}, optimizer={"weight_decay": 0.5}, length={"examples": 160}
     )
@@ -146,7 +146,7 @@ def test_frozen_tensors_stay_as_they_are(workshop: Workshop, frozen_layers: int)
 
 
 def test_a_run_has_the_length_of_its_recipe(workshop: Workshop) -> None:
-    """Training stops with the first batch that reaches the examples of the recipe, and shows how far it is."""
+    """Training stops with the first batch that reaches the recipe's number of examples, and shows its progress."""
     _, shown = _train(workshop, _recipe(workshop, length={"examples": 100}))
     assert "100 of 100 examples" in shown
     assert "mood" in shown
@@ -170,7 +170,7 @@ def _mixed(workshop: Workshop) -> list[EncodedExample]:
 
 @pytest.mark.parametrize("broken", [Kind.CLASSIFICATION, Kind.SPAN])
 def test_a_loss_that_is_no_number_stops_the_run(workshop: Workshop, broken: Kind) -> None:
-    """A loss that is not finite raises an error with its task and its records alone, and leaves every weight as it was."""
+    """A loss that is not finite raises an error with only its task and records, and no weight changes."""
     network = workshop.network()
     task_id, other = list(toy.TASKS).index(broken), list(toy.TASKS).index(Kind.TAGGING)
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_a_loss_that_is_no_number_stops_the_run(workshop: Workshop, broken: Kind
 
 
 def test_a_gradient_that_is_no_number_stops_the_run(workshop: Workshop) -> None:
-    """With finite losses and an infinite gradient the records of the whole batch are named, and no weight changes."""
+    """With finite losses and an infinite gradient, the error names all records of the batch, and no weight changes."""
     network = workshop.network()
     weight = network.heads.sentence.weight
     weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
@@ -202,7 +202,7 @@ def test_a_gradient_that_is_no_number_stops_the_run(workshop: Workshop) -> None:
 
 
 def test_a_run_that_diverges_says_so(workshop: Workshop, tmp_path: Path) -> None:
-    """A learning rate far too high ends the run with the error; the weights before it stay to be looked at."""
+    """A far too high learning rate ends the run with the error, and the weights before that update are saved."""
     rates = {"learning_rate": 1e30, "added_learning_rate": 1e30, "warmup": 0.0}
     training = start(workshop, _recipe(workshop, optimizer=rates))
     with pytest.raises(NonFiniteLossError, match=rf"(?s)lower the learning rates.* kept in {tmp_path}/{FAILED}\Z"):
@@ -214,7 +214,7 @@ def test_a_run_that_diverges_says_so(workshop: Workshop, tmp_path: Path) -> None
 
 
 def test_a_step_uses_the_tasks_weights(workshop: Workshop) -> None:
-    """A task of weight 2 has twice the gradient; the losses that a step gives are those before the weights."""
+    """A task of weight 2 has twice the gradient; the losses of a step are those before weighting."""
     recipe = _recipe(workshop, optimizer={"clip_norm": 1e9}, backbone={"dropout": 0.0, "attention_dropout": 0.0})
     light = Workshop(workshop.folder, recipe, workshop.backbone, workshop.encoder, workshop.data, workshop.examples)
     heavy = recipe.model_copy(update={"tasks": tuple(task.model_copy(update={"weight": 2.0}) for task in recipe.tasks)})
@@ -230,7 +230,7 @@ def test_a_step_uses_the_tasks_weights(workshop: Workshop) -> None:
 
 
 def test_gradients_are_clipped(workshop: Workshop) -> None:
-    """The norm of all gradients together is at most the recipe's."""
+    """The norm of all gradients together is at most the recipe's `clip_norm`."""
     network = workshop.network()
     _step(workshop, network, _mixed(workshop), _recipe(workshop, optimizer={"clip_norm": 0.01}))
     norms = [parameter.grad.norm() for parameter in network.parameters() if parameter.grad is not None]
@@ -238,7 +238,7 @@ def test_gradients_are_clipped(workshop: Workshop) -> None:
 
 
 def test_a_step_trains_in_training_mode(workshop: Workshop) -> None:
-    """A step switches dropout on, also after an evaluation switched it off, and forgets earlier gradients."""
+    """A step uses dropout, also after an evaluation, and discards earlier gradients."""
     network = workshop.network().eval()
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, math.nan)
@@ -265,7 +265,7 @@ def test_a_step_in_bfloat16_is_near_one_in_float32(workshop: Workshop) -> None:
 
 
 def _stopping(number: signal.Signals, at: int) -> Callable[[Training], RunLogger]:
-    """A journal in whose `advance` the signal comes, as if from outside, in update `at`."""
+    """A logger whose `advance` sends the signal in update `at`."""
 
     class Stopping(RunLogger):
         def advance(self, step: Step) -> None:
@@ -278,7 +278,7 @@ def _stopping(number: signal.Signals, at: int) -> Callable[[Training], RunLogger
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_run_with_a_checkpoint(workshop: Workshop, tmp_path: Path, number: signal.Signals) -> None:
-    """After the step that is going on the run stops with a checkpoint; then signals do again what they did before."""
+    """After a signal the run stops with a checkpoint, one step later, and the former signal handlers are back."""
     training = start(workshop, _recipe(workshop))
     handlers = [signal.getsignal(own) for own in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(Interrupted) as caught:
@@ -291,7 +291,7 @@ def test_a_signal_stops_the_run_with_a_checkpoint(workshop: Workshop, tmp_path: 
 
 
 def test_a_signal_stops_an_evaluation(workshop: Workshop, tmp_path: Path) -> None:
-    """The evaluation is left at once, and the checkpoint says that it is still due."""
+    """A signal ends an evaluation between two tasks, and the checkpoint says that it is still due."""
     training = start(workshop, _recipe(workshop, length={"evaluate_every": 40}))
 
     def evaluate() -> Iterator[None]:
@@ -311,7 +311,7 @@ def test_a_signal_stops_an_evaluation(workshop: Workshop, tmp_path: Path) -> Non
 
 
 def test_the_last_two_checkpoints_stay(workshop: Workshop, tmp_path: Path) -> None:
-    """Checkpoints are written as often as the recipe says and at the end; only two are there at any time."""
+    """Checkpoints are written as the recipe says and at the end, and at most two exist at any time."""
     training = start(workshop, _recipe(workshop, length={"examples": 160, "checkpoint_every": 40}))
     counts = []
 

@@ -1,4 +1,4 @@
-"""Tests of training/uncertainty.py: the scores of MT-Uncertainty, as its definition says."""
+"""Uncertainty: the entropies and scores of MT-Uncertainty by their definitions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _entropies(
 
 
 def _close(found: list[Entropy], expected: list[Entropy], tolerance: float = 1e-5) -> bool:
-    """Whether two lists agree, None with None only."""
+    """Whether two lists are nearly equal, None only with None."""
     return len(found) == len(expected) and all(
         one is other is None or (one is not None and other is not None and abs(one - other) <= tolerance)
         for one, other in zip(found, expected, strict=True)
@@ -63,7 +63,7 @@ def _close(found: list[Entropy], expected: list[Entropy], tolerance: float = 1e-
 
 @pytest.fixture
 def network(workshop: Workshop) -> Network:
-    """The toy network with heads that are sure of something, so that scores differ."""
+    """The toy network with heads of different certainty, so that scores differ."""
     network = workshop.network()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -76,7 +76,7 @@ def network(workshop: Workshop) -> Network:
 
 
 def test_known_entropies() -> None:
-    """(0.9, 0.1) has 0.469 of the greatest entropy of two labels, (0.98, 0.01, 0.01) 0.102 of that of three."""
+    """(0.9, 0.1) has 0.469 of the entropy of two even labels, (0.98, 0.01, 0.01) 0.102 of that of three."""
     assert _entropy(TWO, 0.9, 0.1) == pytest.approx(0.469, abs=5e-4)
     assert _entropy(THREE, 0.98, 0.01, 0.01) == pytest.approx(0.102, abs=5e-4)
     assert _entropy(TWO, 0.5, 0.5) == pytest.approx(1)
@@ -84,7 +84,7 @@ def test_known_entropies() -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 def test_no_preference_is_the_greatest_entropy(kind: Kind) -> None:
-    """Logits that prefer nothing have entropy 1 in every kind but regression, which has none."""
+    """Even logits have entropy 1 in every kind but regression, which has none."""
     task = TASKS[kind]
     single_row = kind in {Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION}
     logits = torch.zeros(1 if single_row else 5, task.num_outputs)
@@ -109,7 +109,7 @@ def test_no_preference_is_the_greatest_entropy(kind: Kind) -> None:
     ],
 )
 def test_each_kind_has_the_mean_entropy_of_its_decisions(kind: Kind, shape: tuple[int, int]) -> None:
-    """The entropy of each kind is the mean over its decisions, each over the entropy of an even choice."""
+    """Each kind's entropy is the mean over its decisions, each divided by that of an even choice."""
     logits = torch.randn(shape, generator=torch.Generator().manual_seed(int(shape[0])))
     match kind:
         case Kind.CLASSIFICATION | Kind.TAGGING:
@@ -126,14 +126,14 @@ def test_each_kind_has_the_mean_entropy_of_its_decisions(kind: Kind, shape: tupl
 
 @given(st.lists(st.floats(-1e5, 1e5, width=32), min_size=3, max_size=3))
 def test_entropy_is_between_zero_and_one(logits: list[float]) -> None:
-    """Whatever the logits, the entropy is a number from 0 to 1."""
+    """For all logits the entropy is between 0 and 1."""
     entropy = normalised_entropy(THREE, torch.tensor([logits]))
     assert entropy is not None
     assert -1e-6 <= float(entropy) <= 1 + 1e-6
 
 
 def test_a_single_choice_is_sure() -> None:
-    """One candidate, or a context of one token, leaves nothing to doubt."""
+    """A single candidate, or a context of one token, has entropy 0."""
     for kind, outputs in ((Kind.MULTIPLE_CHOICE, 1), (Kind.SPAN, 2)):
         entropy = normalised_entropy(TASKS[kind], torch.randn(1, outputs))
         assert entropy is not None
@@ -147,7 +147,7 @@ _CANDIDATES = st.lists(st.tuples(st.integers(0, 3), st.none() | st.floats(0, 1))
 
 
 def test_task_means_are_over_what_has_an_entropy() -> None:
-    """A task's mean leaves out None, and a task that has nothing else has none."""
+    """A task's mean leaves out None, and a task with nothing else has no mean."""
     assert task_means([0, 1, 0, 2, 1, 0], [0.2, 0.9, 0.4, None, 0.7, None]) == pytest.approx({0: 0.3, 1: 0.8})
     assert task_means([], []) == {}
 
@@ -159,8 +159,8 @@ def test_both_forms_by_hand() -> None:
     assert _close(uncertainty(tasks, entropies, RELEASED), [0.075, 0.15, 0.9, 0.7, None], 1e-12)
 
 
-def test_the_forms_choose_differently() -> None:
-    """A sure task's one hard example goes before a hard task's easy ones in the paper's form, not in the released."""
+def test_the_forms_select_differently() -> None:
+    """A sure task's one hard example comes before a hard task's easy ones in the paper's form only."""
     tasks, entropies = [0, 0, 0, 1, 1, 1], [0.6, 0.0, 0.0, 0.5, 0.5, 0.8]
     assert select_examples(tasks, entropies, 2, PAPER, SHARE) == [0, 5]  # 0.6 of mean 0.2, 0.8 of mean 0.6
     assert select_examples(tasks, entropies, 2, RELEASED, SHARE) == [3, 5]  # 0.6 * 0.2 / 0.6 = 0.2 < 0.5
@@ -168,7 +168,7 @@ def test_the_forms_choose_differently() -> None:
 
 @pytest.mark.parametrize("form", UncertaintyForm)
 def test_even_predictions_tie(form: UncertaintyForm) -> None:
-    """If every prediction is even, all candidates of all tasks score 1; if every one is certain, 0."""
+    """If all predictions are even, all candidates have score 1; if all are certain, 0."""
     assert uncertainty([0, 1, 2, 0], [1.0, 1.0, 1.0, 1.0], form) == [1.0] * 4
     assert uncertainty([0, 1], [0.0, 0.0], form) == [0.0, 0.0]
 
@@ -182,7 +182,7 @@ def test_a_surer_task_scores_less_by_the_known_ratio() -> None:
 
 @given(_CANDIDATES, st.sampled_from(UncertaintyForm))
 def test_scores_keep_the_order_within_a_task(candidates: list[tuple[int, Entropy]], form: UncertaintyForm) -> None:
-    """A score is the entropy times a factor of its task, in the paper's form of all tasks; None stays None."""
+    """Scores keep the order of entropies within a task, in the paper's form over all tasks; None stays None."""
     tasks, entropies = [task for task, _ in candidates], [entropy for _, entropy in candidates]
     means = task_means(tasks, entropies)
     greatest = max(means.values(), default=0.0) or 1.0
@@ -195,32 +195,32 @@ def test_scores_keep_the_order_within_a_task(candidates: list[tuple[int, Entropy
 
 
 @given(_CANDIDATES, st.integers(0, 40), st.sampled_from(UncertaintyForm), st.sampled_from(RegressionPolicy))
-def test_as_many_as_wanted_are_chosen(
+def test_the_requested_number_is_selected(
     candidates: list[tuple[int, Entropy]], count: int, form: UncertaintyForm, regression: RegressionPolicy
 ) -> None:
-    """Whatever has no entropy, `count` distinct places are chosen, or all, and none scores less than one left out."""
+    """`count` distinct indices are selected, or all, and none has a lower score than one left out."""
     tasks, entropies = [task for task, _ in candidates], [entropy for _, entropy in candidates]
     chosen = select_examples(tasks, entropies, count, form, regression)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, len(candidates))
     assert set(chosen) <= set(range(len(candidates)))
     scores = uncertainty(tasks, entropies, form)
-    left = [score for place, score in enumerate(scores) if score is not None and place not in chosen]
-    assert all(score >= max(left, default=0) for place in chosen if (score := scores[place]) is not None)
+    left = [score for index, score in enumerate(scores) if score is not None and index not in chosen]
+    assert all(score >= max(left, default=0) for index in chosen if (score := scores[index]) is not None)
 
 
 @given(_CANDIDATES, st.integers(0, 40))
 def test_regression_shares_as_chance_gives(candidates: list[tuple[int, Entropy]], count: int) -> None:
-    """With a share, the regression examples chosen are those that a blind choice of the first `count` would take."""
+    """With a share, the selected regression examples are those among the first `count` candidates."""
     entropies = [entropy for _, entropy in candidates]
     chosen = select_examples([task for task, _ in candidates], entropies, count, PAPER, SHARE)
-    blind = [place for place, entropy in enumerate(entropies[:count]) if entropy is None]
-    assert [place for place in chosen if entropies[place] is None] == blind
+    blind = [index for index, entropy in enumerate(entropies[:count]) if entropy is None]
+    assert [index for index in chosen if entropies[index] is None] == blind
 
 
 @pytest.mark.parametrize("others", [[0.1, 0.5, 0.4], [0.1, 0.5, 0.4, 0.8, 0.2]])
 def test_regression_at_the_median_is_in_the_middle(others: list[float]) -> None:
-    """With the median, a regression example comes after all others that score more, and before all that score less."""
+    """With the median, a regression example comes after all with higher scores and before all with lower ones."""
     tasks, entropies = [0, *[1] * len(others)], [None, *others]
     above = sum(other > statistics.median(others) for other in others)
     assert 0 not in select_examples(tasks, entropies, above, PAPER, MEDIAN)
@@ -228,8 +228,8 @@ def test_regression_at_the_median_is_in_the_middle(others: list[float]) -> None:
 
 
 @pytest.mark.parametrize("regression", RegressionPolicy)
-def test_of_equals_the_first_are_chosen(regression: RegressionPolicy) -> None:
-    """With nothing to compare by, the first places are chosen: of regression alone, or of equal entropies."""
+def test_of_equals_the_first_are_selected(regression: RegressionPolicy) -> None:
+    """Among equal scores, or of regression alone, the first indices are selected."""
     assert select_examples([0, 0, 1, 1], [None] * 4, 3, PAPER, regression) == [0, 1, 2]
     assert select_examples([0, 1, 0, 1], [0.4] * 4, 3, PAPER, regression) == [0, 1, 2]
 
@@ -238,7 +238,7 @@ def test_of_equals_the_first_are_chosen(regression: RegressionPolicy) -> None:
 
 
 def test_a_network_without_preference_is_unsure_of_all(workshop: Workshop) -> None:
-    """With heads at zero every prediction is even, and all candidates of the kinds that have an entropy have 1."""
+    """With zero heads all candidates of kinds with an entropy have entropy 1."""
     network = workshop.network()
     with torch.no_grad():
         for parameter in network.heads.parameters():
@@ -250,7 +250,7 @@ def test_a_network_without_preference_is_unsure_of_all(workshop: Workshop) -> No
 
 
 def test_entropies_belong_to_their_examples(network: Network, workshop: Workshop) -> None:
-    """Entropies come in the examples' order and do not depend on how they are batched."""
+    """Entropies are in the examples' order and do not depend on batching."""
     examples = _mixed(workshop)
     entropies = _entropies(network, workshop, examples)
     assert len({round(entropy, 4) for entropy in entropies if entropy is not None}) > 15
@@ -261,7 +261,7 @@ def test_entropies_belong_to_their_examples(network: Network, workshop: Workshop
 
 
 def test_a_training_step_has_the_same_entropies(network: Network, workshop: Workshop) -> None:
-    """From outputs that are there already come the same entropies as from a forward of their own, and no gradient."""
+    """The entropies from a training step's outputs equal those of a separate forward, without gradients."""
     network.eval()
     batch = batch_examples(_mixed(workshop), network.tasks, workshop.encoder.pad_id)
     outputs = network(batch.batch, network.condition())
@@ -270,8 +270,8 @@ def test_a_training_step_has_the_same_entropies(network: Network, workshop: Work
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_has_no_say_and_is_kept(network: Network, workshop: Workshop, training: bool) -> None:
-    """Entropies are those of eval mode, twice the same, and the network is left in the mode that it was in."""
+def test_entropies_are_those_of_eval_mode(network: Network, workshop: Workshop, training: bool) -> None:
+    """Entropies are those of eval mode, and the network's mode is restored."""
     examples = _mixed(workshop)
     expected = _entropies(network.eval(), workshop, examples)
     network.train(training)
@@ -280,7 +280,7 @@ def test_the_mode_has_no_say_and_is_kept(network: Network, workshop: Workshop, t
 
 
 def test_scoring_leaves_no_trace(network: Network, workshop: Workshop) -> None:
-    """Scoring draws no random number and touches no gradient and no weight."""
+    """Scoring draws no random number and changes no gradient and no weight."""
     network.train()
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 3.0)
@@ -299,7 +299,7 @@ def test_scoring_leaves_no_trace(network: Network, workshop: Workshop) -> None:
 def test_the_four_least_sure_of_two_tasks_are_trained_on(
     network: Network, workshop: Workshop, training: bool, form: UncertaintyForm
 ) -> None:
-    """With two tasks and four candidates of each, the batch is the four of the eight that score highest."""
+    """With two tasks and four candidates of each, the batch has the four with the highest scores."""
     network.train(training)
     two = [[replace(example, task_id=task_id) for example in workshop.examples[task_id]] for task_id in (0, 1)]
     shown: list[list[EncodedExample]] = []

@@ -1,4 +1,4 @@
-"""Tests of training/publish.py: what is stored is what was evaluated."""
+"""Publishing: the stored version is the one that was evaluated."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def named_backbone(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def _disturb(network: Network) -> None:
-    """What training does: other values in every trainable parameter, few of them exact in fp16."""
+    """Changes every trainable parameter like training does, to values that are not exact in fp16."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -67,9 +67,9 @@ def _publish(workshop: Workshop, backbone_name: str, store: Path) -> Published:
     data = workshop.data
     recipe = toy.recipe(backbone_name)
     backbone = load_backbone(backbone_name)
-    network = build_network(recipe, backbone, [own.task for own in data])
+    network = build_network(recipe, backbone, [task_data.task for task_data in data])
     _disturb(network)
-    baselines = {own.task.name: score_baseline(own) for own in data}
+    baselines = {task_data.task.name: score_baseline(task_data) for task_data in data}
     origin = provenance(recipe, "the recipe's text", workshop.folder / "data")
     run = PreparedRun(recipe, data, workshop.examples, baselines, origin, backbone, network, workshop.encoder)
     version, scores, _ = publish(run, store)
@@ -89,7 +89,7 @@ def on_name(workshop: Workshop, tmp_path: Path, named_backbone: str) -> Publishe
 
 
 def _stored(version: Path) -> tuple[dict[str, Tensor], set[str]]:
-    """The tensors in the weights file, and the names that it leaves to the base."""
+    """The tensors in the weights file, and the names of tensors that come from the base."""
     with safe_open(version / "weights.safetensors", "pt") as file:
         names: list[str] = list(file.keys())
         return {name: file.get_tensor(name) for name in names}, set(file.metadata().get(FROM_BASE, "").splitlines())
@@ -100,7 +100,7 @@ def _stored(version: Path) -> tuple[dict[str, Tensor], set[str]]:
 
 @pytest.mark.parametrize("fixture", ["on_folder", "on_name"])
 def test_what_is_stored_is_what_was_evaluated(workshop: Workshop, request: pytest.FixtureRequest, fixture: str) -> None:
-    """A loaded version has, to the bit, the weights that the metrics were measured with, and so gives the same ones."""
+    """A loaded version has, to the bit, the weights of the network that was measured, and so the same metrics."""
     published: Published = request.getfixturevalue(fixture)
     loaded = load(published.version)
     expected = published.network.state_dict()
@@ -110,11 +110,11 @@ def test_what_is_stored_is_what_was_evaluated(workshop: Workshop, request: pytes
     assert loaded.network.tasks == published.network.tasks == loaded.manifest.tasks
     assert loaded.manifest.metrics == published.scores
     assert evaluate_tasks(loaded.network, workshop.encoder, workshop.data) == published.scores
-    assert list(published.scores) == [own.task.name for own in workshop.data]
+    assert list(published.scores) == [task_data.task.name for task_data in workshop.data]
 
 
 def test_on_a_named_backbone_only_changes_are_stored(on_name: Published) -> None:
-    """Frozen tensors stay the base's own in full precision; all others, and only they, are stored in fp16."""
+    """Frozen tensors stay the base's in full precision; exactly the others are stored, in fp16."""
     stored, from_base = _stored(on_name.version)
     frozen = {name for name, parameter in on_name.network.named_parameters() if not parameter.requires_grad}
     assert frozen
@@ -129,7 +129,7 @@ def test_on_a_named_backbone_only_changes_are_stored(on_name: Published) -> None
 
 
 def test_on_a_folder_everything_is_stored(on_folder: Published) -> None:
-    """A version on a folder needs nothing else: frozen tensors are in it too, rounded like the others."""
+    """A version on a backbone folder contains all tensors, frozen ones rounded like the others."""
     stored, from_base = _stored(on_folder.version)
     assert set(stored) == set(on_folder.network.state_dict())
     assert not from_base
@@ -138,7 +138,7 @@ def test_on_a_folder_everything_is_stored(on_folder: Published) -> None:
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_rounding_is_to_the_nearest(workshop: Workshop, frozen: bool) -> None:
-    """Rounded weights are exact in fp16 and near what they were; frozen ones are left alone unless asked for."""
+    """Rounded weights are exact in fp16 and near the original; frozen ones change only if asked for."""
     network = workshop.network()
     _disturb(network)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
@@ -159,7 +159,7 @@ def test_the_tokenizer_is_the_backbones(on_folder: Published) -> None:
 
 
 def test_versions_count_up(workshop: Workshop, on_folder: Published) -> None:
-    """Publishing again makes the next version and leaves the first as it is."""
+    """Publishing again makes the next version and leaves the first unchanged."""
     again = _publish(workshop, str(workshop.folder / "backbone"), on_folder.version.parent.parent)
     assert [on_folder.version.name, again.version.name] == ["1", "2"]
     assert verify(on_folder.version) == on_folder.manifest
@@ -170,30 +170,38 @@ def test_versions_count_up(workshop: Workshop, on_folder: Published) -> None:
 
 def test_golden_answers_are_those_of_the_network(workshop: Workshop, on_folder: Published) -> None:
     """Each task has a golden example, and the network in memory gives its answer."""
-    assert [golden.task for golden in on_folder.manifest.goldens] == [own.task.name for own in workshop.data]
+    assert [golden.task for golden in on_folder.manifest.goldens] == [
+        task_data.task.name for task_data in workshop.data
+    ]
     for task_id, golden in enumerate(on_folder.manifest.goldens):
         (answer,) = answer_inputs(on_folder.network, workshop.encoder, task_id, [golden.input])
         assert golden.answer == asdict(answer)
 
 
 def test_goldens_are_the_recipes_examples(workshop: Workshop) -> None:
-    """Examples of the recipe become goldens with all their fields; without any, it is the first validation input."""
+    """The recipe's examples become goldens with all their fields, or else the first validation input does."""
     fields: dict[Kind, list[dict[str, object]]] = {
         Kind.CLASSIFICATION: [{"text": "a good cat"}, {"text": "bad"}],
         Kind.REGRESSION: [{"text": "a good cat", "text_pair": "bad"}],
         Kind.RANKING: [{"text": "a cat", "candidates": ["paris", "the cat sat", "it"]}],
     }
     data = [
-        replace(own, config=type(own.config).model_validate(toy.task_fields(own.task.kind) | {"examples": given}))
-        for own in workshop.data
-        for given in [fields.get(own.task.kind, [])]
+        replace(
+            task_data,
+            config=type(task_data.config).model_validate(toy.task_fields(task_data.task.kind) | {"examples": given}),
+        )
+        for task_data in workshop.data
+        for given in [fields.get(task_data.task.kind, [])]
     ]
     found = goldens(workshop.network(), workshop.encoder, data)
-    by_task = {own.task.name: [golden.input for golden in found if golden.task == own.task.name] for own in data}
-    for own in data:
-        given = fields.get(own.task.kind)
-        expected = [_input(entry) for entry in given] if given else [own.validation[0].input]
-        assert by_task[own.task.name] == expected
+    by_task = {
+        task_data.task.name: [golden.input for golden in found if golden.task == task_data.task.name]
+        for task_data in data
+    }
+    for task_data in data:
+        given = fields.get(task_data.task.kind)
+        expected = [_input(entry) for entry in given] if given else [task_data.validation[0].input]
+        assert by_task[task_data.task.name] == expected
 
 
 def _input(entry: dict[str, object]) -> Input:
@@ -204,41 +212,43 @@ def _input(entry: dict[str, object]) -> Input:
 
 
 def test_thresholds_are_calibrated_and_kept(workshop: Workshop, on_folder: Published) -> None:
-    """The manifest has the thresholds that were best on training examples; every other task is as the data say."""
-    (place,) = [place for place, own in enumerate(workshop.data) if own.task.kind is Kind.MULTILABEL]
-    own = workshop.data[place]
-    expected = calibrate_thresholds(on_folder.network, workshop.encoder, place, own.train)
-    assert on_folder.manifest.tasks[place] == expected
-    assert expected.thresholds != own.task.thresholds
+    """The manifest has the thresholds that were best on training examples; all other tasks are unchanged."""
+    (index,) = [index for index, task_data in enumerate(workshop.data) if task_data.task.kind is Kind.MULTILABEL]
+    task_data = workshop.data[index]
+    expected = calibrate_thresholds(on_folder.network, workshop.encoder, index, task_data.train)
+    assert on_folder.manifest.tasks[index] == expected
+    assert expected.thresholds != task_data.task.thresholds
     others = [task for task in on_folder.manifest.tasks if task.kind is not Kind.MULTILABEL]
     assert others == [data.task for data in workshop.data if data.task.kind is not Kind.MULTILABEL]
 
 
 def test_validation_has_no_part_in_calibration(workshop: Workshop) -> None:
-    """Thresholds are the same whatever the validation examples are."""
+    """Thresholds do not depend on the validation examples."""
     network = workshop.network()
     calibrate(network, workshop.encoder, workshop.data)
     tasks = network.tasks
-    calibrate(network, workshop.encoder, [replace(own, validation=()) for own in workshop.data])
+    calibrate(network, workshop.encoder, [replace(task_data, validation=()) for task_data in workshop.data])
     assert network.tasks == tasks
 
 
 def test_the_manifest_says_where_a_version_comes_from(workshop: Workshop, on_folder: Published) -> None:
-    """The recipe's text, the hash of every data file, the libraries and the time are in the provenance."""
-    told = on_folder.manifest.provenance
-    assert told["recipe"] == "the recipe's text"
+    """The provenance has the recipe's text, the hash of every data file, the libraries and the time."""
+    origin = on_folder.manifest.provenance
+    assert origin["recipe"] == "the recipe's text"
     files = {f"{name}/{split}.jsonl" for name in toy.TASKS.values() for split in ("train", "validation")}
     folder = workshop.folder / "data"
-    assert told["data"] == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-    assert told["libraries"]["torch"] == str(torch.__version__)
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", told["created"])
-    assert told["started"] <= told["created"]
-    assert told["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", told["commit"])
-    assert on_folder.manifest.baselines == {own.task.name: score_baseline(own) for own in workshop.data}
+    assert origin["data"] == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+    assert origin["libraries"]["torch"] == str(torch.__version__)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", origin["created"])
+    assert origin["started"] <= origin["created"]
+    assert origin["commit"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", origin["commit"])
+    assert on_folder.manifest.baselines == {
+        task_data.task.name: score_baseline(task_data) for task_data in workshop.data
+    }
 
 
 def test_the_card_has_the_figures_of_the_manifest(on_folder: Published) -> None:
-    """The card of a version shows its own metrics."""
+    """The card of a version shows its metrics."""
     card = (on_folder.version / "card.md").read_text(encoding="utf-8")
     for task, scores in on_folder.manifest.metrics.items():
         (row,) = [line for line in card.splitlines() if line.startswith(f"| `{task}` |")]

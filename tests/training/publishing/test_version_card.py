@@ -1,4 +1,4 @@
-"""Tests of training/card.py."""
+"""Version card: a row for each task, and how the version was trained."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ def _cells(row: str) -> list[str]:
 
 
 def test_every_task_has_a_row(workshop: Workshop) -> None:
-    """Each task's row says kind, main metric, its value and the trivial one, sizes, source and licence."""
+    """Each task's row has kind, main metric, its value and baseline, sizes, source and licence."""
     data = [
-        replace(own, config=own.config.model_copy(update={"source": f"{own.task.name} archive", "licence": "CC0"}))
-        for own in workshop.data
+        replace(
+            task_data,
+            config=task_data.config.model_copy(update={"source": f"{task_data.task.name} archive", "licence": "CC0"}),
+        )
+        for task_data in workshop.data
     ]
-    scores = {own.task.name: {"main": 0.5 + place / 100, "other": 0.9} for place, own in enumerate(data)}
-    baselines = {own.task.name: {"main": place / 100, "other": 0.8} for place, own in enumerate(data)}
+    scores = {task_data.task.name: {"main": 0.5 + index / 100, "other": 0.9} for index, task_data in enumerate(data)}
+    baselines = {task_data.task.name: {"main": index / 100, "other": 0.8} for index, task_data in enumerate(data)}
     card = render_card(workshop.recipe, data, scores, baselines)
     rows = [_cells(line) for line in card.splitlines() if line.startswith("|")]
     header, _, *body = rows
     assert {len(row) for row in rows} == {9}
     assert [dict(zip(header, row, strict=True)) for row in body] == [
         {
-            "task": f"`{own.task.name}`",
-            "kind": str(own.task.kind),
+            "task": f"`{task_data.task.name}`",
+            "kind": str(task_data.task.kind),
             "metric": "main",
-            "validation": f"{0.5 + place / 100:.4f}",
-            "trivial baseline": f"{place / 100:.4f}",
-            "which is": DESCRIPTIONS[own.task.kind],
-            "train / validation": f"{len(own.train)} / {len(own.validation)}",
-            "data": f"{own.task.name} archive",
+            "validation": f"{0.5 + index / 100:.4f}",
+            "trivial baseline": f"{index / 100:.4f}",
+            "which is": DESCRIPTIONS[task_data.task.kind],
+            "train / validation": f"{len(task_data.train)} / {len(task_data.validation)}",
+            "data": f"{task_data.task.name} archive",
             "licence": "CC0",
         }
-        for place, own in enumerate(data)
+        for index, task_data in enumerate(data)
     ]
 
 
 def test_the_card_says_how_it_was_trained(workshop: Workshop) -> None:
-    """Name, backbone, sampler, seed and examples are in the text."""
-    scores = {own.task.name: {"main": 0.5} for own in workshop.data}
+    """The card's text has name, backbone, sampler, seed and number of examples."""
+    scores = {task_data.task.name: {"main": 0.5} for task_data in workshop.data}
     card = render_card(workshop.recipe, workshop.data, scores, scores)
     assert card.startswith("# toy\n")
     for part in ("7 tasks", workshop.recipe.backbone.name, "480 drawn examples", "sampler: proportional, seed 3"):
@@ -51,7 +54,7 @@ def test_the_card_says_how_it_was_trained(workshop: Workshop) -> None:
 
 
 def test_the_card_counts_the_split_of_its_figure(workshop: Workshop) -> None:
-    """With several validation splits the size beside the main metric is that of the first, which it is over."""
-    own = replace(workshop.data[0], splits={"near": 20, "far": 4})
-    scores = {own.task.name: {"main": 0.5}}
-    assert f"| {len(own.train)} / 20 |" in render_card(workshop.recipe, [own], scores, scores)
+    """With several validation splits the card gives the size of the first, which the main metric is over."""
+    task_data = replace(workshop.data[0], splits={"near": 20, "far": 4})
+    scores = {task_data.task.name: {"main": 0.5}}
+    assert f"| {len(task_data.train)} / 20 |" in render_card(workshop.recipe, [task_data], scores, scores)

@@ -1,4 +1,4 @@
-"""The presets: what they stand for, and the sizes and shares that the published code has."""
+"""Presets: their keys, and the sizes and shares of the published code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LARGE = NetworkConfig(
 
 
 def _recipe(preset: str, kinds: tuple[Kind, ...] = (Kind.CLASSIFICATION,), /, **sections: Any) -> Recipe:
-    """A recipe that says nothing of its own about layers or forms."""
+    """A recipe that sets no layers or forms itself."""
     fields = toy.fields("backbone", kinds)
     fields["backbone"], fields["conditioning"] = {"name": "backbone"}, {"preset": preset}
     for section, changes in sections.items():
@@ -39,7 +39,7 @@ def _recipe(preset: str, kinds: tuple[Kind, ...] = (Kind.CLASSIFICATION,), /, **
 
 
 def _counts(recipe: Recipe, backbone: NetworkConfig) -> ParameterCounts:
-    """The parameters of the network of eight tasks, without making any."""
+    """The numbers of parameters of a network of eight tasks, which is not built."""
     with torch.device("meta"):
         network = Network(recipe.network(backbone), classifiers(8))
     frozen, quirk = recipe.backbone.num_frozen(backbone), recipe.conditioning.freeze_attention_film
@@ -48,13 +48,13 @@ def _counts(recipe: Recipe, backbone: NetworkConfig) -> ParameterCounts:
 
 
 def test_released_base_adds_what_the_released_code_adds() -> None:
-    """Eight tasks on BERT-base: BERT itself, and 19,740,688 parameters on top."""
+    """Eight tasks on BERT-base have BERT's parameters and 19,740,688 more."""
     counts = _counts(_recipe("released-base"), BASE)
     assert (counts.backbone, counts.conditional) == (108_310_272, 19_740_688)
 
 
 def test_released_large_adds_what_the_released_code_adds() -> None:
-    """Eight tasks on BERT-large: BERT itself, and 146,738,936 parameters on top."""
+    """Eight tasks on BERT-large have BERT's parameters and 146,738,936 more."""
     counts = _counts(_recipe("released-large"), LARGE)
     assert (counts.backbone, counts.conditional) == (333_579_264, 146_738_936)
 
@@ -70,14 +70,14 @@ def test_released_large_adds_what_the_released_code_adds() -> None:
 def test_trainable_shares_are_those_of_the_released_code(
     preset: str, backbone: NetworkConfig, frozen: str, share: float
 ) -> None:
-    """With layers 0 to 4, 0 to 5 and 0 to 11 frozen, this share of the model without heads is trained."""
+    """With layers 0 to 4, 0 to 5 and 0 to 11 frozen, the trainable share without heads is the released code's."""
     counts = _counts(_recipe(preset, backbone={"frozen_layers": frozen}), backbone)
     assert (counts.trainable - counts.heads) / (counts.total - counts.heads) == pytest.approx(share, abs=5e-4)
 
 
 @pytest.mark.parametrize(("preset", "backbone"), [("released-base", BASE), ("released-large", LARGE)])
 def test_released_layouts(preset: str, backbone: NetworkConfig) -> None:
-    """Attention is steered everywhere, layer norms in the upper half, in the released forms and sizes."""
+    """Attention is conditional in all layers, layer norms in the upper half, in the released forms and sizes."""
     recipe = _recipe(preset, (Kind.CLASSIFICATION, Kind.REGRESSION))
     network, depth = recipe.network(backbone), backbone.num_layers
     assert network.pooling is Pooling.CLS
@@ -96,7 +96,7 @@ def test_released_layouts(preset: str, backbone: NetworkConfig) -> None:
 
 
 def test_base_and_large_differ_in_their_bottlenecks() -> None:
-    """Base has one behind its last layer, which starts anew; large a ladder of all, on published layers."""
+    """Base has one bottleneck behind its fresh last layer; large a ladder over all published layers."""
     base, large = _recipe("released-base"), _recipe("released-large")
     assert base.network(BASE).bottleneck_form is BottleneckForm.ADAPTER
     assert base.network(BASE).conditional_bottleneck == base.backbone.fresh(BASE) == (11,)
@@ -109,7 +109,7 @@ def test_base_and_large_differ_in_their_bottlenecks() -> None:
 
 @pytest.mark.parametrize(("preset", "backbone"), [("paper-base", BASE), ("paper-large", LARGE)])
 def test_the_papers_forms(preset: str, backbone: NetworkConfig) -> None:
-    """A matrix for the alignment, attention in the upper half, both outputs of FiLM in use, nothing stuck or fresh."""
+    """The paper has a matrix for the alignment, attention in the upper half, FiLM's bias in use, and no fresh layer."""
     recipe = _recipe(preset)
     network, depth = recipe.network(backbone), backbone.num_layers
     assert network.alignment_form is AlignmentForm.MATRIX
@@ -121,8 +121,8 @@ def test_the_papers_forms(preset: str, backbone: NetworkConfig) -> None:
 
 
 @pytest.mark.parametrize("preset", Preset)
-def test_what_the_recipe_says_wins(preset: Preset) -> None:
-    """A key that the recipe gives itself overrides the preset's, in every section; the others stay the preset's."""
+def test_the_recipes_own_keys_win(preset: Preset) -> None:
+    """A key in the recipe overrides the preset's, in every section; the others are the preset's."""
     recipe = _recipe(
         preset,
         (Kind.REGRESSION,),
@@ -156,8 +156,8 @@ def test_what_the_recipe_says_wins(preset: Preset) -> None:
         {"conditioning": {"preset": "released-base"}, "backbone": "bert", "tasks": []},
     ],
 )
-def test_what_is_wrong_is_left_to_the_recipes_checks(fields: dict[str, Any]) -> None:
-    """Without a preset, and where sections are not what they must be, the fields stay as they were."""
+def test_invalid_sections_are_left_unchanged(fields: dict[str, Any]) -> None:
+    """Without a preset, or with invalid sections, the fields stay unchanged for the recipe's checks."""
     assert with_preset(fields) == fields
 
 
@@ -166,12 +166,14 @@ def _toy_preset(workshop: Workshop, preset: Preset) -> Network:
     fields["backbone"] = {"name": fields["backbone"]["name"], "max_length": 48}
     # 32 / 48 is no number of blocks.
     fields["conditioning"] = {"preset": preset, "attention_blocks": 4}
-    return build_network(Recipe.model_validate(fields), workshop.backbone, [own.task for own in workshop.data])
+    return build_network(
+        Recipe.model_validate(fields), workshop.backbone, [task_data.task for task_data in workshop.data]
+    )
 
 
 @pytest.mark.parametrize("preset", Preset)
 def test_a_preset_starts_at_random_around_the_published_weights(workshop: Workshop, preset: Preset) -> None:
-    """New matrices are drawn, R is zero, the backbone's weights are the published ones but for a fresh last layer."""
+    """New matrices are random, R is zero, and the backbone has the published weights except in a fresh last layer."""
     network = _toy_preset(workshop, preset)
     fresh = {
         name
@@ -188,7 +190,7 @@ def test_a_preset_starts_at_random_around_the_published_weights(workshop: Worksh
 
 
 def test_a_fresh_layer_is_drawn_like_berts(workshop: Workshop) -> None:
-    """The matrices of a fresh layer have standard deviation 0.02, its biases are 0, its layer norms 1 and 0."""
+    """A fresh layer has matrices of standard deviation 0.02, biases 0, and layer norms 1 and 0."""
     layer = _toy_preset(workshop, Preset.RELEASED_BASE).encoder.layers[1]
     for name, parameter in layer.named_parameters():
         if name in {"attention_norm.weight", "output_norm.weight"}:

@@ -1,4 +1,4 @@
-"""Tests of training/config.py."""
+"""Recipe schema: the keys of a recipe, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def _network_config() -> NetworkConfig:
 
 @pytest.mark.parametrize(("section", "keys"), KEYS.items())
 def test_the_keys_of_a_recipe_are_these(section: str, keys: str) -> None:
-    """A recipe has these keys and no others; to add one is a decision, not an accident."""
+    """A recipe has exactly these keys."""
     assert [*getattr(config, section).model_fields] == keys.split()
 
 
 def test_a_recipe_is_read_with_its_text(tmp_path: Path) -> None:
-    """The recipe holds what the file says, and the text is the file's."""
+    """A recipe is read with the values and the text of its file."""
     path = _write(tmp_path / "a.toml", sampler={"name": "temperature", "temperature": 2.5, "cap": 100})
     recipe, text = read_recipe(path)
     assert text == path.read_text(encoding="utf-8")
@@ -62,7 +62,7 @@ def test_a_recipe_is_read_with_its_text(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_frozen() -> None:
-    """Nothing changes a recipe once it is read, in any section."""
+    """No section of a recipe can be changed."""
     recipe = toy.recipe("backbone")
     for part, key in ((recipe, "seed"), (recipe.optimizer, "learning_rate"), (recipe.tasks[0], "weight")):
         with pytest.raises(pydantic.ValidationError, match="frozen"):
@@ -71,7 +71,7 @@ def test_a_recipe_is_frozen() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_our_recipes_are_valid(path: Path) -> None:
-    """Each recipe of the house parses, fits a MiniLM, names sources and licences, and shows an example of every task."""
+    """Each included recipe is valid, fits a MiniLM, names sources and licences, and shows an example of every task."""
     recipe, _ = read_recipe(path)
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "max_position_embeddings": 512}
     network = recipe.network(config_from_published(toy.published_config() | sizes))
@@ -102,10 +102,10 @@ def test_the_demo_has_every_kind() -> None:
     ],
 )
 def test_an_unknown_key_is_an_error(tmp_path: Path, section: str | None, key: str) -> None:
-    """A misspelt key is named with its section and the file, in whatever section it is."""
+    """An unknown key in any section is reported with its section and the file."""
     fields = toy.fields("backbone", [Kind.CLASSIFICATION, Kind.SPAN])
-    place = fields if section is None else fields[section]
-    (place[0] if isinstance(place, list) else place)[key] = 1
+    index = fields if section is None else fields[section]
+    (index[0] if isinstance(index, list) else index)[key] = 1
     path = tmp_path / "a.toml"
     path.write_text(toy.to_toml(fields), encoding="utf-8")
     named = {None: key, "tasks": rf"tasks\.0\.{key}"}.get(section, rf"{section}\.{key}")
@@ -138,7 +138,7 @@ def test_an_unknown_key_is_an_error(tmp_path: Path, section: str | None, key: st
     ],
 )
 def test_a_wrong_value_is_an_error(tmp_path: Path, section: str, key: str, value: object) -> None:
-    """A value of the wrong type or out of its bounds is named with its key and the file."""
+    """A value of the wrong type or outside its bounds is reported with its key and the file."""
     path = _write(tmp_path / "a.toml", **{section: {key: value}})
     with pytest.raises(RecipeError, match=rf"\A{path}:\n  {section}\.{key}"):
         read_recipe(path)
@@ -158,7 +158,7 @@ def test_a_wrong_value_is_an_error(tmp_path: Path, section: str, key: str, value
     ],
 )
 def test_a_wrong_value_of_a_task_is_an_error(tmp_path: Path, key: str, value: object) -> None:
-    """What is wrong in a task is named with the task's place in the recipe: examples too, before hours of training."""
+    """A wrong value in a task, also in its examples, is reported with the task's index."""
     fields = toy.fields("backbone", [Kind.SPAN, Kind.CLASSIFICATION])
     fields["tasks"][1][key] = value
     path = tmp_path / "a.toml"
@@ -187,7 +187,7 @@ def test_a_wrong_value_of_a_task_is_an_error(tmp_path: Path, key: str, value: ob
 def test_what_does_not_fit_a_task_is_an_error(
     tmp_path: Path, kind: Kind, changes: dict[str, Any], message: str
 ) -> None:
-    """Files, columns and metrics that no task of the kind can have are named, and what there is instead."""
+    """Files, columns and metrics that the task's kind cannot have are reported with the possible ones."""
     fields = toy.fields("backbone", [kind])
     fields["tasks"][0] |= changes
     path = tmp_path / "a.toml"
@@ -197,7 +197,7 @@ def test_what_does_not_fit_a_task_is_an_error(
 
 
 def test_one_file_or_several_are_read_alike() -> None:
-    """A file is a list of one, and the only validation split is called so; named splits keep their order."""
+    """A single file is a list of one, a single split is named `validation`, and named splits keep their order."""
     one, several = toy.fields("backbone", [Kind.SPAN, Kind.SPAN])["tasks"]
     several |= {"train": ["a.jsonl", "b.csv"], "validation": {"near": "c.jsonl", "far": "d.jsonl"}}
     found = [TaskConfig.model_validate(fields) for fields in (one, several)]
@@ -210,7 +210,7 @@ def test_one_file_or_several_are_read_alike() -> None:
 
 
 def test_a_missing_key_is_an_error(tmp_path: Path) -> None:
-    """All keys that are missing are named at once."""
+    """All missing keys are reported together."""
     path = tmp_path / "a.toml"
     path.write_text('name = "a"\n[backbone]\n[length]\nexamples = 3\n', encoding="utf-8")
     with pytest.raises(RecipeError) as caught:
@@ -221,7 +221,7 @@ def test_a_missing_key_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_recipe_without_tasks_is_an_error(tmp_path: Path) -> None:
-    """At least one task is needed."""
+    """A recipe needs at least one task."""
     path = tmp_path / "a.toml"
     path.write_text(toy.to_toml(toy.fields("backbone", [])), encoding="utf-8")
     with pytest.raises(RecipeError, match=r"tasks: .*at least 1"):
@@ -230,7 +230,7 @@ def test_a_recipe_without_tasks_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"name = ", b"name = a", b"[a]\n[a]\n", b'name = "\xe9"\n'])
 def test_a_file_that_is_no_toml_is_an_error(tmp_path: Path, content: bytes) -> None:
-    """Broken TOML, another encoding included, is an error that names the file."""
+    """Broken TOML, or another encoding, is an error that names the file."""
     path = tmp_path / "a.toml"
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=rf"\A{path}: not valid TOML: "):
@@ -238,14 +238,14 @@ def test_a_file_that_is_no_toml_is_an_error(tmp_path: Path, content: bytes) -> N
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
-    """A recipe that is not there, or is a folder, is an error that names it."""
+    """A missing recipe, or a folder in its place, is an error that names it."""
     for path in (tmp_path / "none.toml", tmp_path):
         with pytest.raises(RecipeError, match=rf"\A{path}: cannot be read: "):
             read_recipe(path)
 
 
 def test_the_network_is_the_backbones_with_the_recipes_switches() -> None:
-    """Sizes come from the backbone, switches from the recipe."""
+    """The network's sizes come from the backbone, its conditioning from the recipe."""
     recipe = toy.recipe(
         "backbone",
         backbone={"pooling": "cls", "dropout": 0.3, "attention_dropout": 0.2},
@@ -277,14 +277,14 @@ def test_the_network_is_the_backbones_with_the_recipes_switches() -> None:
     ],
 )
 def test_switches_that_do_not_fit_the_backbone_are_an_error(section: str, key: str, value: object) -> None:
-    """A layer that the backbone does not have, or rows too long for it, are named with the recipe."""
+    """A layer that the backbone does not have, or rows too long for it, are errors that name the recipe."""
     recipe = toy.recipe("backbone", **{section: {key: value}})
     with pytest.raises(RecipeError, match=f"recipe 'toy': .*{key}"):
         recipe.network(_network_config())
 
 
 def test_toy_recipes_survive_toml() -> None:
-    """What the tests write as TOML is read back as it was."""
+    """The toy recipes of the tests, written as TOML, are read back unchanged."""
     fields = toy.fields("backbone")
     fields["tasks"][0]["examples"] = [{"text": 'a "good" cat\n'}, {"text": "bad"}]
     assert Recipe.model_validate(tomllib.loads(toy.to_toml(fields))) == Recipe.model_validate(fields)

@@ -1,4 +1,4 @@
-"""Tests of training/report.py and what it is put together from."""
+"""Report: numbers, charts and texts of the page, for runs in every state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
 class Page(HTMLParser):
-    """The tables, ids and tags of a page; its elements must be closed in the order they were opened."""
+    """The tables, ids and tags of a page. Its elements must be closed in the order in which they were opened."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Page:
-    """Its HTML."""
+    """The parsed report of that run."""
     return Page((folder / "report.html").read_text(encoding="utf-8"))
 
 
@@ -108,7 +108,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path, page: Page) -> None:
 
 
 def test_the_examples_of_each_task_are_those_of_the_history(folder: Path, page: Page) -> None:
-    """What was drawn of each task is added up over all progress, beside its first and last loss."""
+    """The examples drawn of each task are summed over all progress events, beside its first and last loss."""
     run = read_run(folder)
     for task in run.kinds:
         own = [event["tasks"][task] for event in run.progress]
@@ -119,7 +119,7 @@ def test_the_examples_of_each_task_are_those_of_the_history(folder: Path, page: 
 
 
 def test_the_diagnoses_are_shown(folder: Path, page: Page) -> None:
-    """Confusion counts, calibration bins, labels, deciles and mistakes stand in the page as they are in the results."""
+    """Confusion counts, calibration bins, labels, deciles and mistakes of the results are in the page."""
     diagnostics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["diagnostics"]
     for task, own in diagnostics.items():
         for label, counts in zip(*own.get("confusion", {"labels": [], "counts": []}).values(), strict=True):
@@ -140,14 +140,14 @@ def test_the_diagnoses_are_shown(folder: Path, page: Page) -> None:
 
 
 def test_the_page_needs_nothing_from_elsewhere(page: Page) -> None:
-    """No script, style sheet, picture or font comes from another host or file: all addresses are within the page."""
+    """No script, style sheet, picture or font comes from elsewhere: all addresses are within the page."""
     assert not {"script", "link", "img", "iframe", "image"} & set(page.tags)
     assert all(address.startswith("#") and address[1:] in page.ids for address in page.addresses)
     assert len(page.ids) == len(set(page.ids))
 
 
 def test_charts_can_be_read_aloud(folder: Path) -> None:
-    """Every SVG is a picture with a title and a description of its own."""
+    """Every SVG is an image with its own title and description."""
     html = (folder / "report.html").read_text(encoding="utf-8")
     charts = re.findall(r"<svg .*?</svg>", html, re.DOTALL)
     assert len(charts) > 2 * len(TASKS)
@@ -164,14 +164,14 @@ def test_charts_can_be_read_aloud(folder: Path) -> None:
 
 
 def test_the_same_files_give_the_same_report(folder: Path) -> None:
-    """A report made again is the same to the byte."""
+    """A report that is written again is the same to the byte."""
     before = {path: path.read_bytes() for path in folder.rglob("report*") if path.is_file()}
     write_report(folder)
     assert before == {path: path.read_bytes() for path in before}
 
 
 def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
-    """Without results there are curves, shares and the last evaluation, and the page says that it is unfinished."""
+    """The report of an unfinished run has curves, shares and the last evaluation, and says that it is unfinished."""
     write_run(tmp_path, TASKS, finished=False)
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     assert "unfinished" in page.text
@@ -182,7 +182,7 @@ def test_an_unfinished_run_shows_what_there_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [0, 1, 2])
 def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path, lines: int) -> None:
-    """Nothing recorded, only the start, or one progress: no more is shown, and nothing fails."""
+    """A run without events, with only its start, or with one progress event has a report."""
     write_run(tmp_path, TASKS[:1], finished=False)
     history = (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (tmp_path / "history.jsonl").write_text("".join(history[:lines]), encoding="utf-8")
@@ -192,10 +192,10 @@ def test_a_run_that_has_hardly_begun_has_a_report(tmp_path: Path, lines: int) ->
     assert (TASKS[0].name in page.text) == (lines > 0)
 
 
-def test_one_task_alone_and_many_have_a_place(tmp_path: Path) -> None:
-    """Every task of a run of one or of many has a section of its own and a name in the charts."""
+def test_one_task_and_many_tasks_have_sections(tmp_path: Path) -> None:
+    """In a run of one task or of many, each has a section and its name in the charts."""
     for count in (1, 14):
-        tasks = [task_of(Kind.REGRESSION, f"task-{place}") for place in range(count)]
+        tasks = [task_of(Kind.REGRESSION, f"task-{index}") for index in range(count)]
         write_run(tmp_path / str(count), tasks, intervals=4, finished=False)
         html = write_report(tmp_path / str(count)).read_text(encoding="utf-8")
         assert {f"task-{task.name}" for task in tasks} <= set(Page(html).ids)
@@ -204,7 +204,7 @@ def test_one_task_alone_and_many_have_a_place(tmp_path: Path) -> None:
 
 
 def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
-    """Markup in inputs, labels and names of rivals is shown as it is written, in HTML and SVG."""
+    """Markup in inputs, labels and names of references is shown as text, in HTML and SVG."""
     task = Task("mood", Kind.CLASSIFICATION, 32, labels=(HOSTILE, "plain"))
     results = write_run(tmp_path, [task])
     results["rivals"] = {HOSTILE: {"mood": 0.5}}
@@ -220,8 +220,8 @@ def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
     assert "<script" not in html
 
 
-def test_tasks_without_rivals_have_no_columns_for_them(tmp_path: Path) -> None:
-    """Columns of rivals are there only where one was measured."""
+def test_without_references_there_are_no_columns_for_them(tmp_path: Path) -> None:
+    """The score table has columns of references only if there are any."""
     write_run(tmp_path, TASKS[:2], finished=False)
     table = scores_table(task_scores(read_run(tmp_path)))
     assert list(table.headings) == ["task", "metric", "validation", "trivial baseline", "over the baseline"]
@@ -231,7 +231,7 @@ def test_tasks_without_rivals_have_no_columns_for_them(tmp_path: Path) -> None:
 
 
 def test_a_curve_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
-    """The axis of examples spans losses and scores alike, where there is one of them only as well."""
+    """The axis of a curve spans losses and scores, also if there is only one of them."""
     losses, scores = [(100, 2.0), (4000, 1.0)], [(2000, 0.5)]
     for own in (Curve("t", Kind.SPAN, "f1", (), losses, 0.2), Curve("t", Kind.SPAN, "f1", scores, losses, 0.2)):
         assert ">4k</text>" in curve_chart(own).svg
@@ -245,7 +245,7 @@ def test_a_curve_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=43))
 def test_labels_keep_apart_and_in_order(heights: list[float]) -> None:
-    """However thin the bands are, their names neither overlap nor leave the chart."""
+    """Names of thin bands neither overlap nor leave the chart, and keep their order."""
     gap = 1 / (len(heights) + 1)
     moved = _spread_out(sorted(heights), gap)
     assert all(low + gap <= high + 1e-9 for low, high in pairwise(moved))
@@ -254,7 +254,7 @@ def test_labels_keep_apart_and_in_order(heights: list[float]) -> None:
 
 
 def test_text_of_a_chart_is_kept_and_coordinates_are_shortened() -> None:
-    """Numbers that are written stay as they are; colours become variables of the page."""
+    """Numbers in texts are unchanged, coordinates are rounded, and colours become variables of the page."""
     chart = render("A $1 <title>", "words", (200, 100), lambda f: f.subplots().text(0.123, 0.5, "0.98765 <b> $x$"))
     assert "0.98765 &lt;b&gt; $x$</text>" in chart.svg
     assert "A $1 &lt;title&gt;" in chart.svg
@@ -264,7 +264,7 @@ def test_text_of_a_chart_is_kept_and_coordinates_are_shortened() -> None:
 
 
 def test_drawing_leaves_the_settings_alone() -> None:
-    """The settings of matplotlib, which whoever uses the package may have made, are afterwards what they were."""
+    """Drawing does not change matplotlib's settings."""
     before = dict(mpl.rcParams)
     render("x", "y", (100, 100), lambda figure: figure.subplots().set_title("z"))
     assert dict(mpl.rcParams) == before
@@ -273,13 +273,13 @@ def test_drawing_leaves_the_settings_alone() -> None:
 @pytest.mark.parametrize(
     ("count", "said"), [(0, "0"), (950, "950"), (12_000, "12k"), (1_500_000, "1.5M"), (0.5, "0.5")]
 )
-def test_counts_are_said_shortly(count: float, said: str) -> None:
-    """Three digits and a sign for the size."""
+def test_counts_are_short(count: float, said: str) -> None:
+    """A count has three digits and a sign for its magnitude."""
     assert short_count(count) == said
 
 
-def test_long_names_are_cut_to_their_room() -> None:
-    """Names get the room of the longest, but not more than there is."""
+def test_long_names_are_cut() -> None:
+    """Names get the width of the longest one, up to a limit, and are cut to it."""
     assert fit_names(["a", "abc"], 200)[1] == ["a", "abc"]
     room, (name,) = fit_names(["a-name-of-fifty-letters-that-nobody-can-put-on-a-phone"], 100)
     assert (room, name[-1], len(name) < 16) == (100, "…", True)
@@ -291,7 +291,7 @@ def test_long_names_are_cut_to_their_room() -> None:
 def test_the_command_makes_the_report_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`polytask report FOLDER` writes the page and says where; a folder that is no run's is an error."""
+    """`polytask report FOLDER` writes the page and prints its path; a folder without a run is an error."""
     write_run(tmp_path / "run", TASKS[:1], finished=False)
     monkeypatch.setattr(sys, "argv", ["polytask", "report", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as stopped:

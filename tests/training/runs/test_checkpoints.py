@@ -1,4 +1,4 @@
-"""Tests of training/resume.py: a run that was killed goes on exactly, whatever it depends on."""
+"""Checkpoints: a run that was killed resumes exactly, with every sampler and option."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _CPU = torch.device("cpu")
 
 
 class Killed(BaseException):
-    """What stands for a SIGKILL here: nothing catches it, nothing is written after it."""
+    """Stands for a SIGKILL: nothing catches it, and nothing is written after it."""
 
 
 def _run(workshop: Workshop, recipe: Recipe, folder: Path, dies_after: int | None = None) -> Training:
-    """A run from its beginning, or from where it was killed in the same folder; killed after so many updates."""
+    """Begins a run, or resumes the one that was killed in the folder; kills it after that many updates."""
 
     class Mortal(RunLogger):
         def advance(self, step: Step) -> None:
@@ -70,7 +70,7 @@ def _run(workshop: Workshop, recipe: Recipe, folder: Path, dies_after: int | Non
 
 
 def _everything(training: Training) -> dict[str, Any]:
-    """All tensors and values of a run, to compare to the bit."""
+    """All tensors and values of a run, for comparison to the bit."""
     snapshot = training.snapshot()
     frozen = {f"all.{name}": tensor for name, tensor in training.network.state_dict().items()}
     tensors = {name: _bits(tensor) for name, tensor in (snapshot.tensors | frozen).items()}
@@ -82,7 +82,7 @@ def _bits(tensor: Tensor) -> bytes:
 
 
 def _timeless(path: Path) -> list[Event]:
-    """The history without its times and without what tells of going on."""
+    """The history without its times and without `resume` events."""
     events = [event for event in read_history(path) if event["event"] != "resume"]
     return [{key: value for key, value in event.items() if key not in {"time", "seconds"}} for event in events]
 
@@ -103,7 +103,7 @@ _RUNS: dict[str, dict[str, Any]] = {
 def test_killed_at_random_steps_a_run_ends_as_if_undisturbed(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any]
 ) -> None:
-    """Ten times killed and resumed, with dropout on, a run ends with the same bits in everything, history included."""
+    """A run killed and resumed ten times, with dropout, ends with the same bits and the same history."""
     monkeypatch.setattr(
         logger, "_NUM_PROGRESS_EVENTS", 4
     )  # intervals that are longer than from one checkpoint to the next
@@ -125,7 +125,7 @@ def test_killed_at_random_steps_a_run_ends_as_if_undisturbed(
 
 
 def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Tensors of every type and JSON values of every kind come back to the bit."""
+    """Tensors of several types and JSON values of every kind are read back to the bit."""
     tensors = {"a.b": torch.randn(3, 4), "bytes": torch.arange(5, dtype=torch.uint8), "scalar": torch.tensor(2.5)}
     state: dict[str, Any] = {
         "numbers": [1, 0.1 + 0.2, float("inf"), -(2**70)],
@@ -140,8 +140,8 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["one"]
 
 
-def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
-    """Two checkpoints stay; what a kill left unfinished, and weights kept for inspection, are none."""
+def test_the_newest_complete_checkpoint_is_the_latest(tmp_path: Path) -> None:
+    """Two checkpoints are kept; unfinished files and saved failed weights do not count as checkpoints."""
     assert latest_checkpoint(tmp_path / "nowhere") is None
     for updates in (5, 90, 1000):
         write_checkpoint(tmp_path, updates, Snapshot({}, {"updates": updates}))
@@ -153,8 +153,8 @@ def test_the_newest_whole_checkpoint_counts(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("0*"))) == 2
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    """A broken file, or one of something else, is named with what to do."""
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    """A broken file, or one with other content, is an error with the remedy."""
     path = tmp_path / "000000001.safetensors"
     path.write_bytes(b"no tensors")
     with pytest.raises(RunError, match=rf"\A{path}: no checkpoint of a run .*remove it to go on from the one before"):
@@ -165,14 +165,14 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
-    """The error names the file and says that the checkpoint before is still there."""
+    """If a checkpoint cannot be written, the error names the file and the checkpoint before."""
     (tmp_path / "checkpoints").touch()
     with pytest.raises(RunError, match=r"checkpoints/000000003\.safetensors: .* from the checkpoint before"):
         write_checkpoint(tmp_path / "checkpoints", 3, Snapshot({}, {}))
 
 
 def test_a_checkpoint_of_another_network_is_refused(workshop: Workshop) -> None:
-    """Going on with other trainable parameters, or with an average that was not there, is an error."""
+    """Resuming with other trainable parameters, or with a new average, is an error."""
     other = toy.recipe(workshop.folder / "backbone", optimizer={"average": 0.5})
     snapshot = start(workshop, workshop.recipe).snapshot()
     with pytest.raises(RunError, match="another network"):
@@ -183,8 +183,8 @@ def test_a_checkpoint_of_another_network_is_refused(workshop: Workshop) -> None:
         start(workshop, workshop.recipe, network).restore(snapshot)
 
 
-def test_random_generators_go_on() -> None:
-    """Python's, numpy's and torch's generators give after a restore what they gave before it."""
+def test_random_generators_are_restored() -> None:
+    """Restored generators of Python, numpy and torch repeat the numbers that they gave."""
 
     def draw() -> list[float]:
         normal = np.random.standard_normal()  # noqa: NPY002 - the global generator is what is tested

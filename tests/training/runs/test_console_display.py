@@ -1,4 +1,4 @@
-"""Tests of training/display.py."""
+"""Console display: the table on a terminal, and lines without one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _shown(console: Console) -> str:
 
 
 def test_losses_are_running_means_of_each_task() -> None:
-    """The first loss of a task stands as it is, later ones move it a little; tasks not yet seen are not shown."""
+    """A task's first loss is shown, later ones change it a little, and tasks not seen yet have none."""
     console = _console(terminal=False)
     with Display(console, tiny.tasks(), 3) as display:
         display.advance([0, 6], [2.0, 1.0])
@@ -32,7 +32,7 @@ def test_losses_are_running_means_of_each_task() -> None:
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
-    """A log gets at most fifty lines however long the run, the last of them at its end, in plain text."""
+    """Without a terminal a run prints at most fifty lines of plain text, the last one at its end."""
     console = _console(terminal=False)
     with Display(console, tiny.tasks(), 1000) as display:
         for _ in range(334):
@@ -50,11 +50,11 @@ def _plain(console: Console) -> str:
 
 
 def test_a_terminal_shows_every_task() -> None:
-    """On a terminal there is a bar with the examples seen of all, and a row for each task, seen already or not."""
+    """A terminal shows a bar with the number of examples and a row for each task, seen already or not."""
     console = _console(terminal=True)
     with Display(console, tiny.tasks(), 10) as display:
         display.advance([0, 0, 0, 1], [1.0, 1.0, 1.0, 0.5])
-        scores = {task.name: {"first": place / 10, "second": 0.9} for place, task in enumerate(tiny.tasks())}
+        scores = {task.name: {"first": index / 10, "second": 0.9} for index, task in enumerate(tiny.tasks())}
         display.show_scores(scores)
     last = _plain(console).split("4/10 examples,")[-1]
     assert " left" in last
@@ -66,7 +66,7 @@ def test_a_terminal_shows_every_task() -> None:
 
 
 def test_a_terminal_shows_how_far_an_evaluation_is() -> None:
-    """While the tasks are evaluated the bar says how many are done, and afterwards nothing of it."""
+    """During an evaluation the bar shows the number of tasks that are done, and afterwards nothing of it."""
     console = _console(terminal=True)
     with Display(console, tiny.tasks(), 10) as display:
         display.task_answered(tiny.tasks()[2].name)
@@ -76,8 +76,8 @@ def test_a_terminal_shows_how_far_an_evaluation_is() -> None:
     assert "evaluating" not in _plain(console).split("examples,")[-1]
 
 
-def test_a_display_goes_on() -> None:
-    """With the state of another one a display shows what that one would."""
+def test_a_display_can_be_restored() -> None:
+    """A display with the state of another one shows the same."""
     shown = []
     for steps in ([3, 4], [7]):
         console, state = _console(terminal=True), None
@@ -86,8 +86,8 @@ def test_a_display_goes_on() -> None:
             if state is not None:
                 display.restore(json.loads(state))
             with display:
-                for place in range(count):
-                    display.advance([place % 2], [0.1 * count])
+                for index in range(count):
+                    display.advance([index % 2], [0.1 * count])
                 state = json.dumps(display.state())
         shown.append(_plain(console).split("task ")[-1].split())
         assert "7/7 examples" in _plain(console)
@@ -96,7 +96,7 @@ def test_a_display_goes_on() -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_failing_run_closes_its_display(terminal: bool) -> None:
-    """An error in the run passes through and leaves the console free for what comes next."""
+    """An error in the run is raised, and the console can be used again."""
     console = _console(terminal=terminal)
     with pytest.raises(ValueError, match="shorter"), Display(console, tiny.tasks(), 10) as display:
         display.advance([0, 1], [1.0])

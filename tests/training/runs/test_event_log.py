@@ -1,4 +1,4 @@
-"""Tests of training/history.py."""
+"""Event log: events are appended, resumed and read."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from polytask.training.runs.event_log import Event, EventLog, read_history
 _EVENTS: list[Event] = [{"event": "start", "recipe": "é"}, {"event": "progress", "loss": 0.1}, {"event": "finish"}]
 
 
-def test_events_are_there_at_once(tmp_path: Path) -> None:
-    """What is appended can be read, in order."""
-    history = EventLog(tmp_path / "history.jsonl")
+def test_events_can_be_read_at_once(tmp_path: Path) -> None:
+    """An event can be read right after it was appended, in order."""
+    log = EventLog(tmp_path / "history.jsonl")
     for count, event in enumerate(_EVENTS, start=1):
-        history.append(event)
+        log.append(event)
         assert read_history(tmp_path / "history.jsonl") == _EVENTS[:count]
 
 
-def test_a_history_goes_on_after_a_given_size(tmp_path: Path) -> None:
-    """What was appended after the size was taken is cut off, and what follows stands in its place."""
+def test_a_log_resumes_after_a_given_size(tmp_path: Path) -> None:
+    """Events after the given size are cut off, and new ones take their place."""
     path = tmp_path / "history.jsonl"
-    history = EventLog(path)
-    history.append(_EVENTS[0])
-    size = history.size
-    history.append(_EVENTS[1])
+    log = EventLog(path)
+    log.append(_EVENTS[0])
+    size = log.size
+    log.append(_EVENTS[1])
     again = EventLog(path, size)
     assert again.size == size
     again.append(_EVENTS[2])
@@ -31,13 +31,13 @@ def test_a_history_goes_on_after_a_given_size(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
-    """However much of its last line a killed run wrote, even half of a letter, the lines before it can be read."""
+    """Events before an incomplete last line, cut at any byte, can be read."""
     path = tmp_path / "history.jsonl"
-    history = EventLog(path)
+    log = EventLog(path)
     for event in _EVENTS[:2]:
-        history.append(event)
-    whole = history.size
-    history.append(_EVENTS[0])
+        log.append(event)
+    whole = log.size
+    log.append(_EVENTS[0])
     content = path.read_bytes()
     for size in range(whole, len(content)):
         path.write_bytes(content[:size])

@@ -1,4 +1,4 @@
-"""Tests of training/folder.py: where a run may begin or go on."""
+"""Run folder: whether a run may begin or resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PROVENANCE = {"recipe": "the recipe's text", "started": "once"}
 
 
 def _begin(path: Path, *, resume: bool = False, **changes: Any) -> dict[str, Any]:
-    """Begins or goes on, and stops at once; gives the provenance."""
+    """Begins or resumes a run and ends at once. Returns the provenance."""
     fingerprint, provenance = _FINGERPRINT | changes, _PROVENANCE | {"started": "again" if resume else "once"}
     with RunFolder(path).locked(fingerprint, provenance, resume=resume) as found:
         return found
@@ -36,7 +36,7 @@ def _finish(path: Path) -> None:
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_run_begins_in_a_new_or_empty_folder(tmp_path: Path, there: bool, resume: bool) -> None:
-    """The folder gets the facts, the provenance and the recipe; to resume what never began is to begin."""
+    """A new folder gets fingerprint, provenance and recipe, also with --resume."""
     path = tmp_path / "runs" / "toy"
     if there:
         path.mkdir(parents=True)
@@ -48,7 +48,7 @@ def test_a_run_begins_in_a_new_or_empty_folder(tmp_path: Path, there: bool, resu
 
 
 def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
-    """Without --resume it is refused and both remedies are named; with it the run goes on with its own provenance."""
+    """An unfinished run is refused with both remedies, or resumes with --resume and its own provenance."""
     _begin(tmp_path / "toy")
     for refused in (lambda: RunFolder(tmp_path / "toy").check(resume=False), lambda: _begin(tmp_path / "toy")):
         with pytest.raises(RunError, match=rf"\A{tmp_path}/toy: .*go on with it with --resume, or .* --run-folder"):
@@ -58,7 +58,7 @@ def test_an_unfinished_run_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_makes_room(tmp_path: Path) -> None:
-    """A new run begins in its folder, and what was there is kept under the next free number; it cannot be resumed."""
+    """A new run in a finished run's folder moves the old one to the next free number; it cannot be resumed."""
     path = tmp_path / "toy"
     for number in (1, 2):
         _begin(path)
@@ -73,7 +73,7 @@ def test_a_finished_run_makes_room(tmp_path: Path) -> None:
 
 
 def test_what_differs_is_named(tmp_path: Path) -> None:
-    """A run does not go on with another recipe, other data or another number of processes; each change is named."""
+    """A run with another recipe, other data or another number of processes is refused, with each change."""
     _begin(tmp_path)
     recipe = {"name": "toy", "length": {"examples": 20}, "tasks": [{"name": "mood"}, {"name": "topics"}]}
     with pytest.raises(RunError) as caught:
@@ -88,7 +88,7 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
-    """A folder with other files, or a file, is refused."""
+    """A folder with other files, or a file in its place, is refused."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").touch()
     (tmp_path / "file").touch()
@@ -98,14 +98,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    """The error names the folder."""
+    """The error for a folder that cannot be made names it."""
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=rf"\A{tmp_path}/file/toy: cannot be written to"):
         _begin(tmp_path / "file" / "toy")
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    """While a run is going on nobody else begins or goes on there."""
+    """While a run is in a folder, no other may begin or resume there."""
     with ExitStack() as stack:
         stack.enter_context(RunFolder(tmp_path).locked(_FINGERPRINT, _PROVENANCE, resume=False))
         for resume in (True, False):
@@ -114,7 +114,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path).check(resume=True)
 
 
-def test_a_run_that_died_as_it_began_begins_again(tmp_path: Path) -> None:
-    """A temporary file of the facts does not count as something else."""
+def test_a_run_killed_while_it_began_begins_again(tmp_path: Path) -> None:
+    """A temporary file of the fingerprint does not count as other content."""
     (tmp_path / f".{FINGERPRINT}.new").write_text("{", encoding="utf-8")
     assert _begin(tmp_path)["started"] == "once"

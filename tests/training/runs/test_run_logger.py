@@ -1,4 +1,4 @@
-"""Tests of training/journal.py: what a run says of itself."""
+"""Run logger: the events of a run and their content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _logger(path: Path) -> RunLogger:
 
 
 def _advance(logger: RunLogger, updates: range) -> None:
-    """Updates of three examples: two of task 0, one of another."""
+    """Advances by updates of three examples: two of task 0, one of another."""
     for update in updates:
         losses = [1.0, 2.0, 0.5 * update]
         logger.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1 + update % 2], losses, 3, stop=False))
@@ -32,8 +32,8 @@ def _progress(path: Path) -> list[Event]:
     return [event for event in read_history(path) if event["event"] == "progress"]
 
 
-def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
-    """Every hundredth of a run is an event; together they count every example once, and the last is the end's."""
+def test_there_are_about_a_hundred_progress_events(tmp_path: Path) -> None:
+    """About a hundred progress events count every example once, the last one at the end of the run."""
     logger = _logger(tmp_path / "history")
     _advance(logger, range(334))
     events = _progress(tmp_path / "history")
@@ -45,7 +45,7 @@ def test_progress_is_told_about_a_hundred_times(tmp_path: Path) -> None:
 
 
 def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
-    """Each task's loss is the mean over its examples since the event before; a task without any has none."""
+    """Each task's loss is the mean since the last event; a task without examples has none."""
     logger = _logger(tmp_path / "history")
     _advance(logger, range(7))
     first, second = _progress(tmp_path / "history")
@@ -57,8 +57,8 @@ def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
     assert second["tasks"][_TASKS[2].name] == {"examples": 1, "loss": 2.5}
 
 
-def test_a_journal_goes_on(tmp_path: Path) -> None:
-    """With the state of one that stopped in the middle of an interval it tells what that one would have told."""
+def test_a_logger_can_be_restored(tmp_path: Path) -> None:
+    """A logger restored in the middle of an interval emits the same events as an undisturbed one."""
     whole = _logger(tmp_path / "whole")
     _advance(whole, range(50))
     first = _logger(tmp_path / "parts")
@@ -78,7 +78,7 @@ def test_a_journal_goes_on(tmp_path: Path) -> None:
 
 
 def test_the_other_events_say_what_happened(tmp_path: Path) -> None:
-    """Start, resume, evaluation and finish carry tasks, parameters, scores and the version."""
+    """Start, resume, evaluation and finish events have tasks, parameters, scores and the version."""
     logger = _logger(tmp_path / "history")
     logger.start("toy", {"total": 3})
     _advance(logger, range(1))

@@ -1,4 +1,4 @@
-"""Tests of training/recorded.py."""
+"""Run reader: runs that are finished, unfinished, resumed or broken."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _progress(examples: int, count: int = 10, loss: float | None = 1.0) -> dict[
 
 
 def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
-    """Scores, baselines, rivals and diagnoses are those of the results; tasks of a kind stand together."""
+    """Scores, baselines, references and diagnoses are those of the results; tasks are grouped by kind."""
     results = write_run(tmp_path, TASKS)
     run = read_run(tmp_path)
     attributes = {name: "references" if name == "rivals" else name for name in results}
@@ -47,7 +47,7 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_has_the_scores_of_its_last_evaluation(tmp_path: Path) -> None:
-    """Without results the last evaluation stands for them, and the progress says how far it is."""
+    """Without results the scores are those of the last evaluation, and the length is that of the progress."""
     write_run(tmp_path, TASKS, finished=False)
     run = read_run(tmp_path)
     assert run.finish is None
@@ -58,22 +58,22 @@ def test_an_unfinished_run_has_the_scores_of_its_last_evaluation(tmp_path: Path)
 
 @pytest.mark.parametrize("content", [b"", b'{"event": "st', b"\n"])
 def test_a_history_that_has_hardly_begun_is_an_empty_run(tmp_path: Path, content: bytes) -> None:
-    """Nothing yet, or half a first line, is a run of which nothing is known."""
+    """An empty history, or half a first line, is an empty run."""
     (tmp_path / HISTORY).write_bytes(content.strip(b"\n"))
     run = read_run(tmp_path)
     assert (run.kinds, run.examples, run.seconds, run.scores) == ({}, 0, 0.0, {})
 
 
 def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
-    """What a kill cut off is not there; all before it is."""
+    """An incomplete last line is ignored, and all events before it are read."""
     _write(tmp_path, _progress(10), _progress(20))
     with (tmp_path / HISTORY).open("ab") as file:
         file.write('{"event": "progress", "examples": 3é'.encode()[:-1])
     assert [event["examples"] for event in read_run(tmp_path).progress] == [10, 20]
 
 
-def test_what_a_resumed_run_did_again_replaces_what_it_did_first(tmp_path: Path) -> None:
-    """Events rise in examples: behind the place where it went on, only what came after counts."""
+def test_repeated_events_replace_earlier_ones(tmp_path: Path) -> None:
+    """Events after the point of a resume replace earlier ones, so that examples ascend."""
     evaluation = {"event": "evaluation", "examples": 20, "scores": {"mood": {"accuracy": 0.1}}}
     resume = {"event": "resume", "examples": 15}
     again = _progress(20, loss=2.0)
@@ -87,7 +87,7 @@ def test_what_a_resumed_run_did_again_replaces_what_it_did_first(tmp_path: Path)
 
 
 def test_a_folder_without_history_is_refused(tmp_path: Path) -> None:
-    """The error names the folder and the file that is missing."""
+    """The error for a folder without history names the folder and the missing file."""
     with pytest.raises(RunFolderError, match=r"no history\.jsonl in it"):
         read_run(tmp_path)
 
@@ -101,8 +101,8 @@ def test_a_folder_without_history_is_refused(tmp_path: Path) -> None:
         ("", "[]", "results.json: is not the results of a run"),
     ],
 )
-def test_what_is_broken_is_named(tmp_path: Path, history: str, results: str | None, named: str) -> None:
-    """The error says which file, and what is wrong with it."""
+def test_a_broken_file_is_named(tmp_path: Path, history: str, results: str | None, named: str) -> None:
+    """The error for a broken file names the file and the problem."""
     (tmp_path / HISTORY).write_text(history, encoding="utf-8")
     if results is not None:
         (tmp_path / RESULTS).write_text(results, encoding="utf-8")
@@ -115,9 +115,9 @@ def test_what_is_broken_is_named(tmp_path: Path, history: str, results: str | No
     most=st.integers(1, 12),
 )
 def test_merging_keeps_examples_and_mean_losses(counts: list[tuple[int, float | None]], most: int) -> None:
-    """There are no more intervals than asked for; counts add up and the weighted mean of the losses stays."""
+    """Merging gives at most the requested number of intervals, with summed counts and the same mean loss."""
     counts = [(count, loss if count else None) for count, loss in counts]
-    progress = [_progress(10 * place, count, loss) for place, (count, loss) in enumerate(counts, 1)]
+    progress = [_progress(10 * index, count, loss) for index, (count, loss) in enumerate(counts, 1)]
     merged = merge(progress, most)
     assert len(merged) <= most
     assert [event["examples"] for event in merged][-1:] == [event["examples"] for event in progress][-1:]

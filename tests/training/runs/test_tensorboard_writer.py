@@ -1,4 +1,4 @@
-"""Tests of training/tensorboard.py, read back with TensorBoard's own reader."""
+"""TensorBoard writer: its files, read back with TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _read(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 def test_every_number_of_an_event_has_a_name() -> None:
-    """Losses, shares and metrics stand under their task's name; a task that was not seen has no loss."""
+    """Losses, shares and metrics are named by task, and a task without examples has no loss."""
     assert dict(scalars(_progress(10, 0.25))) == {
         "loss": 0.25,
         "learning_rate": 0.5,
@@ -35,13 +35,13 @@ def test_every_number_of_an_event_has_a_name() -> None:
     assert not list(scalars({"event": "finish", "examples": 10}))
 
 
-def test_tensorboard_shows_what_a_run_says(tmp_path: Path) -> None:
-    """Scalars lie over the examples, readable while the board is open; going on hides what a killed run did beyond."""
-    board = TensorBoardWriter(tmp_path)
+def test_tensorboard_shows_the_events_of_a_run(tmp_path: Path) -> None:
+    """Scalars can be read while the writer is open, and a resumed run hides records beyond its start."""
+    writer = TensorBoardWriter(tmp_path)
     for examples in (10, 20, 30):
-        board.add(_progress(examples, examples / 16))
+        writer.add(_progress(examples, examples / 16))
     assert _read(tmp_path, "loss/mood") == [(10, 0.625), (20, 1.25), (30, 1.875)]
-    board.close()
+    writer.close()
     again = TensorBoardWriter(tmp_path, 20)
     again.add(_progress(40, 4.0))
     again.close()

@@ -1,4 +1,4 @@
-"""Answers of a loaded version, input by input, and comparing answers: everything equal, numbers within a tolerance."""
+"""Answers of a loaded version, one input at a time, and comparison of answers with a tolerance for numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from polytask.training.evaluation.evaluate import answer_inputs
 
 
 def answer_alone(version: Path, inputs: Mapping[str, Sequence[Input]]) -> dict[str, list[Answer]]:
-    """Loads the version and answers each input in a batch by itself; by task."""
+    """Loads the version and answers each input in a batch by itself. By task."""
     torch.set_num_threads(1)
     checkpoint = load(version)
     encoder = InputEncoder(checkpoint.tokenizer)
@@ -29,13 +29,13 @@ def answer_alone(version: Path, inputs: Mapping[str, Sequence[Input]]) -> dict[s
 
 
 def assert_same_answers(found: Sequence[Answer], expected: Sequence[Answer], tolerance: float = 1e-5) -> None:
-    """The answers are of the same kinds with the same contents, probabilities and values up to `tolerance`."""
+    """Asserts that answers have the same kinds and contents, with probabilities and values within `tolerance`."""
     assert [type(answer) for answer in found] == [type(answer) for answer in expected]
     assert_same_fields([asdict(answer) for answer in found], [asdict(answer) for answer in expected], tolerance)
 
 
 def assert_same_fields(found: object, expected: object, tolerance: float = 1e-5) -> None:
-    """The same for answers as plain fields."""
+    """Asserts the same for answers as plain fields."""
     for ours, theirs in zip(_leaves(found), _leaves(expected), strict=True):
         assert ours == (pytest.approx(theirs, abs=tolerance) if isinstance(theirs, float) else theirs)
 

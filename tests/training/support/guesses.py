@@ -1,4 +1,4 @@
-"""Examples of every kind with answers of any skill, and run folders made of them: what diagnoses and reports are tried on."""
+"""Examples of every kind with answers of any skill, and run folders made of them, for diagnostics and reports."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _WORDS = ("river", "stone", "cloud", "letter", "garden", "window", "train", "mar
 
 
 def task_of(kind: Kind, name: str = "", labels: int = 0) -> Task:
-    """The tiny task of a kind under a name; with `labels`, a classification or plain tagging of that many."""
+    """The tiny task of a kind under a name. With `labels`, a classification or plain tagging with that many."""
     own = next(task for task in tiny.tasks() if task.kind is kind)
     return Task(
         name=name or own.name,
         kind=kind,
         max_length=own.max_length,
-        labels=tuple(f"label_{place}" for place in range(labels)) or own.labels,
+        labels=tuple(f"label_{index}" for index in range(labels)) or own.labels,
         pair=own.pair,
         value_range=own.value_range,
         thresholds=own.thresholds,
@@ -48,7 +48,7 @@ def task_of(kind: Kind, name: str = "", labels: int = 0) -> Task:
 
 
 def examples_of(task: Task, count: int, seed: int = 0) -> list[Example]:
-    """`count` examples of the task; one seed, the same examples."""
+    """`count` examples of the task, the same ones for the same seed."""
     generator = random.Random(f"{task.name} {seed}")  # noqa: S311 - sampling, not cryptography
     return [_example(task, generator) for _ in range(count)]
 
@@ -79,7 +79,7 @@ def _example(task: Task, generator: random.Random) -> Example:
 
 
 def answers_to(task: Task, examples: Sequence[Example], skill: float = 0.8, seed: int = 0) -> list[Answer]:
-    """An answer to each; `skill` is how often it is right, and 1.0 is always right and sure of it."""
+    """An answer to each example. `skill`: how often it is right; with 1.0 always, and with probability 1."""
     generator = random.Random(f"{task.name} {seed}")  # noqa: S311 - sampling, not cryptography
     return [_answer(task, example, skill, generator) for example in examples]
 
@@ -100,11 +100,11 @@ def _answer(task: Task, example: Example, skill: float, generator: random.Random
             return RegressionAnswer(min(high, max(low, target + generator.gauss(0, (high - low) * (1 - skill)))))
         case Kind.RANKING:
             chances = [sure if bool(own) == right else 1 - sure for own in target]
-            order = sorted(range(len(chances)), key=lambda place: -chances[place])
+            order = sorted(range(len(chances)), key=lambda index: -chances[index])
             return RankingAnswer(tuple(RankedCandidate(i, item.candidates[i], chances[i]) for i in order))
         case Kind.MULTIPLE_CHOICE:
             chosen = target if right else generator.randrange(4)
-            probabilities = tuple(sure if place == chosen else (1 - sure) / 3 for place in range(4))
+            probabilities = tuple(sure if index == chosen else (1 - sure) / 3 for index in range(4))
             return MultipleChoiceAnswer(chosen, item.candidates[chosen], probabilities)
         case Kind.TAGGING:
             return _tagging(task, example, skill, sure, generator)
@@ -143,7 +143,7 @@ def _tagging(task: Task, example: Example, skill: float, sure: float, generator:
 def write_run(
     folder: Path, tasks: Sequence[Task], *, intervals: int = 12, finished: bool = True, count: int = 40
 ) -> dict[str, Any]:
-    """A run folder as a training run of the tasks leaves it, finished or killed. Returns its results."""
+    """Writes the folder of a run of the tasks, finished or killed. Returns its results."""
     generator = random.Random(0)  # noqa: S311 - sampling, not cryptography
     folder.mkdir(parents=True, exist_ok=True)
     results = _results(tasks, count)
@@ -153,11 +153,11 @@ def write_run(
     parameters = {"backbone": 22_713_216, "conditional": 2_410_312, "heads": 83_400, "trainable": 12_990_100}
     events: list[dict[str, Any]] = [start | {"total_examples": total, "parameters": parameters}]
     done = intervals if finished else intervals * 2 // 3
-    for place in range(1, done + 1):
-        at = total * place // intervals
-        events.append(_progress(tasks, place, intervals, at, total // intervals, generator))
-        if place % max(1, intervals // 12) == 0:
-            scores = {task.name: _growing(results, task.name, place / intervals, generator) for task in tasks}
+    for index in range(1, done + 1):
+        at = total * index // intervals
+        events.append(_progress(tasks, index, intervals, at, total // intervals, generator))
+        if index % max(1, intervals // 12) == 0:
+            scores = {task.name: _growing(results, task.name, index / intervals, generator) for task in tasks}
             events.append({"event": "evaluation", "examples": at, "scores": scores})
     if finished:
         events.append({"event": "finish", "examples": total, "seconds": total / 71.5, "version": "sample/1"})
@@ -168,37 +168,37 @@ def write_run(
 
 def _results(tasks: Sequence[Task], count: int) -> dict[str, Any]:
     scores, baselines, diagnostics = {}, {}, {}
-    for place, task in enumerate(tasks):
+    for index, task in enumerate(tasks):
         examples = examples_of(task, count)
-        answers = answers_to(task, examples, skill=0.55 + 0.4 * ((place * 7) % 10) / 10)
+        answers = answers_to(task, examples, skill=0.55 + 0.4 * ((index * 7) % 10) / 10)
         scores[task.name] = score_answers(task, examples, answers)
         baselines[task.name] = score_answers(task, examples, answers_to(task, examples, skill=0.2, seed=1))
         diagnostics[task.name] = diagnose(task, examples, answers)
     rivals: dict[str, dict[str, float]] = {"single task": {}, "LoRA": {}}
-    for place, (name, own) in enumerate(scores.items()):
+    for index, (name, own) in enumerate(scores.items()):
         value = next(iter(own.values()))
-        rivals["single task"][name] = value - 0.05 + 0.02 * (place % 4)
-        if place % 3:
+        rivals["single task"][name] = value - 0.05 + 0.02 * (index % 4)
+        if index % 3:
             rivals["LoRA"][name] = value - 0.03
     return {"scores": scores, "baselines": baselines, "rivals": rivals, "diagnostics": diagnostics}
 
 
 def _progress(
-    tasks: Sequence[Task], place: int, intervals: int, at: int, each: int, generator: random.Random
+    tasks: Sequence[Task], index: int, intervals: int, at: int, each: int, generator: random.Random
 ) -> dict[str, Any]:
-    weights = [1 + 0.8 * math.sin(number * 1.7 + 3 * place / intervals) for number, _ in enumerate(tasks)]
+    weights = [1 + 0.8 * math.sin(number * 1.7 + 3 * index / intervals) for number, _ in enumerate(tasks)]
     own = {}
     for number, task in enumerate(tasks):
-        loss = (0.3 + 0.1 * (number % 6)) * (1 + 3 * math.exp(-4 * place / intervals)) * generator.uniform(0.9, 1.1)
+        loss = (0.3 + 0.1 * (number % 6)) * (1 + 3 * math.exp(-4 * index / intervals)) * generator.uniform(0.9, 1.1)
         own[task.name] = {"examples": round(each * weights[number] / sum(weights)), "loss": loss}
-    rate = 2e-4 * min(1.0, 10 * place / intervals) * (1 - place / (intervals + 1))
+    rate = 2e-4 * min(1.0, 10 * index / intervals) * (1 - index / (intervals + 1))
     mean = sum(one["loss"] for one in own.values()) / len(own)
     done = {"examples": at, "updates": at // 32, "seconds": at / 71.5}
     return {"event": "progress", **done, "learning_rate": rate, "loss": mean, "tasks": own}
 
 
 def _growing(results: dict[str, Any], task: str, progress: float, generator: random.Random) -> dict[str, float]:
-    """Scores on their way from the trivial baseline to those of the results."""
+    """Scores between the trivial baseline and those of the results."""
     far = (1 - math.exp(-4 * progress)) * generator.uniform(0.95, 1.05)
     baseline = results["baselines"][task]
     return {name: baseline[name] + far * (value - baseline[name]) for name, value in results["scores"][task].items()}

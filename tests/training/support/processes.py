@@ -1,4 +1,4 @@
-"""Processes of a run, started as torchrun starts them: what they run is given by name, so that each can import it."""
+"""Processes started like those of torchrun. Their function must be importable by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTEXT.set_forkserver_preload([__name__, "tests.training.conftest", "torch._dyn
 
 
 def run_together(size: int, target: Callable[..., None], *args: Any) -> list[int | None]:
-    """Runs `target(*args)` in `size` processes that find each other as torchrun's do; gives their exit codes."""
+    """Runs `target(*args)` in `size` processes that find each other like torchrun's. Returns their exit codes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     processes = [CONTEXT.Process(target=_as_rank, args=(rank, size, port, target, args)) for rank in range(size)]

@@ -1,4 +1,4 @@
-"""Toy runs in memory: a training at its beginning, and a journal that says nothing."""
+"""Toy runs in memory: a training at its beginning, and a logger without output."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from tests.training.conftest import Workshop
 
 
 def text_of(example: EncodedExample) -> str:
-    """A text that tells examples apart, longer than a message has room for."""
+    """A text that identifies an example, longer than fits into a message."""
     return " ".join(map(str, example.encodings[0].input_ids)).ljust(100, ".")
 
 
 def start(workshop: Workshop, recipe: Recipe, network: Network | None = None, group: Group | None = None) -> Training:
-    """The training of `network`, without one of a fresh one, before its first step."""
+    """The training of `network`, or of a fresh one, before its first step."""
     own = workshop.network() if network is None else network
     return Training(own, workshop.examples, recipe, workshop.encoder.pad_id, text_of, group)
 
 
 def quiet_logger(training: Training, kind: type[RunLogger] = RunLogger, history: EventLog | None = None) -> RunLogger:
-    """A journal of the run that shows nothing."""
+    """A logger for the run that prints nothing."""
     tasks, total = training.network.tasks, training.recipe.length.examples
     return kind(tasks, total, Display(Console(quiet=True), tasks, total), history)

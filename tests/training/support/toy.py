@@ -43,9 +43,9 @@ _FILLERS = ("the", "sat", ".", "a", "on", "it")
 
 
 def records(kind: Kind, count: int, seed: int = 0) -> list[Record]:
-    """`count` records of a kind (for ranking: queries, each with its candidates); one seed, the same records."""
+    """`count` records of a kind (for ranking: queries, each with its candidates), the same ones for the same seed."""
     generator = random.Random(f"{kind} {seed}")  # noqa: S311 - sampling, not cryptography
-    return [record for place in range(count) for record in RECORD_CLASSES[kind](generator, place)]
+    return [record for index in range(count) for record in RECORD_CLASSES[kind](generator, index)]
 
 
 def _words(generator: random.Random, *extra: str) -> list[str]:
@@ -58,36 +58,36 @@ def _text(generator: random.Random, *extra: str) -> str:
     return " ".join(_words(generator, *extra))
 
 
-def _mood(generator: random.Random, place: int) -> Iterator[Record]:
-    label = ("good", "bad")[place % 2]
+def _mood(generator: random.Random, index: int) -> Iterator[Record]:
+    label = ("good", "bad")[index % 2]
     yield {"text": _text(generator, label), "label": label}
 
 
-def _topics(generator: random.Random, place: int) -> Iterator[Record]:
-    words = [word for word, bit in (("cat", 1), ("paris", 2)) if place & bit]
+def _topics(generator: random.Random, index: int) -> Iterator[Record]:
+    words = [word for word, bit in (("cat", 1), ("paris", 2)) if index & bit]
     yield {"text": _text(generator, *words), "labels": [{"cat": "cats", "paris": "cities"}[word] for word in words]}
 
 
-def _closeness(generator: random.Random, place: int) -> Iterator[Record]:
-    value = place % 5
+def _closeness(generator: random.Random, index: int) -> Iterator[Record]:
+    value = index % 5
     yield {"text": _text(generator), "text_pair": _text(generator, *["good"] * value), "label": value + 0.5}
 
 
-def _relevance(generator: random.Random, place: int) -> Iterator[Record]:
-    query, right = f"paris {_text(generator)}", place % 3
+def _relevance(generator: random.Random, index: int) -> Iterator[Record]:
+    query, right = f"paris {_text(generator)}", index % 3
     for candidate in range(3):
         word = "paris" if candidate == right else "cat"
         text = _text(generator, word)
-        yield {"group": f"q{place}", "text": query, "text_pair": text, "label": int(candidate == right)}
+        yield {"group": f"q{index}", "text": query, "text_pair": text, "label": int(candidate == right)}
 
 
-def _choice(generator: random.Random, place: int) -> Iterator[Record]:
-    choices = [_text(generator, "cat" if choice == place % 3 else "bad") for choice in range(3)]
-    yield {"text": _text(generator), "question": "a cat?", "choices": choices, "label": place % 3}
+def _choice(generator: random.Random, index: int) -> Iterator[Record]:
+    choices = [_text(generator, "cat" if choice == index % 3 else "bad") for choice in range(3)]
+    yield {"text": _text(generator), "question": "a cat?", "choices": choices, "label": index % 3}
 
 
-def _entities(generator: random.Random, place: int) -> Iterator[Record]:
-    tokens = _words(generator, "cat") + ["paris", "good"] * (place % 2)
+def _entities(generator: random.Random, index: int) -> Iterator[Record]:
+    tokens = _words(generator, "cat") + ["paris", "good"] * (index % 2)
     tags = {"cat": "B-animal", "paris": "B-place", "good": "I-place"}
     yield {"tokens": tokens, "tags": [tags.get(token, "O") for token in tokens]}
 
@@ -137,7 +137,7 @@ def write_backbone(folder: Path) -> Path:
 
 
 def published_config() -> dict[str, Any]:
-    """What `config.json` says."""
+    """The content of `config.json`."""
     return {
         "model_type": "bert",
         "hidden_act": "gelu",
