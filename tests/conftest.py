@@ -54,9 +54,7 @@ def tiny_network() -> Network:
     return tiny.network()
 
 
-@pytest.fixture
-def untouched() -> Iterator[None]:
-    """Restores signal handlers and torch's settings, which serving changes."""
+def _restored() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     threads, mkldnn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     yield
@@ -64,3 +62,15 @@ def untouched() -> Iterator[None]:
     torch.backends.mkldnn.enabled = mkldnn
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def untouched() -> Iterator[None]:
+    """Restores signal handlers and torch's settings, which serving changes."""
+    yield from _restored()
+
+
+@pytest.fixture(scope="module")
+def untouched_module() -> Iterator[None]:
+    """Restores the same after the last test of a module whose fixtures serve."""
+    yield from _restored()

@@ -196,7 +196,7 @@ def test_a_version_can_be_measured_again(room: Room) -> None:
 
 
 def test_the_resume_command_of_several_processes_imports_nothing_from_the_folder() -> None:
-    """torchrun starts the command instead of a module, which a `model.py` in the working folder could replace."""
+    """Torchrun starts the command instead of a module, which a `model.py` in the working folder could replace."""
     found = _resume_command(Path("my recipe.toml"), Path("data"), Path("store"), Path("runs/mine"), 2)
     assert found == (
         "torchrun --nproc_per_node 2 --no-python polytask train 'my recipe.toml' "

@@ -31,7 +31,7 @@ from polytask.training.runs.provenance import provenance
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 
-pytestmark = pytest.mark.usefixtures("untouched")
+pytestmark = pytest.mark.usefixtures("untouched_module")
 
 
 def open_run(backend: str, precision: str, file: Path | None, network: Network, threads: int) -> RunBatch:
