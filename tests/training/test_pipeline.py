@@ -21,10 +21,9 @@ from polytask.model_store.errors import BaseMissing, NameInvalid, StoreUnwritabl
 from polytask.model_store.load import verify
 from polytask.training import pipeline, preparation
 from polytask.training.data.issues import DataError
-from polytask.training.evaluation.score_table import scores_table
 from polytask.training.loop.trainer import Training, train
 from polytask.training.pipeline import _resume_command, device_name, evaluate_version, run_recipe
-from polytask.training.preparation import choose_device, load_data
+from polytask.training.preparation import choose_device
 from polytask.training.publishing.publish import publish
 from polytask.training.recipes.schema import RecipeError
 from polytask.training.report.write_report import write_report
@@ -232,13 +231,6 @@ def test_all_broken_tasks_are_reported_together(room: Room) -> None:
     assert not room.store.exists()
 
 
-def test_tasks_keep_the_recipes_order(workshop: Workshop) -> None:
-    """A task's index in the recipe is its id."""
-    tasks = workshop.recipe.tasks[::-1]
-    data = load_data(workshop.recipe.model_copy(update={"tasks": tasks}), workshop.folder / "data")
-    assert [task_data.task.name for task_data in data] == [task.name for task in tasks]
-
-
 def test_a_store_that_cannot_be_written_stops_the_run(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file in the place of the store is reported before training."""
     monkeypatch.setattr(preparation, "build_network", _no_network)
@@ -300,19 +292,6 @@ def test_a_run_that_cannot_be_published_does_not_start(
         room.run()
     assert not room.store.exists()
     assert not room.folder.exists()
-
-
-def test_the_table_of_scores_fits_a_narrow_terminal(workshop: Workshop) -> None:
-    """The score table with the longest metric name fits 80 columns without cut words."""
-    scores = {task_data.task.name: {"pearson_spearman": 0.5} for task_data in workshop.data}
-    console = Console(file=io.StringIO(), width=80)
-    console.print(scores_table(scores, scores))
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue().split()
-    for task_data in workshop.data:
-        assert task_data.task.name in shown
-    assert "baseline" in shown
-    assert "…" not in "".join(shown)
 
 
 def test_the_parameters_are_counted(workshop: Workshop) -> None:

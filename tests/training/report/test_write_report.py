@@ -6,24 +6,15 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
-from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-import matplotlib as mpl
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from polytask import cli
 from polytask.model.tasks import Kind, Task
-from polytask.training.report.charts import fit_names, render, short_count
-from polytask.training.report.run_charts import _spread_out, curve_chart
 from polytask.training.report.tables import (
-    Curve,
     number,
-    scores_table,
-    task_curves,
     task_scores,
     use_table,
 )
@@ -218,74 +209,6 @@ def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
     assert [HOSTILE, HOSTILE, HOSTILE, "1.0000"] in page.rows
     assert any(HOSTILE in row for row in page.rows if "metric" in row)
     assert "<script" not in html
-
-
-def test_without_references_there_are_no_columns_for_them(tmp_path: Path) -> None:
-    """The score table has columns of references only if there are any."""
-    write_run(tmp_path, TASKS[:2], finished=False)
-    table = scores_table(task_scores(read_run(tmp_path)))
-    assert list(table.headings) == ["task", "metric", "validation", "trivial baseline", "over the baseline"]
-
-
-# Drawing
-
-
-def test_a_curve_is_seen_from_its_beginning_to_its_end(tmp_path: Path) -> None:
-    """The axis of a curve spans losses and scores, also if there is only one of them."""
-    losses, scores = [(100, 2.0), (4000, 1.0)], [(2000, 0.5)]
-    for own in (Curve("t", Kind.SPAN, "f1", (), losses, 0.2), Curve("t", Kind.SPAN, "f1", scores, losses, 0.2)):
-        assert ">4k</text>" in curve_chart(own).svg
-    assert ">2k</text>" in curve_chart(Curve("t", Kind.SPAN, "f1", scores, ())).svg
-    write_run(tmp_path, TASKS[:1])
-    run = read_run(tmp_path)
-    own = task_curves(run)[TASKS[0].name]
-    assert own.scores[-1] == (run.examples, next(iter(run.scores[TASKS[0].name].values())))
-    assert [at for at, _ in own.scores] == sorted({at for at, _ in own.scores})
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=43))
-def test_labels_keep_apart_and_in_order(heights: list[float]) -> None:
-    """Names of thin bands neither overlap nor leave the chart, and keep their order."""
-    gap = 1 / (len(heights) + 1)
-    moved = _spread_out(sorted(heights), gap)
-    assert all(low + gap <= high + 1e-9 for low, high in pairwise(moved))
-    assert moved[0] >= -1e-9
-    assert moved[-1] <= 1
-
-
-def test_text_of_a_chart_is_kept_and_coordinates_are_shortened() -> None:
-    """Numbers in texts are unchanged, coordinates are rounded, and colours become variables of the page."""
-    chart = render("A $1 <title>", "words", (200, 100), lambda f: f.subplots().text(0.123, 0.5, "0.98765 <b> $x$"))
-    assert "0.98765 &lt;b&gt; $x$</text>" in chart.svg
-    assert "A $1 &lt;title&gt;" in chart.svg
-    assert "var(--ink)" in chart.svg
-    assert not re.search(r"#0[1-9a]0", chart.svg)
-    assert not re.search(r' [xy]="\d+\.\d{2}', chart.svg)
-
-
-def test_drawing_leaves_the_settings_alone() -> None:
-    """Drawing does not change matplotlib's settings."""
-    before = dict(mpl.rcParams)
-    render("x", "y", (100, 100), lambda figure: figure.subplots().set_title("z"))
-    assert dict(mpl.rcParams) == before
-
-
-@pytest.mark.parametrize(
-    ("count", "said"), [(0, "0"), (950, "950"), (12_000, "12k"), (1_500_000, "1.5M"), (0.5, "0.5")]
-)
-def test_counts_are_short(count: float, said: str) -> None:
-    """A count has three digits and a sign for its magnitude."""
-    assert short_count(count) == said
-
-
-def test_long_names_are_cut() -> None:
-    """Names get the width of the longest one, up to a limit, and are cut to it."""
-    assert fit_names(["a", "abc"], 200)[1] == ["a", "abc"]
-    room, (name,) = fit_names(["a-name-of-fifty-letters-that-nobody-can-put-on-a-phone"], 100)
-    assert (room, name[-1], len(name) < 16) == (100, "…", True)
-
-
-# The command
 
 
 def test_the_command_makes_the_report_again(

@@ -1,0 +1,23 @@
+"""Score table on a narrow terminal."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from polytask.training.evaluation.score_table import scores_table
+from tests.training.conftest import Workshop
+
+
+def test_the_table_of_scores_fits_a_narrow_terminal(workshop: Workshop) -> None:
+    """The score table with the longest metric name fits 80 columns without cut words."""
+    scores = {task_data.task.name: {"pearson_spearman": 0.5} for task_data in workshop.data}
+    console = Console(file=io.StringIO(), width=80)
+    console.print(scores_table(scores, scores))
+    assert isinstance(console.file, io.StringIO)
+    shown = console.file.getvalue().split()
+    for task_data in workshop.data:
+        assert task_data.task.name in shown
+    assert "baseline" in shown
+    assert "…" not in "".join(shown)
