@@ -128,11 +128,8 @@ class Predictor:
         # Before tokenising: under overload a refusal must be cheap and immediate.
         task_id = None if call.task is None else self._preparer.ids[call.task]
         with _as_service_errors():
-            num_tokens, pending_tokens = (
-                self._token_estimator.estimate(len(call.body)),
-                self._token_estimator.pending_tokens,
-            )
-            self._engine.require_room(task_id, num_tokens, pending_tokens, call.deadline)
+            estimate = self._token_estimator.estimate(len(call.body))
+            self._engine.require_room(task_id, estimate, self._token_estimator.pending_tokens, call.deadline)
         started = time.monotonic()
         prepared = await self._prepare(call)
         tokenized = time.monotonic()
