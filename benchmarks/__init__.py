@@ -1,1 +1,1 @@
-"""What Polytask is measured with."""
+"""Benchmarks of quality, serving and structure."""

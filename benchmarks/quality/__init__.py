@@ -1,1 +1,1 @@
-"""How good one conditional model is beside its rivals, on the same backbone and the same examples."""
+"""Quality benchmark: one conditional model compared with its rivals on the same backbone and examples."""

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.quality SUITE --data DATA`: every trial that has no result yet, then the table of all.
+"""`python -m benchmarks.quality SUITE --data DATA`: runs every trial without a result, then prints the table.
 
-A result is one line in `benchmarks/quality/results/SUITE.jsonl`; stopped at any time, the command goes on from there.
+A result is one line in `benchmarks/quality/results/SUITE.jsonl`; a command that was stopped resumes there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(
     tasks: Annotated[str, typer.Option(help="Of the methods with one model a task: only these tasks.")] = "",
     threads: Annotated[int, typer.Option(help="Of torch; 0 leaves it to torch.")] = 0,
 ) -> None:
-    """Runs what is missing and prints the table."""
+    """Runs the missing trials and prints the table."""
     if threads:
         torch.set_num_threads(threads)
     console, recipe = Console(), read_recipe(_RECIPES / f"{suite}.toml")[0]

@@ -1,4 +1,4 @@
-"""What the CPU kernels of training gain: each beside torch's own, forward and backward, taking turns in one run.
+"""CPU kernels of training compared with torch's own, forward and backward, in turns within one run.
 
 `python -m benchmarks.quality.kernels`. Sizes are those of a batch of 32 rows of 32 tokens in all-MiniLM-L6-v2, bfloat16.
 """

@@ -41,7 +41,7 @@ class Method:
 
 
 def changed(recipe: Recipe, **sections: Mapping[str, Any]) -> Recipe:
-    """The recipe with some keys of some sections set anew, checked like any recipe."""
+    """The recipe with some keys of some sections changed, validated like any recipe."""
     fields = recipe.model_dump(exclude_unset=True)
     for section, keys in sections.items():
         fields[section] = fields.get(section, {}) | dict(keys)

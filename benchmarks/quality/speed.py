@@ -40,7 +40,7 @@ _RECIPE = Path(__file__).parents[2] / "training" / "recipes" / "glue8.toml"
 
 
 class Turn(NamedTuple):
-    """What a turn came to: examples and tokens trained on, padding apart, in so many seconds."""
+    """The result of a turn: examples and tokens trained on, without padding, and seconds."""
 
     examples: int
     tokens: int
@@ -52,7 +52,7 @@ Round = Callable[[int], Turn]
 
 
 class Texts(Dataset[dict[str, Any]]):
-    """The same rows of token ids for the Trainer, each with a label of no meaning."""
+    """The same rows of token ids for the Trainer, each with an arbitrary label."""
 
     def __init__(self, examples: Sequence[EncodedExample]) -> None:
         self._rows = [example.encodings[0] for example in examples]

@@ -1,6 +1,6 @@
-"""One trial: a method, a seed and some tasks; trained, measured on validation, put down as one line.
+"""One trial: a method, a seed and some tasks; trained, scored on validation, recorded as one line.
 
-A trial that is stopped goes on from its last checkpoint, in `runs/quality`.
+A trial that was stopped resumes from its last checkpoint, in `runs/quality`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _LORA = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a trial came to.
+    """The result of a trial.
 
-    `scores`: task to metric to value on validation, the main metric first. `examples`: how many were trained on.
+    `scores`: task to metric to value on validation, the main metric first. `examples`: the number trained on.
     `backbone`, `added`, `trainable`: parameters; `added` is without heads. `seconds` of training, evaluation apart.
     """
 
@@ -110,7 +110,7 @@ def _network(method: Method, recipe: Recipe, backbone: Backbone, data: list[Task
 
 
 def _go_on(training: Training, checkpoints: Path, drawn: dict[str, int]) -> float:
-    """Goes on from the last checkpoint, if there is one. Returns the seconds of training before that."""
+    """Resumes from the last checkpoint, if any. Returns the seconds of training until then."""
     checkpoint = latest_checkpoint(checkpoints)
     if checkpoint is None:
         return 0.0

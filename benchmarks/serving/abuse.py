@@ -1,4 +1,4 @@
-"""What nobody should send to a service: bodies that are no requests, and requests that nobody waits for."""
+"""Abusive traffic: bodies that are no requests, and requests whose clients disconnect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEEP, _LONG, _MEGABYTE = 100_000, 20_000, 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """A body that no path takes, and the headers that go with it. `kind`: what is wrong with it."""
+    """A body that no path accepts, and its headers. `kind`: its defect."""
 
     kind: str
     body: bytes
@@ -28,7 +28,7 @@ class Hostile:
 
 
 def hostile(number: int, seed: int = 0) -> Iterator[Hostile]:
-    """So many bodies, each of which has to be refused wherever it is sent."""
+    """`number` bodies that every path must refuse."""
     generator = random.Random(seed)
     kinds: list[tuple[str, Callable[[random.Random], bytes]]] = [
         ("random bytes", lambda draw: draw.randbytes(draw.randrange(2000))),
@@ -62,7 +62,7 @@ def hostile(number: int, seed: int = 0) -> Iterator[Hostile]:
 
 
 def refused(client: httpx.Client, path: str, sent: Hostile) -> str | None:
-    """What is wrong with how the service refuses a body; None where it does so with a 4xx and a problem."""
+    """The fault in how the service refuses a body; None for a 4xx with a problem."""
     try:
         response = client.post(path, content=sent.body, headers=sent.headers)
     except httpx.HTTPError as error:
@@ -84,7 +84,7 @@ def posting_paths(client: httpx.Client) -> list[str]:
 
 @contextlib.contextmanager
 def unanswered(port: int, wire: Sequence[bytes]) -> Iterator[None]:
-    """Requests sent over connections of their own, which are closed with the block before an answer is read."""
+    """Requests on connections of their own, closed at the end of the block without reading an answer."""
     with contextlib.ExitStack() as connections:
         for request in wire:
             connection = connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_S))
@@ -99,7 +99,7 @@ def post(path: str, body: object) -> bytes:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds. Raises TimeoutError where it does not in a minute."""
+    """Waits until the condition holds. Raises TimeoutError after a minute."""
     end = time.monotonic() + _PATIENCE_S
     while not condition():
         if time.monotonic() > end:
@@ -117,5 +117,5 @@ def _keys(value: float) -> dict[str, float]:
 
 
 def _valid(draw: random.Random) -> bytes:
-    """A body of JSON that some path takes."""
+    """A JSON body that some path accepts."""
     return json.dumps({draw.choice(["inputs", "instances"]): ["a text", {"text": "a", "text_pair": "b"}]}).encode()

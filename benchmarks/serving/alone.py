@@ -1,4 +1,4 @@
-"""The model alone on real texts that are tokens already, sorted by length: what no server can reach."""
+"""The model alone on tokenised real texts, sorted by length: an upper bound for any server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCHES = 8
 
 
 class Alone:
-    """A version of the store in the engine that the settings choose, with these rows."""
+    """A version of the store on the backend that the settings choose, with these rows."""
 
     def __init__(self, settings: Settings, rows: Sequence[Row]) -> None:
         checkpoint, self._runner = load_backend(settings)
@@ -33,11 +33,11 @@ class Alone:
 
     @property
     def engine(self) -> str:
-        """What runs it, such as onnxruntime-int8."""
+        """The backend and precision, such as onnxruntime-int8."""
         return f"{self._runner.name}-{self._runner.precision}"
 
     def texts_per_s(self, size: int, seconds: float) -> float:
-        """Rows a second in batches of `size`. It goes on where the last call with this size has stopped."""
+        """Rows a second in batches of `size`. Continues where the last call with this size stopped."""
         if size not in self._sources:
             batches = [self._batch(start, size) for start in range(0, len(self._rows), size)]
             random.Random(0).shuffle(batches)

@@ -1,4 +1,4 @@
-"""Polytask beside other servers: each in turn on the same cores, with the same texts, under the same load.
+"""Polytask compared with other servers: in turn, on the same cores, with the same texts under the same load.
 
     python -m benchmarks.serving.compare DATA [--systems polytask,litserve,infinity:torch] [--clients 1,16,64]
 
@@ -70,7 +70,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What every system goes through. `share`: of the best rate of one-text requests, for the open loop; 0 for none."""
+    """The measurements of every system. `share`: of the best rate of one-text requests, for the open loop; 0 for none."""
 
     clients: Sequence[int]
     texts: Sequence[int]
@@ -131,7 +131,7 @@ def _measure(system: System, rows: list[Row], plan: Plan, model: str, environmen
 
 @contextmanager
 def _started(system: System, rows: list[Row], model: str, environments: Environments) -> Iterator[Server]:
-    """The system, answering rightly. Raises Unavailable."""
+    """The running system, once its answers are right. Raises Unavailable."""
     port, tasks = free_port(), tasks_of(rows)
     models, python = None, Path(sys.executable)
     environment = {"POLYTASK_MODEL": model}
@@ -149,7 +149,7 @@ def _started(system: System, rows: list[Row], model: str, environments: Environm
 
 
 def _told(system: System, port: int, models: Path, tasks: Sequence[Task]) -> dict[str, str]:
-    """The variables that a rival reads."""
+    """The environment variables of a rival."""
     threads = str(available_cores())
     return _QUIET | {
         "RIVAL_PORT": str(port),
@@ -166,7 +166,7 @@ def _answers(port: int, requests: Sequence[Request]) -> bool:
 
 
 def _check(system: System, port: int, models: Path, tasks: Sequence[Task]) -> None:
-    """Raises Unavailable where the labels of known texts are not those that the model gave when it was made."""
+    """Raises Unavailable where labels of known texts differ from those that the model gave when it was made."""
     for task in tasks:
         known = json.loads((models / task.name / "expected.json").read_text(encoding="utf-8"))
         response = ask(port, system.request([Row(task, Input(text)) for text, _ in known]))
@@ -177,7 +177,7 @@ def _check(system: System, port: int, models: Path, tasks: Sequence[Task]) -> No
 
 
 def _scrape(system: System, server: Server) -> dict[str, float]:
-    """What the service counts of its batches; nothing of a rival."""
+    """Batch metrics of the service; empty for a rival."""
     return batches(server.scrape()) if system.environment is None else {}
 
 
@@ -204,7 +204,7 @@ def _line(
 
 
 def _without_server(model: str, data: Path, num_tasks: int, seconds: float) -> Line:
-    """The model alone on rows that are tokens already, sorted by length: what no server can reach."""
+    """The model alone on tokenised rows, sorted by length: an upper bound for any server."""
     command = [sys.executable, "-m", "benchmarks.serving.runner", "--only", "texts", "--data", str(data)]
     options = ["--model", model, "--tasks", str(num_tasks), "--seconds", str(seconds), "--engines", "auto", "--json"]
     result = subprocess.run([*command, *options], capture_output=True, text=True, check=False)

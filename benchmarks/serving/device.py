@@ -1,4 +1,4 @@
-"""What a device gives over HTTP beside what it gives alone, for a network of random weights: the command for a GPU.
+"""Throughput of a device over HTTP compared with the device alone, on random weights: the benchmark for a GPU.
 
     python -m benchmarks.serving.device [--device cuda] [--size bert-base] [--frontends 12]
 

@@ -1,4 +1,4 @@
-"""What a row costs an engine process without the forward: the most that one can pass on to a device, however fast that is.
+"""Cost of a row in an engine process without the forward: the limit that it sets for any device.
 
     python -m benchmarks.serving.engine_cost [--frontends 2] [--waiting 512] [--rows 1,32]
 
@@ -37,7 +37,7 @@ _DISTINCT = 997
 
 
 class Sent(NamedTuple):
-    """What a process has got back: rows answered, requests refused, and its own processor time in seconds."""
+    """Results of one process: rows answered, requests refused, and its own processor time in seconds."""
 
     rows: int
     refused: int
@@ -103,7 +103,7 @@ def _send(how: tuple[Path, int, int, float]) -> Sent:
 
 
 async def _closed_loop(socket: Path, size: int, number: int, seconds: float) -> Sent:
-    """`number` requests of `size` rows are on their way all the time."""
+    """Keeps `number` requests of `size` rows in flight."""
     drawn = random.Random(0)
     rows = cycle(
         EncodedRow(drawn.randrange(4), tuple(drawn.choices(range(1000, 30_000), k=length)), (0,) * length, 0)

@@ -1,4 +1,4 @@
-"""The engine process is killed under load: what becomes of every request, and how soon the service is back.
+"""Engine kill under load: the outcome of every request, and the time until the service is ready again.
 
     python -m benchmarks.serving.engine_kill DATA [--seconds 30] [--kills 2]
 
@@ -68,7 +68,7 @@ def main(
 
 
 async def _kill(server: Server) -> float:
-    """Kills the engine in the midst of the load, and gives the seconds until the service says that it is ready."""
+    """Kills the engine during the load. Returns the seconds until the service is ready."""
     await asyncio.sleep(_SETTLING_S)
     (engine,) = (child for child in server.process.children() if "polytask.service.processes.engine" in child.cmdline())
     engine.kill()

@@ -1,4 +1,4 @@
-"""The rivals' own virtual environments and models, made when they are first needed and kept in a folder of their own."""
+"""Virtual environments and models of the rivals, created on first use and kept in a folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LINES = 3
 
 
 class Unavailable(Exception):
-    """A system that does not install or start here; the message is the end of what it said."""
+    """A system that cannot be installed or started here. The message is the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,12 @@ def _fingerprint(content: bytes) -> str:
 
 
 def _checked(command: Sequence[str]) -> None:
-    """Runs a command to its end. Raises Unavailable with what it said last."""
+    """Runs a command. Raises Unavailable with the end of its output."""
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise Unavailable(last_lines(result.stderr or result.stdout))
 
 
 def last_lines(text: str) -> str:
-    """The last lines that say something."""
+    """The last lines that are not empty."""
     return "\n".join([line for line in text.splitlines() if line.strip()][-_LINES:])

@@ -1,4 +1,4 @@
-"""A bulk client at full speed on one task beside an interactive one on another: how long the interactive one waits.
+"""Fairness: how long an interactive client waits beside a bulk client at full speed on another task.
 
     python -m benchmarks.serving.fairness DATA [--seconds 30]
 

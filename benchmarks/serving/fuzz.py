@@ -1,4 +1,4 @@
-"""A service under what nobody should send: does it refuse it all as documented, and is it the same afterwards?
+"""Fuzzing: whether the service refuses abusive traffic as documented, and is unchanged afterwards.
 
     python -m benchmarks.serving.fuzz [--calls 10000] [--bodies 1000] [--requests 10000] [--aborted 100]
 
@@ -43,7 +43,7 @@ _BUSY, _WORDS = 40, 100
 
 
 class Use(NamedTuple):
-    """What a service holds: resident megabytes, and open files."""
+    """Resources of a service: resident megabytes and open files."""
 
     memory_mb: float
     files: int
@@ -60,7 +60,7 @@ def main(
     start: Annotated[int, typer.Option(help="Other generated calls for another number.")] = 0,
     model: Annotated[str, typer.Option(help="The version to serve.")] = "demo",
 ) -> None:
-    """Prints a line for each part. Exit code 1 where something is not as it should be."""
+    """Prints a line for each part. Exit code 1 if a check fails."""
     with polytask(model) as server:
         url = f"http://127.0.0.1:{server.port}"
         with httpx.Client(base_url=url, timeout=60) as client:
@@ -136,7 +136,7 @@ def hostile_bodies(client: httpx.Client, number: int) -> list[str]:
 
 
 def aborted_requests(server: Server, client: httpx.Client, number: int) -> tuple[float, float]:
-    """Rows that were put in line, and rows that were dropped, of requests whose connections closed behind a busy device."""
+    """Rows queued and rows dropped of requests whose connections closed while the device was busy."""
     first, second = client.get("/v1/tasks").json()["tasks"][:2]
     busy = post(f"/v1/tasks/{first['name']}/predict", {"inputs": ["word " * _WORDS] * _BUSY})
     before = server.scrape()
@@ -153,7 +153,7 @@ def aborted_requests(server: Server, client: httpx.Client, number: int) -> tuple
 
 
 def flat(server: Server, client: httpx.Client, number: int) -> tuple[Use, Use]:
-    """What the service holds after a tenth of so many requests, and after all of them."""
+    """Resources after a tenth of the requests, and after all of them."""
     _mixed(server, client, number // 10)
     before = _use(server)
     _mixed(server, client, number - number // 10)

@@ -1,4 +1,4 @@
-"""An engine process with a runner that takes no time: `python -m benchmarks.serving.idle_engine FOLDER NUMBER`, as `polytask.service.processes.engine`."""
+"""Engine process whose backend takes no time: `python -m benchmarks.serving.idle_engine FOLDER NUMBER`, as `polytask.service.processes.engine`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service with a runner that takes no time: what is left is what a request costs without the forward.
+"""The service with a backend that takes no time, to measure the cost of a request without the forward.
 
 python -m benchmarks.serving.idle_runner       with POLYTASK_ variables, as `polytask serve`
 """
@@ -21,7 +21,7 @@ from polytask.service.single_process import serve
 
 
 class IdleRunner:
-    """Gives logits of zero at once."""
+    """Returns logits of zero at once."""
 
     name = "torch"
     device = "cpu"
@@ -45,7 +45,7 @@ class IdleRunner:
 
 @contextlib.contextmanager
 def idle() -> Iterator[None]:
-    """Within this block what would run torch runs nothing. Its golden answers are wrong, of course."""
+    """Within this block the torch backend computes nothing. Its golden answers are wrong, of course."""
     with (
         patch("polytask.service.backends.selection.TorchBackend", IdleRunner),
         patch("polytask.service.engine.build.check_goldens"),

@@ -1,4 +1,4 @@
-"""What each setting does to throughput and latency: the service with one of them changed at a time, under the same loads.
+"""Effect of each setting on throughput and latency: one changed at a time, under the same loads.
 
     python -m benchmarks.serving.knobs DATA [--knobs streams,runner] [--seconds 8]
 
@@ -82,7 +82,7 @@ def _measure(
     share: float,
     seconds: float,
 ) -> Line:
-    """The service with this changed. `peak`: that of the first, if this is not it."""
+    """Measures the service with this change. `peak`: of the first line; None for that line."""
     port = free_port()
     variables = {f"POLYTASK_{name.upper()}": value for name, value in {"model": model, **changed}.items()}
     command = [sys.executable, "-m", "polytask", "serve", "--port", str(port)]

@@ -48,7 +48,7 @@ class Request:
 
 
 class Response(NamedTuple):
-    """What came back. `retry_after_s`: what the header of that name says."""
+    """A response. `retry_after_s`: of the header of that name."""
 
     status: int
     body: bytes
@@ -56,7 +56,7 @@ class Response(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One request and what became of it. Times in seconds of the performance counter; `due`: when it was to be sent."""
+    """One request and its outcome. Times in seconds of the performance counter; `due`: when it was to be sent."""
 
     task: str
     texts: int
@@ -86,7 +86,7 @@ class Outcome:
 
     @property
     def statuses(self) -> dict[int, int]:
-        """How many of the counted requests got which status."""
+        """The number of counted requests by status."""
         return dict(sorted(Counter(sample.status for sample in self.counted).items()))
 
     @property
@@ -117,7 +117,7 @@ class Outcome:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least `share` of the values are not above. NaN where there are none."""
+    """The smallest value that at least `share` of the values do not exceed. NaN without values."""
     if not values:
         return float("nan")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
@@ -164,7 +164,7 @@ async def open_loop(
 ) -> Outcome:
     """Sends `rate` requests a second at random times, round and round, and waits for all answers in the end.
 
-    What it has not been able to send by the end is not sent: there are no samples of it.
+    Requests that could not be sent by the end are dropped and have no samples.
     """
     source = cycle(requests)
     async with _measured(port, seconds, warm_up_s) as (pool, outcome), asyncio.TaskGroup() as tasks:
@@ -205,7 +205,7 @@ class Pool:
         self._open: list[Connection] = []
 
     async def connection(self) -> Connection:
-        """One that nobody uses, made where there is none."""
+        """An unused connection, opened if there is none."""
         while not self.idle:
             if len(self._open) < _MAX_CONNECTIONS:
                 self._open.append(Connection(self._port))
@@ -229,7 +229,7 @@ class Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Response] | None = None
 
     async def send(self, request: Request, due: float) -> Sample:
-        """Sends and waits. What goes wrong on the way is the status LOST."""
+        """Sends and waits. A connection error gives the status LOST."""
         sent = time.perf_counter()
         try:
             response = await self.ask(request)
@@ -240,7 +240,7 @@ class Connection(asyncio.Protocol):
         return Sample(request.task, request.texts, response.status, due, sent, done, response.retry_after_s)
 
     async def ask(self, request: Request) -> Response:
-        """Sends and gives the response. Raises OSError or TimeoutError."""
+        """Sends and returns the response. Raises OSError or TimeoutError."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             self._transport, _ = await loop.create_connection(lambda: self, "127.0.0.1", self._port)
@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
 
 
 def parse(buffer: bytes | bytearray) -> Response | None:
-    """The response in `buffer`, or None while it is not all there."""
+    """The response in `buffer`, or None while it is incomplete."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
         return None

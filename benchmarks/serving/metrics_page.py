@@ -1,4 +1,4 @@
-"""What Prometheus' page costs: of tasks in one process and in several, beside the library's way of writing the same samples.
+"""Cost of the metrics page by number of tasks and processes, compared with the library's rendering of the same samples.
 
 python -m benchmarks.serving.metrics_page [--tasks 10,100,1000] [--processes 1,5]
 """
@@ -63,13 +63,13 @@ def _measure(folder: str, name: str, num_tasks: int) -> dict[str, float]:
 
 
 class _Read:
-    """A collector of what stands on a page."""
+    """A collector of the families of a page."""
 
     def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
     def collect(self) -> list[Metric]:
-        """As for any collector."""
+        """The families."""
         return self._families
 
 

@@ -1,4 +1,4 @@
-"""Ten times what the service can do: what it still answers, how fast it refuses, whether its Retry-After is true.
+"""Overload at ten times the peak: the answers that remain, the speed of refusals, and whether Retry-After is right.
 
     python -m benchmarks.serving.overload DATA [--seconds 60] [--times 10] [--texts 1]
 
@@ -37,7 +37,7 @@ _REFUSED = (429, 503)
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a refusal said, and after how long the same request was taken; in seconds."""
+    """The Retry-After of a refusal, and how long it took until the same request was accepted; in seconds."""
 
     texts: int
     said_s: float
@@ -133,7 +133,7 @@ def _table(line: dict[str, object]) -> list[tuple[str, str, str]]:
 
 
 async def _retry(port: int, requests: Sequence[Request], rate: float, probe: Request) -> Promise | None:
-    """Fills the line, then tries `probe` until it is taken. None where it was taken at once."""
+    """Fills the queue, then sends `probe` until it is accepted. None where it was accepted at once."""
     filling = asyncio.create_task(open_loop(port, requests, rate, _FILLING_S))
     await asyncio.sleep(_FILLING_S)
     connection, said_s, refused = Connection(port), 0.0, 0.0

@@ -1,8 +1,8 @@
-"""The processor time of a request without the forward: HTTP, checks, tokenising, the line, decoding.
+"""Processor time of a request without the forward: HTTP, validation, tokenisation, queue, decoding.
 
     python -m benchmarks.serving.request_cost DATA [--clients 64] [--texts 1,32]
 
-The service runs on `idle_runner`. What its process has used is divided by the requests that it has answered.
+The service runs on `idle_runner`. Its processor time is divided by the number of answered requests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where results go: a JSON line each, with the machine and the commit, and tables that are Markdown as they are printed."""
+"""Results: a JSON line each, with the machine and the commit, and printed tables in Markdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WIDTH = 160
 
 
 def append(name: str, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Adds lines to `results/NAME.jsonl`, each with when, where and on what commit it was measured."""
+    """Adds lines to `results/NAME.jsonl`, each with time, machine and commit."""
     _RESULTS.mkdir(exist_ok=True)
     about = machine()
     with (_RESULTS / f"{name}.jsonl").open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""The runner alone, without HTTP or queue: what conditioning, many tasks, padding and lengths cost.
+"""The backend alone, without HTTP or queue: cost of conditioning, many tasks, padding and lengths.
 
     python -m benchmarks.serving.runner [--data DATA] [--engines torch] [--size minilm] [--only conditioning,tasks]
 

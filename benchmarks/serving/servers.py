@@ -1,4 +1,4 @@
-"""Starting a server in a process of its own, waiting until it answers, its memory, and stopping all that it started."""
+"""Server processes: start, wait until they answer, measure memory, and stop with all their children."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Server:
     process: psutil.Process
 
     def peak_memory_mb(self) -> float:
-        """The largest resident size that each of its processes ever had, added up, in megabytes.
+        """The sum of the peak resident sizes of its processes, in megabytes.
 
         What processes share counts once for each. Where the system does not tell: the size at present.
         """
@@ -70,7 +70,7 @@ def batches(samples: dict[str, float]) -> dict[str, float]:
 
 
 def means(counted: dict[str, float]) -> dict[str, float]:
-    """What batches were like on average: milliseconds of a forward, rows and tasks of a batch, share of padding."""
+    """Means per batch: milliseconds of a forward, rows, tasks, and the share of padding."""
     if not counted.get("batches"):
         return {}
     return {

@@ -1,4 +1,4 @@
-"""Throughput over HTTP as a share of what the model does alone on the same texts and cores, the two in turns.
+"""Throughput over HTTP as a share of that of the model alone, on the same texts and cores, in turns.
 
     python -m benchmarks.serving.share DATA [--clients 1,16,64] [--texts 1] [--rounds 5]
 

@@ -1,4 +1,4 @@
-"""Which part of a request takes how long, at a steady rate: by the service's own log, beside what clients see.
+"""Duration of each stage of a request at a steady rate, from the service's log, beside the latency at clients.
 
 python -m benchmarks.serving.stages DATA [--rate 240] [--seconds 12]
 """
@@ -53,7 +53,7 @@ def main(
 def _logged(
     requests: list[Request], model: str, rate: float, seconds: float
 ) -> tuple[Outcome, list[Mapping[str, Any]]]:
-    """The load, and the lines that the service has written of requests."""
+    """The load, and the request log of the service."""
     port = free_port()
     variables = {"POLYTASK_MODEL": model, "POLYTASK_LOG_FORMAT": "json", "POLYTASK_LOG_REQUESTS": "1"}
     command = [sys.executable, "-m", "polytask", "serve", "--port", str(port)]

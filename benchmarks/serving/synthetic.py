@@ -1,4 +1,4 @@
-"""Networks of random weights and rows of random tokens, to measure runners on."""
+"""Networks of random weights and rows of random tokens, to measure backends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SIZES = {"tiny": _sizes(64, 2, 4), "minilm": _sizes(384, 6, 12), "bert-base": _s
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What is measured on: one of ENGINES, its threads, a device, the sizes of the network, and how many rounds."""
+    """A measurement: one of ENGINES, its threads, a device, the sizes of the network, and the number of rounds."""
 
     engine: str
     threads: int

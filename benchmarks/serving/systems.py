@@ -1,4 +1,4 @@
-"""The systems that are compared: how each is started, and how it is asked about texts."""
+"""Compared systems: the command that starts each, and its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Timing on a machine that others use as well: what is compared runs in turns, and ratios are those of a round."""
+"""Timing on a shared machine: cases run in turns, and ratios are taken within a round."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IN_A_ROW = 3
 
 
 def in_turns(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round, after one that does not count. Every other round goes backwards."""
+    """Seconds of each case in each round, after one warm-up round. Every other round runs in reverse order."""
     for case in cases.values():
         case()
     seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -35,7 +35,7 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
 
 
 def run_all(runner: Backend, batches: Sequence[Batch]) -> None:
-    """Runs the batches as the service would: side by side, or each begun while the one before runs, where that is possible."""
+    """Runs the batches as the service would: in parallel, or each started while the one before runs, where the backend allows it."""
     if runner.num_streams > 1:
         with ThreadPoolExecutor(runner.num_streams) as threads:
             list(threads.map(runner.run, batches))

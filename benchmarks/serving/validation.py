@@ -1,4 +1,4 @@
-"""The service's metrics on validation, measured through HTTP, beside those that training measured.
+"""Validation scores measured through HTTP, compared with those that training measured.
 
     python -m benchmarks.serving.validation DATA [--url http://127.0.0.1:8000] [--model demo]
 

@@ -1,4 +1,4 @@
-"""The texts of the benchmarks: validation inputs of a checkpoint's tasks, each of one row, the tasks mixed."""
+"""Texts of the benchmarks: validation inputs of a checkpoint's tasks, each of one row, the tasks mixed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Row:
 
 
 def read_rows(model: str, data_folder: Path, num_tasks: int) -> list[Row]:
-    """Rows of the first tasks of a version that have such, shuffled; the same ones every time.
+    """Rows of the first tasks of a version that have validation inputs, shuffled with a fixed seed.
 
     Multiple choice has none; a ranking is asked about one candidate. Texts stay in `data_folder`, which is read only.
     """

@@ -26,7 +26,7 @@ device = ThreadPoolExecutor(1)
 
 @app.post("/{task}")
 async def classify(task: str, body: Texts) -> list[dict[str, Any]]:
-    """The texts one after the other; a text of another request may come in between."""
+    """Classifies the texts one after the other. A text of another request may run in between."""
     loop = asyncio.get_running_loop()
     return [(await loop.run_in_executor(device, classifiers[task], [text]))[0] for text in body.texts]
 

@@ -1,4 +1,4 @@
-"""FastAPI and an engine with batching written by hand: a queue a task, whatever waits is run together."""
+"""FastAPI and an engine with batching written by hand: a queue per task, and all waiting texts run together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ device = ThreadPoolExecutor(1)
 
 
 async def batches(task: str) -> None:
-    """Runs what waits for a task, for ever: the first text, and as many more as are there already."""
+    """Runs batches of a task for ever: the first waiting text and those already queued behind it."""
     classify, queue = load(task), queues[task]
     while True:
         batch = [await queue.get()]
@@ -62,7 +62,7 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post("/{task}")
 async def classify(task: str, body: Texts) -> list[dict[str, Any]]:
-    """Puts the texts in line and waits for their answers."""
+    """Queues the texts and waits for their answers."""
     futures = []
     for text in body.texts:
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Makes the classifiers that the rivals serve: one fine-tuned model a task would be, here with a head at random.
+"""Creates the classifiers that the rivals serve: one model per task, with a random head in place of a fine-tuned one.
 
     python -m benchmarks.serving.rivals.models BACKBONE FOLDER '[{"name": ..., "num_labels": ..., "max_length": ...}]'
 
