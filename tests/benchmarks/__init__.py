@@ -1,1 +1,1 @@
-"""Tests of the benchmarks: what they compare, and their arithmetic."""
+"""Tests of `benchmarks/`."""

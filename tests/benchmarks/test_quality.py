@@ -1,4 +1,4 @@
-"""Tests of benchmarks/quality: the methods differ in what they say they differ in, and the table adds up."""
+"""Quality benchmark: methods differ only where they claim to, and the table adds up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not name.startswith("mt-")])
 def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> None:
-    """Whatever a method changes, it has the suite's backbone, examples, seed, batch size and precision.
+    """Every method keeps the suite's backbone, examples, seed, batch size and precision.
 
     Only the weights of the losses, of tasks and of labels, are the method's own.
     """
@@ -39,7 +39,7 @@ def test_methods_keep_backbone_tasks_and_batches(recipe: Recipe, name: str) -> N
 
 
 def test_both_forms_of_mt_uncertainty_differ_in_nothing_else(recipe: Recipe) -> None:
-    """They are the default with another sampler, for as many examples, which are fewer than the default's."""
+    """Both forms of MT-Uncertainty are the default with another sampler, for the same smaller number of examples."""
     exact, amortised = (METHODS[name].recipe(recipe) for name in ("mt-exact", "mt-amortised"))
     assert (exact.sampler.amortised, amortised.sampler.amortised) == (False, True)
     assert changed(exact, sampler={"amortised": True}) == amortised
@@ -50,7 +50,7 @@ def test_both_forms_of_mt_uncertainty_differ_in_nothing_else(recipe: Recipe) -> 
 
 @pytest.mark.parametrize("name", ["single", "lora", "shared"])
 def test_rivals_are_plain(recipe: Recipe, name: str) -> None:
-    """The rivals have no conditioning, nothing frozen by the recipe, no average, and draw in proportion."""
+    """The rivals have no conditioning, no frozen layers of the recipe, no average, and sample in proportion."""
     found = METHODS[name].recipe(recipe)
     switches = found.conditioning
     assert not any((switches.alignment, switches.attention, switches.layer_norm, switches.bottleneck))
@@ -63,12 +63,12 @@ def test_rivals_are_plain(recipe: Recipe, name: str) -> None:
 
 
 def test_the_default_is_the_recipe_itself(recipe: Recipe) -> None:
-    """CA-MTL is measured as its recipe says."""
+    """CA-MTL is measured with the recipe unchanged."""
     assert METHODS["ca-mtl"].recipe(recipe) is recipe
 
 
 def test_the_ablation_adds_one_part_at_a_time(recipe: Recipe) -> None:
-    """Each step switches on one more part, down to the default's conditioning; only the sampler is left."""
+    """Each step switches on one more part of the default's conditioning, and only the sampler remains."""
 
     def parts(name: str) -> list[bool]:
         switches = METHODS[name].recipe(recipe).conditioning
@@ -114,7 +114,7 @@ def test_the_table_has_mean_and_spread(tmp_path: Path) -> None:
 
 
 def test_models_of_one_task_add_up(tmp_path: Path) -> None:
-    """A seed of a method with one model a task counts once every task is there, with the sum of the costs."""
+    """A seed of a method with one model per task counts once all tasks are there, with the sum of the costs."""
     whole = _line("ca-mtl", 0, {"a": 0.5, "b": 0.7})
     one = _line("single", 0, {"a": 0.4})
     assert len(_table(tmp_path, whole, one)) == len(_table(tmp_path, whole))

@@ -1,4 +1,4 @@
-"""Tests of benchmarks/serving: percentiles, schedules, parsing and ratios are what they claim to be."""
+"""Serving benchmarks: percentiles, schedules, parsing and ratios."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1), st.floats(0.01, 1))
 def test_a_percentile_is_the_least_value_that_covers_its_share(values: list[float], share: float) -> None:
-    """At least the share of the values is not above it, and no smaller value of them has that property."""
+    """A percentile is the smallest value that at least the share of the values do not exceed."""
     found = percentile(values, share)
     assert found in values
     covered = [sum(other <= value for other in values) >= share * len(values) for value in values]
@@ -39,12 +39,12 @@ def test_a_percentile_is_the_least_value_that_covers_its_share(values: list[floa
 
 
 def test_a_percentile_of_nothing_is_no_number() -> None:
-    """Where nothing was measured nothing is claimed."""
+    """The percentile of no values is NaN."""
     assert math.isnan(percentile([], 0.5))
 
 
 def test_arrivals_are_a_poisson_process() -> None:
-    """They rise, end in time, are as many as the rate says, and their gaps spread as much as their mean."""
+    """Arrival times rise within the time, match the rate, and their gaps have a standard deviation equal to their mean."""
     times = list(arrivals(200, 100, seed=1))
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     mean = sum(gaps) / len(gaps)
@@ -67,7 +67,7 @@ _HEAD = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\n"
     ],
 )
 def test_a_response_is_read_once_it_is_whole(wire: bytes) -> None:
-    """No part of a response is taken for one; the whole gives status, body and what it says of a retry."""
+    """A partial response is not parsed; a whole one gives status, body and Retry-After."""
     assert all(parse(wire[:end]) is None for end in range(len(wire)))
     response = parse(wire)
     assert response is not None
@@ -75,7 +75,7 @@ def test_a_response_is_read_once_it_is_whole(wire: bytes) -> None:
 
 
 def test_only_what_was_due_in_time_counts() -> None:
-    """Requests of the warm-up are left out of the latencies, answers after the end out of the throughput."""
+    """Latencies leave out requests of the warm-up, and throughput leaves out answers after the end."""
 
     def sample(due: float, done: float, status: int = 200) -> Sample:
         return Sample("mood", 4, status, due, due, done)
@@ -89,7 +89,7 @@ def test_only_what_was_due_in_time_counts() -> None:
 
 
 async def serve(answer: Answer, load: Callable[[int], Awaitable[Outcome]]) -> Outcome:
-    """The outcome of a load on a server of the kept-alive sort that leaves its answers to `answer`."""
+    """The outcome of a load on a keep-alive server whose answers `answer` writes."""
     handlers: list[asyncio.Task[None]] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +119,7 @@ async def say_yes(writer: asyncio.StreamWriter) -> None:
 
 
 def test_an_open_loop_does_not_wait_for_answers() -> None:
-    """A server that answers nobody before ten requests are there gets them, and answers all."""
+    """An open loop sends ten requests to a server that answers none before the tenth has arrived."""
     arrived = 0
     enough = asyncio.Event()
 
@@ -139,7 +139,7 @@ def test_an_open_loop_does_not_wait_for_answers() -> None:
 
 
 def test_a_client_of_a_closed_loop_waits() -> None:
-    """There are never more requests in the air than clients."""
+    """A closed loop never has more requests in flight than clients."""
     in_air, most = 0, 0
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -156,7 +156,7 @@ def test_a_client_of_a_closed_loop_waits() -> None:
 
 
 def test_a_broken_connection_is_a_lost_request() -> None:
-    """A request whose connection breaks is counted, and the client goes on with a new connection."""
+    """A request whose connection breaks counts as lost, and the client continues on a new connection."""
     seen = 0
 
     async def answer(writer: asyncio.StreamWriter) -> None:
@@ -177,12 +177,12 @@ def test_a_broken_connection_is_a_lost_request() -> None:
     [(4, 4, True), (4, 2, True), (4, 8, True), (4, 1.9, False), (4, 8.1, False), (1, 0.01, True), (1, 2.1, False)],
 )
 def test_a_promise_is_kept_within_a_factor_of_two(said_s: float, taken_s: float, kept: bool) -> None:
-    """Twice and half are right, more and less are not; one second, the least that can be said, may be at once."""
+    """A Retry-After is right within a factor of two; one second, the smallest value, may also mean at once."""
     assert Promise(64, said_s, taken_s).kept is kept
 
 
 def test_ratios_are_of_the_same_round() -> None:
-    """A machine that is twice as slow for a while changes no ratio; cases run in every round and once before."""
+    """Ratios are taken within a round, so a slow round changes none; each case also runs once for warm-up."""
     assert ratio([2.0, 4.0, 2.2], [1.0, 2.0, 1.0]) == pytest.approx(2.0)
     ran: list[str] = []
     seconds = in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, 2)
@@ -191,7 +191,7 @@ def test_ratios_are_of_the_same_round() -> None:
 
 
 def test_means_are_of_the_batches() -> None:
-    """Milliseconds and rows are per batch, padding is a share of all tokens; no batches, no means."""
+    """Milliseconds and rows are per batch, and padding is a share of all tokens; without batches there are no means."""
     counted = {"batches": 4.0, "rows": 32.0, "tasks": 8.0, "seconds": 0.2, "real": 90.0, "padding": 10.0}
     assert means(counted) == pytest.approx({"forward_ms": 50, "rows": 8, "tasks": 2, "padding": 0.1})
     assert means(dict.fromkeys(counted, 0.0)) == {}
@@ -202,7 +202,7 @@ def _row(task: Task, text: str) -> Row:
 
 
 def test_groups_have_one_task() -> None:
-    """Requests of several texts ask one task, keep the order, and leave out what is not full."""
+    """Each group has rows of one task in order, and incomplete groups are left out."""
     first, second, *_ = tiny.tasks()
     rows = [_row(task, str(place)) for place, task in enumerate([first, second, first, first, first, second])]
     found = [[row.item.text for row in group] for group in groups(rows, 2)]
@@ -210,7 +210,7 @@ def test_groups_have_one_task() -> None:
 
 
 def test_every_system_is_asked_about_the_same_texts() -> None:
-    """Each request of each system has all texts, pairs included, and says how many there are."""
+    """The request of every system has all texts, pairs included, and their number."""
     task = tiny.tasks()[2]
     rows = [Row(task, Input("first text", "its pair")), Row(task, Input("other text", "another pair"))]
     for system in ALL:
@@ -221,7 +221,7 @@ def test_every_system_is_asked_about_the_same_texts() -> None:
 
 
 def test_systems_are_found_by_name_and_engine() -> None:
-    """A rival may be given another engine; what there is not is refused by name."""
+    """A system is found by name and optional engine; an unknown one is refused by name."""
     assert find("litserve:int8").engine == "int8"
     assert find("polytask").environment is None
     for wrong in ("torchserve", "litserve:magic", "polytask:int8"):
@@ -230,7 +230,7 @@ def test_systems_are_found_by_name_and_engine() -> None:
 
 
 def test_the_plain_encoder_is_the_same_without_conditioning() -> None:
-    """What conditioning costs is measured on two networks that differ in nothing else."""
+    """The plain encoder equals the conditioned one except for the conditioning."""
     config = conditioned(SIZES["tiny"])
     assert config.conditional_alignment
     assert config.conditional_attention == (0, 1)

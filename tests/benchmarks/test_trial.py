@@ -1,4 +1,4 @@
-"""A trial of the quality benchmark that is stopped."""
+"""Quality trial that is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENOUGH = 3
 
 
 def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped and run again it comes to what it comes to undisturbed, and leaves no checkpoint behind."""
+    """A trial that was stopped resumes with the result of an undisturbed run, and leaves no checkpoint behind."""
     recipe = toy.recipe(toy.write_backbone(tmp_path / "backbone"), [Kind.CLASSIFICATION, Kind.TAGGING])
     recipe = changed(recipe, length={"examples": 120})
     toy.write_data(tmp_path / "data")

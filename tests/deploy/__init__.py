@@ -1,1 +1,1 @@
-"""What stands in `deploy/` and in the pages of `docs/`: as it is rendered, and beside the code that it speaks of."""
+"""Tests of `deploy/` and of the pages of `docs/` that describe it."""

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: valid, and in step with the service that they run."""
+"""Kubernetes manifests: valid, and consistent with the service that they run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OTHERS = {"PrometheusRule", "ServiceMonitor"}
 @pytest.mark.parametrize("name", RENDERED)
 @pytest.mark.parametrize("kubernetes", ["1.30", "1.37"])
 def test_every_object_is_valid(name: str, kubernetes: str) -> None:
-    """It has the fields that Kubernetes knows, and no others."""
+    """Every object has only fields that Kubernetes knows."""
     for found in rendered(name):
         if found["kind"] not in _OTHERS:
             kubernetes_validate.validate(found, kubernetes, strict=True)
@@ -55,7 +55,7 @@ def test_every_object_is_valid(name: str, kubernetes: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_settings_are_those_of_the_service(name: str) -> None:
-    """It would start with them: each variable exists and has a value that it can have."""
+    """Every variable is a setting of the service with a valid value."""
     given = settings(name)
     assert given.keys() <= {setting.env_name for setting in all_settings()} - OF_THE_IMAGE
     Settings.from_environment({key: value for key, value in given.items() if not key.endswith("_FILE")})
@@ -63,7 +63,7 @@ def test_settings_are_those_of_the_service(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_replicas_serve_one_version(name: str) -> None:
-    """The version has its number, as replicas do not start at the same time; and variables of Services stay out."""
+    """The version has a number, because replicas start at different times; variables of Services are off."""
     _, number = parse_reference(settings(name)["POLYTASK_MODEL"])
     assert number is not None
     assert pod(name)["enableServiceLinks"] is False
@@ -71,13 +71,13 @@ def test_replicas_serve_one_version(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["overlays/cpu", "overlays/gpu"])
 def test_the_image_has_the_version(name: str) -> None:
-    """Without a volume the version is the embedded one."""
+    """Without a volume the served version is the embedded one."""
     assert resolve(DEFAULT_STORE, settings(name)["POLYTASK_MODEL"]).is_dir()
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_probes_ask_for_what_there_is(name: str) -> None:
-    """Their paths are the service's, need no key, and only readiness depends on the device."""
+    """Probes use paths of the service that need no key, and only readiness depends on the device."""
     routes = operation_routes(cast("Versions", None), bytes).routes
     known = {route.path for route in routes if isinstance(route, APIRoute)}
     probes = {kind: container(name)[kind]["httpGet"] for kind in ("startupProbe", "readinessProbe", "livenessProbe")}
@@ -95,13 +95,13 @@ def test_probes_ask_for_what_there_is(name: str) -> None:
 
 
 def tiny_keys() -> tuple[Any, ...]:
-    """The keys of a service that has one."""
+    """The keys of a service that has one key."""
     return Settings(api_keys=f'shop = {{ sha256 = "{"0" * 64}" }}').keys
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_the_same(name: str) -> None:
-    """The service listens where the container, the Service and the network policy say; each finds it by its name."""
+    """Container, Service and network policy refer to the port on which the service listens, by its name."""
     (port,) = container(name)["ports"]
     (offered,) = spec(one(name, "Service"))["ports"]
     ((allowed,),) = [rule["ports"] for rule in spec(one(name, "NetworkPolicy"))["ingress"]]
@@ -115,7 +115,7 @@ def test_ports_are_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_what_was_accepted_is_answered(name: str) -> None:
-    """A pod gets the time to be left alone, and then what the service may take at most."""
+    """The grace period of a pod covers its removal from load balancing and the longest shutdown of the service."""
     seconds = int(container(name)["lifecycle"]["preStop"]["exec"]["command"][-1])
     deadline_s = float(settings(name).get("POLYTASK_DEADLINE_S", Settings().deadline_s))
     at_most_s = deadline_s + max(
@@ -127,13 +127,13 @@ def test_what_was_accepted_is_answered(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_rollout_takes_no_replica_away(name: str) -> None:
-    """The new pod is ready before an old one goes, and nodes are drained one at a time."""
+    """A rollout starts a new pod before it ends an old one, and one node is drained at a time."""
     assert spec(one(name, "Deployment"))["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
     assert spec(one(name, "PodDisruptionBudget"))["maxUnavailable"] == 1
 
 
 def test_images_are_of_this_release() -> None:
-    """Their tags, those of Compose and the version of the package are the same."""
+    """The image tags of Kubernetes and Compose equal the version of the package."""
     compose = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("compose.yaml", "compose.gpu.yaml")}
     for name, file, variant in (
         ("overlays/cpu", "compose.yaml", ""),
@@ -147,7 +147,7 @@ def test_images_are_of_this_release() -> None:
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_pods_may_do_nothing(name: str) -> None:
-    """They are the image's user, not root, write to memory alone, have no token, and pass the standard `restricted`."""
+    """Pods run as the image's user, write to memory only, have no token, and meet the `restricted` standard."""
     (user,) = re.findall(r"useradd --uid (\d+)", _DOCKERFILE)
     own = pod(name)["securityContext"]
     assert own["runAsNonRoot"] is True
@@ -166,14 +166,14 @@ def test_pods_may_do_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_cores_and_memory_are_bounded(name: str) -> None:
-    """A limit of cores decides how many threads a forward gets; a service has what it may use to itself."""
+    """Every container has limits of cores and memory, and a service requests all of its limit."""
     resources = container(name)["resources"]
     assert {"cpu", "memory"} <= resources["limits"].keys()
     assert name == "store" or resources["limits"] == resources["requests"]
 
 
 def selectors(name: str) -> list[Object]:
-    """Every choice of the service's pods by their labels."""
+    """All label selectors of the service's pods."""
     deployment, budget, policy = (
         spec(one(name, kind)) for kind in ("Deployment", "PodDisruptionBudget", "NetworkPolicy")
     )
@@ -184,7 +184,7 @@ def selectors(name: str) -> list[Object]:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_all_choose_the_pods_of_the_service(name: str) -> None:
-    """By the labels that they have and the pod of the store has not."""
+    """All selectors match the pods of the service and not that of the store."""
     labels = spec(one(name, "Deployment"))["template"]["metadata"]["labels"]
     others = one("store", "Pod")["metadata"]["labels"]
     for selector in selectors(name):
@@ -194,7 +194,7 @@ def test_all_choose_the_pods_of_the_service(name: str) -> None:
 
 
 def test_versions_come_from_the_volume_of_the_store() -> None:
-    """Both mount one claim where the image has its store, the service to read alone."""
+    """Store and service mount the same claim at the store of the image, the service read-only."""
     (store,) = re.findall(r"POLYTASK_STORE=(\S+)", _DOCKERFILE)
     claim = one("store", "PersistentVolumeClaim")["metadata"]["name"]
     for name, read_only in (("store", False), (EXAMPLE, True)):
@@ -206,7 +206,7 @@ def test_versions_come_from_the_volume_of_the_store() -> None:
 
 
 def test_without_its_keys_no_pod_starts() -> None:
-    """The Secret is required, and the setting names the file in it: without either the service would be open."""
+    """The Secret with the keys is required and the setting names its file; otherwise the service would be open."""
     (volume,) = (each for each in pod(EXAMPLE)["volumes"] if "secret" in each)
     (mount,) = (each for each in container(EXAMPLE)["volumeMounts"] if each["name"] == volume["name"])
     assert "optional" not in volume["secret"]
@@ -214,12 +214,12 @@ def test_without_its_keys_no_pod_starts() -> None:
 
 
 def test_the_operator_gets_the_rules_of_prometheus() -> None:
-    """All of them; if not, `make rules` was not run after a change."""
+    """The PrometheusRule equals the rules file; otherwise `make rules` was not run."""
     assert spec(one(EXAMPLE, "PrometheusRule")) == yaml.safe_load(RULES.read_text(encoding="utf-8"))
 
 
 def test_prometheus_finds_the_service() -> None:
-    """By the labels and the port of the Service, under the job that rules ask for, as often as with Compose."""
+    """The ServiceMonitor selects the Service by label and port, under the job of the rules and at the interval of Compose."""
     monitor, service = spec(one(EXAMPLE, "ServiceMonitor")), one(EXAMPLE, "Service")
     labels = service["metadata"]["labels"]
     (job,) = set(re.findall(r'job="(\w+)"', RULES.read_text(encoding="utf-8")))
@@ -236,7 +236,7 @@ def test_prometheus_finds_the_service() -> None:
 
 
 def test_grafana_gets_all_dashboards() -> None:
-    """As they are for Compose, with a data source of the uid that they name, under the labels that its sidecar looks for."""
+    """The ConfigMaps hold the dashboards of Compose and their data source, with the labels of the sidecar."""
     maps = {found["metadata"]["name"]: found for found in of_kind(EXAMPLE, "ConfigMap")}
     boards, source = maps["polytask-dashboards"], maps["polytask-datasource"]
     assert boards["data"] == {
@@ -250,7 +250,7 @@ def test_grafana_gets_all_dashboards() -> None:
 
 
 def test_the_autoscaler_measures_what_is_exported() -> None:
-    """Each of its measures is a metric of the service and of the adapter's rule; the deployment has no number of its own."""
+    """The autoscaler uses metrics that the service exports and the adapter's rule names, and the deployment sets no replicas."""
     autoscaler = spec(one(EXAMPLE, "HorizontalPodAutoscaler"))
     adapter = yaml.safe_load((KUBERNETES / "components/autoscaling/adapter-values.yaml").read_text(encoding="utf-8"))
     (rule,) = adapter["rules"]["custom"]

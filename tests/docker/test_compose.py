@@ -1,4 +1,4 @@
-"""The Compose files as text: what must stay in step with the rest of the repository."""
+"""Compose files as text: consistent with settings, proxy and `.env.example`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ OF_THE_IMAGE = {"POLYTASK_HOST", "POLYTASK_PORT", "POLYTASK_STORE"}
 
 
 def test_every_setting_is_passed_on() -> None:
-    """The service gets each variable that may be set, former names too, except those that the image decides."""
+    """Compose passes on every setting, former names too, except those that the image sets."""
     listed = re.findall(r"^      - (POLYTASK_\w+)$", (ROOT / "compose.yaml").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(listed) == listed
     assert set(listed) == {setting.env_name for setting in all_settings()} - OF_THE_IMAGE | RENAMED.keys()
 
 
 def test_the_example_names_what_there_is() -> None:
-    """Each variable of .env.example is read by a Compose file, but for the one that Compose itself reads."""
+    """Each variable of .env.example is read by a Compose file or by Compose itself."""
     files = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("compose*.yaml")))
     read = {"COMPOSE_FILE", *re.findall(r"(?:^      - |\$\{)([A-Z_]+)(?=$|:?-)", files, re.MULTILINE)}
     names = re.findall(r"^(?:# )?([A-Z_]+)=", (ROOT / ".env.example").read_text(encoding="utf-8"), re.MULTILINE)
@@ -27,7 +27,7 @@ def test_the_example_names_what_there_is() -> None:
 
 
 def test_replicas_have_time_to_leave() -> None:
-    """The proxy sees that one is leaving before it closes its port, and gives a request as long as the service may take."""
+    """The proxy notices a draining replica before its port closes, and its timeout covers the longest deadline."""
     replicas = (ROOT / "compose.replicas.yaml").read_text(encoding="utf-8")
     proxy = (ROOT / "docker" / "haproxy" / "haproxy.cfg").read_text(encoding="utf-8")
     drain_s, grace_s = int(found(r"POLYTASK_DRAIN_S:-(\d+)", replicas)), int(found(r"period: (\d+)s", replicas))
@@ -38,7 +38,7 @@ def test_replicas_have_time_to_leave() -> None:
 
 
 def found(pattern: str, text: str) -> str:
-    """What the first match holds."""
+    """The group of the first match."""
     match = re.search(pattern, text)
     assert match is not None, pattern
     return match[1]

@@ -1,4 +1,4 @@
-"""`compose.replicas.yaml`: replicas end and begin while clients without retries ask through the proxy."""
+"""`compose.replicas.yaml`: replicas are replaced while clients without retries send requests through the proxy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def stack(service_image: str) -> Iterator[Stack]:
 
 
 def requests(*, large: bool) -> list[Request]:
-    """Short texts for several tasks; with `large` every tenth body is larger than what the proxy keeps."""
+    """Short texts for several tasks; with `large` every tenth body is larger than the buffer of the proxy."""
     bodies = [json.dumps({"inputs": [f"Where is card number {number}?"]}).encode() for number in range(20)]
     if large:
         bodies[::10] = [body + b" " * 2 * _REPLAYED_BYTES for body in bodies[::10]]
@@ -54,7 +54,7 @@ def requests(*, large: bool) -> list[Request]:
 
 @contextlib.contextmanager
 def load(stack: Stack, *, large: bool) -> Iterator[Counter[int]]:
-    """Clients ask as long as the block lasts. After it the counter says how many requests got which status."""
+    """Clients send requests during the block. The counter has the number of requests by status."""
     statuses: Counter[int] = Counter()
     done = threading.Event()
 
@@ -74,7 +74,7 @@ def load(stack: Stack, *, large: bool) -> Iterator[Counter[int]]:
 
 
 def test_a_rolling_restart_fails_no_request(stack: Stack) -> None:
-    """The script replaces one replica after another; every request is answered, also those too large to be sent twice."""
+    """During a rolling restart every request is answered, also those too large to be sent twice."""
     before = set(stack.containers())
     with load(stack, large=True) as statuses:
         environment = stack.environment | {"COMPOSE": shlex.join(stack.command)}
@@ -86,7 +86,7 @@ def test_a_rolling_restart_fails_no_request(stack: Stack) -> None:
 
 
 def test_what_a_killed_replica_had_another_answers(stack: Stack) -> None:
-    """A replica dies without warning: its requests are sent again to the other, and no client sees it."""
+    """The requests of a killed replica are sent again to the other, and no client notices."""
     victim = stack.containers()[0]
     with load(stack, large=False) as statuses:
         stack.kill(victim)
@@ -96,13 +96,13 @@ def test_what_a_killed_replica_had_another_answers(stack: Stack) -> None:
 
 
 def test_prometheus_reads_each_replica(stack: Stack) -> None:
-    """Each is a target by its own address."""
+    """Prometheus scrapes each replica by its own address."""
     until("Prometheus has read both", lambda: stack.series('count(up{job="polytask"} == 1)') == [2])
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/admin", "/admin/models/load"])
 def test_what_is_about_one_replica_is_not_at_the_proxy(stack: Stack, path: str) -> None:
-    """It would be that of any."""
+    """The proxy answers 404 on paths that concern a single replica."""
     response = httpx.get(f"{stack.url}{path}")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
@@ -110,7 +110,7 @@ def test_what_is_about_one_replica_is_not_at_the_proxy(stack: Stack, path: str) 
 
 
 def test_headers_pass_the_proxy(stack: Stack) -> None:
-    """A client's request id comes back, with the version that answered."""
+    """The client's request id and the version that answered pass the proxy."""
     body = {"inputs": ["Where is my new card?"]}
     response = httpx.post(f"{stack.url}/v1/tasks/intent/predict", json=body, headers={"X-Request-Id": "one.of/mine"})
     assert response.headers["X-Request-Id"] == "one.of/mine"
@@ -118,7 +118,7 @@ def test_headers_pass_the_proxy(stack: Stack) -> None:
 
 
 def test_without_replicas_the_proxy_says_when_to_come_back(stack: Stack) -> None:
-    """A problem as the service's own, with Retry-After."""
+    """Without replicas the proxy answers with the service's own problem and Retry-After."""
     stack.compose("stop", "service")
     response = httpx.post(f"{stack.url}/v1/tasks/intent/predict", json={"inputs": ["Where is my card?"]}, timeout=30)
     assert response.status_code == 503

@@ -43,7 +43,7 @@ def test_the_image_is_small_and_holds_no_training(stack: Stack) -> None:
 
 
 def test_it_has_no_rights(stack: Stack) -> None:
-    """The process is no root, can gain nothing, and can write nowhere but to /tmp."""
+    """The service runs without root or capabilities, and can write to /tmp only."""
     identity = docker(
         "exec", stack.container(), "python", "-c", "import os; print(os.getuid(), open('/proc/1/status').read())"
     )
@@ -62,7 +62,7 @@ def test_it_answers_through_its_port(stack: Stack) -> None:
 
 
 def test_prometheus_has_data_of_every_series(stack: Stack) -> None:
-    """After a short load each series on the service's page is in Prometheus, and each that the rules record has a value."""
+    """After a short load Prometheus has every series of the page, and a value for every recording rule."""
     assert httpx.get(f"{stack.prometheus}/api/v1/status/config", timeout=5).is_success
 
     def missing(names: Iterable[str]) -> list[str]:
@@ -87,7 +87,7 @@ def test_prometheus_has_data_of_every_series(stack: Stack) -> None:
 
 
 def test_promtool_finds_no_fault(stack: Stack) -> None:
-    """The page of the running service, the configuration and the rules are as this Prometheus wants them."""
+    """Promtool accepts the page of the running service, the configuration and the rules."""
     page = httpx.get(f"{stack.url}/metrics", timeout=5).content
     prometheus = ["docker", "exec", "-i", stack.container("prometheus"), "promtool", "check"]
     subprocess.run([*prometheus, "metrics"], input=page, check=True)
@@ -95,7 +95,7 @@ def test_promtool_finds_no_fault(stack: Stack) -> None:
 
 
 def test_killed_under_load_it_comes_back(stack: Stack) -> None:
-    """The process is killed while clients ask: it is started again and gets healthy, and no call of theirs has failed."""
+    """A service that is killed under load is restarted and gets healthy, and no call of the clients fails."""
     done = threading.Event()
     answered = threading.Semaphore(0)
 

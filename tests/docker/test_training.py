@@ -1,4 +1,4 @@
-"""The image for training: it trains a version of one's own into the volume, and the service answers with it."""
+"""Training image: it trains a version into the volume, and the service answers with it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def stack(service_image: str, training_image: str, data: Path) -> Iterator[Stack
 
 
 def test_a_version_that_it_has_trained_is_served(stack: Stack) -> None:
-    """Trained, exported and promoted in the volume that the service reads, which answers with it on ONNX Runtime."""
+    """A version that was trained, exported and promoted in the volume is served on ONNX Runtime."""
     for command in (
         ["train", "/data/recipe.toml", "--data", "/data"],
         ["export", "shop/1"],
@@ -91,6 +91,6 @@ def test_a_version_that_it_has_trained_is_served(stack: Stack) -> None:
 
 
 def test_its_image_says_how_large_it_is(training_image: str) -> None:
-    """The size is printed, and the embedded checkpoint is there as it was published."""
+    """The image has the embedded checkpoint as published, and its size is printed."""
     print(f"\n{training_image}: {image_mb(training_image) - image_mb(PYTHON_IMAGE):.0f} MB over Python's")  # noqa: T201
     assert "demo" in docker("run", "--rm", "--read-only", "--tmpfs=/tmp", training_image, "models", "verify")

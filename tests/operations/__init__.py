@@ -1,1 +1,1 @@
-"""What operates the service: alerts, dashboards and the runbook are true of what it exports."""
+"""Tests of alerts, dashboards and the runbook against the exported metrics."""

@@ -1,4 +1,4 @@
-"""The dashboards: every panel says what it shows, in which unit, and asks for what there is."""
+"""Dashboards: every panel is described, has a unit, and queries existing metrics."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def queries() -> list[str]:
 
 @pytest.mark.parametrize("panel", panels(), ids=lambda panel: panel["title"])
 def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
-    """It has a title, a description, a unit, and a name for each curve."""
+    """Every panel has a title, a description, a unit, and a name for each curve."""
     assert panel["title"]
     assert panel["description"].endswith(".")
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -43,14 +43,14 @@ def test_a_panel_says_what_it_shows(panel: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("query", queries())
 def test_a_query_asks_for_what_there_is(query: str) -> None:
-    """It names something, and all that it names the service exports or Prometheus records."""
+    """Every query names metrics that the service exports or Prometheus records."""
     names = queried(query)
     assert names
     assert names <= exported() | set(recorded())
 
 
 def test_what_is_recorded_is_used() -> None:
-    """A rule that neither a panel nor another rule asks for would only cost."""
+    """Every recording rule is used by a panel or another rule."""
     asked = queried("\n".join(queries())) | queried(
         "\n".join(line for line in rules().splitlines() if "record:" not in line)
     )
@@ -58,14 +58,14 @@ def test_what_is_recorded_is_used() -> None:
 
 
 def test_every_metric_is_shown() -> None:
-    """Whatever the service exports stands in a panel, or in a rule: what nobody looks at would only cost."""
+    """Every exported metric is used in a panel or a rule."""
     looked_at = queried("\n".join(queries()) + rules())
     families = {re.sub("_(bucket|sum|count)$", "", name) for name in exported() if name.startswith("polytask_")}
     assert {family for family in families if not any(name.startswith(family) for name in looked_at)} == set()
 
 
 def test_panels_do_not_cover_each_other() -> None:
-    """Each cell of the grid is one panel's, and every dashboard and panel has an id of its own."""
+    """No two panels share a cell of the grid, and every dashboard and panel has an id of its own."""
     assert len({board["uid"] for board in dashboards()}) == len(_DASHBOARDS)
     for board in dashboards():
         cells = [

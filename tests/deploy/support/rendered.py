@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes as kubectl renders them, and where tests look in them."""
+"""Kubernetes manifests as kubectl renders them, and accessors to their objects."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ def rendered(name: str) -> list[Object]:
 
 
 def of_kind(name: str, kind: str) -> list[Object]:
-    """The objects of a kind among those of one of RENDERED."""
+    """The objects of a kind in one of RENDERED."""
     return [found for found in rendered(name) if found["kind"] == kind]
 
 
 def one(name: str, kind: str) -> Object:
-    """The only one of them."""
+    """The only object of a kind in one of RENDERED."""
     (found,) = of_kind(name, kind)
     return found
 
 
 def pod(name: str) -> Object:
-    """What its pods consist of: the spec."""
+    """The spec of the pods in one of RENDERED."""
     if name == "store":
         return spec(one(name, "Pod"))
     return spec(spec(one(name, "Deployment"))["template"])
 
 
 def container(name: str) -> Object:
-    """The only container of these."""
+    """The only container of the pods in one of RENDERED."""
     (found,) = pod(name)["containers"]
     assert isinstance(found, dict)
     return found
@@ -73,7 +73,7 @@ def spec(found: Object) -> Object:
 
 
 def settings(name: str) -> dict[str, str]:
-    """The variables that the service gets beside those of its image."""
+    """The service's environment variables beside those of its image."""
     by_name = {found["metadata"]["name"]: found["data"] for found in of_kind(name, "ConfigMap")}
     (source,) = container(name)["envFrom"]
     own = {entry["name"]: entry["value"] for entry in container(name).get("env", [])}

@@ -1,4 +1,4 @@
-"""The containers of the Compose files, built and run by the Docker engine of this machine."""
+"""Docker support: containers of the Compose files, built and run by the Docker engine of this machine."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PATIENCE_S = 180
 
 
 def docker(*arguments: str) -> str:
-    """What `docker` says on stdout. Raises CalledProcessError; its own words go to stderr."""
+    """The standard output of a `docker` command. Raises CalledProcessError."""
     finished = subprocess.run(["docker", *arguments], stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)  # noqa: S607
     return finished.stdout.strip()
 
 
 def build(image: str, dockerfile: str) -> None:
-    """Builds an image as DOCKER_BUILD_FLAGS say: `--network host`, or a `--build-arg` with another index."""
+    """Builds an image. DOCKER_BUILD_FLAGS may add `--network host` or a `--build-arg` with another index."""
     flags = shlex.split(os.environ.get("DOCKER_BUILD_FLAGS", ""))
     docker("build", *flags, "--quiet", "--file", dockerfile, "--tag", image, ".")
 
@@ -39,7 +39,7 @@ def image_mb(image: str) -> float:
 
 
 def until(what: str, holds: Callable[[], bool]) -> None:
-    """Returns when it holds. Fails rather than hangs when it never does."""
+    """Waits until it holds. Fails after a while."""
     end = time.monotonic() + _PATIENCE_S
     while not holds():
         assert time.monotonic() < end, f"after {_PATIENCE_S} s still not: {what}"
@@ -120,16 +120,16 @@ class Stack:
         )
 
     def kill(self, container: str) -> None:
-        """Kills a container's first process as the kernel does when memory is out.
+        """Kills a container's first process as the kernel does when memory runs out.
 
-        Not by `docker kill`: the engine takes that for the wish of a person, and starts the container no more.
+        Not by `docker kill`, after which the engine does not restart the container.
         """
         number = inspected(container)["State"]["Pid"]
         host = ["--rm", "--pid", "host", "--user", "0", "--entrypoint", "python"]
         docker("run", *host, self.image, "-c", f"import os; os.kill({number}, 9)")
 
     def series(self, query: str) -> list[float]:
-        """What Prometheus answers now: the value of each series. Nothing as long as it does not answer at all."""
+        """The current values of a Prometheus query; empty while Prometheus does not answer."""
         try:
             response = httpx.get(f"{self.prometheus}/api/v1/query", params={"query": query}, timeout=5)
         except httpx.TransportError:
@@ -138,6 +138,6 @@ class Stack:
 
 
 def inspected(container: str) -> dict[str, Any]:
-    """What the engine knows of a container."""
+    """The engine's record of a container."""
     (found,) = json.loads(docker("inspect", container))
     return dict(found)

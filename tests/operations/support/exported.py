@@ -1,4 +1,4 @@
-"""The names of the samples that a service exports, and of those that Prometheus records, as tests compare them."""
+"""Names of exported and recorded metrics, for tests that compare them."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def alerts() -> list[str]:
 
 
 def queried(query: str) -> set[str]:
-    """The names of ours in a query."""
+    """The polytask metrics named in a query."""
     return set(NAME.findall(query))

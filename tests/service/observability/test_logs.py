@@ -1,4 +1,4 @@
-"""The form of the log: lines of JSON or text, from every process of a deployment."""
+"""Log: the form of its lines, and what slow, late and missing readers get."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def record(message: str, *arguments: object, **more: Any) -> logging.LogRecord:
 
 
 def test_a_message_is_an_object_with_its_time_level_and_process() -> None:
-    """The time is UTC, as everything that reads logs understands it."""
+    """A JSON line has the time in UTC, the level, the process, the message and the logger."""
     fields = json.loads(JsonLines("engine-0").format(record("%d rows", 4)))
     assert datetime.now(UTC) - datetime.fromisoformat(fields.pop("time")) < timedelta(minutes=1)
     assert fields == {"level": "warning", "process": "engine-0", "event": "4 rows", "logger": "a.module"}
 
 
 def test_an_exception_is_one_line() -> None:
-    """Its traceback is a field, with everything that Python would print."""
+    """A traceback is a field of its JSON line, with everything that Python would print."""
     error = ValueError("two\nlines")
     line = JsonLines("service").format(record("failed", exc_info=(ValueError, error, None)))
     assert "\n" not in line
@@ -47,17 +47,17 @@ def test_an_exception_is_one_line() -> None:
 
 
 def test_half_a_character_does_not_lose_a_line() -> None:
-    """What is not valid Unicode, as messages of errors can be, is written as an escape."""
+    """A message that is not valid Unicode is written with an escape."""
     assert json.loads(JsonLines("service").format(record("\ud800")))["event"] == "\ud800"
 
 
 def test_text_is_for_people() -> None:
-    """Time, level, process, module and message."""
+    """A text line has time, level, process, module and message."""
     assert TextLines("engine-0").format(record("%d rows", 4)).endswith(" WARNING engine-0 a.module: 4 rows")
 
 
 def logged(code: str, form: str) -> tuple[str, int]:
-    """What a program writes to standard error that has configured its log, and its exit code."""
+    """The standard error of a program that has configured its log, and its exit code."""
     configured = (
         f"from polytask.service.observability.logs import configure_logs; configure_logs('test', {form!r})\n{code}"
     )
@@ -67,7 +67,7 @@ def logged(code: str, form: str) -> tuple[str, int]:
 
 @pytest.mark.parametrize("form", ["auto", "json"])
 def test_all_that_python_says_is_lines_of_json(form: str) -> None:
-    """Warnings, exceptions in threads and those that end the program; without a terminal, unless text is asked for."""
+    """Warnings, exceptions in threads and the exception that ends the program are JSON lines where no terminal reads them."""
     code = (
         "import threading, warnings\n"
         "warnings.warn('careful')\n"
@@ -83,13 +83,13 @@ def test_all_that_python_says_is_lines_of_json(form: str) -> None:
 
 
 def test_text_can_be_asked_for() -> None:
-    """Where standard error is no terminal, too."""
+    """The form `text` writes text lines also where standard error is no terminal."""
     said, _ = logged("import logging; logging.getLogger('a').info('hello')", "text")
     assert said.endswith(" INFO test a: hello\n")
 
 
 def test_a_start_that_fails_says_so_in_a_line_of_the_log(tmp_path: Path) -> None:
-    """The last line is why, in the form of the others."""
+    """The last JSON line of a failed start has the reason."""
     command = [sys.executable, "-m", "polytask", "serve", "--store", str(tmp_path), "--port", "0"]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
@@ -154,7 +154,7 @@ _PIPE_BYTES = 65_536
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """The ends of a pipe, to read and to write."""
+    """The read end and the write end of a pipe."""
     ends = os.pipe()
     yield ends
     for end in ends:
@@ -162,7 +162,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def logger_of(writer: LogWriter) -> logging.Logger:
-    """A logger that has the writer alone."""
+    """A logger with this writer as its only handler."""
     logger = logging.getLogger("tests.log_writer")
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -171,7 +171,7 @@ def logger_of(writer: LogWriter) -> logging.Logger:
 
 
 def test_lines_come_in_order_and_are_there_after_a_flush(pipe: tuple[int, int]) -> None:
-    """Each with its end, whatever characters are in it."""
+    """After a flush all lines have been written in order, whatever characters are in them."""
     writer = LogWriter(pipe[1])
     logger = logger_of(writer)
     texts = [f"line {number} ü \ud800" for number in range(300)]
@@ -183,7 +183,7 @@ def test_lines_come_in_order_and_are_there_after_a_flush(pipe: tuple[int, int]) 
 
 
 def test_a_reader_that_does_not_read_holds_nobody_up(pipe: tuple[int, int]) -> None:
-    """Lines beyond those that may wait are lost; when somebody reads again, their number is said, and nothing else is missing."""
+    """Logging never blocks: lines beyond the limit are lost, and the log says their number when it is read again."""
     writer = LogWriter(pipe[1], most_lines=50)
     logger = logger_of(writer)
     number = 3 * _PIPE_BYTES // 1000
@@ -210,7 +210,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(pipe: tuple[int, int]) -> N
 
 
 def test_a_reader_that_has_gone_is_no_failure() -> None:
-    """What is logged then goes nowhere."""
+    """Logging to a pipe without a reader raises nothing."""
     reading, writing = os.pipe()
     os.close(reading)
     writer = LogWriter(writing)
@@ -222,7 +222,7 @@ def test_a_reader_that_has_gone_is_no_failure() -> None:
 def test_a_message_that_is_wrong_does_not_end_who_logs_it(
     pipe: tuple[int, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As with the handlers of the library, the fault is printed, and the next line is written."""
+    """A message with wrong arguments is reported on standard error, and the next line is written."""
     writer = LogWriter(pipe[1])
     logger = logger_of(writer)
     logger.info("%d", "one")

@@ -1,4 +1,4 @@
-"""The metrics: every series from the start, and what each of them counts."""
+"""Metrics: every series exists from the start, and each counts what it names."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def metrics() -> Metrics:
 
 def test_every_series_is_there_from_the_start(metrics: Metrics) -> None:
     """A dashboard finds each metric, task, outcome and reason at zero before the first request."""
-    found = samples(metrics)
+    values = samples(metrics)
     for task in (*TASKS, UNKNOWN_TASK):
         for outcome in ("ok", "invalid", "rejected", "expired", "cancelled", "error"):
-            assert found["polytask_requests_total", (("outcome", outcome), ("task", task))] == 0
+            assert values["polytask_requests_total", (("outcome", outcome), ("task", task))] == 0
         for stage in ("tokenize", "queue", "forward", "postprocess"):
-            assert found["polytask_stage_duration_seconds_count", (("stage", stage), ("task", task))] == 0
+            assert values["polytask_stage_duration_seconds_count", (("stage", stage), ("task", task))] == 0
         for reason in ("deadline", "disconnect"):
-            assert found["polytask_dropped_inputs_total", (("reason", reason), ("task", task))] == 0
-        assert found["polytask_request_duration_seconds_count", (("task", task),)] == 0
+            assert values["polytask_dropped_inputs_total", (("reason", reason), ("task", task))] == 0
+        assert values["polytask_request_duration_seconds_count", (("task", task),)] == 0
     for task in TASKS:
-        assert found["polytask_queue_inputs", (("task", task),)] == 0
-    assert found["polytask_batch_tokens_total", (("kind", "padding"),)] == 0
-    assert found["polytask_golden_checks_total", (("result", "failed"),)] == 0
-    assert found["polytask_process_restarts_total", (("process", "engine"),)] == 0
+        assert values["polytask_queue_inputs", (("task", task),)] == 0
+    assert values["polytask_batch_tokens_total", (("kind", "padding"),)] == 0
+    assert values["polytask_golden_checks_total", (("result", "failed"),)] == 0
+    assert values["polytask_process_restarts_total", (("process", "engine"),)] == 0
 
 
 def test_the_names_are_these(metrics: Metrics) -> None:
-    """Dashboards and alerts are built on the names: a change is a breaking one."""
+    """The names of all metrics are frozen, because dashboards and alerts use them."""
     families = text_string_to_metric_families(metrics.page().decode())
     assert {family.name for family in families if family.name.startswith("polytask_")} == {
         "polytask_batch_failures",
@@ -87,7 +87,7 @@ def test_the_names_are_these(metrics: Metrics) -> None:
 
 
 def test_every_error_has_a_series(metrics: Metrics) -> None:
-    """However a request is refused, there is a series for it: none can be added later."""
+    """The outcome and the rejection reason of every error have a series from the start."""
     page = metrics.page().decode()
 
     def kinds(error: type[ServiceError]) -> set[type[ServiceError]]:
@@ -100,36 +100,36 @@ def test_every_error_has_a_series(metrics: Metrics) -> None:
 
 
 def test_what_a_batch_counts(metrics: Metrics) -> None:
-    """Rows, distinct tasks, real tokens and padding."""
+    """A batch counts its rows, distinct tasks, real tokens and padding."""
     metrics.device.observe_batch([0, 0, 3], [4, 10, 7], 0.2)
-    found = samples(metrics)
-    assert found["polytask_batch_inputs_sum", ()] == 3
-    assert found["polytask_batch_tasks_sum", ()] == 2
-    assert found["polytask_batch_tokens_total", (("kind", "real"),)] == 21
-    assert found["polytask_batch_tokens_total", (("kind", "padding"),)] == 9
-    assert found["polytask_forward_duration_seconds_sum", ()] == 0.2
+    values = samples(metrics)
+    assert values["polytask_batch_inputs_sum", ()] == 3
+    assert values["polytask_batch_tasks_sum", ()] == 2
+    assert values["polytask_batch_tokens_total", (("kind", "real"),)] == 21
+    assert values["polytask_batch_tokens_total", (("kind", "padding"),)] == 9
+    assert values["polytask_forward_duration_seconds_sum", ()] == 0.2
 
 
 def test_what_a_request_counts(metrics: Metrics) -> None:
-    """Rows, tokens and truncation on the way in; outcome, time and stages on the way out."""
+    """A request counts rows, tokens and truncation when it is queued, and outcome, time and stages at its end."""
     task = (("task", "mood"),)
     metrics.requests.admitted("mood", [Encoding((2, 3), (0, 0)), Encoding((2, 5, 3), (0, 0, 0), dropped_tokens=4)])
     metrics.requests.answered("mood", {"queue": 0.5}, 0.75)
     metrics.requests.failed("mood", QueueFull("full"), 0.25)
-    found = samples(metrics)
-    assert found["polytask_inputs_total", task] == 2
-    assert found["polytask_input_tokens_total", task] == found["polytask_input_length_tokens_sum", task] == 5
-    assert found["polytask_truncated_inputs_total", task] == 1
-    assert found["polytask_truncated_tokens_total", task] == 4
-    assert found["polytask_requests_total", (("outcome", "ok"), *task)] == 1
-    assert found["polytask_requests_total", (("outcome", "rejected"), *task)] == 1
-    assert found["polytask_rejections_total", (("reason", "queue_full"), *task)] == 1
-    assert found["polytask_request_duration_seconds_sum", task] == 1.0
-    assert found["polytask_stage_duration_seconds_sum", (("stage", "queue"), *task)] == 0.5
+    values = samples(metrics)
+    assert values["polytask_inputs_total", task] == 2
+    assert values["polytask_input_tokens_total", task] == values["polytask_input_length_tokens_sum", task] == 5
+    assert values["polytask_truncated_inputs_total", task] == 1
+    assert values["polytask_truncated_tokens_total", task] == 4
+    assert values["polytask_requests_total", (("outcome", "ok"), *task)] == 1
+    assert values["polytask_requests_total", (("outcome", "rejected"), *task)] == 1
+    assert values["polytask_rejections_total", (("reason", "queue_full"), *task)] == 1
+    assert values["polytask_request_duration_seconds_sum", task] == 1.0
+    assert values["polytask_stage_duration_seconds_sum", (("stage", "queue"), *task)] == 0.5
 
 
 def test_what_the_page_adds(metrics: Metrics) -> None:
-    """The state of the queue and of the worker at the moment of the scrape, and what is served."""
+    """The page has the state of the queue and of the worker at the moment of the scrape, and the served version."""
     worker = WorkerMetrics(metrics, tiny.tasks())
     worker.set_served("tiny/1", "torch", "float32", "cpu")
     worker.set_warmup(0.5, 1024)

@@ -1,4 +1,4 @@
-"""What answers say is counted where a deployment asks for it, and nowhere else."""
+"""Prediction metrics: labels and confidence are counted where the settings ask for it, and nowhere else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def predicted(page: str) -> dict[str, float]:
 
 
 def test_every_label_is_there_from_the_start_and_no_other() -> None:
-    """The label sets are those of the checkpoint: `person` for the tags `B-person` and `I-person`."""
+    """The labels of a task are those of the checkpoint; tags `B-person` and `I-person` count as `person`."""
     found = predicted(Metrics(tiny.tasks(), predictions=True).page().decode())
     labels = {sample for sample in found if sample.startswith("polytask_predictions_total")}
     assert labels == {
@@ -35,13 +35,13 @@ def test_every_label_is_there_from_the_start_and_no_other() -> None:
 
 
 def test_by_default_nothing_is_counted() -> None:
-    """A page without the option has no such series."""
+    """Without the option the page has no prediction metrics."""
     assert not predicted(Metrics(tiny.tasks()).page().decode())
 
 
 @pytest.mark.anyio
 async def test_an_answer_counts_its_label_and_its_probability() -> None:
-    """One count for the label that was answered, one probability; raw scores are none, and only their label counts."""
+    """An answer counts its label and its probability; raw scores count the label only."""
     async with serving(prediction_metrics=True) as service:
         (label,) = labels(await service.predict("mood", "cat"))
         body = {"inputs": ["cat"], "options": {"raw_scores": True}}
@@ -57,7 +57,7 @@ def labels(response: httpx.Response) -> list[str]:
 
 @pytest.mark.anyio
 async def test_answers_of_every_kind_count() -> None:
-    """What a task of any kind is asked, its confidence takes; of a regression there is none."""
+    """Answers of every kind of task count their confidence, except regressions, which have none."""
     async with serving(prediction_metrics=True) as service:
         for task in tiny.tasks():
             shown = (await service.client.get(f"/v1/tasks/{task.name}")).json()["example"]

@@ -1,4 +1,4 @@
-"""The id of a request, the trace that it belongs to, and what the log has about requests that fail."""
+"""Request ids, trace ids, and the log lines of requests that fail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = "xylophone-4711"
 
 @pytest.mark.parametrize("given", ["a", "Root=1-67891233-abcdef012345678912345678", "A.b_c:d/e+f@g-h", "x" * 128])
 async def test_an_id_of_the_client_comes_back(given: str) -> None:
-    """In the response, and in the body of a problem."""
+    """The client's request id comes back in the response and in the body of a problem."""
     async with serving() as service:
         answered = await service.predict("mood", "cat", headers={"X-Request-Id": given})
         failed = await service.predict("nothing", "cat", headers={"X-Request-Id": given})
@@ -35,19 +35,19 @@ async def test_an_id_of_the_client_comes_back(given: str) -> None:
 
 @pytest.mark.parametrize("given", [b"", b"two words", b"a\tb", b"\xc3\xa9", b"a,b", b'"', b"x" * 129])
 def test_an_id_that_could_harm_a_log_is_replaced(given: bytes) -> None:
-    """What is too long or has other characters counts as none."""
+    """An id that is too long or has other characters is replaced by a new one."""
     own = request_id([(b"x-request-id", given)])
     assert own != given
     assert len(own) == 16
 
 
 def test_fresh_ids_differ() -> None:
-    """Each request without an id has one of its own."""
+    """Each request without an id gets one of its own."""
     assert len({request_id([]) for _ in range(1000)}) == 1000
 
 
 async def test_every_response_has_an_id_and_an_answer_names_its_version() -> None:
-    """Also those of paths that are not there, of refusals and of bugs."""
+    """Every response has a request id, also those of unknown paths, refusals and bugs; an answer names its version."""
     async with serving() as service:
         service.app.add_api_route("/bug", _bug)
         responses = [
@@ -92,12 +92,12 @@ def _bug() -> None:
     ],
 )
 def test_a_trace_is_read_as_the_recommendation_says(headers: list[str], found: str | None) -> None:
-    """W3C Trace Context: what is not exactly valid is ignored."""
+    """A `traceparent` that is not valid by W3C Trace Context is ignored."""
     assert trace_id([(b"traceparent", header.encode()) for header in headers]) == found
 
 
 async def test_the_log_of_a_failure_has_request_trace_and_place(caplog: pytest.LogCaptureFixture) -> None:
-    """What it takes to find the reason from the client's side."""
+    """The log line of a failure has the request id, the trace id and the traceback."""
     async with serving() as service:
         service.app.add_api_route("/bug", _bug)
         headers = {"X-Request-Id": "mine", "traceparent": f"00-{TRACE}-{PARENT}-01"}
@@ -113,7 +113,7 @@ async def test_the_log_of_a_failure_has_request_trace_and_place(caplog: pytest.L
 
 
 async def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is left for the server to log, as that would have the message."""
+    """A bug is logged once, by the request log and not again by the server."""
     async with serving() as service:
         service.app.add_api_route("/bug", _bug)
         await service.client.get("/bug")
@@ -122,7 +122,7 @@ async def test_a_failure_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """All that any part of the service logs at any level, in both forms, or prints."""
+    """Everything that the service logs at any level, in both forms, or prints."""
 
     def text() -> str:
         # The client of the test logs what it sends.
@@ -136,7 +136,7 @@ def log(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> 
 
 
 async def fail_everywhere(service: Service, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sends the text along all ways on which a request can fail; returns the statuses."""
+    """Sends the text on every way on which a request can fail; returns the statuses."""
     statuses = [
         (await service.client.post("/v1/tasks/mood/predict", content=content)).status_code
         for content in (
@@ -191,7 +191,7 @@ async def fail_everywhere(service: Service, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_no_text_of_a_client_is_in_the_log_unless_it_is_switched_on(
     switch: bool, log: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever goes wrong, at whatever level, wherever it is printed."""
+    """No client's text is logged or printed at any level, whatever fails, unless the switch is on."""
     unlucky = tiny.VOCABULARY.index("x")
     backend = FailingBackend(lambda batch: unlucky in batch.input_ids)
     async with serving(backend, log_texts=switch, log_requests=1, max_inputs=8, max_body_bytes=4000) as service:

@@ -1,4 +1,4 @@
-"""The line of a request: which requests have one, and what it says."""
+"""Request log: which requests get a line, and its fields."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[Mapping[str, Any]]:
-    """The lines of requests, as fields."""
+    """The logged lines of requests, as fields."""
     return [record.msg.fields() for record in caplog.records if isinstance(record.msg, RequestLine)]
 
 
@@ -29,7 +29,7 @@ def _everything(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_line_says_what_became_of_a_request(caplog: pytest.LogCaptureFixture) -> None:
-    """Path as documented, task, status and problem, sizes and stages, whichever way the request came."""
+    """A line has documented path, task, status, problem, sizes and stages, on every path of a prediction."""
     async with serving(log_requests=1) as service:
         await service.predict("mood", "cat", "dog")
         await service.client.post("/v1/predict", json={"tasks": ["mood", "topics"], "inputs": ["cat"]})
@@ -59,7 +59,7 @@ async def test_a_line_says_what_became_of_a_request(caplog: pytest.LogCaptureFix
 
 
 async def test_the_name_of_a_key_is_said_and_never_the_key(caplog: pytest.LogCaptureFixture) -> None:
-    """Also of those that are refused; a key that is not known has no name."""
+    """A line names the key and never its secret; an unknown key has no name."""
     secret, key = new_key("shop")
     unknown, _ = new_key("other")
     async with serving(log_requests=1, api_keys=key) as service:
@@ -74,7 +74,7 @@ async def test_the_name_of_a_key_is_said_and_never_the_key(caplog: pytest.LogCap
 
 
 async def test_what_failed_is_said_even_if_nothing_else_is(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a share, a request that was accepted and got no answer has its line; answers and refusals have none."""
+    """With a share of 0, accepted requests that failed get a line; answers and refusals get none."""
     gated = GatedBackend(real_backend())
     async with serving(gated) as service:
         busy = await hold(service, gated)
@@ -100,7 +100,7 @@ async def test_what_failed_is_said_even_if_nothing_else_is(caplog: pytest.LogCap
 
 
 async def test_what_supervisors_and_prometheus_ask_is_not_said(caplog: pytest.LogCaptureFixture) -> None:
-    """They ask every few seconds, for ever."""
+    """Health checks and scrapes get no line."""
     async with serving(log_requests=1) as service:
         for path in ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"):
             assert (await service.client.get(path)).status_code == 200
@@ -108,7 +108,7 @@ async def test_what_supervisors_and_prometheus_ask_is_not_said(caplog: pytest.Lo
 
 
 def test_a_share_of_requests_is_a_share() -> None:
-    """Of a share of a tenth about every tenth request has a line; those that failed all have."""
+    """With a share of a tenth about every tenth request gets a line; every accepted one that failed gets one."""
     log = RequestLog(0.1)
     wanted = sum(log.should_log(RequestContext(status=200)) for _ in range(10_000))
     assert 700 < wanted < 1300
@@ -118,7 +118,7 @@ def test_a_share_of_requests_is_a_share() -> None:
 
 
 async def test_text_has_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    """For people, in one line."""
+    """The text form of a request is one line with the same facts."""
     async with serving(log_requests=1) as service:
         await service.predict("mood", "cat", headers={"X-Request-Id": "mine"})
     (said,) = [record.getMessage() for record in caplog.records if isinstance(record.msg, RequestLine)]

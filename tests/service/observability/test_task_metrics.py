@@ -1,4 +1,4 @@
-"""Series by task: their page says what Prometheus' own library would say, in one process and over several."""
+"""Metrics by task: their page equals that of Prometheus' own library, in one process and over several."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Sample = tuple[str, tuple[tuple[str, str], ...], float]
 
 
 def samples(page: str) -> set[Sample]:
-    """What a page says."""
+    """The samples of a page."""
     return {
         (sample.name, tuple(sorted(sample.labels.items())), sample.value)
         for family in text_string_to_metric_families(page)
@@ -43,7 +43,7 @@ events = st.lists(
 
 @given(events)
 def test_the_page_is_that_of_the_library(happened: list[tuple[str, str, float]]) -> None:
-    """Whatever is counted, observed and set: the same names, types, labels and numbers."""
+    """After any counts, observations and settings the page has the names, types, labels and numbers of the library."""
     series, registry = TaskMetrics(ProcessCells()), CollectorRegistry()
     counter, library_counter = (
         series.counter("done_total", "What was done.", "how"),
@@ -74,18 +74,18 @@ def test_the_page_is_that_of_the_library(happened: list[tuple[str, str, float]])
 
 
 def comments(page: str) -> set[str]:
-    """Its lines of help and types."""
+    """The help and type lines of a page."""
     return {line for line in page.splitlines() if line.startswith("#") and "_created" not in line}
 
 
 @pytest.fixture(params=["own", "shared"])
 def cells(request: pytest.FixtureRequest, tmp_path: Path) -> Cells:
-    """Where numbers may lie."""
+    """Both kinds of storage."""
     return ProcessCells() if request.param == "own" else SharedCells(tmp_path, "engine-0", "numbers")
 
 
 def test_tasks_come_and_go(cells: Cells) -> None:
-    """The page follows, and a task that comes back begins at 0 where the numbers are a process's own."""
+    """The page shows added and removed tasks, and a task that comes back starts at 0."""
     series = TaskMetrics(cells)
     counter = series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
@@ -101,7 +101,7 @@ def test_tasks_come_and_go(cells: Cells) -> None:
 
 
 def test_what_is_declared_twice_goes_on(cells: Cells) -> None:
-    """A version that is loaded again does not set the counters back."""
+    """Registering a series again keeps its count, so a version that is loaded again resets nothing."""
     counter = TaskMetrics(cells).counter("done_total", "What was done.")
     counter.register("mood")
     counter("mood").inc()
@@ -111,7 +111,7 @@ def test_what_is_declared_twice_goes_on(cells: Cells) -> None:
 
 
 def test_threads_lose_nothing(cells: Cells) -> None:
-    """What several threads count is the sum of it."""
+    """Counts of several threads add up exactly."""
     series = TaskMetrics(cells)
     histogram = series.histogram("taken_seconds", "How long.", BOUNDS)
     histogram.register("mood")
@@ -129,7 +129,7 @@ def test_threads_lose_nothing(cells: Cells) -> None:
 
 
 def process(folder: Path, name: str) -> tuple[TaskMetrics, Callable[[], None]]:
-    """A process's series, and what counts one event there."""
+    """A process's metrics, and a function that counts one event."""
     series = TaskMetrics(SharedCells(folder, name, "numbers"))
     other, counter = series.counter("other_total", "Others."), series.counter("done_total", "What was done.")
     for task in ("mood", "topics"):
@@ -139,7 +139,7 @@ def process(folder: Path, name: str) -> tuple[TaskMetrics, Callable[[], None]]:
 
 
 def test_processes_add_up_and_go_on_after_a_death(tmp_path: Path) -> None:
-    """Any process's page has the sum of all; one that takes the place of a dead one goes on with its numbers."""
+    """Every page sums all processes, and a process that replaces a dead one continues with its numbers."""
     (tmp_path / "engine-0.others").write_bytes(b"of another suffix")
     first, count_first = process(tmp_path, "frontend-0")
     second, count_second = process(tmp_path, "frontend-1")

@@ -1,4 +1,4 @@
-"""Requests as spans, as a collector gets them: whose they are, when they were, and what they say."""
+"""Tracing: the spans that a collector gets, with their parents, times and attributes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STAGES = ["tokenize", "queue", "forward", "postprocess"]
 
 @pytest.fixture(autouse=True)
 def over(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Exporters give up after a second, and are over when their test is: they draw from `random`, which tests after them seed."""
+    """Exporters give up after a second, and end with their test: they draw from `random`, which later tests seed."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     before = set(threading.enumerate())
     yield
@@ -46,14 +46,14 @@ def over(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """What services of this test send, all of it once they have ended."""
+    """A collector of the spans that services of this test send; complete once these have ended."""
     with collector() as found:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
         yield found
 
 
 async def test_a_request_is_a_span_with_its_stages_inside(spans: Collector) -> None:
-    """The stages come one after the other, within the request and within what the client has waited."""
+    """The stages follow each other within the request's span, and this within the client's waiting time."""
     before = time.time_ns()
     async with serving(traces=True) as service:
         answered = await service.predict("mood", "cat", "dog", headers={"X-Request-Id": "mine"})
@@ -90,7 +90,7 @@ async def test_a_request_is_a_span_with_its_stages_inside(spans: Collector) -> N
 
 
 async def test_a_trace_of_the_client_goes_on_here(spans: Collector, caplog: pytest.LogCaptureFixture) -> None:
-    """The span is inside the client's by `traceparent`, and the log has the trace; one that is not valid begins a new one."""
+    """A valid `traceparent` makes the span a child of the client's, an invalid one starts a new trace, and the log has the trace id."""
     caplog.set_level(logging.INFO, "polytask.service")
     async with serving(traces=True, log_requests=1) as service:
         for parent in (f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}", None):
@@ -107,7 +107,7 @@ async def test_a_trace_of_the_client_goes_on_here(spans: Collector, caplog: pyte
 async def test_the_standard_variables_decide_which_are_kept_and_what_the_service_is_called(
     spans: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A client that does not sample is followed; without a client OTEL_TRACES_SAMPLER decides. The log has no id of what is not kept."""
+    """A client's sampling decision holds, else OTEL_TRACES_SAMPLER decides; the log has the ids of sampled traces only."""
     caplog.set_level(logging.INFO, "polytask.service")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off")
     monkeypatch.setenv("OTEL_SERVICE_NAME", "shop-nlp")
@@ -125,7 +125,7 @@ async def test_the_standard_variables_decide_which_are_kept_and_what_the_service
 
 
 async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector) -> None:
-    """An error by status from 500 on, with the type of the problem; the stages that were reached are there."""
+    """Spans with a status from 500 on are errors with the type of the problem and the stages that were reached; refusals are not errors."""
     unlucky = tiny.VOCABULARY.index("x")
     gated = GatedBackend(FailingBackend(lambda batch: unlucky in batch.input_ids))
     async with serving(gated, traces=True) as service:
@@ -149,7 +149,7 @@ async def test_what_fails_is_marked_and_what_is_refused_is_not(spans: Collector)
 
 
 async def test_requests_that_ran_in_one_batch_can_be_told(spans: Collector) -> None:
-    """The spans of their forwards name the same batch, whatever their tasks; those of other batches name another."""
+    """Forward spans of one batch name the same batch, whatever their tasks; other batches have another name."""
     gated = GatedBackend()
     async with serving(gated, traces=True) as service:
         busy = await hold(service, gated)
@@ -164,7 +164,7 @@ async def test_requests_that_ran_in_one_batch_can_be_told(spans: Collector) -> N
 
 
 async def test_no_text_and_no_key_is_in_a_trace(spans: Collector) -> None:
-    """Not from the body, nor from the path, the query or a header; nor is what supervisors ask a request."""
+    """No span has text of a body, path, query or header, and health checks have no span."""
     text = "xylophone-4711"
     secret, key = new_key("shop")
     async with serving(traces=True, api_keys=key) as service:
@@ -182,7 +182,7 @@ async def test_no_text_and_no_key_is_in_a_trace(spans: Collector) -> None:
 
 
 async def test_a_collector_that_is_not_there_disturbs_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers come, spans beyond the queue are dropped, and the service ends."""
+    """Without a collector requests are answered, surplus spans are dropped, and the service ends."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as silent:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "20")
@@ -193,7 +193,7 @@ async def test_a_collector_that_is_not_there_disturbs_nobody(monkeypatch: pytest
 
 
 def test_spans_come_from_all_frontends_and_the_last_at_the_end(spans: Collector, tmp_path: Path) -> None:
-    """With an engine of its own, the stages that went by there are inside the request all the same; SIGTERM loses no span."""
+    """With several processes, the engine's stages are inside the request's span, and SIGTERM loses no span."""
     with supervised(tmp_path, POLYTASK_FRONTENDS="2", POLYTASK_TRACES="yes") as service:
         for _ in range(20):
             assert service.post("mood") == 200
@@ -211,7 +211,7 @@ def test_spans_come_from_all_frontends_and_the_last_at_the_end(spans: Collector,
 
 
 def test_without_the_package_the_start_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what to do; nothing is missing where no traces are wanted."""
+    """A start with tracing but without its package names the extra to install; without tracing nothing is missing."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(SettingsError, match=r"POLYTASK_TRACES needs .* pip install 'polytask\[tracing\]'"):
         Settings(traces=True)
@@ -219,7 +219,7 @@ def test_without_the_package_the_start_says_what_is_missing(monkeypatch: pytest.
 
 
 def test_what_is_not_asked_for_is_not_imported() -> None:
-    """Neither the exporter nor the SDK, in any process."""
+    """Without tracing no process imports the exporter or the SDK."""
     code = (
         "import sys, polytask.service.single_process, polytask.service.processes.engine, polytask.service.processes.frontend, polytask.service.processes.supervisor\n"
         "sys.exit(any(name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter')) for name in sys.modules))"

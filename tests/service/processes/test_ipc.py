@@ -1,4 +1,4 @@
-"""The wire: what is said at one end is heard at the other, however the bytes are cut."""
+"""IPC messages: they arrive as they were sent, however the bytes are split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _messages: st.SearchStrategy[ToEngine] = st.one_of(
 
 
 class _Pipe(asyncio.Transport):
-    """Keeps what is written."""
+    """Keeps the written bytes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def _end(heard: list[ToEngine]) -> Connection[ToEngine]:
 
 @given(st.lists(_messages), st.lists(st.integers(1, 40)))
 def test_messages_arrive_whole_and_in_order(messages: list[ToEngine], cuts: list[int]) -> None:
-    """Wherever the stream is cut into pieces, the same messages come out."""
+    """The same messages arrive in order, wherever the stream is split into pieces."""
     pipe, heard = _Pipe(), list[ToEngine]()
     near, far = _end([]), _end(heard)
     near.connection_made(pipe)
@@ -64,7 +64,7 @@ def test_messages_arrive_whole_and_in_order(messages: list[ToEngine], cuts: list
 
 
 def test_an_encoding_arrives_without_what_stays_behind() -> None:
-    """The device gets the tokens; the offsets that only the answer needs do not travel."""
+    """An encoding arrives with its tokens and without the character offsets, which stay in the frontend."""
     encoding = Encoding((2, 7, 3), (0, 0, 1), 4, (1,), ((0, 3),))
     assert EncodedRow.of(1, encoding).encoding() == Encoding((2, 7, 3), (0, 0, 1), 4)
 
@@ -73,7 +73,7 @@ def test_an_encoding_arrives_without_what_stays_behind() -> None:
     "logits", [np.arange(12, dtype=np.float32).reshape(3, 4)[:, 1:3] / 7, np.array([np.pi], np.float32)]
 )
 def test_logits_arrive_to_the_bit(logits: Logits) -> None:
-    """Of a sentence or of every token, also when they are a slice of something larger."""
+    """Logits arrive bit for bit, also slices of larger arrays."""
     sent = msgspec.msgpack.encode(Answered(1, 0.5, 0.75, (RowLogits.of(logits),)))
     (row,) = msgspec.msgpack.decode(sent, type=Answered).rows
     assert row.array().dtype == np.float32
@@ -92,20 +92,20 @@ def test_logits_arrive_to_the_bit(logits: Logits) -> None:
     ],
 )
 def test_an_error_means_the_same_on_the_other_side(error: ServiceError) -> None:
-    """The client is told the same, status, detail and Retry-After; the metrics count the same."""
+    """An error arrives with its class, status, detail and Retry-After."""
     sent = msgspec.msgpack.encode(Failed.by(1, error))
-    found = msgspec.msgpack.decode(sent, type=Failed).rebuilt()
-    assert type(found) is type(error)
-    assert found.problem() == error.problem()
+    rebuilt = msgspec.msgpack.decode(sent, type=Failed).rebuilt()
+    assert type(rebuilt) is type(error)
+    assert rebuilt.problem() == error.problem()
 
 
 def test_the_reason_of_an_internal_error_comes_along() -> None:
-    """The log of the frontend has the engine's own trace; the client only gets an id."""
+    """The frontend gets the engine's traceback as the cause; the client gets an id only."""
     try:
         _ = dict[str, int]()["in the engine"]
     except KeyError as error:
-        found = Failed.by(1, InternalError(error)).rebuilt()
-    assert isinstance(found, InternalError)
-    assert "test_the_reason_of_an_internal_error" in str(found.__cause__)
-    assert "in the engine" in str(found.__cause__)
-    assert "in the engine" not in found.detail
+        rebuilt = Failed.by(1, InternalError(error)).rebuilt()
+    assert isinstance(rebuilt, InternalError)
+    assert "test_the_reason_of_an_internal_error" in str(rebuilt.__cause__)
+    assert "in the engine" in str(rebuilt.__cause__)
+    assert "in the engine" not in rebuilt.detail

@@ -1,4 +1,4 @@
-"""Frontend and engine over a real socket, in one process: what passes between them, and what happens when one is gone."""
+"""Remote engines: a frontend and engines over a real socket, in one process, also when one of them dies."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ pytestmark = pytest.mark.anyio
 
 @dataclass
 class Engine:
-    """A worker behind a socket. `metrics`: its own."""
+    """A worker remote a socket, with its metrics."""
 
     worker: Worker
-    reception: EngineServer
+    endpoint: EngineServer
     metrics: Metrics
     server: asyncio.Server
     ends: list[Any]
 
     def die(self) -> None:
-        """Cuts all connections and takes no new ones."""
+        """Cuts all connections and accepts no new ones."""
         self.server.close()
         for end in self.ends:
             end.close()
@@ -58,33 +58,33 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def engine(socket: Path, backend: Backend, **settings: Any) -> AsyncIterator[Engine]:
-    """An engine that is ready; its connections are cut in the end."""
+    """An engine that is ready; its connections are cut at the end."""
     loop, checkpoint = asyncio.get_running_loop(), checkpoints.in_memory()
     metrics = Metrics(checkpoint.manifest.tasks)
     encoder, worker_metrics = InputEncoder(tiny.tokenizer()), WorkerMetrics(metrics, checkpoint.manifest.tasks)
     worker = build_worker(checkpoint, encoder, Settings(**settings), backend, worker_metrics)
-    reception = EngineServer(worker, loop)
+    endpoint = EngineServer(worker, loop)
     ends: list[Any] = []
 
     def connect() -> Any:
-        ends.append(reception.connect())
+        ends.append(endpoint.connect())
         return ends[-1]
 
     server = await loop.create_unix_server(connect, str(socket))
-    behind = Engine(worker, reception, metrics, server, ends)
+    remote = Engine(worker, endpoint, metrics, server, ends)
     worker.start()
     try:
         await until(lambda: worker.ready)
-        reception.broadcast_status(ready=True)
-        yield behind
+        endpoint.broadcast_status(ready=True)
+        yield remote
     finally:
-        behind.die()
+        remote.die()
         assert await asyncio.to_thread(worker.stop, 30)
 
 
 @contextlib.asynccontextmanager
 async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterator[tuple[Service, RemoteEngineClient]]:
-    """A frontend in front of engines that are up; by the time of the first request it is connected to all of them."""
+    """A frontend connected to these engines."""
     manifest = checkpoints.in_memory().manifest
     encoder, chosen = InputEncoder(tiny.tokenizer()), Settings(**settings)
     engine_client, metrics = RemoteEngineClient(list(engines), chosen.max_waiting_tokens), Metrics(manifest.tasks)
@@ -102,7 +102,7 @@ async def frontend(engines: dict[Path, Engine], **settings: Any) -> AsyncIterato
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        await until(lambda: all(each.reception.num_clients for each in engines.values()) and engine_client.ready)
+        await until(lambda: all(each.endpoint.num_clients for each in engines.values()) and engine_client.ready)
         (worker, *_) = (each.worker for each in engines.values())
         yield Service(app, worker, client), engine_client
     predictor.close()
@@ -113,10 +113,10 @@ async def both(tmp_path: Path, backend: Backend, **settings: Any) -> AsyncIterat
     """A frontend in front of one engine."""
     socket = tmp_path / "engine.sock"
     async with (
-        engine(socket, backend, **settings) as behind,
-        frontend({socket: behind}, **settings) as (service, _),
+        engine(socket, backend, **settings) as remote,
+        frontend({socket: remote}, **settings) as (service, _),
     ):
-        yield service, behind
+        yield service, remote
 
 
 def examples() -> dict[str, Any]:
@@ -133,7 +133,7 @@ def examples() -> dict[str, Any]:
 
 
 async def test_the_answers_are_those_of_one_process(tmp_path: Path) -> None:
-    """For every kind of task the response is the same, to the byte."""
+    """For every kind of task the response equals that of one process, byte for byte."""
     async with both(tmp_path, real_backend()) as (service, _), serving() as alone:
         for task, inputs in examples().items():
             found, expected = await service.predict(task, *inputs), await alone.predict(task, *inputs)
@@ -142,20 +142,20 @@ async def test_the_answers_are_those_of_one_process(tmp_path: Path) -> None:
 
 
 async def test_several_tasks_in_one_call_share_their_way(tmp_path: Path) -> None:
-    """Their rows go to one engine as one request, and each is counted with its own task."""
+    """The rows of several tasks in one call go to one engine as one request, and each counts for its own task."""
     content = {"tasks": ["mood", "entities"], "inputs": ["The cat sat in Paris.", "bad"]}
-    async with both(tmp_path, real_backend()) as (service, behind), serving() as alone:
+    async with both(tmp_path, real_backend()) as (service, remote), serving() as alone:
         found, expected = [await each.client.post("/v1/predict", json=content) for each in (service, alone)]
         assert found.status_code == 200
         assert found.content == expected.content
         for task in content["tasks"]:
-            assert behind.sample(f'polytask_inputs_total{{task="{task}"}}') == 2
+            assert remote.sample(f'polytask_inputs_total{{task="{task}"}}') == 2
 
 
-async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
-    """429 with Retry-After, as from one process; the request is refused whole and not counted as in line."""
+async def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
+    """A full queue refuses a request whole with 429 and Retry-After, and none of its rows is queued."""
     backend = GatedBackend()
-    async with both(tmp_path, backend, max_waiting_tokens=40) as (service, behind):
+    async with both(tmp_path, backend, max_waiting_tokens=40) as (service, remote):
         running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", "cat", "paris"))
         await until(lambda: service.num_waiting() == 2)
@@ -164,19 +164,19 @@ async def test_a_full_line_says_when_to_come_back(tmp_path: Path) -> None:
         assert int(refused.headers["Retry-After"]) >= 1
         assert refused.json()["retry_after_s"] == int(refused.headers["Retry-After"])
         assert service.num_waiting() == 2
-        assert behind.sample('polytask_inputs_total{task="mood"}') == 1
+        assert remote.sample('polytask_inputs_total{task="mood"}') == 1
         assert await service.metric('polytask_rejections_total{reason="queue_full",task="mood"}') == 1
         backend.open()
         assert [(await call).status_code for call in (running, waiting)] == [200, 200]
 
 
 async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: Path) -> None:
-    """A frontend that has as much in flight as an engine may have in line does not tokenise what comes on top."""
+    """A frontend with as many tokens in flight as an engine queues refuses further requests without tokenising them."""
     backend = GatedBackend()
     socket, settings = tmp_path / "engine.sock", {"max_waiting_tokens": 40}
     async with (
-        engine(socket, backend, **settings) as behind,
-        frontend({socket: behind}, **settings) as (service, engine_client),
+        engine(socket, backend, **settings) as remote,
+        frontend({socket: remote}, **settings) as (service, engine_client),
     ):
         running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", *["cat"] * 8))
@@ -192,9 +192,9 @@ async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: P
 
 
 async def test_rows_of_a_client_that_has_gone_are_not_run(tmp_path: Path) -> None:
-    """They leave the engine's line, and the engine counts them."""
+    """Rows of a disconnected client leave the engine's queue and are counted as dropped."""
     backend = GatedBackend()
-    async with both(tmp_path, backend) as (service, behind):
+    async with both(tmp_path, backend) as (service, remote):
         running = await hold(service, backend)
         call = RawCall(service, "topics", body("cat", "paris"))
         dropped = asyncio.create_task(call.run())
@@ -207,13 +207,13 @@ async def test_rows_of_a_client_that_has_gone_are_not_run(tmp_path: Path) -> Non
         assert (await running).status_code == 200
         assert (await service.predict("mood", "cat")).status_code == 200
         assert len(backend.batches) == batches + 1
-        assert behind.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 2
+        assert remote.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 2
 
 
 async def test_rows_that_are_late_are_not_run(tmp_path: Path) -> None:
     """A passed deadline is 504, and its rows are dropped and counted once each."""
     backend = GatedBackend()
-    async with both(tmp_path, backend) as (service, behind):
+    async with both(tmp_path, backend) as (service, remote):
         running = await hold(service, backend)
         late = await service.predict("topics", "cat", "paris", headers={"Polytask-Deadline-Ms": "50"})
         assert late.status_code == 504
@@ -223,11 +223,11 @@ async def test_rows_that_are_late_are_not_run(tmp_path: Path) -> None:
         assert (await running).status_code == 200
         assert (await service.predict("mood", "cat")).status_code == 200
         assert len(backend.batches) == batches + 1
-        assert behind.sample('polytask_dropped_inputs_total{reason="deadline",task="topics"}') == 2
+        assert remote.sample('polytask_dropped_inputs_total{reason="deadline",task="topics"}') == 2
 
 
 async def test_a_failure_in_the_engine_is_logged_in_front(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The client gets an id, and the frontend's log has the engine's trace under it; the next request is answered."""
+    """After a failure in the engine the client gets an id, the frontend's log the engine's traceback, and the next request its answer."""
     backend = FailingBackend(lambda _: False)
     async with both(tmp_path, backend) as (service, _):
         with caplog.at_level(logging.ERROR):
@@ -240,14 +240,14 @@ async def test_a_failure_in_the_engine_is_logged_in_front(tmp_path: Path, caplog
 
 
 async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_found(tmp_path: Path) -> None:
-    """Rows that wait get 503 with Retry-After, the service is not ready, and is again when an engine is back."""
+    """When an engine dies, waiting rows get 503 with Retry-After, and the service is ready again when an engine is back."""
     backend, socket = GatedBackend(), tmp_path / "engine.sock"
     async with contextlib.AsyncExitStack() as first:
-        behind = await first.enter_async_context(engine(socket, backend))
-        async with frontend({socket: behind}) as (service, engine_client):
+        remote = await first.enter_async_context(engine(socket, backend))
+        async with frontend({socket: remote}) as (service, engine_client):
             calls = [await hold(service, backend), asyncio.create_task(service.predict("mood", "cat", "paris"))]
             await until(lambda: service.num_waiting() == 2)
-            behind.die()
+            remote.die()
             for call in calls:
                 response = await call
                 assert response.status_code == 503
@@ -263,25 +263,25 @@ async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_f
 
 
 async def test_a_frontend_that_dies_takes_its_rows_along(tmp_path: Path) -> None:
-    """Rows that nobody waits for any more are dropped and counted; rows of other frontends are run."""
+    """Rows of a dead frontend are dropped and counted; rows of other frontends run."""
     backend, socket = GatedBackend(), tmp_path / "engine.sock"
-    async with engine(socket, backend) as behind, frontend({socket: behind}) as (service, _):
+    async with engine(socket, backend) as remote, frontend({socket: remote}) as (service, _):
         running = await hold(service, backend)
         async with contextlib.AsyncExitStack() as dying:
-            other, _ = await dying.enter_async_context(frontend({socket: behind}))
+            other, _ = await dying.enter_async_context(frontend({socket: remote}))
             lost = asyncio.create_task(other.predict("topics", "cat", "paris", "good"))
             kept = asyncio.create_task(service.predict("entities", "cat"))
             await until(lambda: service.num_waiting() == 4)
-            behind.ends[-1].close()
+            remote.ends[-1].close()
             await until(lambda: service.num_waiting() == 1)
-            assert behind.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 3
+            assert remote.sample('polytask_dropped_inputs_total{reason="disconnect",task="topics"}') == 3
             assert (await lost).status_code == 503
             backend.open()
             assert [(await call).status_code for call in (running, kept)] == [200, 200]
 
 
 async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Path) -> None:
-    """Short requests go elsewhere while a long one is in flight; an engine that is not ready gets nothing."""
+    """Short requests go to another engine while a long one is in flight, and an engine that is not ready gets none."""
     backends = [GatedBackend(), GatedBackend()]
     sockets = [tmp_path / f"{number}.sock" for number in range(2)]
     async with (
@@ -304,7 +304,7 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
             backend.open()
         assert {(await call).status_code for call in long + short} == {200}
         before = admitted(left, right)[0]
-        left.reception.broadcast_status(ready=False)
+        left.endpoint.broadcast_status(ready=False)
         await until(lambda: engine_client.num_ready == 1)
         for _ in range(4):
             assert (await service.predict("mood", "cat")).status_code == 200
@@ -312,5 +312,5 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
 
 
 def admitted(*engines: Engine) -> list[float]:
-    """How many rows of task `mood` each engine has taken."""
+    """The number of rows of task `mood` that each engine has accepted."""
     return [each.sample('polytask_inputs_total{task="mood"}') for each in engines]

@@ -1,4 +1,4 @@
-"""Frontends, engines and their supervisor as processes: what is lost when one of them is killed, and what is not."""
+"""Supervisor, frontends and engines as real processes: what is lost when one of them is killed, and what is not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CLIENTS = 6
 
 @dataclass
 class Supervised:
-    """A service in several processes, whose devices wait while `gate` is there."""
+    """A service in several processes, whose devices wait while `gate` exists."""
 
     popen: subprocess.Popen[str]
     client: httpx.Client
@@ -49,11 +49,11 @@ class Supervised:
         return [child for child in found if module in " ".join(child.cmdline())]
 
     def ready(self) -> bool:
-        """Whether it says that it would answer."""
+        """Whether the service reports that it is ready."""
         return self.client.get("/readyz").status_code == 200
 
     def hold(self, pool: ThreadPoolExecutor, number: int) -> list[Future[int]]:
-        """Shuts the gate behind a row of task `entities`, and has `number` rows of `topics` wait in line there."""
+        """Blocks the device with a row of task `entities`, and queues `number` rows of `topics` behind it."""
         admitted = self.sample("inputs_total")
         self.gate.touch()
         calls = [pool.submit(self.post, "entities")]
@@ -80,7 +80,7 @@ class Supervised:
 
 @contextlib.contextmanager
 def supervised(folder: Path, **variables: str) -> Iterator[Supervised]:
-    """A service that serves the tiny checkpoint and is ready. In the end no process of it is left."""
+    """A ready service of the tiny checkpoint. At the end none of its processes is left."""
     checkpoints.saved(folder / "store")
     environment = {
         "GATE": str(folder / "gate"),
@@ -114,13 +114,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
 
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
-    """Clients."""
+    """Threads for clients."""
     with ThreadPoolExecutor(2 * _CLIENTS) as threads:
         yield threads
 
 
 def test_the_answers_are_those_of_one_process(service: Supervised) -> None:
-    """For every kind of task, within 1e-6: the golden answers are those of the network run directly."""
+    """For every kind of task the answers equal the golden answers within 1e-6."""
     for golden in checkpoints.goldens():
         task = next(task for task in tiny.tasks() if task.name == golden.task)
         content = {"inputs": [from_input(task, golden.input)]}
@@ -129,7 +129,7 @@ def test_the_answers_are_those_of_one_process(service: Supervised) -> None:
 
 
 class Load:
-    """Clients that ask one thing after the other until told to stop, and count what they get."""
+    """Clients that send one request after the other until stopped, and count the statuses."""
 
     def __init__(self, service: Supervised, pool: ThreadPoolExecutor) -> None:
         self.statuses: Counter[int] = Counter()
@@ -139,13 +139,13 @@ class Load:
         self._clients = [pool.submit(self._ask) for _ in range(_CLIENTS)]
 
     def stop(self) -> None:
-        """Ends when the last answer has come."""
+        """Returns when the last answer has arrived."""
         self._stopped.set()
         for client in self._clients:
             client.result()
 
     def more(self, status: int, number: int) -> None:
-        """Waits for that many more answers with this status."""
+        """Waits for `number` more answers with this status."""
         before = self.statuses[status]
         until(lambda: self.statuses[status] >= before + number)
 
@@ -162,8 +162,8 @@ class Load:
 
 def outcomes(service: Supervised) -> Counter[str]:
     """Requests of task `mood` so far, by how they ended."""
-    known = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
-    return Counter({name: int(service.sample("requests_total", task="mood", outcome=name)) for name in known})
+    names = ("ok", "invalid", "rejected", "expired", "cancelled", "error")
+    return Counter({name: int(service.sample("requests_total", task="mood", outcome=name)) for name in names})
 
 
 def test_an_engine_that_is_killed_loses_no_request_and_no_count(service: Supervised, pool: ThreadPoolExecutor) -> None:
@@ -198,7 +198,7 @@ def test_an_engine_that_is_killed_loses_no_request_and_no_count(service: Supervi
 def test_ten_thousand_requests_and_a_killed_engine_are_counted_exactly(
     tmp_path: Path, pool: ThreadPoolExecutor
 ) -> None:
-    """With four frontends: by task and outcome, reasons of refusals, and stages are the clients' own counts."""
+    """With four frontends and a killed engine, all counters equal the clients' own counts."""
     asked = (
         ("mood", body("cat"), {200: "ok", 503: "rejected"}),
         ("topics", body("cat", "the cat sat"), {200: "ok", 503: "rejected"}),
@@ -207,7 +207,7 @@ def test_ten_thousand_requests_and_a_killed_engine_are_counted_exactly(
     )
     counted: Counter[tuple[str, str]] = Counter()
     unavailable = 0
-    places = iter(range(10_000))
+    indices = iter(range(10_000))
     lock = threading.Lock()
 
     def ask(service: Supervised) -> None:
@@ -215,13 +215,13 @@ def test_ten_thousand_requests_and_a_killed_engine_are_counted_exactly(
         with httpx.Client(base_url=service.client.base_url, timeout=PATIENCE_S) as client:
             while True:
                 with lock:
-                    place = next(places, None)
-                if place is None:
+                    index = next(indices, None)
+                if index is None:
                     return
-                task, content, known = asked[place % len(asked)]
+                task, content, expected = asked[index % len(asked)]
                 status = client.post(f"/v1/tasks/{task}/predict", content=content).status_code
                 with lock:
-                    counted["_unknown" if task == "nobody" else task, known[status]] += 1
+                    counted["_unknown" if task == "nobody" else task, expected[status]] += 1
                     unavailable += status == 503
                 if status == 503:
                     time.sleep(0.02)
@@ -250,7 +250,7 @@ def test_ten_thousand_requests_and_a_killed_engine_are_counted_exactly(
 def test_a_frontend_that_is_killed_loses_only_its_own_connections(
     service: Supervised, pool: ThreadPoolExecutor
 ) -> None:
-    """Its rows leave the line, the others are answered, its counters stay, and there is another one soon."""
+    """When a frontend is killed, only its own rows are dropped, its counters stay, and it is restarted."""
     frontends = service.children("polytask.service.processes.frontend")
     dropped, ended = service.sample("dropped_inputs_total", reason="disconnect"), service.sample("requests_total")
     calls = service.hold(pool, 2 * _CLIENTS - 1)
@@ -266,8 +266,8 @@ def test_a_frontend_that_is_killed_loses_only_its_own_connections(
     service.gate.unlink()
     statuses = Counter(call.result() for call in calls)
     assert statuses.keys() <= {0, 200}
-    lost_in_line = statuses[0] - (calls[0].result() == 0)
-    assert service.sample("dropped_inputs_total", reason="disconnect") == dropped + lost_in_line
+    lost_in_queue = statuses[0] - (calls[0].result() == 0)
+    assert service.sample("dropped_inputs_total", reason="disconnect") == dropped + lost_in_queue
     assert service.sample("requests_total") == ended + statuses[200]
     until(lambda: len(service.children("polytask.service.processes.frontend")) == 2)
     assert service.sample("requests_in_flight") == 0
@@ -276,7 +276,7 @@ def test_a_frontend_that_is_killed_loses_only_its_own_connections(
 def test_sigterm_answers_what_was_accepted_and_ends_every_process(
     service: Supervised, pool: ThreadPoolExecutor
 ) -> None:
-    """Requests that run or wait when the signal comes get their answers from all frontends; then nothing is left."""
+    """After SIGTERM all running and waiting requests are answered, and no process is left."""
     children = service.children()
     calls = service.hold(pool, _CLIENTS)
     service.popen.send_signal(signal.SIGTERM)
@@ -288,7 +288,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_every_process(
 
 
 def test_sigterm_is_seen_before_the_port_is_closed(tmp_path: Path) -> None:
-    """With POLYTASK_DRAIN_S all frontends are not ready for so long, and answer what comes meanwhile, as engines stay."""
+    """For POLYTASK_DRAIN_S seconds after SIGTERM frontends are not ready but still answer new requests."""
     with supervised(tmp_path, POLYTASK_FRONTENDS="2", POLYTASK_DRAIN_S="3") as service:
         service.popen.send_signal(signal.SIGTERM)
         until(lambda: not service.ready())
@@ -298,7 +298,7 @@ def test_sigterm_is_seen_before_the_port_is_closed(tmp_path: Path) -> None:
 
 
 def test_no_process_outlives_the_supervisor(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """Killed itself, it takes engines and frontends along; what they have accepted they answer before."""
+    """When the supervisor is killed, engines and frontends answer their accepted requests and end."""
     with supervised(tmp_path, POLYTASK_DEVICES="cpu,cpu", POLYTASK_FRONTENDS="1") as service:
         children = service.children()
         assert len(children) == 3
@@ -311,7 +311,7 @@ def test_no_process_outlives_the_supervisor(tmp_path: Path, pool: ThreadPoolExec
 
 
 def test_the_limits_of_a_key_hold_over_all_frontends(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """Whichever of them a request comes to, and also where one of them has been started again in between."""
+    """The limits of a key hold over all frontends together, also after a frontend has been restarted."""
     keys = tmp_path / "keys"
     limits = {"rare": "requests_per_s = 0.001, burst = 5", "few": "concurrent = 2"}
     made = {name: new_key(name) for name in limits}
@@ -342,7 +342,7 @@ def test_the_limits_of_a_key_hold_over_all_frontends(tmp_path: Path, pool: Threa
 
 
 def failed_start(folder: Path, engine: str, **variables: str) -> str:
-    """What a service that cannot start says last."""
+    """The last line of the log of a service that cannot start."""
     checkpoints.saved(folder)
     environment = {"POLYTASK_STORE": str(folder), "POLYTASK_MODEL": "tiny", "POLYTASK_PORT": "0", **variables}
     command = [sys.executable, "-m", "tests.service.support.supervised_process", engine]
@@ -354,7 +354,7 @@ def failed_start(folder: Path, engine: str, **variables: str) -> str:
 
 
 def test_a_wrong_golden_answer_ends_the_service(tmp_path: Path) -> None:
-    """An engine that would give other answers is not started again; the message is that of one process."""
+    """An engine with a wrong golden answer is not restarted, and the service ends with the message of one process."""
     said = failed_start(
         tmp_path, "tests.service.support.gated_engine", POLYTASK_FRONTENDS="1", GATE=str(tmp_path / "gate"), WRONG="1"
     )
@@ -362,13 +362,13 @@ def test_a_wrong_golden_answer_ends_the_service(tmp_path: Path) -> None:
 
 
 def test_an_engine_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
-    """After five attempts the service ends and says so."""
+    """After five failed starts of an engine the service ends and says so."""
     said = failed_start(tmp_path, "tests.service.no_engine", POLYTASK_FRONTENDS="1")
     assert "StartupError: engine-0 died 5 times in a row before it was ready, the last time with exit code 1" in said
 
 
 def test_what_is_wrong_before_any_process_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A taken port, a checkpoint that is not there and a device that may not be seen are the errors of one process."""
+    """A taken port, a missing checkpoint and a device that may not be used raise the errors of one process."""
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(StartupError, match=r"in use.* set POLYTASK_HOST .* POLYTASK_PORT"),
@@ -383,6 +383,6 @@ def test_what_is_wrong_before_any_process_is_said_at_once(tmp_path: Path, monkey
 
 
 def test_frontends_need_no_torch() -> None:
-    """What stands in front of the device imports none, which is most of a process's memory and start."""
+    """Frontend and supervisor import no torch, which is most of a process's memory and start time."""
     code = "import sys, polytask.service.processes.frontend, polytask.service.processes.supervisor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE_S).returncode == 0
