@@ -22,7 +22,7 @@ class Alone:
     """A version of the store on the backend that the settings choose, with these rows."""
 
     def __init__(self, settings: Settings, rows: Sequence[Row]) -> None:
-        checkpoint, self._runner = load_backend(settings)
+        checkpoint, self._backend = load_backend(settings)
         encoder = InputEncoder(checkpoint.tokenizer)
         ids = {task.name: task_id for task_id, task in enumerate(checkpoint.network.tasks)}
         encoded: list[tuple[int, Task, Encoding]] = [
@@ -34,7 +34,7 @@ class Alone:
     @property
     def engine(self) -> str:
         """The backend and precision, such as onnxruntime-int8."""
-        return f"{self._runner.name}-{self._runner.precision}"
+        return f"{self._backend.name}-{self._backend.precision}"
 
     def texts_per_s(self, size: int, seconds: float) -> float:
         """Rows a second in batches of `size`. Continues where the last call with this size stopped."""
@@ -45,8 +45,8 @@ class Alone:
         done, started = 0, time.perf_counter()
         while (elapsed := time.perf_counter() - started) < seconds:
             # Enough for each stream that what the last one takes alone in the end is little.
-            some = list(islice(self._sources[size], _BATCHES * self._runner.num_streams**2))
-            run_all(self._runner, some)
+            some = list(islice(self._sources[size], _BATCHES * self._backend.num_streams**2))
+            run_all(self._backend, some)
             done += sum(len(batch.lengths) for batch in some)
         return done / elapsed
 

@@ -137,7 +137,7 @@ def _started(system: System, rows: list[Row], model: str, environments: Environm
     environment = {"POLYTASK_MODEL": model}
     if system.environment is not None:
         models, python = environments.models(tasks), environments.python(system.environment)
-        environment = _told(system, port, models, tasks)
+        environment = _variables(system, port, models, tasks)
     requests = [system.request([next(row for row in rows if row.task == task)]) for task in tasks]
     with tempfile.TemporaryDirectory() as folder:
         environment |= {"PYTHONPATH": str(_ROOT), "TMPDIR": folder}
@@ -148,7 +148,7 @@ def _started(system: System, rows: list[Row], model: str, environments: Environm
             yield server
 
 
-def _told(system: System, port: int, models: Path, tasks: Sequence[Task]) -> dict[str, str]:
+def _variables(system: System, port: int, models: Path, tasks: Sequence[Task]) -> dict[str, str]:
     """The environment variables of a rival."""
     threads = str(available_cores())
     return _QUIET | {

@@ -84,11 +84,11 @@ def main(
 
 
 def _alone(bench: Bench, num_tasks: int) -> float:
-    """Texts a second of the runner, rows sorted by length, with the best number of rows."""
-    runner, best = bench.runner(num_tasks), 0.0
+    """Texts a second of the backend, rows sorted by length, with the best number of rows."""
+    backend, best = bench.backend(num_tasks), 0.0
     for rows in _BATCH_ROWS[bench.device.type]:
         own = bench.batches(sorted(lengths(_BATCHES * rows)), rows, num_tasks)
-        seconds = in_turns({"alone": partial(run_all, runner, own)}, bench.rounds)["alone"]
+        seconds = in_turns({"alone": partial(run_all, backend, own)}, bench.rounds)["alone"]
         best = max(best, _BATCHES * rows / min(seconds))
     return best
 

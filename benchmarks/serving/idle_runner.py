@@ -20,7 +20,7 @@ from polytask.service.config.settings import Settings
 from polytask.service.single_process import serve
 
 
-class IdleRunner:
+class IdleBackend:
     """Returns logits of zero at once."""
 
     name = "torch"
@@ -47,7 +47,7 @@ class IdleRunner:
 def idle() -> Iterator[None]:
     """Within this block the torch backend computes nothing. Its golden answers are wrong, of course."""
     with (
-        patch("polytask.service.backends.selection.TorchBackend", IdleRunner),
+        patch("polytask.service.backends.selection.TorchBackend", IdleBackend),
         patch("polytask.service.engine.build.check_goldens"),
     ):
         yield

@@ -71,7 +71,7 @@ def main(
     results.append("knobs", ({**asdict(line), "share": share, "texts_per_request": texts} for line in lines))
     headings = ["changed", "a lone client, p50 ms", "peak, texts/s", "rows a batch"]
     headings += [f"at {share:.0%} of the first peak, p50 ms", "p99 ms", "memory, MB"]
-    results.show("settings", headings, [[line.changed, *map(_told, list(asdict(line).values())[1:])] for line in lines])
+    results.show("settings", headings, [[line.changed, *map(_cell, list(asdict(line).values())[1:])] for line in lines])
 
 
 def _measure(
@@ -104,7 +104,7 @@ def _measure(
         )
 
 
-def _told(value: float) -> str:
+def _cell(value: float) -> str:
     return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 

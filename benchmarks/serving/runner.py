@@ -58,7 +58,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Of `texts` only the best size, as JSON.")] = False,
 ) -> None:
     """Measures, prints tables and adds a line for each row of them to results/runner.jsonl."""
-    # What a runner says when it is made: which graphs it keeps, and what they take.
+    # What a backend logs at its creation: which graphs it keeps, and what they take.
     logging.basicConfig(format="%(message)s")
     logging.getLogger("service").setLevel(logging.INFO)
     sections, chosen = dict(_SECTIONS), pick_device(device)
@@ -83,8 +83,8 @@ def main(
 
 
 def _conditioning(bench: Bench) -> list[dict[str, Any]]:
-    """Against the plain encoder in the same runner."""
-    conditioned, plain, rows = bench.runner(), bench.runner(conditional=False), _USUAL_ROWS[bench.device.type]
+    """Against the plain encoder in the same backend."""
+    conditioned, plain, rows = bench.backend(), bench.backend(conditional=False), _USUAL_ROWS[bench.device.type]
     lines = []
     for name, tokens in {"mixed": sorted(lengths(_BATCHES * rows)), **{str(n): [n] * rows for n in _LENGTHS}}.items():
         batches = bench.batches(tokens, rows)
@@ -101,7 +101,7 @@ def _many_tasks(bench: Bench) -> list[dict[str, Any]]:
     rows = _USUAL_ROWS[bench.device.type]
     tokens = sorted(lengths(_BATCHES * rows))
     cases: dict[str, Callable[[], object]] = {
-        str(count): partial(run_all, bench.runner(count), bench.batches(tokens, rows, count)) for count in _TASKS
+        str(count): partial(run_all, bench.backend(count), bench.batches(tokens, rows, count)) for count in _TASKS
     }
     seconds = in_turns(cases, bench.rounds)
     sizes = {count: _network_bytes(bench, count) for count in (_TASKS[0], _TASKS[-1])}
@@ -134,11 +134,11 @@ def _noted(sizes: list[int], table: torch.Tensor) -> torch.Tensor:
 
 def _padding(bench: Bench) -> list[dict[str, Any]]:
     """The same rows as they come, and by length."""
-    runner, lines = bench.runner(), []
+    backend, lines = bench.backend(), []
     for rows in _BATCH_ROWS[bench.device.type][1:]:
         tokens = lengths(_BATCHES * rows)
         orders = {"as they come": bench.batches(tokens, rows), "by length": bench.batches(sorted(tokens), rows)}
-        seconds = in_turns({name: partial(run_all, runner, own) for name, own in orders.items()}, bench.rounds)
+        seconds = in_turns({name: partial(run_all, backend, own) for name, own in orders.items()}, bench.rounds)
         for name, batches in orders.items():
             padded = sum(batch.input_ids.numel() for batch in batches)
             best = min(seconds[name])
@@ -149,10 +149,10 @@ def _padding(bench: Bench) -> list[dict[str, Any]]:
 
 def _lengths(bench: Bench) -> list[dict[str, Any]]:
     """Batches of one length each: time, speed, and share of the speed of a large matrix product."""
-    runner, lines, ceiling = bench.runner(), [], matmul_flops(bench.device)
+    backend, lines, ceiling = bench.backend(), [], matmul_flops(bench.device)
     for length in _LENGTHS:
         shapes = {rows: bench.batches([length] * rows, rows) for rows in _BATCH_ROWS[bench.device.type]}
-        seconds = in_turns({str(rows): partial(run_all, runner, own) for rows, own in shapes.items()}, bench.rounds)
+        seconds = in_turns({str(rows): partial(run_all, backend, own) for rows, own in shapes.items()}, bench.rounds)
         for rows in shapes:
             best = min(seconds[str(rows)])
             share = encoder_flops(bench.config, rows, length) / best / ceiling
@@ -166,7 +166,7 @@ def _graphs(bench: Bench) -> list[dict[str, Any]]:
     buckets = Buckets(_GRAPH_ROWS, _GRAPH_LENGTHS, max(_GRAPH_ROWS) * max(_GRAPH_LENGTHS))
     # A shape of the grid each, and the smallest batches that they are compared with.
     torch._dynamo.config.recompile_limit = 4 * len(buckets.all)  # noqa: SLF001, its documented place
-    runners: dict[str, Backend] = {}
+    backends: dict[str, Backend] = {}
     for name, compiled, own in (
         ("eager", False, None),
         ("graphs", False, buckets),
@@ -177,15 +177,17 @@ def _graphs(bench: Bench) -> list[dict[str, Any]]:
         if compiled:
             network.encoder.compile(dynamic=False)
         try:
-            runners[name] = CudaBackend(network, bench.device, own)
-            runners[name].run(bench.batches([8], 1)[0])
+            backends[name] = CudaBackend(network, bench.device, own)
+            backends[name].run(bench.batches([8], 1)[0])
         except Exception as error:  # noqa: BLE001, of the compiler, Triton or the driver
-            runners.pop(name, None)
+            backends.pop(name, None)
             print(f"{name}: left out, {error}")
     lines, ceiling = [], matmul_flops(bench.device)
     for num_rows, length in sorted(buckets.all):
         batches = bench.batches([length] * num_rows * _BATCHES, num_rows)
-        seconds = in_turns({name: partial(run_all, runner, batches) for name, runner in runners.items()}, bench.rounds)
+        seconds = in_turns(
+            {name: partial(run_all, backend, batches) for name, backend in backends.items()}, bench.rounds
+        )
         took = {name: min(own) / _BATCHES for name, own in seconds.items()}
         share = encoder_flops(bench.config, num_rows, length) / min(took.values()) / ceiling
         by_name = {f"{name}_ms": 1000 * own for name, own in took.items()}

@@ -56,8 +56,8 @@ class Bench:
     config: NetworkConfig
     rounds: int
 
-    def runner(self, num_tasks: int = 8, *, conditional: bool = True) -> Backend:
-        """A runner with a network of random weights; plain: without any conditional module."""
+    def backend(self, num_tasks: int = 8, *, conditional: bool = True) -> Backend:
+        """A backend with a network of random weights; plain: without any conditional module."""
         network = Network(self.config if conditional else plain(self.config), synthetic_tasks(num_tasks)).eval()
         for name, parameter in network.named_parameters():
             if name.endswith("norm.weight"):

@@ -34,15 +34,15 @@ def ratio(seconds: Sequence[float], base: Sequence[float]) -> float:
     return statistics.median(own / other for own, other in zip(seconds, base, strict=True))
 
 
-def run_all(runner: Backend, batches: Sequence[Batch]) -> None:
+def run_all(backend: Backend, batches: Sequence[Batch]) -> None:
     """Runs the batches as the service would: in parallel, or each started while the one before runs, where the backend allows it."""
-    if runner.num_streams > 1:
-        with ThreadPoolExecutor(runner.num_streams) as threads:
-            list(threads.map(runner.run, batches))
+    if backend.num_streams > 1:
+        with ThreadPoolExecutor(backend.num_streams) as threads:
+            list(threads.map(backend.run, batches))
         return
     waiting: Callable[[], object] | None = None
     for batch in batches:
-        following = runner.start(batch)
+        following = backend.start(batch)
         if waiting is not None:
             waiting()
         waiting = following
@@ -51,7 +51,7 @@ def run_all(runner: Backend, batches: Sequence[Batch]) -> None:
 
 
 def matmul_flops(device: torch.device) -> float:
-    """Floating-point operations a second of a large matrix product in the type that the runner computes in, the best of several."""
+    """Floating-point operations a second of a large matrix product in the type that the backend computes in, the best of several."""
     kind, side = (torch.bfloat16, _MATMUL) if device.type == "cuda" else (torch.float32, _MATMUL // 8)
     left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
 
