@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from polytask.model.config import NetworkConfig
-from polytask.model.dropout import Dropout
+from polytask.model.kernels import Dropout
 
 _MAX_DISTANCE = 128
 """Distance in tokens from which on all share the last bucket, as in T5 and MPNet."""

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polytask.model.attention import attend
 from polytask.model.conditioning import (
     AlignmentMatrix,
     ConditionalAttentionBias,
@@ -25,8 +24,8 @@ from polytask.model.conditioning import (
     modulate,
 )
 from polytask.model.config import AlignmentForm, BottleneckForm, NetworkConfig
-from polytask.model.dropout import Dropout
 from polytask.model.embeddings import Embeddings
+from polytask.model.kernels import Dropout, attend
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polytask.model.dropout import Dropout
+from polytask.model.kernels import Dropout
 from polytask.model.tasks import Task
 
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polytask.model.attention import attend
-from polytask.model.dropout import Dropout
+from polytask.model.kernels import Dropout, attend
 
 _ROWS, _LENGTH, _HEADS, _SIZE = 32, 32, 12, 384
 _CALLS, _TURNS = 20, 7

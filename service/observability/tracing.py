@@ -20,8 +20,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 from starlette.types import Scope
 
-from polytask.service.observability.request_ids import trace_id
-from polytask.service.request_context import OTHER_METHOD, RequestContext
+from polytask.service.request_context import OTHER_METHOD, RequestContext, trace_id
 
 _FLUSH_S = 3.0
 """How long shutdown waits for the last spans to be sent."""

@@ -14,7 +14,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from polytask.service.errors import problem
-from polytask.service.observability.request_ids import request_id
+from polytask.service.request_context import request_id
 from polytask.service.web.openapi import PROBLEM
 from polytask.service.web.problem_details import render_problem
 

@@ -8,9 +8,16 @@ from typing import Protocol
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from polytask.service.observability.request_ids import HEADER, request_id, trace_id
 from polytask.service.observability.request_log import RequestLog
-from polytask.service.request_context import METHODS, OTHER_METHOD, REQUEST_CONTEXT, RequestContext
+from polytask.service.request_context import (
+    METHODS,
+    OTHER_METHOD,
+    REQUEST_CONTEXT,
+    REQUEST_ID_HEADER,
+    RequestContext,
+    request_id,
+    trace_id,
+)
 from polytask.service.web.problem_details import ErrorResponder
 
 _PROBES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
@@ -55,7 +62,7 @@ class RequestTrackingMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (HEADER, encoded_id)]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, encoded_id)]
             await send(message)
 
         try:

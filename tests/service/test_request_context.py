@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from polytask.service.observability.logs import JsonLines, TextLines
-from polytask.service.observability.request_ids import request_id, trace_id
+from polytask.service.request_context import request_id, trace_id
 from tests.service.support.doubles import FailingBackend
 from tests.service.support.serving import Service, body, serving
 from tests.support import tiny

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention with an additive mask, by the fastest kernel for the device.
+"""Kernels: attention and dropout, each by the fastest way for the device.
 
 Shapes: B rows, H heads, L tokens, d size of a head.
 """
@@ -6,7 +6,7 @@ Shapes: B rows, H heads, L tokens, d size of a head.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 
@@ -18,3 +18,18 @@ def attend(query_BHLd: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, mask: Tenso
         scores_BHLL = torch.matmul(query_BHLd * query_BHLd.shape[-1] ** -0.5, key_BHLd.transpose(-1, -2)) + mask
         return torch.matmul(functional.dropout(scores_BHLL.softmax(-1), dropout), value_BHLd)
     return functional.scaled_dot_product_attention(query_BHLd, key_BHLd, value_BHLd, attn_mask=mask, dropout_p=dropout)
+
+
+class Dropout(nn.Dropout):
+    """As `nn.Dropout`, but on a CPU one draw of 64 random bits decides for eight elements.
+
+    There the probability is rounded to a 256th, and kept elements are scaled to match.
+    """
+
+    def forward(self, states: Tensor) -> Tensor:
+        dropped = round(self.p * 256)
+        if not self.training or states.device.type != "cpu" or dropped in {0, 256}:
+            return functional.dropout(states, self.p, self.training)
+        draws = torch.empty(-(-states.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
+        kept = draws.view(torch.uint8)[: states.numel()].view(states.shape) >= dropped
+        return states * kept.to(states.dtype).mul_(256 / (256 - dropped))
