@@ -26,7 +26,7 @@ _EMBEDDING_STD = 0.1
 
 
 class Conditional(nn.Module):
-    """Base class of modules whose parameters are not the backbone's, so that freezing the backbone spares them."""
+    """Base class of modules whose parameters are not the backbone's, so that they stay trainable when the backbone is frozen."""
 
 
 class TaskEmbedding(Conditional):

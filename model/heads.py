@@ -53,7 +53,7 @@ class Heads(nn.Module):
 
 
 class HeadMatrix(nn.Module):
-    """A linear layer that may have no outputs, as a checkpoint may have no tasks of one level."""
+    """A linear layer that may have no outputs, because all tasks may be sentence-level, or all token-level."""
 
     def __init__(self, size: int, num_outputs: int) -> None:
         super().__init__()

@@ -126,7 +126,7 @@ def make_key(
         secret, line = new_key(name, admin=admin)
     except KeyLineError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from None
-    typer.echo(f"the key, which is kept nowhere: {secret}", err=True)
+    typer.echo(f"the key, shown only now and not stored: {secret}", err=True)
     typer.echo(line)
 
 
@@ -252,7 +252,7 @@ def export(
 
 @app.command("report")
 def report(folder: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="The folder of a run.")]) -> None:
-    """Make report.html of a run anew, finished or not."""
+    """Write report.html of a run again, finished or not."""
     from polytask.training.report.write_report import write_report
     from polytask.training.runs.run_reader import RunFolderError
 

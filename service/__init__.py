@@ -1,1 +1,1 @@
-"""A checkpoint's answers over HTTP: from the wire down to the device, and back through the request's own future."""
+"""The HTTP service: checks requests, runs them on a device, returns answers."""

@@ -138,7 +138,7 @@ class UnknownModel(ServiceError):
 
     status = 404
     title = "Unknown model"
-    when = "No version of this name is there."
+    when = "No such version exists, or it is not in memory."
     outcome = "invalid"
 
 
@@ -147,7 +147,7 @@ class Conflict(ServiceError):
 
     status = 409
     title = "Conflict"
-    when = "What is asked for does not go with the versions that are in memory, or with what is being done to them."
+    when = "The versions in memory, or a load in progress, do not allow this."
     outcome = "invalid"
 
 
@@ -156,7 +156,7 @@ class SingleProcessOnly(ServiceError):
 
     status = 501
     title = "Several processes"
-    when = "Versions are changed only where one process does everything."
+    when = "Versions can be changed only in single-process mode."
     outcome = "invalid"
 
     def __init__(self) -> None:
@@ -178,7 +178,7 @@ class InvalidInput(ServiceError):
 
     status = 422
     title = "Invalid input"
-    when = "The request does not have the shape that its task needs."
+    when = "The request body or a header does not have the form that the task needs."
     outcome = "invalid"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
@@ -192,7 +192,7 @@ class TooManyInputs(ServiceError):
 
     status = 413
     title = "Too many inputs"
-    when = "One request asks for more than the service takes at once."
+    when = "One request has more inputs, candidates or tokens than the service accepts."
     outcome = "rejected"
     rejection = "too_large"
 
@@ -220,7 +220,7 @@ class QueueFull(ServiceError):
 
     status = 429
     title = "Queue full"
-    when = "The line has no room. Nothing of the request was run."
+    when = "The queue is full. No part of the request was run."
     outcome = "rejected"
     rejection = "queue_full"
 
@@ -229,7 +229,7 @@ class TaskQuotaFull(QueueFull):
     """The task's own queue is full. None of the request's rows was run."""
 
     title = "Task quota full"
-    when = "The task has as much in line as it may have. Nothing of the request was run."
+    when = "The task's own queue is full. No part of the request was run."
     rejection = "task_quota"
 
 
@@ -263,7 +263,7 @@ class Draining(ServiceError):
 
     status = 503
     title = "Shutting down"
-    when = "The service is shutting down: it answers what it accepted and takes nothing new."
+    when = "The service is shutting down: it completes the requests in flight and accepts no others."
     outcome = "rejected"
     rejection = "draining"
 
@@ -281,7 +281,9 @@ class Unauthorized(ServiceError):
 
     status = 401
     title = "Unauthorized"
-    when = "The request has no key, or none that is known. It is not said which: that would help only who has none."
+    when = (
+        "The request has no API key, or an unknown one. The response does not say which, so that keys cannot be probed."
+    )
     outcome = "rejected"
     rejection = "auth"
     headers = {"WWW-Authenticate": "Bearer"}  # noqa: RUF012, as in the base
@@ -295,7 +297,7 @@ class Forbidden(ServiceError):
 
     status = 403
     title = "Not allowed"
-    when = "The key is known, and is none that opens this path."
+    when = "The API key is valid but does not allow this path."
     outcome = "rejected"
     rejection = "auth"
 
@@ -308,7 +310,7 @@ class RateLimited(ServiceError):
 
     status = 429
     title = "Rate limited"
-    when = "The key has asked more often than it may. The next request is let in after `wait_s`."
+    when = "The API key has exceeded its request rate. The next request is accepted after `Retry-After` seconds."
     outcome = "rejected"
     rejection = "rate_limited"
 
@@ -321,7 +323,9 @@ class ConcurrencyLimited(ServiceError):
 
     status = 429
     title = "Too many at once"
-    when = "The key has as many requests under way as it may. One of them should end within `wait_s`."
+    when = (
+        "The API key has its maximum number of requests in flight. One of them should end within `Retry-After` seconds."
+    )
     outcome = "rejected"
     rejection = "too_many_at_once"
 

@@ -26,28 +26,29 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Options(BaseModel):
-    """What may be wanted otherwise than usual; null is as if it were not there."""
+    """Options of a request. `null` means the default."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     top_k: int | None = Field(
         default=None,
         ge=1,
-        description="only the likeliest so many: of `scores` (classification, multilabel) or of the ranking",
+        description="number of most likely entries to keep: of `scores` (classification, multilabel) or of the ranking",
     )
     raw_scores: bool | None = Field(
         default=None,
-        description="logits instead of probabilities, in the same fields; of an entity the mean over its words, of a "
+        description="logits instead of probabilities, in the same fields: for an entity the mean over its words, for a "
         "span the sum of start and end. Not for regression, whose values are no probabilities",
     )
     truncation: Annotated[Truncation, Field(strict=False)] | None = Field(
         default=None,
-        description="what becomes of texts that are too long: `longest_first` (the default, also called `right`) cuts "
-        "the end off the longer text until both fit; `left` cuts off its beginning; `error` refuses the input; "
-        "`window` reads the longer text in rows that overlap by a quarter, and makes one answer of them",
+        description="how texts that are too long are treated: `longest_first` (the default, also called `right`) cuts the "
+        "end of the longer text until both fit; `left` cuts its beginning; `error` refuses the input; `window` reads "
+        "the longer text in rows that overlap by a quarter, and makes one answer from them",
     )
     thresholds: dict[str, Probability] | None = Field(
-        default=None, description="multilabel: the probability from which a label is given, in place of the task's own"
+        default=None,
+        description="multilabel: the probability from which a label is given, instead of the task's own threshold",
     )
     return_tokens: bool | None = Field(
         default=None, description="answers carry `read`: the tokens of each row with their characters in the input"

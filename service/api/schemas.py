@@ -28,7 +28,7 @@ class _Object(BaseModel):
 
 
 class TextInput(_Object):
-    """One text. The bare string does as well."""
+    """One text. A bare string is accepted as well."""
 
     text: Text = Field(description="the text")
 
@@ -48,7 +48,7 @@ class RankingInput(_Object):
 
 
 class ChoiceInput(_Object):
-    """A text, a question about it where there is one, and the choices."""
+    """A text, optionally a question about it, and the choices."""
 
     text: Text = Field(description="the premise, or the question itself")
     question: Text | None = Field(default=None, description="put behind the text")
@@ -56,7 +56,7 @@ class ChoiceInput(_Object):
 
 
 class TokensInput(_Object):
-    """A text that is split into words already; answers count characters of the words joined by single spaces."""
+    """A text that is already split into words. Offsets in answers count characters of the words joined by single spaces."""
 
     tokens: list[Text] = Field(min_length=1, description="the words, instead of `text`")
 
@@ -90,29 +90,29 @@ _StringOrTextOrTokens = Annotated[
 
 
 class OnError(StrEnum):
-    """What a bad input does: it fails the request, or has its problem in the place of its answer."""
+    """Treatment of a bad input: it fails the request, or gets a problem in place of its answer."""
 
     FAIL = "fail"
     PER_ITEM = "per_item"
 
 
 class _Request(_Object):
-    options: Options | None = Field(default=None, description="what is wanted otherwise than usual")
+    options: Options | None = Field(default=None, description="how answers are made, where the defaults do not fit")
     errors: Annotated[OnError, Field(strict=False)] = Field(
         default=OnError.FAIL,
-        description='`fail`: one bad input fails the request; `per_item`: it gets `{"error": problem}` in its place, and '
-        "the others their answers",
+        description='`fail`: one bad input fails the request; `per_item`: it gets `{"error": problem}` in place of its answer, '
+        "and the others get their answers",
     )
 
 
 class AnyRequest(_Request):
-    """For whatever tasks: inputs that are still to be looked at."""
+    """A request whose inputs are not checked yet."""
 
     inputs: list[Any] = Field(min_length=1)
 
 
 class TasksRequest(AnyRequest):
-    """For several tasks at once, which read the same inputs."""
+    """Several tasks for the same inputs."""
 
     tasks: list[str] = Field(min_length=1, description="names of tasks, as in GET /v1/tasks")
 
@@ -154,11 +154,11 @@ class SpanRequest(_Request):
 
 
 class LoadRequest(_Object):
-    """Which version to load beside the active one, and how far its answers may be from that one's."""
+    """The version to load beside the active one, and how much its answers may differ from it."""
 
     model: str = Field(min_length=1, description="NAME/VERSION, or NAME for its current version")
     tolerances: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        default_factory=dict, description="by task, from 0 to 1; of other tasks the service's own"
+        default_factory=dict, description="by task, from 0 to 1; for all other tasks POLYTASK_SWAP_TOLERANCE holds"
     )
 
 

@@ -20,7 +20,7 @@ class DeviceMetrics:
         registry = storage.registry
         self.warmup = Gauge(
             "polytask_warmup_duration_seconds",
-            "How long the warm-up took.",
+            "Seconds that the warm-up took.",
             registry=registry,
             multiprocess_mode="livemax",
         )
@@ -29,7 +29,9 @@ class DeviceMetrics:
         )
         self._failures = Counter("polytask_batch_failures_total", "Forwards that failed.", registry=registry)
         self._out_of_memory = Counter(
-            "polytask_out_of_memory_total", "Those that failed for want of memory.", registry=registry
+            "polytask_out_of_memory_total",
+            "Batches that failed because the device ran out of memory.",
+            registry=registry,
         )
         checks = Counter(
             "polytask_golden_checks_total", "Checks of the golden examples.", ["result"], registry=registry
@@ -40,7 +42,10 @@ class DeviceMetrics:
         tokens = Counter("polytask_batch_tokens_total", "Tokens in batches.", ["kind"], registry=registry)
         self._real, self._padding = tokens.labels("real"), tokens.labels("padding")
         self._seconds = Histogram(
-            "polytask_forward_duration_seconds", "A batch on the device.", registry=registry, buckets=SHORT_SECONDS
+            "polytask_forward_duration_seconds",
+            "Seconds of a batch on the device.",
+            registry=registry,
+            buckets=SHORT_SECONDS,
         )
 
     def observe_batch(self, task_ids: Sequence[int], lengths: Sequence[int], seconds: float) -> None:

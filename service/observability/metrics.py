@@ -49,7 +49,7 @@ class Metrics:
         self._queue_inputs = self._queue.gauge("polytask_queue_inputs", "Rows waiting.")
         self._queue_tokens = self._queue.gauge("polytask_queue_tokens", "Tokens waiting.")
         self._queued: set[str] = set()
-        self._oldest = gauge("polytask_queue_oldest_seconds", "How long the oldest row waits.")
+        self._oldest = gauge("polytask_queue_oldest_seconds", "Seconds that the oldest queued row has been waiting.")
         self.memory = gauge("polytask_device_memory_bytes", "Memory of the device, by state.", "device", "state")
         self._ready = gauge("polytask_ready", "1 when requests are answered.")
         self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")

@@ -28,7 +28,7 @@ class PredictionMetrics:
         self._by_task = TaskMetrics(cells)
         self._labels = self._by_task.counter("polytask_predictions_total", "Labels in answers.", "label")
         self._confidence = self._by_task.histogram(
-            "polytask_prediction_confidence_ratio", "Probabilities of what was answered.", _CONFIDENCE
+            "polytask_prediction_confidence_ratio", "Probabilities of the answers.", _CONFIDENCE
         )
         for task in tasks:
             self.register(task)

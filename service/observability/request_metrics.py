@@ -55,15 +55,17 @@ class RequestMetrics:
         self._by_task = TaskMetrics(storage.cells("requests"))
         counter, histogram = self._by_task.counter, self._by_task.histogram
         self._ended = counter("polytask_requests_total", "Requests, by how they ended.", "outcome")
-        self._seconds = histogram("polytask_request_duration_seconds", "From arrival to answer.", _SECONDS)
-        self._stages = histogram("polytask_stage_duration_seconds", "Parts of that.", SHORT_SECONDS, "stage")
+        self._seconds = histogram("polytask_request_duration_seconds", "Seconds from arrival to answer.", _SECONDS)
+        self._stages = histogram(
+            "polytask_stage_duration_seconds", "Seconds of a request by stage.", SHORT_SECONDS, "stage"
+        )
         self._rejections = counter("polytask_rejections_total", "Requests refused, by reason.", "reason")
-        self._inputs = counter("polytask_inputs_total", "Rows put in line.")
-        self._tokens = counter("polytask_input_tokens_total", "Tokens of those rows.")
+        self._inputs = counter("polytask_inputs_total", "Rows put into the queue.")
+        self._tokens = counter("polytask_input_tokens_total", "Tokens of the rows put into the queue.")
         self._lengths = histogram("polytask_input_length_tokens", "Tokens of a row.", _LENGTHS)
         self._truncated = counter("polytask_truncated_inputs_total", "Rows that were too long.")
         self._truncated_tokens = counter("polytask_truncated_tokens_total", "Tokens that were cut off.")
-        self._dropped = counter("polytask_dropped_inputs_total", "Rows that left the line without running.", "reason")
+        self._dropped = counter("polytask_dropped_inputs_total", "Rows that left the queue without running.", "reason")
         for task in (*tasks, UNKNOWN_TASK):
             self.register(task)
 

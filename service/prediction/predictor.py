@@ -159,7 +159,7 @@ class Predictor:
         if num_bytes <= _SMALL_BODY:
             prepared = prepare()
         else:
-            late = DeadlineExceeded("the deadline passed before the request was in line")
+            late = DeadlineExceeded("the deadline passed before the request was queued")
             estimate = self._token_estimator.estimate(num_bytes)
             self._token_estimator.add(estimate)
             try:
@@ -197,7 +197,7 @@ class Predictor:
 
     def _submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         if rows[0].deadline <= time.monotonic():
-            raise DeadlineExceeded("the deadline passed before the request was in line")
+            raise DeadlineExceeded("the deadline passed before the request was queued")
         with _as_service_errors():
             self._engine.submit(rows)
 

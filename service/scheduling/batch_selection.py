@@ -4,8 +4,8 @@ Costs are counted in tokens. A batch costs its number of rows times its longest 
 
 Batches start in turn from the row that entered the window first, and from the first row of the least served task: rows
 of one task in the window do not delay a task that has had less. This is start-time fair queueing once more (see
-`fair_queueing`), by the tokens that were run. Of rows of equal length those go first that were the first of their task:
-no other row of it was in the window when they entered.
+`fair_queueing`), by the tokens that were run. Among rows of equal
+length, a row goes first if its task had no other row in the window when it entered.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ class LookAheadWindow:
 
 
 def _worthwhile_padding(padded_tokens: int, added: float, limits: BatchLimits) -> float:
-    """The padding that a batch may have: what it costs must be less than the forwards that it saves.
+    """The most padding worth having in a batch: it must cost less than the forwards that it saves.
 
     `padded_tokens`: of the batch, padding included. `added`: the share of the added rows in all tokens that wait beside
     the seed. Where little waits, a row that is left behind needs much of a forward for itself, so that padding may cost

@@ -24,8 +24,9 @@ from polytask.service.web.problem_details import CLIENT_ERRORS, ErrorResponder
 from polytask.service.web.routes.admin import admin_routes
 from polytask.service.web.routes.models import model_routes
 from polytask.service.web.routes.open_inference import OpenInference, open_inference_routes
+from polytask.service.web.routes.operations import operation_routes
 from polytask.service.web.routes.playground import playground_routes
-from polytask.service.web.routes.tasks import PREDICT, operation_routes, predict_handler, task_routes
+from polytask.service.web.routes.tasks import PREDICT, predict_handler, task_routes
 
 _CORS_REQUEST_HEADERS = [
     "Authorization",

@@ -18,7 +18,7 @@ from polytask.service.observability.metrics import Metrics
 from polytask.service.processes.supervisor import _SHUTDOWN_MARGIN_S
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.authentication import AuthenticationMiddleware
-from polytask.service.web.routes.tasks import operation_routes
+from polytask.service.web.routes.operations import operation_routes
 from tests.deploy.support.rendered import (
     EXAMPLE,
     KUBERNETES,

@@ -17,7 +17,8 @@ def rewrite_for_cpu(graph: onnx.GraphProto) -> None:
 
 
 def _normalise_by_token(graph: onnx.GraphProto) -> None:
-    """Replaces layer norms without weights by instance norms, which take less time. A task's table scales behind them.
+    """Replaces layer norms without weights by instance norms, which take less time. The scale
+    and shift of the task are applied after them.
 
         before:  states [B, L, D] ─ LayerNormalization(ones, zeros) ─ out
         after:   states [B, L, D] ─ InstanceNormalization(ones [L], zeros [L]) ─ out

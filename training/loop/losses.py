@@ -61,7 +61,7 @@ def example_losses(network: Network, outputs: Outputs, batch: ExampleBatch) -> T
 
 
 def example_weights(examples: Sequence[EncodedExample], recipe: Recipe) -> list[float]:
-    """The weight of each example's loss in the loss of its batch, which is the weighted sum; in order.
+    """The weight of each example, in order. The loss of a batch is the sum of weight times loss.
 
     `examples`: the whole batch. The weights make a mean over examples, or with `task_mean` a mean over the tasks present
     of each task's mean, as in the released CA-MTL code (Pilault et al., ICLR 2021). They are multiplied by the weights of

@@ -137,11 +137,11 @@ def _splits(value: object) -> object:
 class RegressionLoss(StrEnum):
     """The output of a regression, and its loss.
 
-    `place`: through a sigmoid the value scaled to 0..1 in its range; binary cross entropy. `mse`: the value; squared
-    error.
+    `place`: the output is a sigmoid, scaled to the range of the task; the loss is binary cross entropy. `mse`: the output
+    is the value; the loss is the squared error.
     """
 
-    RELATIVE = "place"
+    SCALED = "place"
     MSE = "mse"
 
 
@@ -173,7 +173,7 @@ class TaskConfig(_Section):
     balanced: bool = False
     labels: tuple[str, ...] = ()
     value_range: tuple[float, float] | None = None
-    regression: RegressionLoss = RegressionLoss.RELATIVE
+    regression: RegressionLoss = RegressionLoss.SCALED
     group_by: str = "group"
     positive: str | int = 1
     use_question: bool = True

@@ -14,7 +14,7 @@ from polytask.service.web.routes.predict_call import read_body
 
 @dataclass(frozen=True, slots=True)
 class SwapState:
-    """Which version is active and which on standby, and how the last load went; `load` is null before the first."""
+    """Which version is active and which on standby, and the result of the last load; `load` is null before the first."""
 
     active: str
     standby: str | None
@@ -30,7 +30,7 @@ def admin_routes(versions: Versions, max_body_bytes: int) -> APIRouter:
         standby = versions.standby
         return SwapState(versions.active.revision, standby.revision if standby else None, versions.load)
 
-    @router.get("", summary="What is active and on standby, and how the last load went", responses={403: {}, 501: {}})
+    @router.get("", summary="The active version, the one on standby, and the last load", responses={403: {}, 501: {}})
     async def show() -> SwapState:
         return state()
 
@@ -50,7 +50,7 @@ def admin_routes(versions: Versions, max_body_bytes: int) -> APIRouter:
         versions.activate()
         return state()
 
-    @router.post("/rollback", summary="Takes the last activate back", responses=refusals)
+    @router.post("/rollback", summary="Undoes the last activation", responses=refusals)
     async def rollback() -> SwapState:
         versions.rollback()
         return state()

@@ -1,4 +1,4 @@
-"""Task routes: predictions and descriptions of tasks, and the routes of supervisors and Prometheus."""
+"""Task routes: predictions, and descriptions of tasks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from starlette.responses import PlainTextResponse
 
 from polytask.service.api.task_info import TaskInfo, TaskList
 from polytask.service.errors import UnknownTask
-from polytask.service.observability.metrics import CONTENT_TYPE
-from polytask.service.prediction.engine_client import require_ready
 from polytask.service.versions.served import Versions
 from polytask.service.web.routes.predict_call import PARAMETERS, run_prediction
-from polytask.service.web.server import require_accepting
 
 PREDICT = "/v1/tasks/{task}/predict"
 
@@ -64,31 +60,5 @@ def task_routes(predict: Handler, versions: Versions) -> APIRouter:
         if task not in task_info:
             raise UnknownTask(task, list(task_info))
         return task_info[task]
-
-    return router
-
-
-def operation_routes(versions: Versions, metrics_page: Callable[[], bytes]) -> APIRouter:
-    """Routes for supervisors and Prometheus."""
-    router = APIRouter(tags=["operation"])
-
-    # A supervisor that sends HEAD needs only the status.
-    @router.head("/livez", include_in_schema=False)
-    @router.get("/livez", summary="Whether the process answers at all")
-    async def live() -> dict[str, str]:
-        return {"status": "live"}
-
-    @router.head("/readyz", include_in_schema=False)
-    @router.get("/readyz", summary="Whether requests are answered", responses={503: {}})
-    async def ready(request: Request) -> dict[str, str]:
-        require_accepting(request)
-        require_ready(versions.active.engine)
-        return {"status": "ready"}
-
-    @router.head("/metrics", include_in_schema=False)
-    @router.get("/metrics", summary="For Prometheus", response_class=PlainTextResponse)
-    # Not a coroutine, so that it runs on a thread: the page of many tasks and processes takes milliseconds.
-    def metrics() -> Response:
-        return Response(metrics_page(), media_type=CONTENT_TYPE)
 
     return router

@@ -92,7 +92,7 @@ def test_released_layouts(preset: str, backbone: NetworkConfig) -> None:
     assert recipe.conditioning.start is Start.RANDOM
     assert recipe.conditioning.freeze_attention_film
     assert recipe.losses.task_mean
-    assert [task.regression for task in recipe.tasks] == [RegressionLoss.RELATIVE, RegressionLoss.MSE]
+    assert [task.regression for task in recipe.tasks] == [RegressionLoss.SCALED, RegressionLoss.MSE]
 
 
 def test_base_and_large_differ_in_their_bottlenecks() -> None:
@@ -139,7 +139,7 @@ def test_the_recipes_own_keys_win(preset: Preset) -> None:
     fields = toy.fields("backbone", [Kind.REGRESSION])
     fields["conditioning"] = {"preset": preset}
     fields["tasks"][0]["regression"] = "place"
-    assert Recipe.model_validate(fields).tasks[0].regression is RegressionLoss.RELATIVE
+    assert Recipe.model_validate(fields).tasks[0].regression is RegressionLoss.SCALED
 
 
 @pytest.mark.parametrize(
