@@ -90,7 +90,10 @@ def select_backend(candidates: Sequence[Candidate], runner: str, device: str) ->
 
 def open_backend(name: str, precision: str, file: Path | None, network: Network, threads: int) -> Backend:
     """A backend on the CPU: of an exported `file`, or for torch of the network. Raises StartupError."""
-    return open_torch(network, threads) if file is None else open_export(name, file, precision, threads)
+    if file is not None:
+        return open_export(name, file, precision, threads)
+    assert name == "torch", f"{name} runs a file"
+    return open_torch(network, threads)
 
 
 def open_torch(network: Network, threads: int, device: str = "cpu", buckets: Buckets | None = None) -> Backend:

@@ -72,7 +72,7 @@ class Worker:
             raise self.failure
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
-        """As `FairQueue.require_room`."""
+        """As `SharedQueue.require_room`."""
         self.queue.require_room(task_id, num_tokens, before, deadline)
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:

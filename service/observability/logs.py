@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import select
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
 from datetime import UTC, datetime
-from logging.handlers import QueueHandler, QueueListener
 from types import TracebackType
 from typing import Any
 
@@ -21,6 +19,9 @@ import msgspec
 
 _ENCODER = msgspec.json.Encoder()
 _STDERR = 2
+
+_PIPE_BUF = 4096
+"""Bytes that the kernel writes to a pipe in one piece, so that lines of several processes do not mix."""
 
 _FLUSH_S = 1.0
 """How long the end of the process waits for a reader. Lines that are not written by then are lost."""
@@ -100,61 +101,74 @@ def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackT
     logging.getLogger(__name__).critical("nobody has caught an exception", exc_info=(kind, error, trace))
 
 
-class LogWriter(QueueHandler):
-    """Queues lines for a thread that writes them. At most `most_lines` wait; those beyond are lost and counted."""
+class LogWriter(logging.Handler):
+    """Writes lines to a descriptor in a thread of its own. At most `most_lines` wait; those beyond are lost and counted.
+
+    Not the standard QueueHandler and QueueListener: see DECISIONS 33.
+    """
 
     def __init__(self, descriptor: int, most_lines: int = 10_000) -> None:
-        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(most_lines)
-        super().__init__(self._lines)
-        self._lost = 0
-        self._lost_lock = threading.Lock()
-        QueueListener(self._lines, _DescriptorHandler(descriptor, self._lost_line)).start()
+        super().__init__()
+        self._descriptor = descriptor
+        self._most_lines = most_lines
+        # Lines that are not completely written.
+        self._lines: deque[bytes] = deque()
+        self._num_lost = 0
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        """Queues a formatted line and returns at once."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queues a line and returns at once. Called with the handler's lock."""
+        if len(self._lines) >= self._most_lines:
+            self._num_lost += 1
+            return
         try:
-            self._lines.put_nowait(record)
-        except queue.Full:
-            with self._lost_lock:
-                self._lost += 1
+            line = self.format(record)
+        except Exception:  # noqa: BLE001, as all handlers do: a wrong message must not end its caller
+            self.handleError(record)
+            return
+        self._lines.append(line.encode("utf-8", "backslashreplace") + b"\n")
+        if not self._wake.is_set():
+            self._wake.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+            self._thread.start()
 
     def flush(self) -> None:
         """Waits until all lines are written, but at most a second."""
         end = time.monotonic() + _FLUSH_S
-        while self._lines.unfinished_tasks and time.monotonic() < end:
+        while self._lines and time.monotonic() < end:
             time.sleep(0.002)
 
-    def _lost_line(self) -> str | None:
-        """A line about the lines lost since the last call, if any."""
-        with self._lost_lock:
-            lost, self._lost = self._lost, 0
-        message = "%d lines of the log are lost: it is read too slowly"
-        record = logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (lost,), None)
-        return self.format(record) if lost else None
+    def _write_lines(self) -> None:
+        while self._wake.wait():
+            self._wake.clear()
+            while self._lines:
+                self._write_piece()
+                if self._num_lost:
+                    self._report_lost()
 
-
-class _DescriptorHandler(logging.Handler):
-    """Writes formatted lines to a descriptor, each in one piece, and then what `lost_line` returns.
-
-    Not a `StreamHandler`: a thread that waits in a stream's write holds its lock, and Python aborts when it then ends.
-    """
-
-    def __init__(self, descriptor: int, lost_line: Callable[[], str | None]) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._lost_line = lost_line
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._write(record.getMessage())
-        if (line := self._lost_line()) is not None:
-            self._write(line)
-
-    def _write(self, line: str) -> None:
-        data = line.encode("utf-8", "backslashreplace") + b"\n"
-        while data:
+    def _write_piece(self) -> None:
+        """Writes as many lines as a pipe takes in one piece, at least one. Holds no lock while it waits for the reader."""
+        piece, num_lines = self._lines[0], 1
+        while num_lines < len(self._lines) and len(piece) + len(self._lines[num_lines]) <= _PIPE_BUF:
+            piece += self._lines[num_lines]
+            num_lines += 1
+        while piece:
             try:
-                data = data[os.write(self._descriptor, data) :]
+                piece = piece[os.write(self._descriptor, piece) :]
             except BlockingIOError:
                 select.select([], [self._descriptor], [])
             except OSError:
-                return  # the reader has gone
+                break  # the reader has gone
+        for _ in range(num_lines):
+            self._lines.popleft()
+
+    def _report_lost(self) -> None:
+        self.acquire()
+        try:
+            num_lost, self._num_lost = self._num_lost, 0
+            message = "%d lines of the log are lost: it is read too slowly"
+            self.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, (num_lost,), None))
+        finally:
+            self.release()

@@ -118,7 +118,7 @@ class ProcessStorage:
 class SharedStorage:
     """The metrics of this process in `folder`; a page sums those of all processes that share it.
 
-    At most one for a process, created before any of its metrics. Living processes have different names, without an
+    At most one for a process, created before any of its metrics: it changes the library and the environment for good. Living processes have different names, without an
     underscore. One that replaces a dead one of its name continues with its counters, so that a sum never falls.
     """
 

@@ -131,7 +131,7 @@ class Predictor:
             estimate = self._token_estimator.estimate(len(call.body))
             self._engine.require_room(task_id, estimate, self._token_estimator.pending_tokens, call.deadline)
         started = time.monotonic()
-        prepared = await self._prepare(call)
+        prepared = await self._prepare(call, estimate)
         tokenized = time.monotonic()
         context.tasks = prepared.tasks
         context.num_inputs, context.num_rows = prepared.num_inputs, len(prepared.rows)
@@ -150,7 +150,7 @@ class Predictor:
         for task in context.tasks or (UNKNOWN_TASK,):
             self._metrics.failed(task, error, time.monotonic() - arrived)
 
-    async def _prepare(self, call: PredictCall) -> PreparedRequest:
+    async def _prepare(self, call: PredictCall, estimate: int) -> PreparedRequest:
         def prepare() -> PreparedRequest:
             body = call.body if call.translate_body is None else call.translate_body(call.body)
             return self._preparer.prepare(call.task, body)
@@ -160,7 +160,6 @@ class Predictor:
             prepared = prepare()
         else:
             late = DeadlineExceeded("the deadline passed before the request was queued")
-            estimate = self._token_estimator.estimate(num_bytes)
             self._token_estimator.add(estimate)
             try:
                 prepared = await before(call.deadline, self._on_thread(prepare), late)

@@ -158,10 +158,10 @@ class LookAheadWindow:
             return padded - num_tokens - queued.row.num_tokens if padded <= limits.token_budget else math.inf
 
         while len(rows) < limits.max_rows:
-            # Of equal paddings the first counts.
-            padding, side = min(
-                ((padding_with(side.find(has_room)), side) for side in (longer, shorter)), key=lambda option: option[0]
-            )
+            padding, shorter_padding = padding_with(longer.find(has_room)), padding_with(shorter.find(has_room))
+            side = longer
+            if shorter_padding < padding:
+                padding, side = shorter_padding, shorter
             if padding > limits.forward_tokens:
                 break
             queued = side.pop()

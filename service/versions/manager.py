@@ -33,8 +33,7 @@ class VersionManager:
     """The versions in memory (`served.Versions`).
 
     `tolerance`: answer drift allowed for tasks that a load request does not name. `close_s`: time limit for the last batch
-    of a worker that is stopped.
-    `on_exit`: called from the thread of the active version's worker when that ends, with its failure or None.
+    of a worker that is stopped. `on_exit`: called from the thread of the active version's worker when that ends, with its failure or None.
     """
 
     def __init__(

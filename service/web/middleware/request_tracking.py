@@ -97,4 +97,4 @@ class RequestTrackingMiddleware:
         """
         if "route" in scope:
             return str(scope["route"].path)
-        return self._predict_route.path if self._predict_route.matches(scope)[0] is Match.FULL else ""
+        return self._predict_route.path if self._predict_route.matches(scope)[0] is not Match.NONE else ""

@@ -209,6 +209,19 @@ def test_a_reader_that_does_not_read_holds_nobody_up(pipe: tuple[int, int]) -> N
     assert sum(said) == number - len(kept) > 0
 
 
+def test_a_process_ends_though_nobody_reads_its_log() -> None:
+    """With a full pipe that nobody reads, the end of a process waits about a second for a reader, and no longer."""
+    code = (
+        "import logging; from polytask.service.observability.logs import configure_logs; configure_logs('test', 'json')\n"
+        "for _ in range(100): logging.getLogger('a').info('x' * 4000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) as process:
+        try:
+            assert process.wait(timeout=PATIENCE_S) == 0
+        finally:
+            process.kill()
+
+
 def test_a_reader_that_has_gone_is_no_failure() -> None:
     """Logging to a pipe without a reader raises nothing."""
     reading, writing = os.pipe()

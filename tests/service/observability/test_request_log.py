@@ -39,6 +39,7 @@ async def test_a_line_says_what_became_of_a_request(caplog: pytest.LogCaptureFix
         await service.client.get("/v1/tasks/mood")
         await service.client.get("/nothing/of/the/kind")
         await service.client.request("XYLOPHONE", "/v1/tasks")
+        await service.client.get("/v1/tasks/mood/predict")
     said = lines(caplog)
     assert [(line["method"], line["path"], line.get("task"), line["status"], line["outcome"]) for line in said] == [
         ("POST", "/v1/tasks/{task}/predict", "mood", 200, "ok"),
@@ -49,6 +50,7 @@ async def test_a_line_says_what_became_of_a_request(caplog: pytest.LogCaptureFix
         ("GET", "/v1/tasks/{task}", None, 200, "ok"),
         ("GET", "", None, 404, "invalid"),
         ("_OTHER", "/v1/tasks", None, 405, "invalid"),
+        ("GET", "/v1/tasks/{task}/predict", None, 405, "invalid"),
     ]
     assert [(line["inputs"], line["rows"]) for line in said[:3]] == [(2, 2), (1, 2), (1, 1)]
     assert all(line["revision"] == "tiny/1" for line in said[:5])
