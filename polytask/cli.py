@@ -16,7 +16,7 @@ import typer
 
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.errors import StoreError
-from polytask.service.config.settings import PREFIX, RENAMED, Settings, all_settings
+from polytask.service.config.settings import PREFIX, RENAMED, Settings, all_settings, warn_of_former_names
 from polytask.service.errors import StartupError
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ def _fail(error: Exception) -> NoReturn:
 def _serve(**flags: str | None) -> None:
     """Serve a checkpoint over HTTP until SIGTERM. Every flag is a POLYTASK_ variable as well."""
     settings = Settings.from_environment(os.environ, flags)
+    from polytask.service.observability.logs import configure_logs
+
+    configure_logs("supervisor" if settings.engine_devices else "service", settings.log_format)
+    warn_of_former_names(os.environ, flags)
     try:
         if settings.engine_devices:
             from polytask.service.processes import supervisor
@@ -148,7 +152,8 @@ def predict(
     """
     from importlib.util import find_spec
 
-    if find_spec("polytask_client") is None:
+    # In a clone the folder of the client is found, too, but not what it needs.
+    if not (find_spec("polytask_client") and find_spec("httpx")):
         _fail(StartupError("predicting needs the client: pip install 'polytask[client]'"))
     from polytask_client import Client, PolytaskError, Retries
     from polytask_client.job import JobError, plan, read_options, run

@@ -14,7 +14,6 @@ from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import StartupError
-from polytask.service.observability.logs import configure_logs
 from polytask.service.observability.metrics import Metrics
 from polytask.service.versions.loader import VersionLoader
 from polytask.service.versions.manager import VersionManager
@@ -28,7 +27,6 @@ def serve(settings: Settings) -> None:
 
     Raises StoreError if the checkpoint cannot be loaded, and StartupError if it cannot be served.
     """
-    configure_logs("service", settings.log_format)
     # Before loading, because that takes long and a port in use is a frequent mistake.
     with listen(settings.host, settings.port) as listener:
         _serve(settings, listener)

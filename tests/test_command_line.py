@@ -1,7 +1,9 @@
-"""Command line: `polytask --version`, `predict`, `export`, `key` and `models`."""
+"""Command line: `polytask --version`, `serve`, `predict`, `export`, `key` and `models`."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -165,11 +167,25 @@ def test_the_version_needs_no_torch() -> None:
     assert finished.stdout.splitlines() == [f"polytask {version('polytask')} (torch {version('torch')})", "False"]
 
 
+@pytest.mark.parametrize("processes", [(), ("--frontends", "1")])
+def test_serve_logs_a_former_name_as_its_log_is_formatted(processes: tuple[str, ...], tmp_path: Path) -> None:
+    """The warning about a former name is a JSON line like all others, and comes once."""
+    serve = ["serve", "--port", "0", "--store", str(tmp_path), "--lanes", "{}", *processes]
+    ended = subprocess.run([sys.executable, "-m", "polytask", *serve], stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 2
+    warning, *others = map(json.loads, ended.stderr.splitlines())
+    assert (warning["level"], warning["process"]) == ("warning", "supervisor" if processes else "service")
+    assert warning["event"] == "--lanes is now called --task-policies; the former name still works"
+    assert "former name" not in str(others)
+
+
+@pytest.mark.parametrize("missing", ["polytask_client", "httpx"])
 def test_predict_without_the_client_says_how_to_get_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without polytask-client, `polytask predict` names the extra that brings it, and exits with code 2."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    """Without polytask-client or its HTTP library, `polytask predict` names the extra that brings both. Exit code 2."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == missing else find_spec(name))
     monkeypatch.setattr(sys, "argv", ["polytask", "predict", "mood", "--input", "-", "--output", "-"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()

@@ -17,6 +17,7 @@ from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
 from polytask.model.network import Network
 from polytask.service.config.settings import Settings
+from polytask.service.observability.logs import configure_logs
 from polytask.service.single_process import serve
 
 
@@ -55,4 +56,6 @@ def idle() -> Iterator[None]:
 
 if __name__ == "__main__":
     with idle():
-        serve(Settings.from_environment({**os.environ, "POLYTASK_RUNNER": "torch"}))
+        settings = Settings.from_environment({**os.environ, "POLYTASK_RUNNER": "torch"})
+        configure_logs("service", settings.log_format)
+        serve(settings)

@@ -7,7 +7,6 @@ import re
 import secrets
 import tomllib
 from collections.abc import Sequence
-from dataclasses import fields
 from hmac import compare_digest
 from pathlib import Path
 
@@ -119,5 +118,6 @@ def _parse_line(line: str) -> Key | None:
     try:
         return Key(name, **value)
     except ValidationError as error:
-        path, problem = first_problem(error, [field.name for field in fields(Key)[1:]], show_input=False)
+        settable = {field: info for field, info in Key.__pydantic_fields__.items() if field != "name"}  # type: ignore[attr-defined]  # mypy sees a plain dataclass
+        path, problem = first_problem(error, settable, show_input=False)
         raise KeyLineError(f"{' '.join(path)} {problem}") from None

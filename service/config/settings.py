@@ -6,17 +6,17 @@ import difflib
 import importlib.util
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, field_validator
 from pydantic.dataclasses import dataclass
 
 from polytask.model_store import DEFAULT_STORE
 from polytask.service.config.api_keys import Key, KeyLineError, load_keys
-from polytask.service.config.task_policies import PolicyError, TaskPolicy, parse_task_policies
+from polytask.service.config.task_policies import TaskPolicy, parse_task_policies
 from polytask.service.config.validation import first_problem
 from polytask.service.errors import StartupError
 
@@ -41,7 +41,7 @@ class SettingsError(StartupError):
 class Settings:
     """All settings of a deployment. Each field is a variable: `max_rows` is POLYTASK_MAX_ROWS.
 
-    Raises SettingsError where settings contradict each other, and pydantic's ValidationError for a value out of bounds.
+    Raises SettingsError where settings contradict each other, and pydantic's ValidationError for a single bad value.
     """
 
     store: Path = Field(default=DEFAULT_STORE, description="folder of the model store")
@@ -150,6 +150,12 @@ class Settings:
     max_candidates: int = Field(default=128, ge=2, description="candidates or choices of an input")
     max_body_bytes: int = Field(default=512 * 1024, ge=1, description="bytes in a request body")
 
+    @field_validator("task_policies")
+    @classmethod
+    def _check_task_policies(cls, text: str) -> str:
+        parse_task_policies(text)
+        return text
+
     def __post_init__(self) -> None:
         self._check_access()
         if not re.fullmatch(r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?", self.devices):
@@ -162,10 +168,6 @@ class Settings:
             raise SettingsError(
                 f"{env_name('traces')} needs OpenTelemetry, which is not installed: pip install 'polytask[tracing]', or set it to no"
             )
-        try:
-            parse_task_policies(self.task_policies)
-        except PolicyError as error:
-            raise SettingsError(f"{env_name('task_policies')} {error}") from None
 
     def _check_access(self) -> None:
         if self.api_keys and self.api_keys_file:
@@ -213,20 +215,26 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
         """The settings in `environ`. `flags`: by field name or former name; they take precedence over variables.
 
-        Raises SettingsError for an unknown `POLYTASK_` variable and for a value that is refused.
+        Blanks around numbers, switches and choices are ignored. Raises SettingsError for an unknown `POLYTASK_` variable
+        and for a value that is refused.
         """
-        given = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in CLIENT}
-        given |= {env_name(name): text for name, text in (flags or {}).items() if text is not None}
-        _replace_former_names(given)
-        names = {env_name(setting.name): setting.name for setting in fields(cls)}
-        for name in given:
-            if name not in names:
+        variables = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in CLIENT}
+        options = {env_name(name): text for name, text in (flags or {}).items() if text is not None}
+        given = _by_present_name(variables) | _by_present_name(options, _flag)
+        all_fields = cls.__pydantic_fields__  # type: ignore[attr-defined]  # mypy sees a plain dataclass
+        names = {env_name(field): field for field in all_fields}
+        values: dict[str, Any] = {}
+        for present_name, (name, text) in given.items():
+            if present_name not in names:
                 raise SettingsError(_unknown(name, list(names)))
+            field = names[present_name]
+            values[field] = text if all_fields[field].annotation in {str, Path} else text.strip()
         try:
-            return cls(**{names[name]: text for name, text in given.items()})  # type: ignore[arg-type]  # pydantic converts
+            return cls(**values)
         except ValidationError as error:
-            (name, *_), problem = first_problem(error, names)
-            raise SettingsError(f"{env_name(name)} {problem}") from None
+            (field, *_), problem = first_problem(error, all_fields)
+            name, _ = given[env_name(field)]
+            raise SettingsError(f"{name} {problem}") from None
 
 
 class Setting(NamedTuple):
@@ -259,13 +267,27 @@ def env_name(name: str) -> str:
     return PREFIX + name.upper()
 
 
-def _replace_former_names(given: dict[str, str]) -> None:
+def warn_of_former_names(environ: Mapping[str, str], flags: Mapping[str, str | None]) -> None:
+    """Logs a warning for each variable and flag that is set under its former name."""
+    options = {env_name(name) for name, text in flags.items() if text is not None}
     for former, name in RENAMED.items():
-        if former in given:
-            if name in given:
-                raise SettingsError(f"set {name} or its former name {former}, not both")
+        if former in environ:
             logger.warning("%s is now called %s; the former name still works", former, name)
-            given[name] = given.pop(former)
+        if former in options:
+            logger.warning("%s is now called %s; the former name still works", _flag(former), _flag(name))
+
+
+def _by_present_name(given: Mapping[str, str], shown: Callable[[str], str] = str) -> dict[str, tuple[str, str]]:
+    """Variables by their present names: the name that was set, and its text. `shown`: the name as messages have it."""
+    for former, name in RENAMED.items():
+        if former in given and name in given:
+            raise SettingsError(f"set {shown(name)} or its former name {shown(former)}, not both")
+    return {RENAMED.get(name, name): (name, text) for name, text in given.items()}
+
+
+def _flag(name: str) -> str:
+    """The flag of a variable."""
+    return "--" + name.removeprefix(PREFIX).lower().replace("_", "-")
 
 
 def _tracing_is_installed() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -42,7 +41,7 @@ def parse_task_policies(text: str) -> dict[str, TaskPolicy]:
     try:
         return _POLICIES.validate_json(text)
     except ValidationError as error:
-        path, problem = first_problem(error, [field.name for field in fields(TaskPolicy)])
+        path, problem = first_problem(error, TaskPolicy.__pydantic_fields__)  # type: ignore[attr-defined]  # mypy sees a plain dataclass
         if path:
             problem = " ".join([f"of task {path[0]!r}:", *path[1:], problem])
         raise PolicyError(f"{problem}; an example is {_EXAMPLE}") from None

@@ -23,7 +23,6 @@ from pathlib import Path
 from polytask.model_store.versions import resolve
 from polytask.service.config.settings import Settings
 from polytask.service.errors import StartupError
-from polytask.service.observability.logs import configure_logs
 from polytask.service.observability.metric_storage import SharedStorage, remove_gauges
 from polytask.service.observability.restart_metrics import RestartMetrics
 from polytask.service.processes.child_process import CANNOT_START, METRICS, engine_socket
@@ -44,7 +43,6 @@ def serve(settings: Settings, engine: str = "polytask.service.processes.engine")
 
     `engine`: the module of engine processes. Raises StoreError or StartupError where the checkpoint cannot be served.
     """
-    configure_logs("supervisor", settings.log_format)
     with listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory(prefix="polytask-") as name:
         folder = Path(name)
         if len(os.fsencode(engine_socket(folder, len(settings.engine_devices)))) > _MAX_SOCKET_PATH:

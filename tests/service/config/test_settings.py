@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polytask.service.config.settings import Settings, SettingsError, all_settings
+from polytask.service.config.settings import Settings, SettingsError, all_settings, warn_of_former_names
 from polytask.service.config.task_policies import TaskPolicy
 
 
@@ -106,23 +106,23 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("PORT", "eighty", "must be a valid integer, unable to parse string as an integer, got 'eighty'"),
-        ("PORT", "", "must be a valid integer"),
-        ("PORT", "80.5", "must be a valid integer"),
-        ("PORT", "65536", "must be less than or equal to 65535, got '65536'"),
-        ("PORT", "-1", "must be greater than or equal to 0"),
+        ("PORT", "eighty", "must be a whole number, got 'eighty'"),
+        ("PORT", "", "must be a whole number"),
+        ("PORT", "80.5", "must be a whole number"),
+        ("PORT", "65536", "must be at least 0 and at most 65535, got '65536'"),
+        ("PORT", "-1", "must be at least 0"),
         ("DEVICE", "gpu", "must be 'auto', 'cpu' or 'cuda', got 'gpu'"),
         ("DEVICES", "0,gpu", "must be numbers of CUDA devices, or cpu, separated by commas; got '0,gpu'"),
         ("DEVICES", "0,", "got '0,'"),
-        ("FRONTENDS", "-1", "must be greater than or equal to 0"),
-        ("DEADLINE_S", "0", "must be greater than or equal to 0.001"),
+        ("FRONTENDS", "-1", "must be at least 0"),
+        ("DEADLINE_S", "0", "must be at least 0.001 and at most 86400, got '0'"),
         ("DEADLINE_S", "nan", "must be a finite number"),
         ("DEADLINE_S", "inf", "must be a finite number"),
-        ("DEADLINE_S", "86401", "must be less than or equal to 86400"),
-        ("DEADLINE_S", "soon", "must be a valid number"),
-        ("MAX_ROWS", "100000000", "less than or equal to 4096"),
-        ("TOKEN_BUDGET", "100000000", "less than or equal to 262144"),
-        ("BATCH_MS", "-1", "must be greater than or equal to 0"),
+        ("DEADLINE_S", "86401", "must be at least 0.001 and at most 86400"),
+        ("DEADLINE_S", "soon", "must be a number, got 'soon'"),
+        ("MAX_ROWS", "100000000", "at least 0 and at most 4096"),
+        ("TOKEN_BUDGET", "100000000", "at least 0 and at most 262144"),
+        ("BATCH_MS", "-1", "must be at least 0"),
         ("TASK_POLICIES", "4", 'must be an object, got 4; an example is {"intent": {"weight": 4}}'),
         ("TASK_POLICIES", '{"intent": {"wait": 4}}', "of task 'intent': wait is none of weight"),
         ("API_KEYS", "\n# none", "has no keys; unset it to serve without keys"),
@@ -135,12 +135,12 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
         ),
         ("CORS_ORIGINS", "https://a.org/", "got 'https://a.org/'"),
         ("LOG_FORMAT", "logfmt", "must be 'auto', 'json' or 'text', got 'logfmt'"),
-        ("LOG_REQUESTS", "1.5", "must be less than or equal to 1, got '1.5'"),
-        ("LOG_REQUESTS", "all", "must be a valid number, unable to parse string as a number, got 'all'"),
+        ("LOG_REQUESTS", "1.5", "must be at least 0 and at most 1, got '1.5'"),
+        ("LOG_REQUESTS", "all", "must be a number, got 'all'"),
         ("LOG_TEXTS", "maybe", "must be yes or no, got 'maybe'"),
         ("TRACES", "http://localhost:4318", "must be yes or no, got 'http://localhost:4318'"),
-        ("MAX_INPUTS", "0", "must be greater than or equal to 1"),
-        ("MAX_CANDIDATES", "1", "must be greater than or equal to 2"),
+        ("MAX_INPUTS", "0", "must be at least 1"),
+        ("MAX_CANDIDATES", "1", "must be at least 2"),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, problem: str) -> None:
@@ -160,27 +160,67 @@ def test_task_policies_are_read_with_the_other_settings() -> None:
     assert Settings().policies == {}
 
 
+_VARIABLE_WARNING = "POLYTASK_LANES is now called POLYTASK_TASK_POLICIES; the former name still works"
+_FLAG_WARNING = "--lanes is now called --task-policies; the former name still works"
+
+
 @pytest.mark.parametrize(
-    ("environ", "flags"), [({"POLYTASK_LANES": POLICIES}, {}), ({"POLYTASK_LANES": "4"}, {"lanes": POLICIES})]
+    ("environ", "flags", "warnings"),
+    [
+        ({"POLYTASK_LANES": POLICIES}, {}, [_VARIABLE_WARNING]),
+        ({"POLYTASK_LANES": "4"}, {"lanes": POLICIES}, [_VARIABLE_WARNING, _FLAG_WARNING]),
+        ({"POLYTASK_LANES": "4"}, {"task_policies": POLICIES, "lanes": None}, [_VARIABLE_WARNING]),
+        ({"POLYTASK_TASK_POLICIES": "4"}, {"lanes": POLICIES}, [_FLAG_WARNING]),
+        ({"POLYTASK_TASK_POLICIES": POLICIES}, {"lanes": None}, []),
+    ],
 )
 def test_a_former_name_still_works_and_warns(
-    environ: dict[str, str], flags: dict[str, str], caplog: pytest.LogCaptureFixture
+    environ: dict[str, str], flags: dict[str, str | None], warnings: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A renamed variable or flag has its effect, and one warning names the new variable."""
+    """A renamed variable or flag has its effect, a flag under either name takes precedence, and former names are logged."""
     found = Settings.from_environment(environ, flags)
     assert found.policies == {"intent": TaskPolicy(weight=4)}
-    ((_, level, message),) = caplog.record_tuples
-    assert level == logging.WARNING
-    assert message.startswith("POLYTASK_LANES is now called POLYTASK_TASK_POLICIES")
-    caplog.clear()
     assert Settings.from_environment(found.to_environment()) == found
     assert not caplog.records
+    warn_of_former_names(environ, flags)
+    assert [(level, message) for _, level, message in caplog.record_tuples] == [
+        (logging.WARNING, message) for message in warnings
+    ]
 
 
-def test_a_setting_under_both_its_names_is_an_error() -> None:
-    """Which of the two values counts is not guessed."""
-    with pytest.raises(SettingsError, match="POLYTASK_TASK_POLICIES or its former name POLYTASK_LANES, not both"):
-        Settings.from_environment({"POLYTASK_LANES": "{}"}, {"task_policies": "{}"})
+@pytest.mark.parametrize(
+    ("environ", "flags", "names"),
+    [
+        (
+            {"POLYTASK_LANES": "{}", "POLYTASK_TASK_POLICIES": "{}"},
+            {},
+            "POLYTASK_TASK_POLICIES or its former name POLYTASK_LANES",
+        ),
+        ({}, {"lanes": "{}", "task_policies": "{}"}, "--task-policies or its former name --lanes"),
+    ],
+)
+def test_a_setting_under_both_its_names_is_an_error(environ: dict[str, str], flags: dict[str, str], names: str) -> None:
+    """Which of two variables, or of two flags, counts is not guessed."""
+    with pytest.raises(SettingsError, match=f"^set {names}, not both$"):
+        Settings.from_environment(environ, flags)
+
+
+@pytest.mark.parametrize("text", ["4", '{"intent": {"weight": 0}}'])
+def test_a_bad_value_under_a_former_name_is_reported_under_that_name(text: str) -> None:
+    """The message has the name that the user has set, not the one that replaced it."""
+    with pytest.raises(SettingsError, match=r"^POLYTASK_LANES .*must be .*, got .*; an example is "):
+        Settings.from_environment({"POLYTASK_LANES": text})
+
+
+def test_blanks_around_numbers_switches_and_choices_do_not_matter() -> None:
+    """A blank that a file of variables leaves at the end of a line stops no start; paths and texts keep theirs."""
+    environ = {
+        "POLYTASK_PORT": " 80",
+        "POLYTASK_LOG_TEXTS": "yes ",
+        "POLYTASK_DEVICE": " cpu\t",
+        "POLYTASK_STORE": "/a ",
+    }
+    assert Settings.from_environment(environ) == Settings(port=80, log_texts=True, device="cpu", store=Path("/a "))
 
 
 @pytest.mark.parametrize(("text", "on"), [("yes", True), ("true", True), ("1", True), ("no", False), ("False", False)])

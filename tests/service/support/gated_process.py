@@ -13,6 +13,7 @@ from unittest.mock import patch
 from polytask.model.network import Network
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.config.settings import Settings
+from polytask.service.observability.logs import configure_logs
 from polytask.service.single_process import serve
 from tests.service.support.doubles import GatedBackend
 
@@ -35,4 +36,6 @@ def gated(network: Network) -> GatedBackend:
 
 if __name__ == "__main__":
     with patch("polytask.service.backends.selection.TorchBackend", gated):
-        serve(Settings.from_environment(os.environ))
+        settings = Settings.from_environment(os.environ)
+        configure_logs("service", settings.log_format)
+        serve(settings)

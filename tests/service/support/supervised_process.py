@@ -6,7 +6,10 @@ import os
 import sys
 
 from polytask.service.config.settings import Settings
+from polytask.service.observability.logs import configure_logs
 from polytask.service.processes.supervisor import serve
 
 if __name__ == "__main__":
-    serve(Settings.from_environment(os.environ), engine=sys.argv[1])
+    settings = Settings.from_environment(os.environ)
+    configure_logs("supervisor", settings.log_format)
+    serve(settings, engine=sys.argv[1])
