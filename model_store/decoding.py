@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -35,8 +35,7 @@ def decode(kind: type[Decoded], value: Any) -> Decoded:
         validator = _validator(cast(type, kind))
         return cast(Decoded, validator.validate_json(json.dumps(value), strict=True, extra="forbid"))
     except ValidationError as error:
-        outermost = min(error.errors(), key=lambda problem: len(problem["loc"]))
-        raise DecodingError(_message(outermost)) from error
+        raise DecodingError(_message(error.errors())) from error
 
 
 @cache
@@ -55,16 +54,19 @@ def _without_defaults(schema: Any) -> Any:
     return {key: _without_defaults(part) for key, part in schema.items()}
 
 
-def _message(problem: ErrorDetails) -> str:
+def _message(problems: Sequence[ErrorDetails]) -> str:
+    problem = min(problems, key=lambda each: len(each["loc"]))
     *parent, last = location = problem["loc"] or ("",)
+    alike = [each["loc"] for each in problems if each["type"] == problem["type"] and each["loc"]]
+    keys = ", ".join(sorted(repr(key) for *path, key in alike if path == parent))
     where = _key(location) or "the file"
     match problem["type"]:
         case "missing" if isinstance(last, str):
-            return f"{_key(parent)} lacks key {last!r}".lstrip()
+            return f"{_key(parent)} lacks key {keys}".lstrip()
         case "missing":
             return f"{where} is missing"
         case "unexpected_keyword_argument":
-            return f"{_key(parent)} has unknown key {last!r}".lstrip()
+            return f"{_key(parent)} has unknown key {keys}".lstrip()
         case "enum":
             return f"{where}: {problem['input']!r} is not one of {problem['ctx']['expected']}"
         case kind if kind in _EXPECTED:

@@ -94,6 +94,14 @@ def test_an_unknown_key_is_named_with_its_place() -> None:
         decode(Outer, {**valid(), "inner": [{"number": 1}, {"number": 2, "extra": 0}]})
 
 
+def test_all_missing_and_all_unknown_keys_of_an_object_are_named() -> None:
+    """One error names every key that an object lacks, or every one that it has too many."""
+    with pytest.raises(DecodingError, match=r"^lacks key 'flag', 'pair', 'text'$"):
+        decode(Outer, {key: value for key, value in valid().items() if key not in {"text", "flag", "pair"}})
+    with pytest.raises(DecodingError, match=r"^key 'inner\[0\]' has unknown key 'a', 'b'$"):
+        decode(Outer, {**valid(), "inner": [{"number": 1, "b": 0, "a": 0}, {"c": 0, "number": 1}]})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
