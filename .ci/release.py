@@ -1,6 +1,7 @@
-"""Release: `make release VERSION=x.y.z` sets the version, commits, tags, and builds sources, wheels and images.
+"""Release: `make release VERSION=x.y.z` sets the version, builds sources, wheels and images, commits and tags.
 
-Everything stays on this machine: pushing the tag and uploading `dist/` and the images is left to the person who releases.
+A release that cannot be built leaves no commit and no tag. Everything stays on this machine: pushing the tag and uploading
+`dist/` and the images is left to the person who releases.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ def main() -> None:
     changed = new_texts(version)
     print(f"version {version} in: {', '.join(changed) or 'all files already'}")
     print(
-        f"commit and tag v{version}; sources and wheels in {DIST.name}/; {'images' if _has_docker() else 'no images: no docker'}"
+        f"sources and wheels in {DIST.name}/; {'images' if _has_docker() else 'no images: no docker'}; commit and tag v{version}"
     )
     if dry_run:
         return
-    for name, text in changed.items():
-        (ROOT / name).write_text(text, encoding="utf-8")
-    if changed:
-        _run("git", "commit", "--quiet", "--message", f"Release {version}", *changed)
+    with tempfile.TemporaryDirectory() as folder:
+        checkout = Path(folder) / "release"
+        _run("git", "worktree", "add", "--quiet", "--detach", str(checkout))
+        try:
+            commit = build(version, changed, checkout)
+        finally:
+            _run("git", "worktree", "remove", "--force", str(checkout))
+    _run("git", "merge", "--quiet", "--ff-only", commit)
     _run("git", "tag", "--annotate", "--message", f"Release {version}", f"v{version}")
-    build_distributions(version)
-    if _has_docker():
-        build_images(version)
     print(f"done; left to you: git push origin v{version}, and uploading what was built")
 
 
@@ -77,28 +79,31 @@ def new_texts(version: str) -> dict[str, str]:
     return texts
 
 
-def build_distributions(version: str) -> None:
-    """Sources and wheels of both distributions, from the tag: ignored files of this folder stay out."""
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "release.tar"
-        _run("git", "archive", "--output", str(archive), f"v{version}")
-        _run("tar", "--extract", "--file", str(archive), "--directory", folder)
-        archive.unlink()
-        for project in (folder, f"{folder}/polytask_client"):
-            _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(DIST), project)
+def build(version: str, changed: dict[str, str], checkout: Path) -> str:
+    """Commits the changed files in a checkout without ignored files, and builds all from it. Returns the commit."""
+    for name, text in changed.items():
+        (checkout / name).write_text(text, encoding="utf-8")
+    if changed:
+        _run("git", "commit", "--quiet", "--message", f"Release {version}", *changed, cwd=checkout)
+    for project in (checkout, checkout / "polytask_client"):
+        _run(sys.executable, "-m", "build", "--no-isolation", "--outdir", str(DIST), str(project))
+    commit = _run("git", "rev-parse", "HEAD", cwd=checkout)
+    if _has_docker():
+        build_images(version, commit, checkout)
+    return commit
 
 
-def build_images(version: str) -> None:
+def build_images(version: str, commit: str, checkout: Path) -> None:
     """The images of service and training, for CPU and for GPU. DOCKER_BUILD_FLAGS go to `docker build`."""
     flags = [
         *shlex.split(os.environ.get("DOCKER_BUILD_FLAGS", "")),
         "--build-arg",
-        f"REVISION={_run('git', 'rev-parse', 'HEAD')}",
+        f"REVISION={commit}",
     ]
     for image, dockerfile in _IMAGES.items():
         for variant, suffix in (("cpu", ""), ("gpu", "-gpu")):
             variant_flags = [*flags, "--build-arg", f"VARIANT={variant}", "--tag", f"{image}:{version}{suffix}"]
-            _run("docker", "build", *variant_flags, "--file", dockerfile, ".")
+            _run("docker", "build", *variant_flags, "--file", dockerfile, ".", cwd=checkout)
 
 
 def _has_docker() -> bool:
@@ -108,9 +113,9 @@ def _has_docker() -> bool:
         return False
 
 
-def _run(*command: str) -> str:
+def _run(*command: str, cwd: Path = ROOT) -> str:
     """What a command prints, without the last line's end. Its failure ends the release."""
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{shlex.join(command)} failed:\n{done.stdout}")
     return done.stdout.strip()

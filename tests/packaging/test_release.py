@@ -25,8 +25,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     section = f"## [{NEXT}] - 2026-11-30\n\n### Added\n\n- A release.\n"
     changelog.write_text(f"{changelog.read_text('utf-8')}\n{section}", encoding="utf-8")
     git(folder, "init", "--quiet")
-    git(folder, "config", "user.name", "A maintainer")
-    git(folder, "config", "user.email", "maintainer@example.org")
+    _name_maintainer(folder)
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "Everything")
     return folder
@@ -35,6 +34,19 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def git(repository: Path, *arguments: str) -> str:
     """What git prints."""
     return run("git", *arguments, cwd=repository)
+
+
+def cloned(repository: Path, folder: Path) -> Path:
+    """A clone in the folder, in which a maintainer can commit."""
+    clone = folder / "repository"
+    git(folder, "clone", "--quiet", str(repository), str(clone))
+    _name_maintainer(clone)
+    return clone
+
+
+def _name_maintainer(repository: Path) -> None:
+    git(repository, "config", "user.name", "A maintainer")
+    git(repository, "config", "user.email", "maintainer@example.org")
 
 
 def release(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -76,15 +88,30 @@ def test_a_dry_run_changes_nothing(repository: Path) -> None:
     assert git(repository, "status", "--porcelain") + git(repository, "tag") == ""
 
 
+def test_a_release_that_cannot_be_built_changes_nothing(repository: Path, tmp_path: Path) -> None:
+    """After a failed build there is no commit, no tag and no second checkout, and the release can be tried again."""
+    clone = cloned(repository, tmp_path)
+    project = clone / "pyproject.toml"
+    project.write_text(project.read_text("utf-8").replace('"setuptools.build_meta"', '"no_such_builder"'), "utf-8")
+    git(clone, "commit", "--quiet", "--all", "--message", "A project that cannot be built")
+    before = git(clone, "rev-parse", "HEAD")
+    done = release(clone, NEXT)
+    assert done.returncode == 1
+    assert "no_such_builder" in done.stdout + done.stderr
+    assert git(clone, "rev-parse", "HEAD") == before
+    assert git(clone, "status", "--porcelain") + git(clone, "tag") == ""
+    assert git(clone, "worktree", "list").count("\n") == 1
+    assert release(clone, NEXT, "--dry-run").returncode == 0
+
+
 def test_a_release_is_tagged_and_built(repository: Path, tmp_path: Path) -> None:
     """The tag has the new version wherever the former one stood, and `dist/` has sources and wheels of both distributions."""
-    clone = tmp_path / "repository"
-    git(tmp_path, "clone", "--quiet", str(repository), str(clone))
-    git(clone, "config", "user.name", "A maintainer")
-    git(clone, "config", "user.email", "maintainer@example.org")
+    clone = cloned(repository, tmp_path)
     done = release(clone, NEXT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert git(clone, "tag").split() == [f"v{NEXT}"]
+    assert git(clone, "status", "--porcelain") == ""
+    assert git(clone, "rev-parse", "HEAD") == git(clone, "rev-parse", f"v{NEXT}^{{commit}}")
     assert {path.name for path in (clone / "dist").iterdir()} == {
         f"{name}-{NEXT}{suffix}"
         for name in ("polytask", "polytask_client")
