@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.packaging.conftest import Wheels
 from tests.packaging.support.distributions import ROOT, Resolution, constrained, resolve
@@ -41,6 +42,18 @@ def test_only_the_extra_gpu_brings_the_cuda_build_of_onnx_runtime(extra: str, re
     needed = resolution.needed("polytask", [extra])
     assert ("onnxruntime-gpu" in needed) == (extra == "gpu")
     assert not {"onnxruntime", "onnxruntime-gpu"} <= needed
+
+
+@pytest.mark.parametrize(("platform", "wanted"), [("linux", True), ("win32", True), ("darwin", False)])
+def test_the_cuda_build_of_onnx_runtime_is_wanted_where_it_has_wheels(platform: str, wanted: bool) -> None:
+    """The extra `gpu` can be installed on macOS, for which `onnxruntime-gpu` has no wheel."""
+    (gpu,) = (
+        requirement
+        for requirement in map(Requirement, PROJECT["optional-dependencies"]["gpu"])
+        if requirement.name == "onnxruntime-gpu"
+    )
+    assert gpu.marker is not None
+    assert gpu.marker.evaluate({"sys_platform": platform}) == wanted
 
 
 def test_both_builds_of_onnx_runtime_have_one_version() -> None:
