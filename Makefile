@@ -26,6 +26,7 @@ format: $(VENV)/.dev
 
 docs: $(VENV)/.dev  ## The documentation site, build/docs/index.html
 	$(VENV)/bin/python docs/generate_configuration.py
+	$(VENV)/bin/python docs/generate_recipes.py
 	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html -c docs . build/docs
 
 gpu: $(VENV)/.dev  ## The tests that need a CUDA device

@@ -12,11 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from polytask.service.config.settings import CLIENT, RENAMED, all_settings
+from polytask.service.config.settings import CLIENT, RENAMED, Settings, all_settings
 from polytask.service.observability.metrics import Metrics
+from polytask.service.single_process import assemble
 from polytask.training.data.examples import load_task
 from polytask.training.recipes.schema import Recipe
 from tests.model.support import networks
+from tests.service.support import checkpoints
+from tests.service.support.doubles import real_backend
+from tests.service.web.middleware.test_authentication import KEYS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -27,6 +31,11 @@ STOPS_AT_MOST = 10
 def slug(heading: str) -> str:
     """The anchor of a heading, as sites that show Markdown make it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _section(page: Path, heading: str) -> str:
+    """The table or text below a heading, up to the next one."""
+    return page.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -64,6 +73,33 @@ def test_the_configuration_is_that_of_the_settings() -> None:
     assert sorted(rows) == sorted(setting.env_name for setting in all_settings())
 
 
+def test_the_recipe_keys_are_those_of_the_schema() -> None:
+    """The tables are what `docs/generate_recipes.py` makes, and every key of every section is in them with its meaning."""
+    generator = runpy.run_path(str(DOCS / "generate_recipes.py"))
+    page = (DOCS / "recipes.md").read_text(encoding="utf-8")
+    assert generator["with_tables"](page) == page
+    assert re.findall(r"<!-- keys: (\w+) -->", page) == list(generator["SECTIONS"])
+    for section in generator["SECTIONS"].values():
+        described = {name for name, field in section.model_fields.items() if field.description}
+        assert section.model_fields.keys() - described <= generator["SECTIONS"].keys()
+
+
+def test_all_metrics_are_described() -> None:
+    """The page about monitoring has every series of the service, and every outcome and reason that a request may have."""
+    page = (DOCS / "monitoring.md").read_text(encoding="utf-8")
+    series = Metrics(networks.classifiers(1), predictions=True).page().decode()
+    names = re.findall(r"^# TYPE (polytask_\w+) ", series, re.MULTILINE)
+    values = re.findall(r'(?:outcome|reason|stage|result|process)="(\w+)"', series)
+    assert not {name for name in {*names, *values} if f"`{name}`" not in page}
+
+
+def test_all_paths_are_described() -> None:
+    """The table of paths of the API page has every path of the OpenAPI document, and no other."""
+    _, app = assemble(checkpoints.in_memory(), Settings(api_keys=KEYS), real_backend())
+    paths = {f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods}
+    assert set(re.findall(r"`((?:GET|POST) /[^`]+)`", _section(DOCS / "api.md", "Paths"))) == paths
+
+
 def test_the_files_of_the_architecture_exist() -> None:
     """Each Python file that the page names is one of the product, by its path or the end of its path."""
     folders = ("model", "model_store", "polytask", "polytask_client", "service", "training")
@@ -85,13 +121,22 @@ def test_the_ways_have_few_stops() -> None:
 
 
 def test_what_is_decided_is_decided_there() -> None:
-    """Each file of the table of decisions has the class, function or metric for which the reader is to look."""
+    """Each file of the table of decisions has a name for which the reader is to look, and each name is in a file of its row."""
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    decisions = re.findall(r"^\| .+\? \| \[([\w/.]+)\]\(\.\./\1\) \| `(\w+)` \|$", page, re.MULTILINE)
+    decisions = re.findall(r"^\| .+\? \| (\[.+\)) \| (.*`.*) \|$", page, re.MULTILINE)
     assert len(decisions) == len(re.findall(r"^\| .+\? \|", page, re.MULTILINE))
-    for file, name in decisions:
-        text = (ROOT / file).read_text(encoding="utf-8")
-        assert re.search(rf'\b(def|class) {name}\b|"{name}"', text), f"{name} in {file}"
+    for links, names in decisions:
+        files = {target: (ROOT / target).read_text(encoding="utf-8") for target in re.findall(r"\(\.\./(.+?)\)", links)}
+        places = {
+            name: {
+                file
+                for file, text in files.items()
+                if re.search(rf'\b(def|class) {name}\b|"{name}"|^{name} = ', text, re.MULTILINE)
+            }
+            for name in re.findall(r"`(\w+)`", names)
+        }
+        assert all(places.values()), places
+        assert set().union(*places.values()) == set(files), places
 
 
 def test_the_quickstart_trains_on_what_it_writes(tmp_path: Path) -> None:

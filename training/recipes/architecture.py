@@ -42,20 +42,24 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class BackboneConfig(Section):
-    """The pretrained encoder: a Hugging Face name or a folder, and which part of it is frozen.
+    """The pretrained encoder: a Hugging Face name or a folder, and which part of it is frozen."""
 
-    `frozen_layers`: the number of lowest layers that are frozen, or a share of all layers. `frozen_embeddings`: whether
-    the embeddings are frozen too. `fresh_layers`: layers that do not get the published weights.
-    """
-
-    name: str
-    pooling: Pooling = Pooling.MEAN
-    max_length: int = Field(default=128, ge=8)
-    frozen_layers: Annotated[int, Field(ge=0)] | Share = 0
-    frozen_embeddings: bool = True
-    fresh_layers: Layers = ()
-    dropout: Probability = 0.1
-    attention_dropout: Probability = 0.1
+    name: str = Field(
+        description="Hugging Face name, or a folder with config.json, tokenizer.json and model.safetensors"
+    )
+    pooling: Pooling = Field(
+        default=Pooling.MEAN,
+        description="state of a row: the mean of its token states, the pretrained pooler on the first one (`cls`), or the "
+        "mean with a comparison of the row's two texts (`pairs`)",
+    )
+    max_length: int = Field(default=128, ge=8, description="most tokens in a row of any task")
+    frozen_layers: Annotated[int, Field(ge=0)] | Share = Field(
+        default=0, description="lowest layers whose published weights are not trained: their number, or a share of all"
+    )
+    frozen_embeddings: bool = Field(default=True, description="whether the embeddings are not trained either")
+    fresh_layers: Layers = Field(default=(), description="layers that start without the published weights")
+    dropout: Probability = Field(default=0.1, description="dropout of states in training")
+    attention_dropout: Probability = Field(default=0.1, description="dropout of attention weights in training")
 
     def num_frozen(self, backbone: NetworkConfig) -> int:
         """Number of the backbone's lowest layers that are frozen."""
@@ -70,28 +74,62 @@ class BackboneConfig(Section):
 
 
 class ConditioningConfig(Section):
-    """The layers in which the conditional modules of CA-MTL are used, and their forms. Layers count from 0, or are a set.
+    """The layers in which the conditional modules of CA-MTL are used, and their forms.
 
-    `preset`: a published layout; keys in the recipe override it. `attention_blocks`: "published" is hidden size / longest
-    row. `bottleneck_size`: a number, or a share of the hidden size. `freeze_attention_film`: in frozen layers the FiLM of
-    the attention is not trained. The others are those of `polytask.model.config.NetworkConfig`.
+    `polytask.model.config` has the formulas of the forms.
     """
 
-    preset: Preset | None = None
-    start: Start = Start.IDENTITY
-    freeze_attention_film: bool = False
-    film_rank: int = Field(default=0, ge=0)
-    task_size: int = Field(default=0, ge=0)
-    alignment: bool = True
-    alignment_form: AlignmentForm = AlignmentForm.FILM
-    attention: Layers = ()
-    attention_blocks: Annotated[int, Field(ge=1)] | Literal["published"] = 1
-    layer_norm: Layers = ()
-    layer_norm_form: LayerNormForm = LayerNormForm.BOTH
-    bottleneck: Layers = ()
-    bottleneck_size: Annotated[int, Field(ge=0)] | Share = 0
-    bottleneck_form: BottleneckForm = BottleneckForm.RESIDUAL
-    pooling: bool = False
+    preset: Preset | None = Field(
+        default=None, description="published layout of CA-MTL, with its losses; keys of the recipe override it"
+    )
+    start: Start = Field(
+        default=Start.IDENTITY,
+        description="start of a new network: equal to its backbone, or with random new weights as in the code released "
+        "with CA-MTL",
+    )
+    freeze_attention_film: bool = Field(
+        default=False,
+        description="whether in frozen layers the FiLM of the conditional attention is not trained either",
+    )
+    film_rank: int = Field(
+        default=0,
+        ge=0,
+        description="rank of the projection of each FiLM; a low one makes conditional modules small; 0: full",
+    )
+    task_size: int = Field(
+        default=0,
+        ge=0,
+        description="length of a task's vector; a short one makes all FiLMs cheaper; 0: the hidden size",
+    )
+    alignment: bool = Field(default=True, description="whether the task changes the embeddings")
+    alignment_form: AlignmentForm = Field(
+        default=AlignmentForm.FILM,
+        description="how it does: by FiLM, as in the released code, or by a matrix, as in the paper",
+    )
+    attention: Layers = Field(default=(), description="layers with conditional attention")
+    attention_blocks: Annotated[int, Field(ge=1)] | Literal["published"] = Field(
+        default=1,
+        description="number of diagonal blocks of the conditional attention bias; `published`: hidden size / `max_length` "
+        "of the backbone",
+    )
+    layer_norm: Layers = Field(default=(), description="layers with conditional layer norm")
+    layer_norm_form: LayerNormForm = Field(
+        default=LayerNormForm.BOTH,
+        description="how the task changes scale and shift: both, only the scale (released code), or as in the paper "
+        "(`bias-in-scale`)",
+    )
+    bottleneck: Layers = Field(default=(), description="layers with a conditional bottleneck")
+    bottleneck_size: Annotated[int, Field(ge=0)] | Share = Field(
+        default=0, description="width of the bottlenecks: a number, or a share of the hidden size"
+    )
+    bottleneck_form: BottleneckForm = Field(
+        default=BottleneckForm.RESIDUAL,
+        description="how a bottleneck joins its layer: added to its output, or as in the released code for BERT-base "
+        "(`adapter`) and BERT-large (`ladder`)",
+    )
+    pooling: bool = Field(
+        default=False, description='whether the task weights the tokens of the mean; only with `pooling = "mean"`'
+    )
 
 
 def network_config(

@@ -1,4 +1,7 @@
-"""Recipe schema: a training run as a TOML file, parsed into immutable sections. Unknown keys are errors."""
+"""Recipe schema: a training run as a TOML file, parsed into immutable sections. Unknown keys are errors.
+
+The descriptions of the keys are printed in `docs/recipes.md`.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,25 @@ class RecipeError(Exception):
 
 
 class OptimizerConfig(_Section):
-    """AdamW. `learning_rate` is for the backbone, `added_learning_rate` for heads and conditional modules.
+    """AdamW, the learning rates, and the average of the weights."""
 
-    `average`: decay of the exponential moving average of the weights. The averaged weights are evaluated and published;
-    0 turns it off.
-    """
-
-    learning_rate: float = Field(gt=0)
-    added_learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    warmup: Fraction = 0.1
-    clip_norm: float = Field(default=1.0, gt=0)
-    average: float = Field(default=0.0, ge=0, lt=1)
+    learning_rate: float = Field(gt=0, description="highest learning rate of the backbone's weights")
+    added_learning_rate: float = Field(
+        gt=0, description="highest learning rate of all other weights: heads and conditional modules"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="weight decay of AdamW, for matrices only")
+    warmup: Fraction = Field(
+        default=0.1, description="share of the run in which the learning rates rise; in the rest they fall to zero"
+    )
+    clip_norm: float = Field(
+        default=1.0, gt=0, description="largest norm of a step's gradients; longer ones are scaled"
+    )
+    average: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay of the exponential moving average of the weights, which is evaluated and published; 0 for none",
+    )
 
 
 class SamplerName(StrEnum):
@@ -73,45 +83,70 @@ class RegressionPolicy(StrEnum):
 
 
 class SamplerConfig(_Section):
-    """`temperature`: task t is drawn in proportion to min(its examples, cap) ** (1 / temperature), which
-    task-uncertainty multiplies by the task's mean entropy.
+    """How the tasks of the next examples are chosen, and with MT-Uncertainty the examples themselves."""
 
-    For MT-Uncertainty: `horizon` batches are selected at a time. `amortised` selects by cached scores and renews
-    `refresh` of them per example that is trained on.
-    """
-
-    name: SamplerName = SamplerName.PROPORTIONAL
-    temperature: float = Field(default=1.0, ge=1)
-    cap: int = Field(default=2**31, ge=1)
-    form: UncertaintyForm = UncertaintyForm.PAPER
-    regression: RegressionPolicy = RegressionPolicy.SHARE
-    horizon: int = Field(default=1, ge=1)
-    amortised: bool = False
-    refresh: float = Field(default=0.5, ge=0)
+    name: SamplerName = Field(
+        default=SamplerName.PROPORTIONAL,
+        description="how tasks are drawn: in proportion to their examples, uniformly, by `temperature`, from proportional "
+        "towards uniform (`annealed`), by `temperature` times the network's uncertainty of a task (`task-uncertainty`), or "
+        "example by example (`mt-uncertainty`)",
+    )
+    temperature: float = Field(
+        default=1.0,
+        ge=1,
+        description="a task is drawn in proportion to min(its examples, `cap`) ** (1 / `temperature`)",
+    )
+    cap: int = Field(default=2**31, ge=1, description="number of examples beyond which a task is not drawn more often")
+    form: UncertaintyForm = Field(
+        default=UncertaintyForm.PAPER,
+        description="for `mt-uncertainty`: how examples of different tasks are compared, as in the paper or as in the code "
+        "released with it",
+    )
+    regression: RegressionPolicy = Field(
+        default=RegressionPolicy.SHARE,
+        description="for `mt-uncertainty`: whether regression tasks, which have no entropy, keep their share of the "
+        "examples (`share`) or get the median score of all others (`median`)",
+    )
+    horizon: int = Field(
+        default=1, ge=1, description="for `mt-uncertainty`: number of batches that are selected at a time"
+    )
+    amortised: bool = Field(
+        default=False,
+        description="for `mt-uncertainty`: whether to select by cached scores, which saves most of its cost",
+    )
+    refresh: float = Field(
+        default=0.5,
+        ge=0,
+        description="with `amortised`: number of cached scores that are renewed for each example trained on",
+    )
 
 
 class LengthConfig(_Section):
-    """The length of the training, the size of a batch, and evaluations and checkpoints on the way.
+    """The length of the training, the size of a batch, and evaluations and checkpoints on the way."""
 
-    `examples`, `evaluate_every` and `checkpoint_every` are numbers of examples drawn. With 0 there are evaluations at the
-    end only, and checkpoints only at the end and when a signal stops the run.
-    """
-
-    examples: int = Field(ge=1)
-    batch_rows: int = Field(default=32, ge=1)
-    batch_tokens: int = Field(default=4096, ge=8)
-    evaluate_every: int = Field(default=0, ge=0)
-    checkpoint_every: int = Field(default=20_000, ge=0)
-    bf16: bool = False
-    tensorboard: bool = True
+    examples: int = Field(ge=1, description="number of examples to draw, after which the run ends")
+    batch_rows: int = Field(default=32, ge=1, description="most rows in a batch")
+    batch_tokens: int = Field(default=4096, ge=8, description="most tokens in a batch, padding included")
+    evaluate_every: int = Field(
+        default=0, ge=0, description="number of drawn examples between evaluations; 0: only at the end"
+    )
+    checkpoint_every: int = Field(
+        default=20_000,
+        ge=0,
+        description="number of drawn examples between checkpoints; 0: only at the end and when a signal stops the run",
+    )
+    bf16: bool = Field(default=False, description="whether the network computes in bfloat16")
+    tensorboard: bool = Field(default=True, description="whether events for TensorBoard are written")
 
 
 class ExampleConfig(_Section):
     """An input to show to users and to test servers with. It has the fields of the task's kind."""
 
-    text: str
-    text_pair: str | None = None
-    candidates: tuple[str, ...] = ()
+    text: str = Field(description="the text; the query of a ranking, the question of a span task")
+    text_pair: str | None = Field(default=None, description="the second text; the context of a span task")
+    candidates: tuple[str, ...] = Field(
+        default=(), description="the candidates of a ranking, the choices of a multiple choice"
+    )
 
 
 METRICS = {
@@ -146,40 +181,81 @@ class RegressionLoss(StrEnum):
 
 
 class TaskConfig(_Section):
-    """One task: its kind, its files (relative to the data folder; see `polytask.training.data.files`) and how to read them.
+    """One task: its kind, its files (relative to the data folder; see `polytask.training.data.files`) and how to read them."""
 
-    `train`: one file or several, read one after the other. `validation`: one file, or several by name; the main score
-    is over the first. Without any, `holdout` is the share of the training examples that is held out instead.
-    `columns`: the file's column of a record's field, if it has another name. `cap`: the largest number of examples
-    (rankings: queries) to train on, the first in an order that `cap_seed` shuffles. `metric`: the main metric, if not
-    the kind's first in METRICS. `positive_label`: the label whose F1 is measured. `balanced`: of a classification, the
-    losses of rare labels are weighted up, so that all labels weigh the same.
-    """
-
-    name: str = Field(pattern=f"^{NAME.pattern}$")
-    kind: Kind
-    train: Annotated[tuple[str, ...], pydantic.BeforeValidator(_files), Field(min_length=1)]
+    name: str = Field(
+        pattern=f"^{NAME.pattern}$",
+        description="name of the task, of a-z, 0-9, - and _, also in the path of its requests",
+    )
+    kind: Kind = Field(description="what the task predicts; it decides the fields of records, inputs and answers")
+    train: Annotated[
+        tuple[str, ...],
+        pydantic.BeforeValidator(_files),
+        Field(min_length=1, description="one file to train on, or a list of files that are read one after the other"),
+    ]
     validation: Annotated[
         dict[Annotated[str, Field(pattern=f"^{NAME.pattern}$")], str], pydantic.BeforeValidator(_splits)
-    ] = Field(default_factory=dict)
-    holdout: float = Field(default=0.0, ge=0, lt=1)
-    columns: dict[str, str] = Field(default_factory=dict)
-    cap: int | None = Field(default=None, ge=1)
-    cap_seed: int = 0
-    metric: str | None = None
-    positive_label: str | None = None
-    max_length: int = Field(default=128, ge=8)
-    weight: float = Field(default=1.0, gt=0)
-    balanced: bool = False
-    labels: tuple[str, ...] = ()
-    value_range: tuple[float, float] | None = None
-    regression: RegressionLoss = RegressionLoss.SCALED
-    group_by: str = "group"
-    positive: str | int = 1
-    use_question: bool = True
-    examples: tuple[ExampleConfig, ...] = ()
-    source: str = ""
-    licence: str = ""
+    ] = Field(
+        default_factory=dict,
+        description='one file to measure on, or several by name, such as `{ web = "a.jsonl" }`; the main score is over the first',
+    )
+    holdout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="without `validation`: share of the training examples to measure on instead",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description='the files\' names of fields that have other names there, such as `{ text = "body" }`',
+    )
+    cap: int | None = Field(
+        default=None,
+        ge=1,
+        description="largest number of examples (rankings: queries) to train on, drawn with `cap_seed`",
+    )
+    cap_seed: int = Field(default=0, description="seed of the order of which `cap` takes the first")
+    metric: str | None = Field(default=None, description="main metric; by default the first of the kind")
+    positive_label: str | None = Field(
+        default=None,
+        description="of a classification: the label whose F1 is measured, for the metrics f1 and f1_accuracy",
+    )
+    max_length: int = Field(
+        default=128, ge=8, description="most tokens in a row of the task, not more than `max_length` of the backbone"
+    )
+    weight: float = Field(default=1.0, gt=0, description="factor of the task's losses")
+    balanced: bool = Field(
+        default=False,
+        description="of a classification: whether losses of rare labels are weighted up, so that all labels weigh the same",
+    )
+    labels: tuple[str, ...] = Field(
+        default=(), description="all labels in their order; by default those of the training records, sorted"
+    )
+    value_range: tuple[float, float] | None = Field(
+        default=None,
+        description="of a regression: smallest and largest value; by default those of the training records",
+    )
+    regression: RegressionLoss = Field(
+        default=RegressionLoss.SCALED,
+        description="of a regression: cross entropy of the value's place in its range (`place`), or squared error of the "
+        "value (`mse`)",
+    )
+    group_by: str = Field(
+        default="group",
+        description="field that records of one group share: the query of a ranking; in other tasks `holdout` keeps groups "
+        "together",
+    )
+    positive: str | int = Field(
+        default=1, description="of a ranking: the `label` of a candidate that answers the query"
+    )
+    use_question: bool = Field(
+        default=True, description="of a multiple choice: whether the record's `question` is added to its `text`"
+    )
+    examples: tuple[ExampleConfig, ...] = Field(
+        default=(), description="inputs to show to users and to test servers with, as tables of the keys below"
+    )
+    source: str = Field(default="", description="where the data are from; printed in the card of the version")
+    licence: str = Field(default="", description="licence of the data; printed in the card of the version")
 
     @pydantic.model_validator(mode="after")
     def _range_rises(self) -> TaskConfig:
@@ -226,16 +302,23 @@ class TaskConfig(_Section):
 
 
 class LossConfig(_Section):
-    """The loss of a batch: the mean over its examples, or with `task_mean` the mean of its tasks' means."""
+    """How the losses of a batch's examples become one."""
 
-    task_mean: bool = False
+    task_mean: bool = Field(
+        default=False,
+        description="whether the loss of a batch is the mean of its tasks' means, in place of the mean over its examples",
+    )
 
 
 class Recipe(_Section):
     """Everything that determines a training run, except the folders of data and store."""
 
-    name: str
-    seed: int = 0
+    name: str = Field(
+        description="name of the checkpoint, of a-z, 0-9, - and _; its versions are NAME/1, NAME/2 and so on"
+    )
+    seed: int = Field(
+        default=0, description="seed of all that is random in a run: new weights, dropout, the order of the examples"
+    )
     backbone: BackboneConfig
     conditioning: ConditioningConfig = ConditioningConfig()
     optimizer: OptimizerConfig
