@@ -206,7 +206,7 @@ def published_line(version: Path) -> str:
     """Where the new version is, and the command that promotes it."""
     store, name, number = version.parent.parent, version.parent.name, version.name
     option = "" if store.resolve() == DEFAULT_STORE.resolve() else f" --store {shlex.quote(str(store))}"
-    return f"published {version}; nothing is served before: polytask models promote {name}/{number}{option}"
+    return f"published {version}; to serve it as {name}: polytask models promote {name}/{number}{option}"
 
 
 def _resume_command(recipe: Path, data_folder: Path, store: Path, run_folder: Path, num_processes: int) -> str:

@@ -107,14 +107,14 @@ class Settings:
         ge=0,
         le=600,
         description="seconds after SIGTERM in which /readyz answers 503 and requests are still answered, so that a proxy can "
-        "turn away",
+        "stop sending requests",
     )
     swap_tolerance: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="how far a golden answer may move from one version to the next, from 0 to 1, before POST "
-        "/admin/models/load refuses it",
+        description="largest difference between the golden answers of the active version and of a new one, from 0 to 1, "
+        "with which POST /admin/models/load accepts the new one",
     )
     api_keys: str = Field(
         default="",
