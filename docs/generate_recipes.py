@@ -43,7 +43,7 @@ _TYPES = {
     dict: "table of texts",
     Share: 'share such as `"1/2"`',
     tuple[str, ...]: "list of texts",
-    tuple[int, ...]: "list of layers, from 0",
+    tuple[int, ...]: "list of layers",
     tuple[float, float]: "two numbers",
     tuple[ExampleConfig, ...]: "list of tables",
 }
