@@ -1,1 +1,1 @@
-"""Observability: metrics, logs, traces and request ids."""
+"""Observability: metrics, logs and traces."""

@@ -1,1 +1,1 @@
-"""HTTP routes: tasks, versions, administration, the Open Inference Protocol and the playground."""
+"""HTTP routes: tasks, operations, versions, administration, the Open Inference Protocol and the playground."""
