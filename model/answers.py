@@ -12,9 +12,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from polytask.model.encoding import Encoding, Input, Offsets
+from polytask.model.encoding import Encoding, Input
 from polytask.model.tasks import Kind, Task
 from polytask.model.window_merging import merge_windows
+from polytask.model.words import Offsets
 
 Logits = NDArray[np.float32]
 """Logits of one row: [num_outputs], or for a token-level task [length, num_outputs]."""

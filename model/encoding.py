@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,18 +11,13 @@ import tokenizers
 from polytask.model.special_tokens import ensure_special_tokens, read_special_tokens, special_id
 from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
 from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
-
-# Links, @names and #tags stay whole; words keep inner apostrophes, hyphens and combining accents; any other character
-# is a word.
-_WORD = re.compile(r"https?://\S+|[@#]?[\w\u0300-\u036f]+(?:[-'\u2019.][\w\u0300-\u036f]+)*|[^\w\s]")
+from polytask.model.words import Offsets, split_words
 
 # A piece that only marks a space, in vocabularies that mark spaces; it stands for no characters.
 _SPACE = "\u2581"
 
 _SERIAL_LIMIT = 8
 """Up to this number of texts are tokenised one after the other: waking other threads would take longer."""
-
-Offsets = tuple[tuple[int, int], ...]
 
 TokenCache = dict[str | tuple[str, ...], tokenizers.Encoding]
 """Tokenised texts and sequences of words, kept by a caller so that they are not tokenised again."""
@@ -93,11 +87,6 @@ class Encoding:
 
     def __len__(self) -> int:
         return len(self.input_ids)
-
-
-def split_words(text: str) -> Offsets:
-    """Character ranges of the words of a text, in order."""
-    return tuple(match.span() for match in _WORD.finditer(text))
 
 
 class InputEncoder:
