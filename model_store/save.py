@@ -160,7 +160,7 @@ def _write_weights(path: Path, new_version: NewVersion) -> None:
     stored, from_base = {}, []
     for name, tensor in new_version.network.state_dict().items():
         value = tensor.detach().float().cpu()
-        if name in base and _same_bits(value, base[name].float()):
+        if name in base and same_bits(value, base[name]):
             from_base.append(name)
         else:
             stored[name] = _cast(name, value, new_version.precision)
@@ -171,8 +171,10 @@ def _write_weights(path: Path, new_version: NewVersion) -> None:
     _finish(path)
 
 
-def _same_bits(left: Tensor, right: Tensor) -> bool:
-    return torch.equal(left.contiguous().view(torch.int32), right.contiguous().view(torch.int32))
+def same_bits(left: Tensor, right: Tensor) -> bool:
+    """Whether two tensors hold the same numbers in float32: 0.0 is not -0.0, and a NaN is itself."""
+    left, right = (tensor.detach().float().cpu().contiguous().view(torch.int32) for tensor in (left, right))
+    return torch.equal(left, right)
 
 
 def _cast(name: str, value: Tensor, precision: torch.dtype) -> Tensor:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 STOPS_AT_MOST = 10
+LEAST_WORDS = 3
 
 
 def slug(heading: str) -> str:
@@ -80,8 +81,9 @@ def test_the_recipe_keys_are_those_of_the_schema() -> None:
     assert generator["with_tables"](page) == page
     assert re.findall(r"<!-- keys: (\w+) -->", page) == list(generator["SECTIONS"])
     for section in generator["SECTIONS"].values():
-        described = {name for name, field in section.model_fields.items() if field.description}
-        assert section.model_fields.keys() - described <= generator["SECTIONS"].keys()
+        described = {name: field.description for name, field in section.model_fields.items() if field.description}
+        assert section.model_fields.keys() - described.keys() <= generator["SECTIONS"].keys()
+        assert not {name for name, meaning in described.items() if len(meaning.split()) < LEAST_WORDS}
 
 
 def test_all_metrics_are_described() -> None:

@@ -57,3 +57,9 @@ def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workshop(toy_folder: Path) -> Workshop:
     """The toy run of all seven kinds."""
     return build_workshop(toy_folder)
+
+
+@pytest.fixture
+def named_backbone(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a backbone that an installed package carries."""
+    return toy.install_backbone(toy_folder / "backbone", tmp_path / "packages", monkeypatch)

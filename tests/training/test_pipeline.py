@@ -25,6 +25,7 @@ from polytask.training.loop.trainer import Training, train
 from polytask.training.pipeline import _resume_command, device_name, evaluate_version, run_recipe
 from polytask.training.preparation import choose_device
 from polytask.training.publishing.publish import publish
+from polytask.training.recipes.presets import Preset
 from polytask.training.recipes.schema import RecipeError
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError
@@ -116,19 +117,51 @@ def test_a_run_leaves_its_files(room: Room, monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+def _no_room(_: object, store: Path, *__: object) -> None:
+    raise StoreUnwritable(store, "is full", "make room")
+
+
 def test_a_failed_publication_can_be_resumed(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run whose publication failed publishes when it is resumed, without another update."""
-
-    def no_room(*_: object) -> None:
-        raise StoreUnwritable(room.store, "is full", "make room")
-
-    monkeypatch.setattr(pipeline, "publish", no_room)
+    monkeypatch.setattr(pipeline, "publish", _no_room)
     with pytest.raises(StoreUnwritable):
         room.run()
     monkeypatch.setattr(pipeline, "publish", publish)
-    monkeypatch.setattr(Training, "step", no_room)
+    monkeypatch.setattr(Training, "step", _no_room)
     assert verify(room.run(resume=True)).version == 1
     assert "of 48 examples\n" in room.shown.split("goes on after ")[1]
+
+
+def _preset(name: str) -> dict[str, dict[str, Any]]:
+    """The sections of a recipe that leaves all of its architecture to a preset."""
+    return {"backbone": {}, "conditioning": {"preset": name}}
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        *(pytest.param(_preset(preset), id=preset) for preset in Preset),
+        pytest.param({"backbone": {"fresh_layers": [0], "frozen_layers": 1}}, id="a fresh layer that is frozen"),
+    ],
+)
+def test_what_is_new_and_frozen_is_published(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: dict[str, dict[str, Any]]
+) -> None:
+    """Every preset, and frozen layers with new weights, publish on a backbone by name, also when a run that failed there is resumed."""
+    backbone = toy.install_backbone(
+        toy.write_backbone(tmp_path / "three_layers", layers=3), tmp_path / "packages", monkeypatch
+    )
+    room.fields |= {"conditioning": {}} | architecture
+    room.fields["backbone"] = {"name": backbone, "max_length": 32} | architecture["backbone"]
+    room.fields["tasks"] = [toy.task_fields(kind) | {"max_length": 32} for kind in (Kind.CLASSIFICATION, Kind.SPAN)]
+    room.fields["length"] |= {"examples": 16, "evaluate_every": 16}
+    monkeypatch.setattr(pipeline, "publish", _no_room)
+    with pytest.raises(StoreUnwritable):
+        room.run()
+    monkeypatch.setattr(pipeline, "publish", publish)
+    manifest = verify(room.run(resume=True))
+    assert manifest.base is not None
+    assert manifest.base.name == backbone
 
 
 def test_a_run_does_not_resume_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

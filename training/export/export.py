@@ -77,8 +77,8 @@ class Backends:
 def export_version(folder: Path, data: Path | None, backends: Backends, console: Console) -> Path:
     """Exports the version in `folder`. Returns the folder of its exports.
 
-    `data`: the data folder of its recipe; without it no 8-bit files are made and no losses measured. Raises StoreError or
-    DataError.
+    `data`: the data folder of its recipe; without it no losses can be measured, so there are candidates in float32 only.
+    Raises StoreError or DataError.
     """
     checkpoint = load(folder)
     manifest, encoder = checkpoint.manifest, InputEncoder(checkpoint.tokenizer)
@@ -139,7 +139,10 @@ def _candidates(
     is_installed: Callable[[str], bool],
     work: Path,
 ) -> list[Candidate]:
-    """Every candidate whose backend is installed, with its losses. The files are written into the folder `work`."""
+    """Every candidate whose backend is installed, with its losses. The files are written into the folder `work`.
+
+    Without `calibration` there are no validation data either: what rounds could not be measured, and is left out.
+    """
     candidates = [evaluation.evaluate("torch", "float32", None)]
     graph = onnx_graph(network)
     onnx.save(graph, work / _FLOAT32)
@@ -150,8 +153,9 @@ def _candidates(
         candidate, num_float_products = _fewest_float_products(evaluation, graph, feeds, work / _INT8_ONNX_RUNTIME)
         candidates.append(candidate)
     if is_installed("openvino"):
-        candidates += [evaluation.evaluate("openvino", kind, work / _FLOAT32) for kind in ("float32", "bfloat16")]
+        candidates.append(evaluation.evaluate("openvino", "float32", work / _FLOAT32))
         if feeds:
+            candidates.append(evaluation.evaluate("openvino", "bfloat16", work / _FLOAT32))
             plain = quantise(graph, feeds, target="openvino", num_float_products=num_float_products)
             onnx.save(plain, work / _INT8_PLAIN)
             candidates.append(evaluation.evaluate("openvino", "int8", work / _INT8_PLAIN))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from polytask.model.answers import Answer
 from polytask.model.encoding import Input, InputEncoder
@@ -15,7 +16,7 @@ from polytask.model.tasks import Kind
 from polytask.model_store.backbones import BASE_WEIGHTS
 from polytask.model_store.durable_files import sha256_of
 from polytask.model_store.manifest import Base, Golden
-from polytask.model_store.save import NewVersion, save
+from polytask.model_store.save import NewVersion, same_bits, save
 from polytask.training.backbone import weights_file
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_tasks
@@ -42,7 +43,7 @@ def publish(
     weights = weights_file(run.backbone.folder)
     if not Path(run.recipe.backbone.name).is_dir() and weights.name == BASE_WEIGHTS:
         base = Base(run.recipe.backbone.name, sha256_of(weights))
-    round_weights(run.network, _PRECISION, frozen=base is None)
+    round_weights(run.network, _PRECISION, kept={} if base is None else run.backbone.tensors)
     calibrate(run.network, run.encoder, run.data)
     answers = {}
     for task, task_answers in answer_tasks(run.network, run.encoder, run.data):
@@ -64,11 +65,14 @@ def publish(
     return save(store, run.recipe.name, new_version), scores, answers
 
 
-def round_weights(network: Network, precision: torch.dtype, *, frozen: bool) -> None:
-    """Rounds every weight to `precision` and back. `frozen`: also the weights that are not trained."""
+def round_weights(network: Network, precision: torch.dtype, *, kept: Mapping[str, Tensor]) -> None:
+    """Rounds every weight to `precision` and back, but those that are still equal, to the bit, to those of `kept`.
+
+    Not only what was trained: new weights may be frozen as well, and a version can take neither from its base.
+    """
     with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.requires_grad or frozen:
+        for name, parameter in network.named_parameters():
+            if name not in kept or not same_bits(parameter, kept[name]):
                 parameter.copy_(parameter.to(precision))
 
 

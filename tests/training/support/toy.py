@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from polytask.model.tasks import Kind
+from polytask.model_store import backbones as bases
 from polytask.training.recipes.schema import Recipe
 from tests.support import tiny
 
@@ -31,6 +34,9 @@ TASKS = {
     Kind.SPAN: "answer",
 }
 """The name of each kind's task."""
+
+NAMED = "toys/bert"
+"""The name of the backbone that a package carries."""
 
 _WIDTH = 32
 _INNER = 64
@@ -126,14 +132,25 @@ def write_data(folder: Path, train: int = 60, validation: int = 24) -> Path:
 # Backbone
 
 
-def write_backbone(folder: Path) -> Path:
-    """A published BERT of two layers and width 32, with the tokenizer of `tests.tiny`."""
+def write_backbone(folder: Path, layers: int = _LAYERS) -> Path:
+    """A published BERT of two or more layers and width 32, with the tokenizer of `tests.tiny`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = published_tensors()
-    (folder / "config.json").write_text(json.dumps(published_config()), encoding="utf-8")
+    tensors = published_tensors(layers)
+    config = published_config() | {"num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     tiny.tokenizer().save(str(folder / "tokenizer.json"))
     save_file(tensors, folder / "model.safetensors")
     return folder
+
+
+def install_backbone(folder: Path, packages: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The backbone in `folder` as that of an installed package, which is made in `packages`. Returns its name."""
+    package = packages / "toy_bert_backbone"
+    shutil.copytree(folder, package / "model")
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(packages))
+    monkeypatch.setitem(bases._PACKAGES, NAMED, (package.name, "pip install toy-bert-backbone"))
+    return NAMED
 
 
 def published_config() -> dict[str, Any]:
@@ -154,7 +171,7 @@ def published_config() -> dict[str, Any]:
     }
 
 
-def published_tensors() -> dict[str, Tensor]:
+def published_tensors(layers: int = _LAYERS) -> dict[str, Tensor]:
     """Random weights under the names of a published BERT."""
     matrices = {
         "embeddings.word_embeddings": (len(tiny.VOCABULARY), _WIDTH),
@@ -162,7 +179,7 @@ def published_tensors() -> dict[str, Tensor]:
         "embeddings.token_type_embeddings": (2, _WIDTH),
     }
     linear, norms = {"pooler.dense": (_WIDTH, _WIDTH)}, ["embeddings.LayerNorm"]
-    for layer in (f"encoder.layer.{index}" for index in range(_LAYERS)):
+    for layer in (f"encoder.layer.{index}" for index in range(layers)):
         for part in ("self.query", "self.key", "self.value", "output.dense"):
             linear[f"{layer}.attention.{part}"] = (_WIDTH, _WIDTH)
         linear[f"{layer}.intermediate.dense"] = (_INNER, _WIDTH)
