@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,12 +29,14 @@ def flush(path: Path) -> None:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Replaces the content of `path` by `text`. A reader sees the old or the new text, also after a crash.
+    """Replaces the content of `path` by `text` and keeps its mode. A reader sees the old or the new text, also after a crash.
 
     For one writer at a time: hold the lock of the folder.
     """
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_text(text, encoding="utf-8")
+    if path.exists():
+        shutil.copymode(path, temporary)
     flush(temporary)
     temporary.rename(path)
     flush(path.parent)

@@ -122,16 +122,25 @@ app.command("serve")(_with_flags(_serve))
 def make_key(
     name: Annotated[str, typer.Argument(help="What to call the key in files, logs and messages.")],
     admin: Annotated[bool, typer.Option("--admin", help="The key may use /admin as well.")] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="The file to add the line to; it is made if there is none. Default: stdout.")
+    ] = None,
 ) -> None:
-    """Make an API key: the key itself goes to stderr, once; its line for POLYTASK_API_KEYS_FILE to stdout."""
-    from polytask.service.config.api_keys import KeyLineError, new_key
+    """Make an API key: the key itself goes to stderr, once; its line goes to a file for POLYTASK_API_KEYS_FILE, or to stdout."""
+    from polytask.service.config.api_keys import KeyLineError, add_key_line, new_key
 
     try:
         secret, line = new_key(name, admin=admin)
     except KeyLineError as error:
         raise typer.BadParameter(str(error), param_hint="NAME") from None
+    if file is not None:
+        # First, so that no key is shown that is in no file.
+        try:
+            add_key_line(file, line)
+        except KeyLineError as error:
+            _fail(StartupError(f"{file} {error}"))
     typer.echo(f"the key, shown only now and not stored: {secret}", err=True)
-    typer.echo(line)
+    typer.echo(line if file is None else f"{name} is in {file}", err=file is not None)
 
 
 @app.command("predict")

@@ -220,6 +220,37 @@ def test_a_key_is_made_with_its_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert Keys([key]).find(captured.err.split()[-1].encode()) == key
 
 
+def test_a_key_goes_into_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --file the line goes into the file alone; where that cannot be written, no key is shown."""
+    file = tmp_path / "keys.toml"
+    for path, code in ((file, 0), (tmp_path / "missing" / "keys.toml", 2)):
+        monkeypatch.setattr(sys, "argv", ["polytask", "key", "shop", "--file", str(path)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert (stopped.value.code or 0) == code
+        captured = capsys.readouterr()
+        assert not captured.out
+        assert ("polytask_" in captured.err) is (code == 0)
+    (key,) = parse_keys(file.read_text())
+    assert key.name == "shop"
+
+
+@pytest.mark.parametrize("processes", [[], ["--frontends", "1"]])
+def test_no_service_opens_for_want_of_keys(
+    processes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With an empty file of keys neither one process nor several start, and the message has the variable and the remedy."""
+    (tmp_path / "keys.toml").touch()
+    flags = ["--port", "0", "--api-keys-file", str(tmp_path / "keys.toml")]
+    monkeypatch.setattr(sys, "argv", ["polytask", "serve", *flags, *processes])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 2
+    assert "POLYTASK_API_KEYS_FILE has no keys: add the line that `polytask key NAME` prints" in capsys.readouterr().err
+
+
 def test_a_key_needs_a_name_that_fits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An invalid key name is refused with the allowed characters."""
     monkeypatch.setattr(sys, "argv", ["polytask", "key", "a b"])

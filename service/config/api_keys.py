@@ -1,8 +1,9 @@
-"""API keys: what each key allows. Only hashes of keys are stored."""
+"""API keys: what each key allows. Only hashes of keys are stored, one key a line."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import secrets
 import tomllib
@@ -13,6 +14,7 @@ from pathlib import Path
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from polytask.model_store.durable_files import locked, replace_text
 from polytask.service.config.validation import first_problem
 
 _PREFIX = "polytask_"
@@ -25,7 +27,7 @@ _EXAMPLE = 'NAME = { sha256 = "…", requests_per_s = 50, burst = 100, concurren
 
 
 class KeyLineError(Exception):
-    """A line that is not a key. The message says which line and why, and never quotes it."""
+    """A line that is not a key, or lines that cannot be read or written. The message never quotes a line."""
 
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
@@ -76,14 +78,42 @@ def new_key(name: str, *, admin: bool = False) -> tuple[str, str]:
     return secret, f'{key.name} = {{ sha256 = "{key.sha256}"{", admin = true" if admin else ""} }}'
 
 
-def load_keys(text: str, file: str) -> tuple[Key, ...]:
-    """The keys in `text`, or in `file` if that is a path; none if both are empty. Raises KeyLineError."""
-    if not file:
-        return parse_keys(text)
+def add_key_line(file: Path, line: str) -> None:
+    """Adds the line of a new key to a file, which is made if there is none. A reader sees the file before or after it.
+
+    Raises KeyLineError where the file has a line that is no key, or a key of this name, or cannot be written.
+    """
+    # A link stays one, and its target is replaced.
+    file = Path(os.path.realpath(file))
     try:
-        return parse_keys(Path(file).read_text(encoding="utf-8"))
+        with locked(file.parent):
+            present = _read(file) if file.exists() else ""
+            text = f"{present.rstrip()}\n{line}\n".lstrip()
+            parse_keys(text)
+            replace_text(file, text)
+    except OSError as error:
+        raise KeyLineError(f"cannot be written: {error}") from None
+
+
+def load_keys(text: str, file: str) -> tuple[Key, ...]:
+    """The keys in `text`, or in `file` if that is a path. None if both are empty; a file without keys is an error.
+
+    Raises KeyLineError.
+    """
+    if file:
+        return parse_keys(_read(Path(file)))
+    return parse_keys(text) if text else ()
+
+
+def _read(file: Path) -> str:
+    if file.is_dir():
+        raise KeyLineError(f"is a folder: {file}; Docker makes one where the file of a volume is not there")
+    try:
+        return file.read_text(encoding="utf-8")
+    except PermissionError as error:
+        raise KeyLineError(f"cannot be read: {error}; let user {os.geteuid()}, who runs the service, read it") from None
     except (OSError, UnicodeError) as error:
-        raise KeyLineError(f"cannot be read: {error}") from None
+        raise KeyLineError(f"cannot be read: {error}; `polytask key NAME --file FILE` makes one") from None
 
 
 def parse_keys(text: str) -> tuple[Key, ...]:
@@ -99,8 +129,10 @@ def parse_keys(text: str) -> tuple[Key, ...]:
         except KeyLineError as error:
             raise KeyLineError(f"line {number}: {error}") from None
         keys += [key] if key else []
-    if text and not keys:
-        raise KeyLineError("has no keys; unset it to serve without keys")
+    if not keys:
+        raise KeyLineError(
+            "has no keys: add the line that `polytask key NAME` prints, or unset it to serve without keys"
+        )
     return tuple(keys)
 
 

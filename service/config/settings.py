@@ -30,6 +30,8 @@ CLIENT = frozenset({"POLYTASK_API_KEY"})
 RENAMED = {"POLYTASK_LANES": "POLYTASK_TASK_POLICIES"}
 """Former names of variables, which still work, and their present names."""
 
+_KEYS = {"api_keys", "api_keys_file"}
+
 logger = logging.getLogger(__name__)
 
 
@@ -172,10 +174,7 @@ class Settings:
     def _check_access(self) -> None:
         if self.api_keys and self.api_keys_file:
             raise SettingsError(f"set {env_name('api_keys')} or {env_name('api_keys_file')}, not both")
-        try:
-            load_keys(self.api_keys, self.api_keys_file)
-        except KeyLineError as error:
-            raise SettingsError(f"{env_name('api_keys_file' if self.api_keys_file else 'api_keys')} {error}") from None
+        _ = self.keys
         for origin in self.origins:
             if not re.fullmatch(r"\*|https?://[^/\s]+", origin):
                 raise SettingsError(
@@ -194,8 +193,11 @@ class Settings:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """The API keys; empty where the service is open to all."""
-        return load_keys(self.api_keys, self.api_keys_file)
+        """The API keys; empty where the service is open to all. The file is read each time. Raises SettingsError."""
+        try:
+            return load_keys(self.api_keys, self.api_keys_file)
+        except KeyLineError as error:
+            raise SettingsError(f"{env_name('api_keys_file' if self.api_keys_file else 'api_keys')} {error}") from None
 
     @property
     def origins(self) -> list[str]:
@@ -209,14 +211,16 @@ class Settings:
 
     def to_environment(self) -> dict[str, str]:
         """The variables from which `from_environment` makes the same settings."""
-        return {env_name(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
+        values = {env_name(setting.name): str(getattr(self, setting.name)) for setting in fields(self)}
+        return {name: text for name, text in values.items() if text}
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], flags: Mapping[str, str | None] | None = None) -> Settings:
         """The settings in `environ`. `flags`: by field name or former name; they take precedence over variables.
 
-        Blanks around numbers, switches and choices are ignored. Raises SettingsError for an unknown `POLYTASK_` variable
-        and for a value that is refused.
+        Blanks around numbers, switches and choices are ignored. Raises SettingsError for an unknown `POLYTASK_` variable,
+        for a value that is refused, and for a variable that is set though empty: a Secret with nothing in it, or a variable
+        of a script that is not set, would otherwise open a service that was to be closed.
         """
         variables = {name: text for name, text in environ.items() if name.startswith(PREFIX) and name not in CLIENT}
         options = {env_name(name): text for name, text in (flags or {}).items() if text is not None}
@@ -228,6 +232,9 @@ class Settings:
             if present_name not in names:
                 raise SettingsError(_unknown(name, list(names)))
             field = names[present_name]
+            if not text.strip():
+                otherwise = "to serve without keys" if field in _KEYS else "for the default"
+                raise SettingsError(f"{name} is set but empty: give it a value, or unset it {otherwise}")
             values[field] = text if all_fields[field].annotation in {str, Path} else text.strip()
         try:
             return cls(**values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from hmac import compare_digest
+from pathlib import Path
 
 import pytest
 
 from polytask.service.config import api_keys as keys
-from polytask.service.config.api_keys import Key, KeyLineError, Keys, new_key, parse_keys
+from polytask.service.config.api_keys import Key, KeyLineError, Keys, add_key_line, load_keys, new_key, parse_keys
 
 HASH = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4
@@ -47,7 +49,34 @@ def test_lines_have_limits_comments_and_blanks() -> None:
         Key("web", HASH, requests_per_s=2.5, burst=10, concurrent=4),
         Key("ops-1", OTHER, admin=True, requests_per_s=50),
     )
-    assert parse_keys("") == ()
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# none\n", "\ufeff"])
+def test_a_text_without_keys_is_an_error(tmp_path: Path, text: str) -> None:
+    """Only what is not there at all means no keys: a file or a text without one is refused."""
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(KeyLineError):
+        parse_keys(text)
+    with pytest.raises(KeyLineError):
+        load_keys("", str(tmp_path / "keys"))
+    assert load_keys("", "") == ()
+
+
+def test_a_key_is_added_to_a_file_that_is_whole_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file or one with keys gets one more line, keeps its mode, and is as it was where the line cannot be written."""
+    file = tmp_path / "keys.toml"
+    lines = [new_key(name)[1] for name in ("web", "ops")]
+    add_key_line(file, lines[0])
+    file.chmod(0o640)
+    add_key_line(file, lines[1])
+    assert file.read_text().splitlines() == lines
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    with pytest.raises(KeyLineError, match="another line has this name"):
+        add_key_line(file, new_key("web")[1])
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(KeyLineError, match=r"cannot be written: .*No space left"):
+        add_key_line(file, new_key("more")[1])
+    assert file.read_text().splitlines() == lines
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from polytask.service.config.api_keys import new_key
 from polytask.service.config.settings import Settings, SettingsError, all_settings, warn_of_former_names
 from polytask.service.config.task_policies import TaskPolicy
 
@@ -107,7 +108,14 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
     ("name", "value", "problem"),
     [
         ("PORT", "eighty", "must be a whole number, got 'eighty'"),
-        ("PORT", "", "must be a whole number"),
+        ("PORT", "", "is set but empty: give it a value, or unset it for the default"),
+        ("HOST", "", "is set but empty"),
+        ("CORS_ORIGINS", " ", "is set but empty"),
+        ("API_KEYS", "", "is set but empty: give it a value, or unset it to serve without keys"),
+        ("API_KEYS", " \n", "is set but empty"),
+        ("API_KEYS_FILE", "", "is set but empty: give it a value, or unset it to serve without keys"),
+        ("API_KEYS_FILE", "/dev/null", "has no keys: add the line that `polytask key NAME` prints, or unset it"),
+        ("API_KEYS_FILE", "/", "is a folder: /; Docker makes one where the file of a volume is not there"),
         ("PORT", "80.5", "must be a whole number"),
         ("PORT", "65536", "must be at least 0 and at most 65535, got '65536'"),
         ("PORT", "-1", "must be at least 0"),
@@ -125,7 +133,11 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
         ("BATCH_MS", "-1", "must be at least 0"),
         ("TASK_POLICIES", "4", 'must be an object, got 4; an example is {"intent": {"weight": 4}}'),
         ("TASK_POLICIES", '{"intent": {"wait": 4}}', "of task 'intent': wait is none of weight"),
-        ("API_KEYS", "\n# none", "has no keys; unset it to serve without keys"),
+        (
+            "API_KEYS",
+            "\n# none",
+            "has no keys: add the line that `polytask key NAME` prints, or unset it to serve without keys",
+        ),
         ("API_KEYS", "\n\nweb = 4", "line 3: a key is one line such as NAME = "),
         ("API_KEYS_FILE", "/no/such/file", "cannot be read: [Errno 2]"),
         (
@@ -148,6 +160,16 @@ def test_a_bad_value_is_an_error_that_names_the_variable(name: str, value: str, 
     with pytest.raises(SettingsError, match=f"^POLYTASK_{name} ") as refused:
         Settings.from_environment({f"POLYTASK_{name}": value})
     assert problem in str(refused.value)
+
+
+def test_keys_that_go_while_the_service_starts_do_not_open_it(tmp_path: Path) -> None:
+    """A file that is emptied after the settings were read is an error where the keys are taken, and not a service without keys."""
+    file = tmp_path / "keys"
+    file.write_text(new_key("web")[1])
+    settings = Settings(api_keys_file=str(file))
+    file.write_text("")
+    with pytest.raises(SettingsError, match="POLYTASK_API_KEYS_FILE has no keys"):
+        _ = settings.keys
 
 
 POLICIES = '{"intent": {"weight": 4}}'
@@ -227,6 +249,14 @@ def test_blanks_around_numbers_switches_and_choices_do_not_matter() -> None:
 def test_a_switch_is_on_or_off_in_the_usual_words(text: str, on: bool) -> None:
     """Besides yes and no, the words that other programs use for switches are accepted."""
     assert Settings.from_environment({"POLYTASK_LOG_TEXTS": text}).log_texts is on
+
+
+def test_settings_pass_through_an_environment() -> None:
+    """Other processes get the same settings from their variables, also those that are empty by default."""
+    settings = Settings(cors_origins="https://example.org", frontends=2)
+    variables = settings.to_environment()
+    assert Settings.from_environment(variables) == settings
+    assert "POLYTASK_API_KEYS" not in variables
 
 
 def test_settings_do_not_change() -> None:
