@@ -113,11 +113,14 @@ def running(
 
 
 @contextlib.contextmanager
-def polytask(model: str = "demo", *flags: str) -> Iterator[Server]:
-    """The service with its defaults, `flags` and what POLYTASK_ variables say, serving a version of the store."""
+def polytask(model: str = "demo", *flags: str, written: TextIO | None = None, **variables: str) -> Iterator[Server]:
+    """The service with its defaults, `flags` and what POLYTASK_ variables say, serving a version of the store.
+
+    `variables`: more of these. `written`: as for `running`.
+    """
     port = free_port()
     command = [sys.executable, "-m", "polytask", "serve", "--model", model, "--port", str(port), *flags]
-    with running(command, {}, port, _is_ready) as server:
+    with running(command, variables, port, _is_ready, written) as server:
         yield server
 
 
