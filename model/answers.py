@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import SupportsFloat
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from polytask.model.encoding import Encoding, Input
@@ -20,7 +19,6 @@ from polytask.model.words import Offsets
 Logits = NDArray[np.float32]
 """Logits of one row: [num_outputs], or for a token-level task [length, num_outputs]."""
 
-_MAX_SPAN_TOKENS = 30
 _DECIMALS = 6  # more digits would be noise, as a row's logits depend on its batch by rounding
 
 
@@ -30,7 +28,7 @@ class AnswerOptions:
 
     `top_k`: number of entries in a ranking and in the `scores` of classification and multilabel. `raw_scores`: logits
     instead of probabilities, for kinds that have them: for an entity the mean logit of its words' tags, for a span the
-    sum of the logits of its start and end. `thresholds`: replace those of a multilabel task.
+    sum of the logits of its start and end. `thresholds`: replace those of the task.
     """
 
     top_k: int | None = None
@@ -41,7 +39,7 @@ class AnswerOptions:
 DEFAULT_OPTIONS = AnswerOptions()
 
 
-# The docstrings from here to `SpanAnswer` are the descriptions in /openapi.json.
+# The docstrings from here to `OptionalSpanAnswer` are the descriptions in /openapi.json.
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +127,13 @@ class SpanAnswer:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class OptionalSpanAnswer(SpanAnswer):
+    """A span answer that is empty where the context has no answer, and the probability of that against the best stretch."""
+
+    no_answer: float
+
+
 Answer = (
     ClassificationAnswer
     | MultilabelAnswer
@@ -137,6 +142,7 @@ Answer = (
     | MultipleChoiceAnswer
     | TaggingAnswer
     | SpanAnswer
+    | OptionalSpanAnswer
 )
 
 
@@ -164,7 +170,7 @@ def answer(
         case Kind.TAGGING:
             return _tagging(task, item, encodings[0], logits[0], options)
         case Kind.SPAN:
-            return _span(item, encodings[0], logits[0], options)
+            return _span(task, item, encodings[0], logits[0], options)
 
 
 def softmax(logits: Logits) -> Logits:
@@ -264,17 +270,50 @@ def tagged_ranges(words: Offsets, tags: Sequence[str], *, bio: bool) -> list[tup
     return [(label, words[first][0], words[stop - 1][1]) for label, first, stop in word_runs(tags, bio=bio)]
 
 
-def _span(item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> SpanAnswer:
+def _span(task: Task, item: Input, encoding: Encoding, logits: Logits, options: AnswerOptions) -> SpanAnswer:
     assert item.text_pair is not None
-    if not encoding.positions:
-        return SpanAnswer("", 0, 0, 0.0)
+    first_token = int(task.may_lack_answer)
+    if len(encoding.positions) <= first_token:  # nothing of the context is left
+        return OptionalSpanAnswer("", 0, 0, 1.0, 1.0) if task.may_lack_answer else SpanAnswer("", 0, 0, 0.0)
     token_logits = logits[list(encoding.positions)]
     scores = softmax(token_logits.T)
-    # For each start only the ends within _MAX_SPAN_TOKENS: all pairs of a long context would be too many.
-    ends = sliding_window_view(np.pad(scores[1], (0, _MAX_SPAN_TOKENS - 1)), _MAX_SPAN_TOKENS)
-    joint = scores[0][:, None] * ends
-    first, further = map(int, np.unravel_index(int(joint.argmax()), joint.shape))
-    last = first + further
-    start, end = encoding.offsets[first][0], encoding.offsets[last][1]
-    score = token_logits[first, 0] + token_logits[last, 1] if options.raw_scores else joint[first, further]
-    return SpanAnswer(item.text_pair[start:end], start, end, _rounded(score))
+    first, last = _best_span(scores[:, first_token:], task.max_answer_tokens)
+    first, last = first + first_token, last + first_token
+    found = encoding.offsets[first][0], encoding.offsets[last][1]
+    if not task.may_lack_answer:
+        return SpanAnswer(*_stretch(item.text_pair, found), _span_score(scores, token_logits, first, last, options))
+    # As in SQuAD 2.0 the sum of both logits of the start token against that of the best span.
+    no_answer = _rounded(sigmoid(token_logits[0].sum() - token_logits[first, 0] - token_logits[last, 1]))
+    (threshold,) = task.thresholds if options.thresholds is None else options.thresholds
+    if no_answer >= threshold:
+        first, last, found = 0, 0, (0, 0)
+    score = _span_score(scores, token_logits, first, last, options)
+    return OptionalSpanAnswer(*_stretch(item.text_pair, found), score, no_answer)
+
+
+def _stretch(context: str, found: tuple[int, int]) -> tuple[str, int, int]:
+    return context[slice(*found)], *found
+
+
+def _span_score(scores: Logits, logits: Logits, first: int, last: int, options: AnswerOptions) -> float:
+    return _rounded(logits[first, 0] + logits[last, 1] if options.raw_scores else scores[0, first] * scores[1, last])
+
+
+def _best_span(scores: Logits, max_tokens: int | None) -> tuple[int, int]:
+    """First and last token of the likeliest span of at most `max_tokens`. `scores`: [2, tokens], of start and end."""
+    starts, ends = scores
+    # For each end the likeliest start before it: all pairs of a long context would be too many.
+    width = len(starts) if max_tokens is None else min(max_tokens, len(starts))
+    last = int((_running_maximum(starts, width) * ends).argmax())
+    earliest = max(0, last - width + 1)
+    return earliest + int(starts[earliest : last + 1].argmax()), last
+
+
+def _running_maximum(values: Logits, width: int) -> Logits:
+    """The maximum of each value and the `width - 1` before it, in as many steps as `width` has binary digits."""
+    maxima, covered = values.copy(), 1
+    while covered < width:
+        step = min(covered, width - covered)
+        maxima[step:] = np.maximum(maxima[step:], maxima[:-step])
+        covered += step
+    return maxima

@@ -73,8 +73,8 @@ class Encoding:
     """One row for the network.
 
     `positions` and `offsets` map outputs to characters. Tagging: `positions[i]` is the row position of the first piece
-    of the word with character range `offsets[i]`. Span: it is the position of the context token with that range. Other
-    kinds: empty. `dropped_tokens`: number of tokens that truncation removed, counted in the first of several windows.
+    of the word with character range `offsets[i]`. Span: it is the position of the context token with that range, after
+    position 0 with the range (0, 0) if questions may have no answer. Other kinds: empty. `dropped_tokens`: number of tokens that truncation removed, counted in the first of several windows.
     `parts`: the parts of the input's texts in this row.
     """
 
@@ -181,7 +181,8 @@ class InputEncoder:
         )
         if task.kind is Kind.SPAN:
             assert item.text_pair is not None
-            return tuple(_with_offsets(row, item.text_pair, pieces[1]) for row in pairs)
+            rows = (_with_offsets(row, item.text_pair, pieces[1]) for row in pairs)
+            return tuple(map(_with_no_answer, rows)) if task.may_lack_answer else tuple(rows)
         return tuple(pairs)
 
     def _token_ids(self, pieces: tokenizers.Encoding) -> list[int]:
@@ -286,6 +287,11 @@ def _with_offsets(row: Encoding, context: str, pieces: tokenizers.Encoding) -> E
     return replace(
         row, positions=tuple(position for position, _ in kept), offsets=tuple(trimmed for _, trimmed in kept)
     )
+
+
+def _with_no_answer(row: Encoding) -> Encoding:
+    """The row with its start token before the context tokens: where a question without an answer has start and end."""
+    return replace(row, positions=(0, *row.positions), offsets=((0, 0), *row.offsets))
 
 
 def _texts(item: Input) -> tuple[str, ...]:

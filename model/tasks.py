@@ -28,6 +28,9 @@ CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
 _TOKEN_LEVEL = frozenset({Kind.TAGGING, Kind.SPAN})
 _ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 
+NO_ANSWER = "no_answer"
+"""The name of the threshold of a span task whose questions may have no answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -35,8 +38,10 @@ class Task:
 
     `labels`: of classification, multilabel and tagging. `value_range`: lowest and highest value of a regression.
     `raw_output`: the output of a regression is the value itself, else its sigmoid is the position in the range.
-    `thresholds`: of multilabel, a probability per label. `pair`: the task reads two texts. `max_length`: tokens of a
-    row, special tokens included. Raises ValueError if these do not fit the kind.
+    `thresholds`: probabilities by `threshold_names`: of multilabel, one per label; of a span task whose questions may have
+    no answer, the one from which it says so. `pair`: the task reads two texts. `max_length`: tokens of a row, special
+    tokens included. `max_answer_tokens`: of span, tokens of the longest answer; None for any length. Raises ValueError if
+    these do not fit the kind.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Task:
     value_range: tuple[float, float] | None = None
     thresholds: tuple[float, ...] = ()
     raw_output: bool = False
+    max_answer_tokens: int | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -64,6 +70,16 @@ class Task:
         if self.kind in LABELLED_KINDS:
             return len(self.labels)
         return 2 if self.kind is Kind.SPAN else 1
+
+    @property
+    def threshold_names(self) -> tuple[str, ...]:
+        """What each threshold is of."""
+        return self.labels if self.kind is Kind.MULTILABEL else (NO_ANSWER,) * len(self.thresholds)
+
+    @property
+    def may_lack_answer(self) -> bool:
+        """Whether it is a span task whose questions may have no answer."""
+        return self.kind is Kind.SPAN and bool(self.thresholds)
 
     @property
     def bio(self) -> bool:
@@ -84,12 +100,21 @@ def _problem(task: Task) -> str | None:
         return "regression needs value_range, and only regression has one, or raw_output"
     if task.value_range is not None and not task.value_range[0] < task.value_range[1]:
         return f"value_range must rise, got {task.value_range}"
-    if len(task.thresholds) != (len(task.labels) if task.kind is Kind.MULTILABEL else 0):
-        return "multilabel needs one threshold per label, and only multilabel has them"
     if task.kind in _ALWAYS_PAIRED and not task.pair:
         return f"{task.kind} always reads pairs"
     if task.max_length < 8:
         return f"max_length must be at least 8, got {task.max_length}"
+    return _misplaced_key(task)
+
+
+def _misplaced_key(task: Task) -> str | None:
+    """What is wrong with the keys that only some kinds have."""
+    if task.kind is Kind.MULTILABEL and len(task.thresholds) != len(task.labels):
+        return "multilabel needs one threshold per label"
+    if task.kind is not Kind.MULTILABEL and len(task.thresholds) > (task.kind is Kind.SPAN):
+        return "only multilabel has thresholds; span may have one, of questions without an answer"
+    if task.max_answer_tokens is not None and (task.kind is not Kind.SPAN or task.max_answer_tokens < 1):
+        return "max_answer_tokens must be at least 1, and only span has it"
     return None
 
 

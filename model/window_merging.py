@@ -22,10 +22,13 @@ def merge_windows(
 
     Sentence logits are the mean over the windows, as all windows are full. Token logits are taken, for each token, from
     the window with the most context around it. A softmax over a context is then taken once over the whole text, so that
-    its scores can be compared. Of a merged row only `positions` and `offsets` are meaningful.
+    its scores can be compared. That a question has no answer is as likely as in the window where it is least likely, as
+    one window with an answer is enough. Of a merged row only `positions` and `offsets` are meaningful.
     """
     merged = [
-        _stitch(*zip(*windows, strict=True)) if task.token_level else _average(*zip(*windows, strict=True))
+        _stitch(*zip(*windows, strict=True), no_answer=task.may_lack_answer)
+        if task.token_level
+        else _average(*zip(*windows, strict=True))
         for _, windows in groupby(zip(rows, logits, strict=True), key=lambda pair: pair[0].parts[-1].text)
     ]
     return [row for row, _ in merged], [row_logits for _, row_logits in merged]
@@ -35,17 +38,21 @@ def _average(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encod
     return rows[0], logits[0] if len(logits) == 1 else np.mean(logits, axis=0)
 
 
-def _stitch(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encoding, _Logits]:
+def _stitch(rows: Sequence[Encoding], logits: Sequence[_Logits], *, no_answer: bool) -> tuple[Encoding, _Logits]:
     if len(rows) == 1 or not any(row.positions for row in rows):
         return rows[0], logits[0]
     best: dict[int, tuple[int, tuple[int, int], _Logits]] = {}
     for row, row_logits in zip(rows, logits, strict=True):
         _, start, stop, first_position = row.parts[-1]
-        for position, characters in zip(row.positions, row.offsets, strict=True):
+        own = list(zip(row.positions, row.offsets, strict=True))
+        for position, characters in own[1:] if no_answer else own:
             token = start + position - first_position
             context = min(token - start, stop - 1 - token)
             if token not in best or context > best[token][0]:
                 best[token] = context, characters, row_logits[position]
     tokens = [best[token] for token in sorted(best)]
+    if no_answer:
+        least = min((row_logits[0] for row_logits in logits), key=lambda both: float(both.sum()))
+        tokens.insert(0, (0, (0, 0), least))
     positions, offsets = tuple(range(len(tokens))), tuple(characters for _, characters, _ in tokens)
     return replace(rows[0], positions=positions, offsets=offsets), np.stack([row_logits for *_, row_logits in tokens])

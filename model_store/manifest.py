@@ -14,11 +14,11 @@ from typing import Any
 
 from polytask.model.config import NetworkConfig, ParameterCounts
 from polytask.model.encoding import Input
-from polytask.model.tasks import Task, check_tasks
+from polytask.model.tasks import Kind, Task, check_tasks
 from polytask.model_store.decoding import DecodingError, decode
 from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
 WEIGHTS = "weights.safetensors"
@@ -26,6 +26,9 @@ TOKENIZER = "tokenizer.json"
 CARD = "card.md"
 FROM_BASE = "from_base"
 """Key in the metadata of the weights file: names of the tensors that are taken from the base, one a line."""
+
+_MAX_ANSWER_TOKENS = 30
+"""Tokens of the longest answer of a span task in formats 1 and 2."""
 
 _RESTORE = "save the version again or restore it from where it came from"
 
@@ -102,7 +105,9 @@ def from_json(text: str, path: Path) -> Manifest:
             "install a newer release of polytask",
         )
     try:
-        manifest = decode(Manifest, _upgrade(values) if type(format_number) is int and format_number == 1 else values)
+        manifest = decode(
+            Manifest, _upgrade(values) if type(format_number) is int and 0 < format_number < FORMAT else values
+        )
         _check(manifest)
     except (DecodingError, ValueError) as error:
         raise ManifestInvalid(path, str(error), _RESTORE) from error
@@ -136,14 +141,23 @@ def manifest_hash(content: bytes) -> str:
 
 
 def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
-    """A manifest of format 1 as one of this format: newer keys get the values that format 1 implied."""
-    new: dict[str, Any] = {"parameters": None}
-    if isinstance(values.get("network"), dict):
-        switches = {field.name: field.default for field in fields(NetworkConfig) if field.default is not MISSING}
-        new["network"] = json.loads(json.dumps(switches)) | values["network"]
+    """A manifest of an older format as one of this format: newer keys get the values that its format implied."""
+    new: dict[str, Any] = {"format": FORMAT}
+    if values["format"] == 1:
+        new["parameters"] = None
+        if isinstance(values.get("network"), dict):
+            switches = {field.name: field.default for field in fields(NetworkConfig) if field.default is not MISSING}
+            new["network"] = json.loads(json.dumps(switches)) | values["network"]
     if isinstance(values.get("tasks"), list):
-        new["tasks"] = [{"raw_output": False, **task} if isinstance(task, dict) else task for task in values["tasks"]]
-    return values | new | {"format": FORMAT}
+        new["tasks"] = [
+            _upgrade_task(task, values["format"]) if isinstance(task, dict) else task for task in values["tasks"]
+        ]
+    return values | new
+
+
+def _upgrade_task(task: dict[str, Any], format_number: int) -> dict[str, Any]:
+    implied = {"max_answer_tokens": _MAX_ANSWER_TOKENS if task.get("kind") == Kind.SPAN else None}
+    return implied | ({"raw_output": False} if format_number == 1 else {}) | task
 
 
 def _check(manifest: Manifest) -> None:

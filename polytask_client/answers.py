@@ -99,12 +99,16 @@ class TaggingAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class SpanAnswer(Answer):
-    """The part of the context that answers, `context[start:end]`, and its probability."""
+    """The part of the context that answers, `context[start:end]`, and its probability.
+
+    `no_answer`: of a task whose questions may have no answer, the probability of that; the text is then empty.
+    """
 
     text: str
     start: int
     end: int
     score: float
+    no_answer: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +277,6 @@ _READERS: dict[str, Callable[[Mapping[str, Any], dict[str, Any]], Answer]] = {
     ),
     "entities": lambda fields, common: TaggingAnswer(tuple(map(_entity, fields["entities"])), **common),
     "start": lambda fields, common: SpanAnswer(
-        fields["text"], fields["start"], fields["end"], fields["score"], **common
+        fields["text"], fields["start"], fields["end"], fields["score"], fields.get("no_answer"), **common
     ),
 }

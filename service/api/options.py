@@ -16,9 +16,9 @@ from polytask.service.errors import FieldError, InvalidInput
 _KINDS = {
     "top_k": (Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.RANKING),
     "raw_scores": tuple(kind for kind in Kind if kind is not Kind.REGRESSION),
-    "thresholds": (Kind.MULTILABEL,),
+    "thresholds": (Kind.MULTILABEL, Kind.SPAN),
 }
-"""Kinds to which an option applies, if not to all."""
+"""Kinds to which an option applies, if not to all; thresholds only to tasks that have some."""
 
 _MAX_REPORTED = 20
 
@@ -48,7 +48,8 @@ class Options(BaseModel):
     )
     thresholds: dict[str, Probability] | None = Field(
         default=None,
-        description="multilabel: the probability from which a label is given, instead of the task's own threshold",
+        description="multilabel: the probability from which a label is given, instead of the task's own threshold; span, if "
+        "questions may have no answer: that of `no_answer` from which the answer is empty",
     )
     return_tokens: bool | None = Field(
         default=None, description="answers carry `read`: the tokens of each row with their characters in the input"
@@ -62,7 +63,7 @@ def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[Answe
     errors = [
         FieldError(f"options.{name}", f"means nothing to {_names(tasks)}: it is for tasks of kind {', '.join(kinds)}")
         for name, kinds in _KINDS.items()
-        if getattr(options, name) and not any(task.kind in kinds for task in tasks)
+        if getattr(options, name) and not any(_applies(name, task) for task in tasks)
     ]
     if errors:
         raise InvalidInput(errors)
@@ -77,8 +78,12 @@ def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[Answe
     ]
 
 
+def _applies(name: str, task: Task) -> bool:
+    return bool(task.thresholds) if name == "thresholds" else task.kind in _KINDS[name]
+
+
 def _require_known_labels(thresholds: dict[str, float], tasks: Sequence[Task]) -> None:
-    labels = [label for task in tasks if task.kind is Kind.MULTILABEL for label in task.labels]
+    labels = [name for task in tasks for name in task.threshold_names]
     unknown = [label for label in thresholds if label not in labels]
     if unknown:
         # Not all of them: the search for similar labels is slow.
@@ -94,7 +99,7 @@ def _unknown_label(label: str, labels: Sequence[str]) -> str:
 
 
 def _thresholds(task: Task, requested: dict[str, float]) -> tuple[float, ...]:
-    stored = zip(task.labels, task.thresholds, strict=False)
+    stored = zip(task.threshold_names, task.thresholds, strict=True)
     return tuple(requested.get(label, threshold) for label, threshold in stored)
 
 

@@ -36,8 +36,9 @@ class Limits:
 class TaskInfo:
     """One task: what goes in, what comes out, how good it is.
 
-    `labels`: as in answers. `thresholds`: by label, for multilabel. `value_range`: for regression. `example`: a request body that works as it
-    is. `metrics` and `baselines`: of the model and of the trivial baseline, on validation.
+    `labels`: as in answers. `thresholds`: by label, for multilabel; `no_answer`, for span tasks whose questions may have
+    no answer. `value_range`: for regression. `example`: a request body that works as it is. `metrics` and `baselines`: of
+    the model and of the trivial baseline, on validation.
     """
 
     name: str
@@ -82,7 +83,7 @@ def _info(task: Task, manifest: Manifest, settings: Settings) -> TaskInfo:
         name=task.name,
         kind=task.kind,
         labels=answer_labels(task),
-        thresholds=dict(zip(task.labels, task.thresholds, strict=True)) if task.thresholds else None,
+        thresholds=dict(zip(task.threshold_names, task.thresholds, strict=True)) or None,
         value_range=task.value_range,
         input_fields=input_fields(task),
         input_may_be_a_string=not task.pair,

@@ -77,6 +77,7 @@ _OUTPUTS: dict[Kind, tuple[_Output, ...]] = {
     Kind.TAGGING: (_Output("entities", "BYTES", _json("entities")),),
     Kind.SPAN: (_TEXT, _Output("start", "INT32", _field("start")), _Output("end", "INT32", _field("end")), _SCORE),
 }
+_NO_ANSWER = (_Output("no_answer", "FP32", _field("no_answer")),)
 _TOKEN_COUNTS = (
     _Output("tokens", "INT32", _field("tokens")),
     _Output("dropped_tokens", "INT32", _field("dropped_tokens")),
@@ -135,7 +136,7 @@ def to_outputs(task: Task, answers: Sequence[AnswerJson], names: Sequence[str]) 
 
 
 def _outputs(task: Task) -> tuple[_Output, ...]:
-    return _OUTPUTS[task.kind] + _TOKEN_COUNTS
+    return _OUTPUTS[task.kind] + (_NO_ANSWER if task.may_lack_answer else ()) + _TOKEN_COUNTS
 
 
 def _rows(tensor: Texts, *, is_list: bool) -> list[Any]:

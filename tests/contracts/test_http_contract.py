@@ -107,7 +107,7 @@ REQUESTS = {
 _READ = {"tokens": "integer", "dropped_tokens": "integer", "read?": "[[ReadToken]]"}
 _ANSWERS = (
     "[ClassificationAnswer | MultilabelAnswer | RegressionAnswer | RankingAnswer | MultipleChoiceAnswer"
-    " | TaggingAnswer | SpanAnswer | RefusedInput]"
+    " | TaggingAnswer | SpanAnswer | OptionalSpanAnswer | RefusedInput]"
 )
 
 RESPONSES = {
@@ -127,6 +127,14 @@ RESPONSES = {
     "TaggingAnswer": {"entities": "[Entity]"} | _READ,
     "Entity": {"text": "string", "label": "string", "start": "integer", "end": "integer", "score": "number"},
     "SpanAnswer": {"text": "string", "start": "integer", "end": "integer", "score": "number"} | _READ,
+    "OptionalSpanAnswer": {
+        "text": "string",
+        "start": "integer",
+        "end": "integer",
+        "score": "number",
+        "no_answer": "number",
+    }
+    | _READ,
     "Problem": {
         "type": "string",
         "title": "string",

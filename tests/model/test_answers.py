@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from polytask.model.answers import (
     Logits,
     MultilabelAnswer,
     MultipleChoiceAnswer,
+    OptionalSpanAnswer,
     RankingAnswer,
     RegressionAnswer,
     SpanAnswer,
@@ -260,41 +262,84 @@ def test_no_words_are_no_entities(words: list[str]) -> None:
 SPAN = Task("task", Kind.SPAN, 64, pair=True)
 
 
-def _span(start_logits: Sequence[float], end_logits: Sequence[float]) -> tuple[SpanAnswer, str]:
-    """The answer for a context of one token a word, and that context; tokens outside the context have the largest logits."""
-    context = " ".join(f"w{index:02}" for index in range(len(start_logits)))
-    offsets = tuple((4 * index, 4 * index + 3) for index in range(len(start_logits)))
-    positions = tuple(range(3, 3 + len(start_logits)))
-    row = Encoding((1,) * (len(positions) + 4), (0,) * (len(positions) + 4), positions=positions, offsets=offsets)
+def _span(
+    start_logits: Sequence[float], end_logits: Sequence[float], task: Task = SPAN, **options: Any
+) -> tuple[SpanAnswer, str]:
+    """The answer for a context of one token a word, and that context; tokens outside the context have the largest logits.
+
+    Of a task whose questions may have no answer the first logits are those of the start token.
+    """
+    skipped = int(task.may_lack_answer)
+    num_words = len(start_logits) - skipped
+    context = " ".join(f"w{index:02}" for index in range(num_words))
+    offsets = ((0, 0),) * skipped + tuple((4 * index, 4 * index + 3) for index in range(num_words))
+    positions = (0,) * skipped + tuple(range(3, 3 + num_words))
+    row = Encoding((1,) * (num_words + 4), (0,) * (num_words + 4), positions=positions, offsets=offsets)
     logits = np.full((len(row), 2), 50, dtype=np.float32)
     if positions:
         logits[list(positions)] = np.array([start_logits, end_logits]).T
-    return cast(SpanAnswer, answer(SPAN, Input("question", context), [row], [logits])), context
+    found = answer(task, Input("question", context), [row], [logits], AnswerOptions(**options))
+    return cast(SpanAnswer, found), context
 
 
-@given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=45))
-def test_the_span_is_the_best_of_all(logits: list[tuple[float, float]]) -> None:
-    """No span of the context of at most 30 tokens has a larger product of start and end probability."""
+@given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=45), st.none() | st.integers(1, 50))
+def test_the_span_is_the_best_of_all(logits: list[tuple[float, float]], most: int | None) -> None:
+    """No span of the context within the task's length has a larger product of start and end probability."""
     starts, ends = zip(*logits, strict=True)
-    span, context = _span(starts, ends)
+    span, context = _span(starts, ends, replace(SPAN, max_answer_tokens=most))
     start_scores, end_scores = _exact_softmax(starts), _exact_softmax(ends)
     scores = {
         (first, last): start_scores[first] * end_scores[last]
         for first in range(len(logits))
-        for last in range(first, min(first + 30, len(logits)))
+        for last in range(first, min(first + (most or len(logits)), len(logits)))
     }
     assert span.score == pytest.approx(scores[span.start // 4, span.end // 4], rel=1e-4, abs=1e-6)
     assert span.score == pytest.approx(max(scores.values()), rel=1e-4, abs=1e-6)
     assert span.text == context[span.start : span.end]
 
 
-@pytest.mark.parametrize(("distance", "found"), [(0, True), (28, True), (29, True), (30, False), (39, False)])
-def test_a_span_has_at_most_30_tokens(distance: int, found: bool) -> None:
-    """The best start and end make a span if they are within 30 tokens, and otherwise not."""
+@pytest.mark.parametrize(
+    ("distance", "most", "found"), [(29, 30, True), (30, 30, False), (39, 30, False), (39, None, True)]
+)
+def test_the_task_bounds_the_tokens_of_a_span(distance: int, most: int | None, found: bool) -> None:
+    """The best start and end make a span if it has at most the task's number of tokens; without one it has any length."""
     starts, ends = np.zeros(45), np.zeros(45)
     starts[2], ends[2 + distance] = 9, 9
-    span, _ = _span(starts.tolist(), ends.tolist())
+    span, _ = _span(starts.tolist(), ends.tolist(), replace(SPAN, max_answer_tokens=most))
     assert ((span.start, span.end) == (8, 4 * (2 + distance) + 3)) is found
+
+
+OPTIONAL = replace(SPAN, thresholds=(0.5,))
+
+
+@given(st.lists(st.tuples(LOGIT, LOGIT), min_size=2, max_size=20), st.floats(0, 1))
+def test_a_span_is_empty_where_no_answer_is_likely_enough(logits: list[tuple[float, float]], threshold: float) -> None:
+    """The answer is empty exactly if the start token beats the best span by the threshold; otherwise it is that span."""
+    starts, ends = zip(*logits, strict=True)
+    found, _ = _span(starts, ends, OPTIONAL, thresholds=(threshold,))
+    best, _ = _span(starts[1:], ends[1:])
+    assert isinstance(found, OptionalSpanAnswer)
+    pairs = [(i, j) for i in range(1, len(logits)) for j in range(i, len(logits))]
+    margin = starts[0] + ends[0] - max(starts[i] + ends[j] for i, j in pairs)
+    assert found.no_answer == pytest.approx(1 / (1 + math.exp(-margin)), abs=1e-5)
+    is_empty = found.no_answer >= threshold
+    assert (found.text, found.start, found.end) == (("", 0, 0) if is_empty else (best.text, best.start, best.end))
+
+
+def test_the_score_of_an_optional_span_is_that_of_what_is_answered() -> None:
+    """Start and end probability are over the start token and the context, and their product is that of the given answer."""
+    probabilities = _exact_softmax((2, 1, 0)), _exact_softmax((2, 0, 1))
+    empty, _ = _span((2, 1, 0), (2, 0, 1), OPTIONAL)
+    assert empty.score == pytest.approx(probabilities[0][0] * probabilities[1][0], abs=1e-6)
+    given_anyway, _ = _span((2, 1, 0), (2, 0, 1), OPTIONAL, thresholds=(1.0,))
+    assert given_anyway.text == "w00 w01"
+    assert given_anyway.score == pytest.approx(probabilities[0][1] * probabilities[1][2], abs=1e-6)
+    assert _span((2, 1, 0), (2, 0, 1), OPTIONAL, raw_scores=True)[0].score == 4.0
+
+
+def test_an_empty_context_has_no_answer_for_certain() -> None:
+    """Where questions may have no answer, an empty context gives an empty answer with probability 1."""
+    assert _span([1], [1], OPTIONAL)[0] == OptionalSpanAnswer("", 0, 0, 1.0, 1.0)
 
 
 def test_a_span_does_not_end_before_it_starts() -> None:
@@ -360,17 +405,3 @@ def test_thresholds_may_be_others() -> None:
     """`thresholds` of a request decide about the labels instead of the task's."""
     found = cast(MultilabelAnswer, _with(TOPICS, [2, 2, -1], thresholds=(0.5, 0.95, 0.5)))
     assert [entry.label for entry in found.labels] == ["a"]
-
-
-@given(st.lists(st.tuples(LOGIT, LOGIT), min_size=1, max_size=80))
-def test_a_span_is_the_best_of_all_that_are_short_enough(logits: list[tuple[float, float]]) -> None:
-    """No pair of a start and an end within thirty tokens has a larger product of probabilities."""
-    positions = tuple(range(len(logits)))
-    row = Encoding(
-        (1,) * len(logits), (0,) * len(logits), positions=positions, offsets=tuple((i, i + 1) for i in positions)
-    )
-    item = Input("q", "x" * len(logits))
-    found = cast(SpanAnswer, answer(Task("task", Kind.SPAN, 99, pair=True), item, [row], [_logits(logits)]))
-    starts, ends = (_exact_softmax(side) for side in zip(*logits, strict=True))
-    best = max(starts[i] * end for i in positions for end in ends[i : i + 30])
-    assert found.score == pytest.approx(best, abs=1e-6)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.model.answers import AnswerOptions, Logits, SpanAnswer, TaggingAnswer, answer
+from polytask.model.answers import AnswerOptions, Logits, OptionalSpanAnswer, SpanAnswer, TaggingAnswer, answer
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
@@ -92,6 +92,24 @@ def test_a_span_is_found_in_any_window_and_counted_in_the_clients_text() -> None
     assert isinstance(found, SpanAnswer)
     assert (found.text, found.start, found.end) == ("paris", start, start + 5)
     assert found.score == pytest.approx(1, abs=1e-4)
+
+
+def test_one_window_with_an_answer_is_enough() -> None:
+    """That a question has no answer counts as in the window where it is least likely, whatever the other windows say."""
+    task, item = replace(TASKS["answer"], thresholds=(0.5,)), Input("Who?", "the cat sat. " * 60)
+    rows = windows(task, item)
+    logits = [np.zeros((len(row), 2), np.float32) for row in rows]
+    for row_logits in logits:
+        row_logits[0] = 9
+    empty = answer(task, item, rows, logits)
+    assert isinstance(empty, OptionalSpanAnswer)
+    assert (empty.text, empty.start, empty.end) == ("", 0, 0)
+    middle = len(rows[1].positions) // 2  # where this window has the most context
+    logits[1][0], logits[1][rows[1].positions[middle]] = -9, 7
+    found = answer(task, item, rows, logits)
+    assert isinstance(found, OptionalSpanAnswer)
+    assert (found.start, found.end) == rows[1].offsets[middle]
+    assert found.no_answer < 0.01
 
 
 def test_entities_across_the_edge_of_a_window_are_whole() -> None:

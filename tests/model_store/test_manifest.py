@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from polytask.model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
 from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts
 from polytask.model.encoding import Input
+from polytask.model.tasks import Kind
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
 from polytask.model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
@@ -128,8 +129,15 @@ def _of_format_1(parsed: dict[str, Any]) -> None:
         for key in written.keys() - old.keys():
             del written[key]
     for task in parsed["tasks"]:
-        del task["raw_output"]
+        del task["raw_output"], task["max_answer_tokens"]
     parsed["format"] = 1
+
+
+def _of_format_2(parsed: dict[str, Any]) -> None:
+    """Removes the keys that format 2 does not have."""
+    for task in parsed["tasks"]:
+        del task["max_answer_tokens"]
+    parsed["format"] = 2
 
 
 def test_forms_are_read_back() -> None:
@@ -149,8 +157,23 @@ def test_forms_are_read_back() -> None:
 def test_format_1_is_read_with_what_is_new_at_its_default() -> None:
     """A manifest of format 1 is upgraded, and newer keys get the values that format 1 implied."""
     read = from_json(changed(_of_format_1), _PATH)
-    assert read == replace(manifest(), parameters=None)
+    assert read == replace(_with_short_answers(), parameters=None)
     assert read.format == FORMAT
+
+
+def test_format_2_is_read_with_answers_of_thirty_tokens() -> None:
+    """A manifest of format 2 is upgraded; the answers of its span tasks have at most 30 tokens, as they had."""
+    read = from_json(changed(_of_format_2), _PATH)
+    assert read == _with_short_answers()
+    assert [task.max_answer_tokens for task in read.tasks if task.kind is Kind.SPAN] == [30]
+
+
+def _with_short_answers() -> Manifest:
+    tasks = manifest().tasks
+    return replace(
+        manifest(),
+        tasks=tuple(replace(task, max_answer_tokens=30) if task.kind is Kind.SPAN else task for task in tasks),
+    )
 
 
 def test_the_embedded_checkpoint_has_format_1() -> None:

@@ -48,7 +48,7 @@ const KINDS = {
   span: {
     view: (answer, _, input) => [
       h("p", { class: "value" }, answer.text || "No answer found", h("small", {}, percent(answer.score))),
-      marked(textOf(input), [answer]),
+      marked(textOf(input), answer.text ? [answer] : []),
     ],
     cells: ({ text, score }) => [text, score],
   },
