@@ -72,14 +72,23 @@ class Exports:
 
 def export_folder(version: Path) -> Path:
     """The folder to which exports of the version in folder `version` are written."""
-    inside, user_folder = export_folders(version)
-    return inside if os.access(inside if inside.is_dir() else version, os.W_OK) else user_folder
+    inside, *elsewhere = export_folders(version)
+    return inside if not elsewhere or os.access(inside if inside.is_dir() else version, os.W_OK) else elsewhere[0]
 
 
-def export_folders(version: Path) -> tuple[Path, Path]:
-    """The two folders that may hold exports of the version: inside it, and in the user's data folder."""
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return version / EXPORTS, Path(data) / "polytask" / EXPORTS / sha256_of(version / MANIFEST)
+def export_folders(version: Path) -> tuple[Path, ...]:
+    """The folders that may hold exports of the version: inside it, and in the user's data folder.
+
+    A user whom the system does not know has no such folder, and one may not be allowed to look into it.
+    """
+    inside = version / EXPORTS
+    try:
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        user_folder = Path(data) / "polytask" / EXPORTS / sha256_of(version / MANIFEST)
+        user_folder.is_dir()
+    except (RuntimeError, PermissionError):
+        return (inside,)
+    return inside, user_folder
 
 
 def save_exports(version: Path, exports: Exports, files: Mapping[str, Path]) -> Path:

@@ -12,6 +12,7 @@ from polytask.model_store.load import Checkpoint
 from polytask.service.backends.contract import Backend
 from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import SHUTDOWN_S, Settings
+from polytask.service.config.shutdown_signals import shutdown_signals
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import StartupError
 from polytask.service.observability.metrics import Metrics
@@ -23,7 +24,7 @@ from polytask.service.web.server import http_server, run_server
 
 
 def serve(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT, then answers the requests that were accepted.
+    """Serves until a shutdown signal, then answers the requests that were accepted.
 
     Raises StoreError if the checkpoint cannot be loaded, and StartupError if it cannot be served.
     """
@@ -42,7 +43,7 @@ def _serve(settings: Settings, listener: socket.socket) -> None:
     app = _application(settings, on_exit)
     server = http_server(app, settings)
     # After a graceful shutdown uvicorn raises the signal again; with its own handler in place the process exits with 0.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in shutdown_signals():
         signal.signal(number, server.handle_exit)
     run_server(server, listener)
     if failures:

@@ -55,7 +55,7 @@ def tiny_network() -> Network:
 
 
 def _restored() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     threads, mkldnn = torch.get_num_threads(), torch.backends.mkldnn.enabled
     yield
     torch.set_num_threads(threads)

@@ -175,7 +175,7 @@ def run_engine(settings: Settings, socket: Path, supervisor: SupervisorLink, sto
         worker = build_worker(checkpoint, InputEncoder(checkpoint.tokenizer), settings, backend, metrics)
         server = EngineServer(worker, loop)
         await loop.create_unix_server(server.connect, str(socket))
-        supervisor.on_shutdown(shut_down)
+        supervisor.on_shutdown(shut_down, settings)
         worker.start(shut_down)
         watching = asyncio.create_task(_watch(worker, server, supervisor))
         await shutdown.wait()

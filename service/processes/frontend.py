@@ -58,7 +58,7 @@ def run_frontend(
     )
     app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
     server = http_server(app, settings, backlog=1)
-    supervisor.on_shutdown(partial(setattr, server, "should_exit", True))
+    supervisor.on_shutdown(partial(setattr, server, "should_exit", True), settings)
     run_server(server, SharedListener(listener))
 
 

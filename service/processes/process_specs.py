@@ -49,7 +49,10 @@ class RestartPolicy:
 
 @dataclass(slots=True)
 class ProcessSpec:
-    """A process to keep running: its module, arguments and environment, and the process that runs now."""
+    """A process to keep running: its module, arguments and environment, and the process that runs now.
+
+    `ready`: whether that process has been ready.
+    """
 
     name: str
     module: str
@@ -58,6 +61,7 @@ class ProcessSpec:
     descriptors: tuple[int, ...] = ()
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     process: asyncio.subprocess.Process | None = None
+    ready: bool = False
 
 
 def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:

@@ -1,7 +1,7 @@
 """Supervisor: holds the port, starts engines and frontends, restarts those that die, and shuts them down in order.
 
 A process ends when its standard input does, so none outlives the supervisor. Frontends first answer the requests that
-they have accepted. An engine ends after the last frontend.
+they have accepted. An engine ends after the last frontend. Who is starting has accepted nothing, and is killed.
 """
 
 from __future__ import annotations
@@ -15,36 +15,33 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from polytask.model_store.versions import resolve
 from polytask.service.config.settings import Settings
+from polytask.service.config.shutdown_signals import shutdown_signals
 from polytask.service.errors import StartupError
 from polytask.service.observability.metric_storage import SharedStorage, remove_gauges
 from polytask.service.observability.restart_metrics import RestartMetrics
-from polytask.service.processes.child_process import CANNOT_START, METRICS, engine_socket
+from polytask.service.processes.child_process import CANNOT_START, MAX_REPORT, METRICS, SHUTDOWN_MARGIN_S, engine_socket
 from polytask.service.processes.process_specs import ProcessSpec, engine_specs, environment, frontend_specs
+from polytask.service.processes.shared_folder import shared_folder
 from polytask.service.web.listener import listen
 
 logger = logging.getLogger(__name__)
-
-_SHUTDOWN_MARGIN_S = 15
-"""The time that shutdown may take beyond `drain_s` and the longest deadline. Processes left after it are killed."""
 
 _MAX_SOCKET_PATH = 100
 """In bytes. The kernel's limit is 107 on Linux and 103 on macOS."""
 
 
 def serve(settings: Settings, engine: str = "polytask.service.processes.engine") -> None:
-    """Serves with a process for each engine and frontend until SIGTERM or SIGINT, then answers the accepted requests.
+    """Serves with a process for each engine and frontend until a shutdown signal, then answers the accepted requests.
 
     `engine`: the module of engine processes. Raises StoreError or StartupError where the checkpoint cannot be served.
     """
-    with listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory(prefix="polytask-") as name:
-        folder = Path(name)
+    with listen(settings.host, settings.port) as listener, shared_folder() as folder:
         if len(os.fsencode(engine_socket(folder, len(settings.engine_devices)))) > _MAX_SOCKET_PATH:
             raise StartupError(f"the path of {folder} is too long for a socket; set TMPDIR to a shorter one")
         (folder / METRICS).mkdir()
@@ -59,7 +56,7 @@ def serve(settings: Settings, engine: str = "polytask.service.processes.engine")
                 listener,
                 folder,
                 [*engine_specs(settings, folder, engine), *frontend_specs(settings, folder, listener)],
-                settings.drain_s + settings.deadline_s + _SHUTDOWN_MARGIN_S,
+                settings.drain_s + settings.deadline_s + SHUTDOWN_MARGIN_S,
             ).run()
         )
 
@@ -77,7 +74,7 @@ class _Supervisor:
 
     async def run(self) -> None:
         """Returns after a signal. Raises StartupError when a process cannot be kept running."""
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
+        for signal_number in shutdown_signals():
             asyncio.get_running_loop().add_signal_handler(signal_number, self._shutdown.set)
         keepers = [asyncio.create_task(self._keep(spec)) for spec in self._specs]
         signalled = asyncio.create_task(self._shutdown.wait())
@@ -98,13 +95,13 @@ class _Supervisor:
         self._shutdown.set()
         self._listener.close()
         for spec in self._specs:
-            _close_lifeline(spec)
+            _end(spec)
 
     async def _keep(self, spec: ProcessSpec) -> None:
         """Starts and restarts a process. Raises StartupError when another start would not help."""
         while not self._shutdown.is_set():
             started = time.monotonic()
-            ready, error = await self._run_once(spec)
+            error = await self._run_once(spec)
             assert spec.process is not None
             code, run_s = spec.process.returncode, time.monotonic() - started
             remove_gauges(self._folder / METRICS, spec.name)
@@ -113,7 +110,7 @@ class _Supervisor:
             logger.error("%s has died (exit code %s)%s", spec.name, code, f": {error}" if error else "")
             if code == CANNOT_START and error and not spec.restart_policy.was_ready:
                 raise StartupError(error)
-            pause_s = spec.restart_policy.next_delay_s(ready=ready, run_s=run_s)
+            pause_s = spec.restart_policy.next_delay_s(ready=spec.ready, run_s=run_s)
             if pause_s is None:
                 raise StartupError(
                     f"{spec.name} died {spec.restart_policy.num_failed_starts} times in a row before it was ready, the last time with exit "
@@ -124,8 +121,8 @@ class _Supervisor:
             if not self._shutdown.is_set():
                 self._restarts.restarted(spec.name)
 
-    async def _run_once(self, spec: ProcessSpec) -> tuple[bool, str]:
-        """Runs a process until it ends. Returns whether it was ready, and the error that it reported."""
+    async def _run_once(self, spec: ProcessSpec) -> str:
+        """Runs a process until it ends. Returns the error that it reported."""
         spec.process = process = await asyncio.create_subprocess_exec(
             sys.executable,
             # Without the current folder: modules are found where this process found them.
@@ -137,24 +134,27 @@ class _Supervisor:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=spec.descriptors,
+            limit=MAX_REPORT,
         )
+        spec.ready, error = False, ""
         logger.info("%s started, process %d", spec.name, process.pid)
         if self._shutdown.is_set():
-            _close_lifeline(spec)
-        ready, error = False, ""
+            _end(spec)
         assert process.stdout is not None
         async for line in process.stdout:
             report = json.loads(line)
-            ready = ready or "ready" in report
             error = report.get("error", error)
             if "ready" in report:
-                spec.restart_policy.was_ready = True
+                spec.ready = spec.restart_policy.was_ready = True
                 logger.info("%s is ready", spec.name)
         await process.wait()
-        return ready, error
+        return error
 
 
-def _close_lifeline(spec: ProcessSpec) -> None:
+def _end(spec: ProcessSpec) -> None:
+    """Lets a process that is ready answer what it has accepted, and kills one that is not."""
+    if not spec.ready:
+        _signal(spec, signal.SIGKILL)
     if spec.process is not None and spec.process.stdin is not None:
         spec.process.stdin.close()
 

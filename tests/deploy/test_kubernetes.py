@@ -15,7 +15,7 @@ from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.versions import parse_reference, resolve
 from polytask.service.config.settings import SHUTDOWN_S, Settings, all_settings
 from polytask.service.observability.metrics import Metrics
-from polytask.service.processes.supervisor import _SHUTDOWN_MARGIN_S
+from polytask.service.processes.child_process import SHUTDOWN_MARGIN_S
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.authentication import AuthenticationMiddleware
 from polytask.service.web.routes.operations import operation_routes
@@ -118,9 +118,7 @@ def test_what_was_accepted_is_answered(name: str) -> None:
     """The grace period of a pod covers its removal from load balancing and the longest shutdown of the service."""
     seconds = int(container(name)["lifecycle"]["preStop"]["exec"]["command"][-1])
     deadline_s = float(settings(name).get("POLYTASK_DEADLINE_S", Settings().deadline_s))
-    at_most_s = deadline_s + max(
-        _SHUTDOWN_MARGIN_S, 3 * SHUTDOWN_S
-    )  # connections, and two versions one after the other
+    at_most_s = deadline_s + max(SHUTDOWN_MARGIN_S, 3 * SHUTDOWN_S)  # connections, and two versions one after the other
     assert seconds >= 5
     assert pod(name)["terminationGracePeriodSeconds"] >= seconds + at_most_s
 

@@ -81,6 +81,19 @@ def test_new_exports_take_the_place_of_old_ones(version: Path, tmp_path: Path) -
     assert exported_file(folder, exports(version, b"another graph"), "int8.onnx").read_bytes() == b"another graph"
 
 
+def test_a_user_without_a_home_has_them_in_the_version_alone(version: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run under a user number that the system does not know; a version without exports has none then, too."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert read_exports(version) is None
+    assert export_folder(version) == version / "exports"
+
+
 def test_a_version_that_cannot_be_written_to_has_them_elsewhere(
     version: Path, tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

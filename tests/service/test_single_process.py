@@ -38,7 +38,8 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_end_answers_what_was_accepted_and_exits_with_zero(store: Path, number: signal.Signals) -> None:
     """Requests that run or wait when the signal comes get their answers; after it nothing new is accepted."""
 
     def post(task: str) -> int:
@@ -53,7 +54,7 @@ def test_sigterm_answers_what_was_accepted_and_exits_with_zero(store: Path) -> N
         )
         calls += [pool.submit(post, task) for task in ("topics", "entities")]
         until(lambda: started.sample("polytask_queue_inputs") == 2)
-        started.popen.send_signal(signal.SIGTERM)
+        started.popen.send_signal(number)
         until(lambda: refused(started.client))
         started.tell("open")
         assert [call.result() for call in calls] == [200] * 3

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,6 +27,7 @@ from polytask.service.config.api_keys import new_key
 from polytask.service.config.settings import Settings
 from polytask.service.engine.golden_check import agree
 from polytask.service.errors import StartupError
+from polytask.service.processes.shared_folder import shared_folder
 from polytask.service.processes.supervisor import serve
 from tests.service.support import checkpoints
 from tests.service.support.processes import PATIENCE_S, address, refused, sample, until
@@ -37,11 +39,12 @@ _CLIENTS = 6
 
 @dataclass
 class Supervised:
-    """A service in several processes, whose devices wait while `gate` exists."""
+    """A service in several processes, whose devices wait while `gate` exists. `temporary`: its TMPDIR."""
 
     popen: subprocess.Popen[str]
     client: httpx.Client
     gate: Path
+    temporary: Path
 
     def children(self, module: str = "") -> list[psutil.Process]:
         """The processes that run the module, or all."""
@@ -79,9 +82,11 @@ class Supervised:
 
 
 @contextlib.contextmanager
-def supervised(folder: Path, **variables: str) -> Iterator[Supervised]:
-    """A ready service of the tiny checkpoint. At the end none of its processes is left."""
+def supervised(folder: Path, *, starting: bool = False, **variables: str) -> Iterator[Supervised]:
+    """A ready service of the tiny checkpoint, or one that is `starting` while the gate is shut. At the end none of its processes is left."""
     checkpoints.saved(folder / "store")
+    if starting:
+        (folder / "gate").touch()
     environment = {
         "GATE": str(folder / "gate"),
         "POLYTASK_STORE": str(folder / "store"),
@@ -93,11 +98,17 @@ def supervised(folder: Path, **variables: str) -> Iterator[Supervised]:
         **variables,
     }
     command = [sys.executable, "-m", "tests.service.support.supervised_process", "tests.service.support.gated_engine"]
-    with subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True) as popen:
+    with (
+        # The folder of a test has a name that is too long for sockets.
+        tempfile.TemporaryDirectory() as temporary,
+        subprocess.Popen(
+            command, env=os.environ | environment | {"TMPDIR": temporary}, stderr=subprocess.PIPE, text=True
+        ) as popen,
+    ):
         try:
             with httpx.Client(base_url=address(popen), timeout=PATIENCE_S) as client:
-                service = Supervised(popen, client, folder / "gate")
-                until(service.ready)
+                service = Supervised(popen, client, folder / "gate", Path(temporary))
+                until(lambda: starting or service.ready())
                 yield service
         finally:
             (folder / "gate").unlink(missing_ok=True)
@@ -287,18 +298,34 @@ def test_sigterm_answers_what_was_accepted_and_ends_every_process(
     assert not any(child.is_running() for child in children)
 
 
-def test_sigterm_is_seen_before_the_port_is_closed(tmp_path: Path) -> None:
-    """For POLYTASK_DRAIN_S seconds after SIGTERM frontends are not ready but still answer new requests."""
+def test_the_end_is_seen_before_the_port_is_closed(tmp_path: Path) -> None:
+    """For POLYTASK_DRAIN_S seconds after the SIGHUP of a terminal to all processes, new requests are still answered."""
     with supervised(tmp_path, POLYTASK_FRONTENDS="2", POLYTASK_DRAIN_S="3") as service:
-        service.popen.send_signal(signal.SIGTERM)
+        for process in (*service.children(), psutil.Process(service.popen.pid)):
+            process.send_signal(signal.SIGHUP)
         until(lambda: not service.ready())
         assert service.post("topics") == 200
         until(lambda: refused(service.client))
         assert service.popen.wait(PATIENCE_S) == 0
+        assert not list(service.temporary.iterdir())
 
 
-def test_no_process_outlives_the_supervisor(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    """When the supervisor is killed, engines and frontends answer their accepted requests and end."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_service_that_starts_ends_without_getting_ready(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM while an engine starts ends all processes without waiting for it, and so does the death of the supervisor."""
+    with supervised(tmp_path, starting=True, POLYTASK_FRONTENDS="1", POLYTASK_DEADLINE_S="3600") as service:
+        until(lambda: len(service.children()) == 2)
+        children = service.children()
+        service.popen.send_signal(number)
+        assert service.popen.wait(PATIENCE_S) == (0 if number == signal.SIGTERM else -number)
+        psutil.wait_procs(children, PATIENCE_S)
+        assert not any(child.is_running() for child in children)
+
+
+def test_nothing_outlives_the_supervisor(
+    tmp_path: Path, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the supervisor is killed, engines and frontends answer their accepted requests and end; its folder goes at the next start."""
     with supervised(tmp_path, POLYTASK_DEVICES="cpu,cpu", POLYTASK_FRONTENDS="1") as service:
         children = service.children()
         assert len(children) == 3
@@ -308,6 +335,10 @@ def test_no_process_outlives_the_supervisor(tmp_path: Path, pool: ThreadPoolExec
         assert [call.result() for call in calls] == [200]
         psutil.wait_procs(children, PATIENCE_S)
         assert not any(child.is_running() for child in children)
+        monkeypatch.setattr(tempfile, "tempdir", str(service.temporary))
+        assert list(service.temporary.iterdir())
+        with shared_folder() as folder:
+            assert list(service.temporary.iterdir()) == [folder]
 
 
 def test_the_limits_of_a_key_hold_over_all_frontends(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
@@ -359,6 +390,13 @@ def test_a_wrong_golden_answer_ends_the_service(tmp_path: Path) -> None:
         tmp_path, "tests.service.support.gated_engine", POLYTASK_FRONTENDS="1", GATE=str(tmp_path / "gate"), WRONG="1"
     )
     assert "StartupError: the service has ended: this device does not give the golden answer of task 'mood'" in said
+
+
+def test_an_error_of_any_length_ends_the_service(tmp_path: Path) -> None:
+    """An engine's reason is the service's reason, however long it is; its end is left out."""
+    said = failed_start(tmp_path, "tests.service.support.refusing_engine", POLYTASK_FRONTENDS="1")
+    assert "StartupError: wrong answers: \U0001f600" in said
+    assert "\U0001f600…" in said
 
 
 def test_an_engine_that_never_gets_ready_is_given_up(tmp_path: Path) -> None:
