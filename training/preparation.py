@@ -12,6 +12,7 @@ import torch
 
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network
+from polytask.model.tasks import Kind
 from polytask.model_store.durable_files import sha256_of
 from polytask.training.backbone import Backbone, build_network, load_backbone, weights_file
 from polytask.training.data.examples import EncodedExample, TaskData, encode_examples, load_task, weigh_labels_equally
@@ -61,12 +62,14 @@ def prepare(recipe: Recipe, text: str, data_folder: Path) -> PreparedRun:
     """Prepares the run of a recipe; `text` is the recipe as it was written. Raises DataError, RecipeError or StoreError."""
     data = load_data(recipe, data_folder)
     backbone = load_backbone(recipe.backbone.name)
-    network = build_network(recipe, backbone, [task_data.task for task_data in data]).to(choose_device())
     encoder = InputEncoder(backbone.tokenizer)
+    examples = encode_tasks(encoder, data)
+    data = [_bound_answers(*each) for each in zip(data, examples, strict=True)]
+    network = build_network(recipe, backbone, [task_data.task for task_data in data]).to(choose_device())
     return PreparedRun(
         recipe=recipe,
         data=data,
-        examples=encode_tasks(encoder, data),
+        examples=examples,
         baselines={task_data.task.name: score_baseline(task_data) for task_data in data},
         provenance=provenance(recipe, text, data_folder),
         backbone=backbone,
@@ -90,6 +93,15 @@ def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[E
             raise DataError(f"{files}: no example fits into the {task_data.task.max_length} tokens of a row")
         tasks.append(weigh_labels_equally(examples) if task_data.config.balanced else examples)
     return tasks
+
+
+def _bound_answers(task_data: TaskData, examples: Sequence[EncodedExample]) -> TaskData:
+    """The task, of which a span task answers with at most as many tokens as its longest training answer has."""
+    task = task_data.task
+    if task.kind is not Kind.SPAN or task.max_answer_tokens is not None:
+        return task_data
+    longest = max(last - first + 1 for first, last in (example.target for example in examples))
+    return replace(task_data, task=replace(task, max_answer_tokens=longest))
 
 
 def choose_device() -> torch.device:

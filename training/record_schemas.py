@@ -110,11 +110,11 @@ def _list_of_answers(answers: object) -> object:
 
 
 class SpanRecord(_Record):
-    """A question, its context, and the right answers."""
+    """A question, its context, and the right answers; none for a question that the context does not answer."""
 
     text: Text
     text_pair: Text
-    answers: Annotated[list[SpanAnswerRecord], Field(min_length=1), pydantic.BeforeValidator(_list_of_answers)]
+    answers: Annotated[list[SpanAnswerRecord], pydantic.BeforeValidator(_list_of_answers)]
 
     @pydantic.model_validator(mode="after")
     def _answers_are_in_the_context(self) -> SpanRecord:

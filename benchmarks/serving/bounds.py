@@ -143,7 +143,7 @@ def _send(stream: Stream, port: int, seconds: float) -> dict[str, Any]:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setblocking(False)
         for part in _padded(stream.wire()):
-            due, rest = time.perf_counter() + stream.pause_s, memoryview(part)
+            due, rest = time.perf_counter() + (stream.pause_s if part else _PROBE_S), memoryview(part)
             while (rest or time.perf_counter() < due) and time.perf_counter() < end:
                 wanted = [connection] if rest else []
                 readable, writable, _ = select.select([connection] if stream.reads else [], wanted, [], 0.1)

@@ -78,7 +78,7 @@ def calls() -> list[Call]:
     words = "a " * (_TEXT // 2)
     many = {"tasks": ["intent", "emotions", "toxicity", "entities"], "inputs": ["a"] * 256, "options": detail}
     tensor = {"name": "text", "shape": [256], "datatype": "BYTES", "data": ["a"] * 256}
-    candidates = [{"text": "why " * 100, "candidates": ["word " * 100] * 128}]
+    candidates = [{"query": "why " * 100, "candidates": ["word " * 100] * 128}]
     return [
         Call("256 texts of one letter, 77 labels", _PATH, _json(["a"] * 256)),
         Call("the same for four tasks, with tokens", "/v1/predict", json.dumps(many).encode()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -162,6 +163,42 @@ def test_what_is_new_and_frozen_is_published(
     manifest = verify(room.run(resume=True))
     assert manifest.base is not None
     assert manifest.base.name == backbone
+
+
+def _asked(kind_of_question: str, count: int, seed: int) -> list[toy.Record]:
+    """Questions about a place: half of the contexts do not name it, or the answer is a long stretch from it on."""
+    draw, lines = random.Random(seed), []  # noqa: S311 - sampling, not cryptography
+    for _ in range(count):
+        before, after = (" ".join(draw.choices(("the", "sat", "good", "a"), k=draw.randint(1, 4))) for _ in range(2))
+        if kind_of_question == "long":
+            answer = "paris " + " ".join(draw.choices(("the", "sat", "good", "a"), k=32)) + " cat"
+        else:
+            answer = draw.choice(("paris", ""))
+        context = f"{before} {answer or 'bad'} {after}"
+        answers = [{"text": answer, "start": len(before) + 1}] if answer else []
+        lines.append({"text": "the cat?", "text_pair": context, "answers": answers})
+    return lines
+
+
+def test_spans_may_be_long_or_missing(room: Room) -> None:
+    """Answers of more than thirty tokens are learnt whole, and questions that other contexts answer are left open."""
+    for name in ("long", "missing"):
+        toy.write_records(room.data / name / "train.jsonl", _asked(name, 200, seed=0))
+        toy.write_records(room.data / name / "validation.jsonl", _asked(name, 40, seed=1))
+    room.fields["tasks"] = [
+        toy.task_fields(Kind.SPAN)
+        | {"name": name, "max_length": 48, "train": f"{name}/train.jsonl", "validation": f"{name}/validation.jsonl"}
+        for name in ("long", "missing")
+    ]
+    room.fields["length"] |= {"examples": 2000, "evaluate_every": 2000}
+    manifest = verify(room.run())
+    assert manifest.metrics["long"]["exact_match"] > 0.9
+    assert manifest.metrics["missing"]["has_answer_f1"] > 0.9
+    assert manifest.metrics["missing"]["no_answer_f1"] > 0.9
+    long, missing = manifest.tasks
+    assert (long.thresholds, len(missing.thresholds)) == ((), 1)
+    assert (long.max_answer_tokens, missing.max_answer_tokens) == (34, 1)
+    assert "of questions have no answer" in room.shown
 
 
 def test_a_run_does_not_resume_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ class Example:
 
     `target`, by kind. Classification, multiple choice: an index. Multilabel: 0 or 1 per label. Regression: the
     value. Ranking: 0 or 1 per candidate. Tagging: a label index per word. Span: (start, end) of each right answer, in
-    characters.
+    characters; none if the context has no answer.
     """
 
     input: Input
@@ -144,7 +144,8 @@ def encode_examples(
     for example, encodings in zip(examples, encoder.encode(task, [e.input for e in examples]), strict=True):
         target = example.target
         if task.kind is Kind.SPAN:
-            target = _token_span(encodings[0], example.target)
+            # A question without an answer starts and ends at the first position.
+            target = _token_span(encodings[0], example.target) if example.target else (0, 0)
         elif task.kind is Kind.TAGGING:
             labels = dict(zip(example.input.words or (), example.target, strict=True))
             target = tuple(labels[word] for word in encodings[0].offsets)
@@ -200,14 +201,21 @@ def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
             if config.kind in _TEXT_KINDS
             else config.kind is not Kind.TAGGING,
             value_range=value_range,
-            thresholds=(_THRESHOLD,) * len(labels) if config.kind is Kind.MULTILABEL else (),
+            thresholds=(_THRESHOLD,) * _num_thresholds(config, labels, train),
             raw_output=config.regression is RegressionLoss.MSE,
+            max_answer_tokens=config.max_answer_tokens,
         )
     except ValueError as error:
         message = f"{', '.join(config.train)}: {error}"
         raise DataError(message) if from_data else RecipeError(str(error)) from error
     _check_measurable(task, config)
     return task
+
+
+def _num_thresholds(config: TaskConfig, labels: Sequence[str], train: Sequence[SourcedRecord]) -> int:
+    if config.kind is Kind.SPAN:
+        return int(any(not sourced.record.answers for sourced in train))
+    return len(labels) if config.kind is Kind.MULTILABEL else 0
 
 
 def _check_measurable(task: Task, config: TaskConfig) -> None:
@@ -259,6 +267,8 @@ def _misfit(task: Task, config: TaskConfig, sourced: SourcedRecord) -> tuple[str
         unknown = [label for label in _labels(config, sourced) if label not in task.labels]
         if unknown:
             return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels", "unknown label"
+    if task.kind is Kind.SPAN and not (record.answers or task.may_lack_answer):
+        return "answers: none, but every question of train has one, so that there is none to learn it from", "no answer"
     if task.kind is Kind.REGRESSION:
         low, high = task.value_range or (0.0, 0.0)
         if not low <= record.label <= high:

@@ -128,7 +128,10 @@ def _balance(task_data: TaskData) -> str:
             choices = np.mean([len(example.input.candidates) for example in task_data.train])
             return f"{choices:.1f} choices, most often right is number {index + 1} ({count / len(targets):.1%})"
         case Kind.SPAN:
-            return f"{np.mean([len(target) for target in targets]):.1f} right answers a question"
+            answered = [len(target) for target in targets if target]
+            unanswered = len(targets) - len(answered)
+            share = f", {unanswered / len(targets):.1%} of questions have no answer" if unanswered else ""
+            return f"{np.mean(answered or [0]):.1f} right answers a question{share}"
 
 
 def _extremes(counts: Mapping[str, int], total: int) -> str:

@@ -6,6 +6,7 @@ All results are JSON values and depend on the kind of task; `diagnose` lists the
 from __future__ import annotations
 
 import itertools
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -187,16 +188,24 @@ def _span(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Di
     scores = [score_answers(task, [example], [answer]) for example, answer in pairs]
     f1 = np.array([score["f1"] for score in scores])
     exact = np.array([score["exact_match"] for score in scores])
-    words = [len((example.input.text_pair or "")[slice(*example.target[0])].split()) for example in examples]
     uppers = [upper for upper, _ in _LENGTHS if upper is not None]
-    groups = np.searchsorted(uppers, words)
+    names = [name for _, name in _LENGTHS]
+    groups = np.array([_length_group(example, uppers) for example in examples])
     lengths = []
-    for group, (_, name) in enumerate(_LENGTHS):
+    for group, name in enumerate([*names, "no answer"]):
         in_group = groups == group
         if in_group.any():
             row = {"f1": float(f1[in_group].mean()), "exact_match": float(exact[in_group].mean())}
             lengths.append({"words": name, "count": int(in_group.sum()), **row})
     return {"calibration": calibration([answer.score for answer in answers], f1), "lengths": lengths}
+
+
+def _length_group(example: Example, uppers: Sequence[int]) -> int:
+    """The index of the answer's length in `_LENGTHS`; the one after them for a question without an answer."""
+    if not example.target:
+        return len(_LENGTHS)
+    words = (example.input.text_pair or "")[slice(*example.target[0])].split()
+    return bisect_left(uppers, len(words))
 
 
 def _binary_calibration(scores: NDArray[Any], outcome: NDArray[Any]) -> Diagnosis:

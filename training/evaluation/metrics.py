@@ -144,15 +144,27 @@ def word_tags(example: Example, answer: Any, *, bio: bool) -> list[str]:
     return tags
 
 
-def _span(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
+def _span(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
+    """F1 and exact match as in SQuAD; where questions may have no answer, F1 also of those with one and of those without."""
+    scores = _squad(examples, answers)
+    if task.may_lack_answer:
+        for name, with_answer in (("has_answer_f1", True), ("no_answer_f1", False)):
+            part = [pair for pair in zip(examples, answers, strict=True) if bool(pair[0].target) is with_answer]
+            if part:
+                scores[name] = _squad(*zip(*part, strict=True))["f1"]
+    return scores
+
+
+def _squad(examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
     predicted: list[dict[str, Any]] = [
         {"prediction_text": answer.text, "id": str(i)} for i, answer in enumerate(answers)
     ]
     correct: list[dict[str, Any]] = []
     for i, example in enumerate(examples):
         context = example.input.text_pair or ""
-        texts = [context[start:end] for start, end in example.target]
-        correct.append({"answers": {"answer_start": [s for s, _ in example.target], "text": texts}, "id": str(i)})
+        right = example.target or ((0, 0),)  # no answer is right as the empty text alone
+        texts = [context[start:end] for start, end in right]
+        correct.append({"answers": {"answer_start": [start for start, _ in right], "text": texts}, "id": str(i)})
     scores = squad(predicted, correct)
     return {"f1": float(scores["f1"]) / 100, "exact_match": float(scores["exact_match"]) / 100}
 

@@ -99,8 +99,8 @@ def _span(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> It
     for example, answer in zip(examples, answers, strict=True):
         overlap = score_answers(task, [example], [answer])["f1"]
         if overlap < 1:
-            correct = (example.input.text_pair or "")[slice(*example.target[0])]
-            yield answer.score * (1 - overlap), answer.score, example, correct, answer.text
+            correct = (example.input.text_pair or "")[slice(*example.target[0])] if example.target else "no answer"
+            yield answer.score * (1 - overlap), answer.score, example, correct, answer.text or "no answer"
 
 
 _MISTAKES: dict[Kind, Callable[[Task, Sequence[Example], Sequence[Any]], Iterator[_Mistake]]] = {

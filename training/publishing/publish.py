@@ -12,7 +12,6 @@ from torch import Tensor
 from polytask.model.answers import Answer
 from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
-from polytask.model.tasks import Kind
 from polytask.model_store.backbones import BASE_WEIGHTS
 from polytask.model_store.durable_files import sha256_of
 from polytask.model_store.manifest import Base, Golden
@@ -77,10 +76,10 @@ def round_weights(network: Network, precision: torch.dtype, *, kept: Mapping[str
 
 
 def calibrate(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> None:
-    """Sets the thresholds of the multilabel tasks, on training examples, so that validation data stay unseen."""
+    """Sets the thresholds of the tasks that have some, on training examples, so that validation data stay unseen."""
     network.tasks = tuple(
         calibrate_thresholds(network, encoder, task_id, task_data.train[:_CALIBRATION_EXAMPLES])
-        if task_data.task.kind is Kind.MULTILABEL
+        if task_data.task.thresholds
         else task_data.task
         for task_id, task_data in enumerate(data)
     )

@@ -240,6 +240,11 @@ class TaskConfig(_Section):
         description="of a regression: cross entropy of the value's place in its range (`place`), or squared error of the "
         "value (`mse`)",
     )
+    max_answer_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="of a span task: most tokens of an answer; by default as many as the longest training answer has",
+    )
     group_by: str = Field(
         default="group",
         description="field that records of one group share: the query of a ranking; in other tasks `holdout` keeps groups "
@@ -261,6 +266,8 @@ class TaskConfig(_Section):
     def _range_rises(self) -> TaskConfig:
         if self.regression is RegressionLoss.MSE and self.kind is not Kind.REGRESSION:
             raise ValueError(f"regression: only a regression has it, not {self.kind}")
+        if self.max_answer_tokens is not None and self.kind is not Kind.SPAN:
+            raise ValueError(f"max_answer_tokens: only a span task has it, not {self.kind}")
         if self.value_range is not None:
             if self.kind is not Kind.REGRESSION:
                 raise ValueError(f"value_range: only regression has one, not {self.kind}")

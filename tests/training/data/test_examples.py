@@ -132,6 +132,23 @@ def test_span_targets_are_characters_of_every_answer(tmp_path: Path) -> None:
     assert [context[start:end] for start, end in example.target] == ["the barn", "barn"]
 
 
+def test_a_question_without_an_answer_starts_and_ends_at_the_start_token(tmp_path: Path) -> None:
+    """If a question of train has no answer, the task may say so, and its target is the first position of every row."""
+    answered = {"text": "cat", "text_pair": "the cat sat", "answers": [{"text": "cat", "start": 4}]}
+    data = _load(tmp_path, Kind.SPAN, [answered, answered | {"answers": []}])
+    assert data.task.may_lack_answer
+    encoded = encode_examples(ENCODER, data.task, 0, data.train)
+    assert [example.target for example in encoded] == [(2, 2), (0, 0)]
+    assert [example.encodings[0].positions[0] for example in encoded] == [0, 0]
+
+
+def test_no_answer_is_learnt_from_train_or_not_at_all(tmp_path: Path) -> None:
+    """A validation question without an answer is refused by line if all questions of train have one."""
+    answered = {"text": "cat", "text_pair": "the cat sat", "answers": [{"text": "cat", "start": 4}]}
+    with pytest.raises(DataError, match=r"validation.jsonl:2: answers: none, but every question of train has one"):
+        _load(tmp_path, Kind.SPAN, [answered], [answered, answered | {"answers": []}])
+
+
 # What the recipe says about a task
 
 

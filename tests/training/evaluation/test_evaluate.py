@@ -14,7 +14,7 @@ from polytask.model.answers import Answer, answer
 from polytask.model.batch import collate
 from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
-from polytask.model.tasks import Kind
+from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
 from polytask.training.evaluation import evaluate
 from polytask.training.evaluation.evaluate import (
@@ -148,6 +148,26 @@ def test_calibrated_thresholds_are_the_best_on_their_examples(tiny_network: Netw
     best = with_thresholds(*calibrated.thresholds)
     for fixed in (0.5, *np.linspace(0.02, 0.98, 25).tolist()):
         assert all(own >= other - 1e-9 for own, other in zip(best, with_thresholds(fixed, fixed, fixed), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_calibrated_threshold_of_no_answer_is_the_best_on_its_examples(tiny_network: Network, seed: int) -> None:
+    """No other threshold of questions without an answer gives a better F1 on the calibration examples."""
+    task_id, generator = TASKS[Kind.SPAN], np.random.default_rng(seed)
+    inputs = [Input("the cat?", "the cat sat . " * length) for length in generator.integers(1, 5, 30)]
+    examples = [Example(item, ((4, 7),) if generator.random() < 0.5 else ()) for item in inputs]
+    original = tiny_network.tasks
+
+    def f1(task: Task) -> float:
+        tiny_network.tasks = (*original[:task_id], task, *original[task_id + 1 :])
+        answers = answer_inputs(tiny_network, ENCODER, task_id, inputs)
+        return score_answers(task, examples, answers)["f1"]
+
+    f1(replace(original[task_id], thresholds=(0.5,)))
+    calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, examples)
+    best = f1(calibrated)
+    for fixed in (0.5, *np.linspace(0, 1, 41).tolist()):
+        assert best >= f1(replace(calibrated, thresholds=(fixed,))) - 1e-9
 
 
 def test_a_label_without_examples_keeps_its_threshold(tiny_network: Network) -> None:

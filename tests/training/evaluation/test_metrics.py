@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from polytask.model.answers import (
     LabelScore,
     MultilabelAnswer,
     MultipleChoiceAnswer,
+    OptionalSpanAnswer,
     RankedCandidate,
     RankingAnswer,
     RegressionAnswer,
@@ -388,6 +390,17 @@ def test_span_scores_are_means_over_questions() -> None:
     answers = [SpanAnswer(text, 0, len(text), 1.0) for text in ("black cat", "cat", "dog", "dog")]
     scores = score_answers(TASKS[Kind.SPAN], [example] * 4, answers)
     assert scores == pytest.approx({"f1": (1 + 2 / 3) / 4, "exact_match": 0.25})
+
+
+def test_questions_without_an_answer_are_scored_as_in_squad_2() -> None:
+    """No answer is right as an empty one alone, and F1 is given for questions with and without an answer as well."""
+    task = replace(TASKS[Kind.SPAN], thresholds=(0.5,))
+    examples = [_context("a black cat", (2, 11)), _context("a black cat"), _context("a black cat")]
+    answers = [OptionalSpanAnswer(text, 0, len(text), 1.0, 0.5) for text in ("cat", "", "cat")]
+    scores = score_answers(task, examples, answers)
+    expected = {"f1": (2 / 3 + 1) / 3, "exact_match": 1 / 3, "has_answer_f1": 2 / 3, "no_answer_f1": 1 / 2}
+    assert scores == pytest.approx(expected)
+    assert "no_answer_f1" not in score_answers(task, examples[:1], answers[:1])
 
 
 _CALLS: list[tuple[Kind, Callable[[], tuple[Example, Answer]]]] = [
