@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -12,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polytask.model.encoding import InputEncoder
+from polytask.model.tasks import Kind
 from polytask.service.api.schemas import from_input
+from tests.service.support import checkpoints
 from tests.service.support.doubles import GatedBackend
 from tests.service.support.serving import Service, hold, serving, until
 from tests.support import tiny
@@ -326,3 +329,25 @@ async def test_the_documented_examples_work() -> None:
             assert close(found, json.loads(json.dumps(shown[task]["value"])))
         body = paths["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]["examples"]["together"]
         assert len((await post(service, "/v1/predict", **body["value"]))["results"]) == 2
+
+
+async def test_a_question_without_an_answer_has_an_empty_one() -> None:
+    """Where questions may have no answer, a threshold decides; v2 has a tensor of the probability, and the task says so."""
+    tasks = tuple(replace(task, thresholds=(0.5,)) if task.kind is Kind.SPAN else task for task in tiny.tasks())
+    usual = checkpoints.in_memory()
+    manifest = replace(usual.manifest, tasks=tasks, goldens=())
+    checkpoint = replace(usual, network=tiny.network(0, tasks), manifest=manifest)
+    async with serving(checkpoint=checkpoint) as service:
+        for threshold, is_empty in ((0.0, True), (1.0, False)):
+            options = {"thresholds": {"no_answer": threshold}}
+            (found,) = await answers(service, "answer", EXAMPLES["answer"], options=options)
+            assert (found["text"] == "") is is_empty
+            assert 0 < found["no_answer"] < 1
+        info = (await service.client.get("/v1/tasks/answer")).json()
+        assert info["thresholds"] == {"no_answer": 0.5}
+        inputs = [
+            {"name": name, "shape": [1], "datatype": "BYTES", "data": [value]}
+            for name, value in EXAMPLES["answer"].items()
+        ]
+        outputs = (await post(service, "/v2/models/answer/infer", inputs=inputs))["outputs"]
+    assert {output["name"]: output["data"] for output in outputs}["no_answer"] == [found["no_answer"]]

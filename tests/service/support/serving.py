@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from polytask.model_store.load import Checkpoint
 from polytask.service.backends.contract import Backend
 from polytask.service.config.settings import Settings
 from polytask.service.engine.worker import Worker
@@ -47,13 +48,15 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def serving(backend: Backend | None = None, *, warm: bool = True, **settings: Any) -> AsyncIterator[Service]:
-    """Serves the tiny checkpoint with `runner`; by the time of the first request it is warm, if `warm`.
+async def serving(
+    backend: Backend | None = None, *, warm: bool = True, checkpoint: Checkpoint | None = None, **settings: Any
+) -> AsyncIterator[Service]:
+    """Serves the tiny checkpoint or another one with a backend; by the time of the first request it is warm, if `warm`.
 
     Without calibration, which takes a moment, unless the token budget is set to 0.
     """
     settings.setdefault("token_budget", 1024)
-    worker, app = assemble(checkpoints.in_memory(), Settings(**settings), backend or real_backend())
+    worker, app = assemble(checkpoint or checkpoints.in_memory(), Settings(**settings), backend or real_backend())
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
