@@ -10,7 +10,7 @@ from polytask.service.config.settings import Setting, all_settings
 PAGE = Path(__file__).with_name("configuration.md")
 GROUPS = {
     "model": ("store", "model"),
-    "http": ("host", "port", "deadline_s", "drain_s", "max_inputs", "max_candidates", "max_body_bytes"),
+    "http": ("host", "port", "root_path", "deadline_s", "drain_s", "max_inputs", "max_candidates", "max_body_bytes"),
     "processes": ("device", "devices", "frontends"),
     "backend": ("runner", "threads", "streams", "cuda_graphs"),
     "batches": ("max_rows", "token_budget", "batch_ms", "max_waiting_tokens", "task_policies"),

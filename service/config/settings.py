@@ -31,6 +31,8 @@ RENAMED = {"POLYTASK_LANES": "POLYTASK_TASK_POLICIES"}
 """Former names of variables, which still work, and their present names."""
 
 _KEYS = {"api_keys", "api_keys_file"}
+OWN_PATHS = frozenset({"admin", "docs", "livez", "metrics", "openapi.json", "playground", "readyz", "v1", "v2"})
+"""How paths of the service begin. A proxy's path cannot begin so, or it could not be told whether the proxy removes it."""
 
 logger = logging.getLogger(__name__)
 
@@ -127,6 +129,11 @@ class Settings:
         default="",
         description="origins whose pages may call the service, separated by commas, such as https://example.org; * for any",
     )
+    root_path: str = Field(
+        default="",
+        description="path below which a proxy shows the service, such as /nlp; it is part of the links that the service gives, "
+        "and requests are answered with it and without it",
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         default="auto", description="form of the log; auto writes text to a terminal and JSON elsewhere"
     )
@@ -163,6 +170,12 @@ class Settings:
         if not re.fullmatch(r"((cpu|\d{1,3})(,(cpu|\d{1,3}))*)?", self.devices):
             raise SettingsError(
                 f"{env_name('devices')} must be numbers of CUDA devices, or cpu, separated by commas; got {self.devices!r}"
+            )
+        is_path = re.fullmatch(r"(/[\w.~-]*\w[\w.~-]*)*", self.root_path, re.ASCII)
+        if not is_path or OWN_PATHS & set(self.root_path.split("/")[1:2]):
+            raise SettingsError(
+                f"{env_name('root_path')} must be like /nlp, without a slash at its end, and not begin as a path of the "
+                f"service does; got {self.root_path!r}"
             )
         if self.devices and self.device != "auto":
             raise SettingsError(f"set {env_name('device')} or {env_name('devices')}, not both")

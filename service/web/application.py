@@ -17,11 +17,13 @@ from polytask.service.observability.request_log import RequestLog
 from polytask.service.observability.request_metrics import RequestMetrics
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.authentication import AuthenticationMiddleware
+from polytask.service.web.middleware.path_prefix import PathPrefixMiddleware
 from polytask.service.web.middleware.rate_limits import ProcessIndex
 from polytask.service.web.middleware.request_tracking import RequestTrackingMiddleware, Traces
 from polytask.service.web.openapi import complete_document
 from polytask.service.web.problem_details import CLIENT_ERRORS, ErrorResponder
 from polytask.service.web.routes.admin import admin_routes
+from polytask.service.web.routes.documentation import documentation_routes
 from polytask.service.web.routes.models import model_routes
 from polytask.service.web.routes.open_inference import OpenInference, open_inference_routes
 from polytask.service.web.routes.operations import operation_routes
@@ -61,11 +63,13 @@ def application(
         version=version("polytask"),
         lifespan=_lifespan(running, traces),
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         telemetry=_NO_TELEMETRY,
     )
     predict_route = _add_routes(app, versions, settings, metrics_page)
-    problems = ErrorResponder(log_texts=settings.log_texts)
+    problems = ErrorResponder(log_texts=settings.log_texts, root_path=settings.root_path)
     for error in CLIENT_ERRORS:
         app.add_exception_handler(error, problems.handle)
     # FastAPI builds the document once. Versions change through /admin only, which needs keys; with keys the document
@@ -77,6 +81,8 @@ def application(
     app.add_middleware(
         AuthenticationMiddleware, keys=settings.keys, versions=versions, metrics=metrics, process_index=process_index
     )
+    if settings.root_path:
+        app.add_middleware(PathPrefixMiddleware, prefix=settings.root_path)
     app.add_middleware(
         RequestTrackingMiddleware,
         problems=problems,
@@ -99,10 +105,11 @@ def _add_routes(app: FastAPI, versions: Versions, settings: Settings, metrics_pa
     """Adds all routes; returns the one that most requests take."""
     predict = predict_handler(versions, settings.max_body_bytes)
     app.include_router(task_routes(predict, versions))
-    app.include_router(model_routes(versions))
+    app.include_router(model_routes(versions, settings.root_path))
     app.include_router(open_inference_routes(OpenInference(versions, settings.max_body_bytes)))
     app.include_router(operation_routes(versions, metrics_page))
     app.include_router(playground_routes())
+    app.include_router(documentation_routes())
     # Without keys there is no /admin.
     if settings.keys:
         app.include_router(admin_routes(versions, settings.max_body_bytes))

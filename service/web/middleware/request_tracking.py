@@ -23,6 +23,9 @@ from polytask.service.web.problem_details import ErrorResponder
 _PROBES = frozenset({"/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready"})
 """Routes that supervisors and Prometheus request every few seconds: neither logged nor traced unless they fail."""
 
+_NOT_SNIFFED = (b"x-content-type-options", b"nosniff")
+"""No browser takes a response for anything but what its media type says: answers repeat texts of clients."""
+
 
 class Traces(Protocol):
     """Exporter of request traces."""
@@ -62,7 +65,7 @@ class RequestTrackingMiddleware:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, encoded_id)]
+                message["headers"] = [*message.get("headers", ()), (REQUEST_ID_HEADER, encoded_id), _NOT_SNIFFED]
             await send(message)
 
         try:

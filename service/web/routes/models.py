@@ -45,15 +45,15 @@ class ModelList:
     models: list[ModelInfo]
 
 
-def model_routes(versions: Versions) -> APIRouter:
-    """Routes that describe versions."""
+def model_routes(versions: Versions, root_path: str) -> APIRouter:
+    """Routes that describe versions. `root_path`: the path of the service, where its clients see it below one."""
     router = APIRouter(prefix="/v1", tags=["models"])
 
     @router.get("/models", summary="The versions in memory")
     async def list_models() -> ModelList:
-        infos = [_info(versions.active, "active")]
+        infos = [_info(versions.active, "active", root_path)]
         if versions.standby is not None:
-            infos.append(_info(versions.standby, "standby"))
+            infos.append(_info(versions.standby, "standby", root_path))
         return ModelList(versions.active.revision, versions.loading, infos)
 
     @router.get(
@@ -73,7 +73,7 @@ def model_routes(versions: Versions) -> APIRouter:
     return router
 
 
-def _info(served: ServedVersion, state: Literal["active", "standby"]) -> ModelInfo:
+def _info(served: ServedVersion, state: Literal["active", "standby"], root_path: str) -> ModelInfo:
     manifest, backend = served.manifest, served.backend
     return ModelInfo(
         model=served.revision,
@@ -88,5 +88,5 @@ def _info(served: ServedVersion, state: Literal["active", "standby"]) -> ModelIn
         metrics=manifest.metrics,
         baselines=manifest.baselines,
         provenance=manifest.provenance,
-        card=f"/v1/models/{served.revision}/card",
+        card=f"{root_path}/v1/models/{served.revision}/card",
     )

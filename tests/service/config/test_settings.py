@@ -39,6 +39,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_API_KEYS": "",
         "POLYTASK_API_KEYS_FILE": "",
         "POLYTASK_CORS_ORIGINS": "",
+        "POLYTASK_ROOT_PATH": "",
         "POLYTASK_LOG_FORMAT": "auto",
         "POLYTASK_LOG_REQUESTS": 0.0,
         "POLYTASK_LOG_TEXTS": "no",
@@ -146,6 +147,10 @@ def test_an_unknown_variable_is_an_error_with_a_hint(name: str, hint: str) -> No
             "must be * or origins such as https://example.org, without a path; got 'b.org'",
         ),
         ("CORS_ORIGINS", "https://a.org/", "got 'https://a.org/'"),
+        *(
+            ("ROOT_PATH", path, f"of the service does; got {path!r}")
+            for path in ("nlp", "/", "/nlp/", "/a//b", "/a/../b", "/a b", "/é", "//evil.example", "/v1", "/docs/nlp")
+        ),
         ("LOG_FORMAT", "logfmt", "must be 'auto', 'json' or 'text', got 'logfmt'"),
         ("LOG_REQUESTS", "1.5", "must be at least 0 and at most 1, got '1.5'"),
         ("LOG_REQUESTS", "all", "must be a number, got 'all'"),
