@@ -52,10 +52,10 @@ def answer(page: Page) -> None:
     page.locator("#batch-state", has_text="done").wait_for(timeout=1000 * PATIENCE_S)
 
 
-def downloaded(page: Page) -> list[dict[str, str]]:
+def downloaded(page: Page, button: str = "Download CSV") -> list[dict[str, str]]:
     """The rows of the downloaded result."""
     with page.expect_download() as download:
-        page.get_by_role("button", name="Download CSV").click()
+        page.get_by_role("button", name=button).click()
     with Path(download.value.path()).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -111,6 +111,27 @@ def test_pasted_lines_are_inputs(batch: Page, service: Process) -> None:
     assert [json.loads(row["mood_json"]) for row in rows] == expected
     expect(batch.locator("#batch-page tbody tr")).to_have_count(50)
     expect(batch.locator("#announcer")).to_have_text("70 rows done.")
+
+
+def test_no_spreadsheet_runs_what_is_downloaded(batch: Page) -> None:
+    """A ' is in front of cells that begin as formulas do, answers too; the page says so, and has the file without it as well."""
+    texts = ['=HYPERLINK("http://evil.example","cat")', "@cat sat", "+cat", "-the cat", "-0.5", "+1e3", "the = cat"]
+    plain = {"-0.5", "+1e3", "the = cat"}
+    bring(batch, "entities", to_csv([["text", "=1+1"], *([text, "\tcat"] for text in texts)]))
+    answer(batch)
+    expect(batch.locator("#batch-formulas")).to_contain_text("' in front")
+    rows, as_it_is = downloaded(batch), downloaded(batch, "Download as it is")
+    assert [row["text"] for row in as_it_is] == texts
+    assert [row["text"] for row in rows] == [text if text in plain else f"'{text}" for text in texts]
+    assert {row["'=1+1"] for row in rows} == {"'\tcat"}
+    assert [row["entities_json"] for row in rows] == [row["entities_json"] for row in as_it_is]
+    for row, other in zip(rows, as_it_is, strict=True):
+        assert row["entities"].removeprefix("'") == other["entities"]
+        assert row["entities"][:1] not in {"=", "+", "-", "@", "\t", "\r"} or not row["entities"]
+    batch.locator("#batch-file").set_input_files([])
+    bring(batch, "mood", to_csv([["text"], ["the cat"]]))
+    answer(batch)
+    expect(batch.get_by_role("button", name="Download as it is")).to_be_hidden()
 
 
 @pytest.mark.parametrize("task", [task.name for task in tiny.tasks()])

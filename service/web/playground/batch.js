@@ -1,7 +1,8 @@
 // The page "Batch": rows in, answers beside them, and away as CSV.
 
+import { inert, isFormula, write } from "./csv.js";
 import { count, h, number } from "./elements.js";
-import { outcomesCsv, outcomesView } from "./outcomes.js";
+import { outcomeRecords, outcomesView } from "./outcomes.js";
 import { problemView, waitInWords } from "./problems.js";
 import { run } from "./running.js";
 import { Source } from "./source.js";
@@ -17,7 +18,9 @@ export function openBatch(tasks, announce) {
   const source = new Source(tasks, reset);
   const start = h("button", { type: "button", class: "main", onclick: go }, "Answer all rows");
   const stop = h("button", { type: "button", class: "plain", hidden: true, onclick: () => running.abort() }, "Cancel");
-  const save = h("button", { type: "button", class: "main", hidden: true, onclick: download }, "Download CSV");
+  const save = h("button", { type: "button", class: "main", onclick: () => download(inert) }, "Download CSV");
+  const saveAsIs = h("button", { type: "button", class: "plain", onclick: () => download() }, "Download as it is");
+  const formulas = h("p", { class: "hint", id: "batch-formulas" });
   const bar = h("progress", { hidden: true, "aria-label": "Rows answered" });
   const state = h("p", { class: "hint", id: "batch-state" });
   const failure = h("div", {});
@@ -25,16 +28,18 @@ export function openBatch(tasks, announce) {
   const reachable = { tabindex: "0", role: "region", "aria-label": "Rows and answers" };
   const shown = h("div", { class: "scroll", hidden: true, ...reachable });
   const empty = h("p", { class: "card empty" }, "The answers appear here, and go into a CSV file beside your rows.");
-  const actions = h("div", { class: "actions" }, start, stop, save);
-  const left = h("div", {}, source.element, actions, bar, state, failure);
+  const actions = h("div", { class: "actions" }, start, stop, save, saveAsIs);
+  const left = h("div", {}, source.element, actions, bar, state, formulas, failure);
   document.getElementById("batch-page").append(h("div", { class: "sides" }, left, h("div", {}, empty, shown)));
+  offer([]);
 
   /** Ends what is going on and forgets its answers: the rows or the task are others now. */
   function reset() {
     running?.abort();
     running = null;
     results = [];
-    for (const element of [bar, save, shown, stop]) element.hidden = true;
+    for (const element of [bar, shown, stop]) element.hidden = true;
+    offer([]);
     start.hidden = empty.hidden = false;
     start.textContent = "Answer all rows";
     state.textContent = "";
@@ -72,9 +77,18 @@ export function openBatch(tasks, announce) {
     start.hidden = yes || whole;
     start.textContent = done() === 0 ? "Answer all rows" : "Go on";
     stop.hidden = bar.hidden = !yes;
-    save.hidden = yes || done() === 0;
+    offer(yes || done() === 0 ? [] : outcomeRecords(source, results));
     // The button that had the focus has gone.
     if (document.activeElement === document.body) (yes ? stop : whole ? save : start).focus();
+  }
+
+  /** Shows what there is to download: nothing without records; with formulas among them, the choice to keep them. */
+  function offer(records) {
+    const many = records.flat().filter(isFormula).length;
+    save.hidden = records.length === 0;
+    saveAsIs.hidden = formulas.hidden = many === 0;
+    const begin = many === 1 ? "cell begins" : "cells begin";
+    formulas.textContent = `${number(many)} ${begin} as a formula. The CSV has a ' in front, so that no spreadsheet runs it.`;
   }
 
   function done() {
@@ -98,8 +112,9 @@ export function openBatch(tasks, announce) {
     shown.replaceChildren(outcomesView(source, results));
   }
 
-  function download() {
-    const url = URL.createObjectURL(new Blob([outcomesCsv(source, results)], { type: "text/csv" }));
+  function download(changed = (records) => records) {
+    const text = write(changed(outcomeRecords(source, results)));
+    const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
     h("a", { href: url, download: `${source.task.name}.csv` }).click();
     setTimeout(() => URL.revokeObjectURL(url), KEPT_FOR_DOWNLOAD_MS);
   }

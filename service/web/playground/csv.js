@@ -43,6 +43,16 @@ export function write(records) {
   return records.map((record) => `${line(record)}\r\n`).join("");
 }
 
+/** Whether a spreadsheet takes a cell for a formula and runs it. Numbers with a sign are none. */
+export function isFormula(cell) {
+  return /^[=+\-@\t\r]/u.test(cell) && !/^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?$/iu.test(cell);
+}
+
+/** The records with a ' in front of each formula, which makes it a text. */
+export function inert(records) {
+  return records.map((record) => record.map((cell) => (isFormula(cell) ? `'${cell}` : cell)));
+}
+
 /** What stands between cells: what the first line has most of, outside quotes. */
 export function delimiterOf(text) {
   const first = /^(?:"(?:[^"]|"")*"|[^"\r\n])*/u.exec(text)[0].replaceAll(/"(?:[^"]|"")*"/gu, "");

@@ -1,7 +1,6 @@
-// What became of the rows of a batch: a table to look at, and CSV to take away.
+// What became of the rows of a batch: a table to look at, and records to take away.
 
 import { cells, cutOff } from "./answers.js";
-import { write } from "./csv.js";
 import { h, number, percent, readable } from "./elements.js";
 import { fieldsOf } from "./shapes.js";
 
@@ -32,7 +31,7 @@ export function outcomesView({ task, table, columnOf }, results) {
 }
 
 /** The rows as they came, with four columns more: the answer, its score, all of it as JSON, and why there is none. */
-export function outcomesCsv({ task, table }, results) {
+export function outcomeRecords({ task, table }, results) {
   const added = ["", "_score", "_json", "_error"].map((ending) => task.name + ending);
   const line = (row, place) => {
     const { answer, problem = "" } = results[place] ?? {};
@@ -40,7 +39,7 @@ export function outcomesCsv({ task, table }, results) {
     const padding = Array(Math.max(0, table.columns.length - row.length)).fill("");
     return [...row, ...padding, text, score, answer ? JSON.stringify(answer) : "", problem];
   };
-  return write([[...table.columns, ...added], ...table.rows.map(line)]);
+  return [[...table.columns, ...added], ...table.rows.map(line)];
 }
 
 function outcome(task, result) {
