@@ -2,7 +2,8 @@
 #
 #   docker build -f docker/service.Dockerfile -t polytask .
 #   docker build -f docker/service.Dockerfile -t polytask:gpu --build-arg VARIANT=gpu .
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# Debian 13, as of November 2026; constraints.txt is resolved and tested on Python 3.11, which is supported until October 2027.
+ARG PYTHON_IMAGE=python:3.11-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
 # cpu or gpu. The wheels for the GPU bring CUDA along, so both start from the same image.

@@ -2,7 +2,8 @@
 #
 #   docker build -f docker/training.Dockerfile -t polytask-training .
 #   docker build -f docker/training.Dockerfile -t polytask-training:gpu --build-arg VARIANT=gpu .
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+# Debian 13, as of November 2026; constraints.txt is resolved and tested on Python 3.11, which is supported until October 2027.
+ARG PYTHON_IMAGE=python:3.11-slim-trixie
 
 FROM ${PYTHON_IMAGE} AS build
 # These are those of service.Dockerfile. Extra `datasets` reads Parquet files and Hugging Face data sets.

@@ -8,16 +8,17 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from seqeval.metrics.sequence_labeling import precision_recall_fscore_support as entity_scores
 from sklearn import metrics
 
 from polytask.model.answers import Answer
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
+from polytask.training.evaluation.entity_scores import score_entities
 from polytask.training.evaluation.metrics import score_answers, word_tags
 from polytask.training.evaluation.worst_mistakes import worst_mistakes
 
@@ -176,9 +177,7 @@ def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) ->
         rows = _per_label(task.labels, *_label_scores(correct_words, predicted_words, labels=task.labels))
         return {"per_label": rows, **_confusion(labels, correct_words, predicted_words)}
     types = tuple(dict.fromkeys(label[2:] for label in task.labels if label != "O"))
-    present = sorted({tag[2:] for tag in (*correct_words, *predicted_words) if tag != "O"})
-    label_scores = entity_scores(correct, predicted, average=None, zero_division=0) if present else ([], [], [], [])
-    rows = _per_label(present, *label_scores)
+    rows = [{"label": label, **asdict(scores)} for label, scores in score_entities(correct, predicted)[1].items()]
     without_prefix = [[tag[2:] or "O" for tag in tags] for tags in (correct_words, predicted_words)]
     return {"per_label": rows, **_confusion(("O", *types), *without_prefix)}
 

@@ -1,6 +1,6 @@
 """Metrics: scores of answers by kind of task, all from 0 to 1 (correlations: -1 to 1).
 
-They are computed by scikit-learn, scipy, seqeval and torchmetrics; this module only converts answers to their form.
+They are computed by scikit-learn, scipy and torchmetrics, entities in a file of their own; this module only converts answers to their form.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from seqeval.metrics import f1_score as entity_f1
 from sklearn import metrics
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_reciprocal_rank
 from torchmetrics.functional.text import squad
@@ -20,6 +19,7 @@ from torchmetrics.functional.text import squad
 from polytask.model.answers import Answer
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example, TaskData
+from polytask.training.evaluation.entity_scores import score_entities
 
 Scores = dict[str, float]
 
@@ -128,7 +128,7 @@ def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) ->
     accuracy = metrics.accuracy_score([*chain(*correct)], [*chain(*predicted)])
     if not task.bio:
         return {"token_accuracy": float(accuracy)}
-    return {"span_f1": float(entity_f1(correct, predicted, zero_division=0)), "token_accuracy": float(accuracy)}
+    return {"span_f1": score_entities(correct, predicted)[0].f1, "token_accuracy": float(accuracy)}
 
 
 def word_tags(example: Example, answer: Any, *, bio: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from codecs import BOM_UTF8
 from collections.abc import Callable
 
 from fastapi import Request
@@ -73,7 +74,10 @@ def _allowed_s(milliseconds: str | None) -> float | None:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """The body, of which at most `limit` bytes are kept, whatever its Content-Length. Raises BodyTooLarge or ClientGone."""
+    """The body, of which at most `limit` bytes are kept, whatever its Content-Length. Raises BodyTooLarge or ClientGone.
+
+    Without a byte order mark, which some editors and shells write, and readers of JSON may ignore (RFC 8259, 8.1).
+    """
     body, more = b"", True
     while more:
         message = await request.receive()
@@ -84,7 +88,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         if len(body) > limit:
             raise BodyTooLarge(limit)
         more = message.get("more_body", False)
-    return body
+    return body.removeprefix(BOM_UTF8)
 
 
 def _watch_disconnect(request: Request, callback: Callable[[], None]) -> Callable[[], object]:

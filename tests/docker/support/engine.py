@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 ROOT = Path(__file__).parents[3]
-PYTHON_IMAGE = "python:3.11-slim-bookworm"
+PYTHON_IMAGE = "python:3.11-slim-trixie"
 _PATIENCE_S = 180
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from polytask.service.versions.served import ServedVersion
 from polytask.service.web.routes.predict_call import run_prediction
 from tests.service.support import checkpoints
 from tests.service.support.recording_engine import RecordingEngine
+from tests.service.support.serving import serving
 from tests.support import tiny
 
 pytestmark = pytest.mark.anyio
@@ -106,3 +108,26 @@ async def test_a_client_that_disconnects_while_it_sends_is_not_answered(
     with pytest.raises(ClientGone):
         await run_prediction(served, Client(part, {"type": "http.disconnect"}).request("mood"), 1000)
     assert not engine.rows
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/tasks/mood/predict", '{"inputs": ["bad"], "inputs": ["cat"]}'),
+        ("/v1/predict", '{"tasks": ["none"], "tasks": ["mood"], "inputs": ["bad"], "inputs": ["cat"]}'),
+        ("/v1/models/mood:predict", '{"instances": ["bad"], "instances": ["cat"]}'),
+        (
+            "/v2/models/mood/infer",
+            '{"inputs": [], "inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [], "data": ["cat"]}]}',
+        ),
+    ],
+)
+async def test_marks_and_repeated_keys_mean_the_same_in_all_protocols(path: str, body: str) -> None:
+    """A byte order mark before the body is skipped, and of a key that is there twice the last counts."""
+    once = re.sub(r'"(\w+)": (?:\[[^\]]*\]), (?="\1")', "", body)
+    assert once != body
+    async with serving() as service:
+        plain = await service.client.post(path, content=once)
+        for given in (once.encode("utf-8-sig"), body.encode()):
+            answer = await service.client.post(path, content=given)
+            assert (answer.status_code, answer.content) == (200, plain.content)
