@@ -10,7 +10,17 @@ from polytask.service.config.settings import Setting, all_settings
 PAGE = Path(__file__).with_name("configuration.md")
 GROUPS = {
     "model": ("store", "model"),
-    "http": ("host", "port", "root_path", "deadline_s", "drain_s", "max_inputs", "max_candidates", "max_body_bytes"),
+    "http": (
+        "host",
+        "port",
+        "root_path",
+        "deadline_s",
+        "drain_s",
+        "max_inputs",
+        "max_candidates",
+        "max_body_bytes",
+        "max_answer_bytes",
+    ),
     "processes": ("device", "devices", "frontends"),
     "backend": ("runner", "threads", "streams", "cuda_graphs"),
     "batches": ("max_rows", "token_budget", "batch_ms", "max_waiting_tokens", "task_policies"),

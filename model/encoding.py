@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import tokenizers
 
 from polytask.model.special_tokens import ensure_special_tokens, read_special_tokens, special_id
 from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
+from polytask.model.text_pieces import PIECE_LENGTH, cut, find_cut
+from polytask.model.tokenised_text import Keep, Piece, TokenisedText, gather
 from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
 from polytask.model.words import Offsets, split_words
 
 # A piece that only marks a space, in vocabularies that mark spaces; it stands for no characters.
 _SPACE = "\u2581"
 
+_WORDS_IN_PIECE = 512
+"""Words of a text to be tagged that are tokenised at once."""
+
 _SERIAL_LIMIT = 8
 """Up to this number of texts are tokenised one after the other: waking other threads would take longer."""
-
-TokenCache = dict[str | tuple[str, ...], tokenizers.Encoding]
-"""Tokenised texts and sequences of words, kept by a caller so that they are not tokenised again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,40 @@ class Encoding:
         return len(self.input_ids)
 
 
+class TooManyTokens(ValueError):
+    """A text that is read in windows has more tokens than the caller allows."""
+
+
+@dataclass(slots=True)
+class TokenCache:
+    """Tokenised texts, kept by a caller so that they are not tokenised again.
+
+    `max_length`: the longest `max_length` of the tasks that read them. `texts`: by the text; of tagging tasks by the input.
+    """
+
+    max_length: int
+    texts: dict[str | Input, TokenisedText] = field(default_factory=dict)
+
+
+Check = Callable[[], None]
+"""Called every few milliseconds of some work. What it raises ends the work."""
+
+
+def go_on() -> None:
+    """A check that lets all work be finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingLimits:
+    """Limits of an encoder's work. `max_tokens`: of a text that is read in windows, as all of it is; None for any number."""
+
+    check: Check = go_on
+    max_tokens: int | None = None
+
+
+_UNLIMITED = EncodingLimits()
+
+
 class InputEncoder:
     """Encodes the inputs of any task with one tokenizer. Safe to share between threads."""
 
@@ -112,6 +148,8 @@ class InputEncoder:
         self._unknown = next((token_id for token_id in unknown if token_id is not None), self.pad_id)
         added = self._tokenizer.get_added_tokens_decoder()
         self._reserved = {token_id for token_id, token in added.items() if token.special}.difference(unknown)
+        self._find_cut = find_cut(self._tokenizer)
+        self._blanks = self._uncounted_blanks()
 
     @property
     def num_segments(self) -> int:
@@ -124,54 +162,95 @@ class InputEncoder:
         inputs: Sequence[Input],
         truncation: Truncation = Truncation.LONGEST_FIRST,
         cache: TokenCache | None = None,
+        limits: EncodingLimits = _UNLIMITED,
     ) -> list[tuple[Encoding, ...]]:
         """The rows of each input: one, or one per candidate for ranking and multiple choice; more with windows.
 
         Texts in `cache` are not tokenised again; new ones are added to it.
 
-        Raises ValueError for an input without candidates if the kind needs them.
+        Raises ValueError for an input without candidates if the kind needs them, and TooManyTokens.
         """
         if task.kind in CANDIDATE_KINDS and not all(item.candidates for item in inputs):
             raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
+        cache = TokenCache(task.max_length) if cache is None else cache
+        # What no row can read need not be kept, only counted.
+        keep = Keep(None if truncation is Truncation.WINDOW else cache.max_length, truncation is Truncation.LEFT)
         if task.kind is Kind.TAGGING:
-            return [tuple(self._encode_words(task, item, truncation, cache)) for item in inputs]
-        texts = [text for item in inputs for text in _texts(item)]
-        pieces = iter(self._tokenise_cached(texts, cache))
-        return [self._encode_item(task, item, [next(pieces) for _ in _texts(item)], truncation) for item in inputs]
+            for item in inputs:
+                if item not in cache.texts:
+                    cache.texts[item] = self._tokenise_words(item, keep, limits)
+            return [tuple(self._word_rows(task, cache.texts[item], truncation)) for item in inputs]
+        new = dict.fromkeys(text for item in inputs for text in _texts(item) if text not in cache.texts)
+        cache.texts.update(zip(new, self._tokenise(list(new), keep, limits), strict=True))
+        return [
+            self._encode_item(task, item, [cache.texts[text] for text in _texts(item)], truncation) for item in inputs
+        ]
 
-    def tokens(self, task: Task, item: Input, row: Encoding, cache: TokenCache) -> list[Token]:
-        """The tokens of a row of `item` without special tokens. `cache`: as filled by `encode`."""
-        tokens: list[Token] = []
-        for text, start, stop, _ in row.parts:
-            if task.kind is Kind.TAGGING:
-                ranges = _word_ranges(item)
-                pieces = cache[_words(item, ranges)]
-                characters = _piece_offsets(item.text, ranges, pieces)
-            else:
-                pieces = cache[_texts(item)[text]]
-                characters = pieces.offsets
-            tokens += [
-                Token(text, token, *span)
-                for token, span in zip(pieces.tokens[start:stop], characters[start:stop], strict=True)
+    def tokens(self, task: Task, item: Input, rows: Sequence[Encoding], cache: TokenCache) -> list[list[Token]]:
+        """The tokens of each row of `item` without special tokens. `cache`: as filled by `encode`."""
+        if task.kind is Kind.TAGGING:
+            texts = [cache.texts[item]]
+            characters = [_characters_of_words(item.text, texts[0])]
+        else:
+            texts = [cache.texts[text] for text in _texts(item)]
+            characters = [text.characters() for text in texts]
+        spelled = [text.tokens() for text in texts]
+        return [
+            [
+                Token(number, token, *span)
+                for number, start, stop, _ in row.parts
+                for token, span in zip(
+                    texts[number].part(spelled[number], start, stop),
+                    texts[number].part(characters[number], start, stop),
+                    strict=True,
+                )
             ]
-        return tokens
+            for row in rows
+        ]
 
-    def _tokenise_cached(self, texts: Sequence[str], cache: TokenCache | None) -> list[tokenizers.Encoding]:
-        if cache is None:
-            return self._tokenise(texts)
-        new = [text for text in dict.fromkeys(texts) if text not in cache]
-        cache.update(zip(new, self._tokenise(new), strict=True))
-        return [cache[text] for text in texts]
+    def _uncounted_blanks(self) -> int:
+        """1 if no token has the blank before it, but for the first one of a text that begins with a blank; else 0."""
+        first, second = (self._tokenizer.encode(text, add_special_tokens=False).offsets[-1] for text in (" a", "a a"))
+        return int(first == (0, 2) and second == (2, 3))
 
-    def _tokenise(self, texts: Sequence[str]) -> list[tokenizers.Encoding]:
-        if len(texts) > _SERIAL_LIMIT:
-            return self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    def _tokenise(self, texts: Sequence[str], keep: Keep, limits: EncodingLimits) -> list[TokenisedText]:
+        if len(texts) > _SERIAL_LIMIT and all(len(text) <= PIECE_LENGTH for text in texts):
+            limits.check()
+            encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+            return [TokenisedText((Piece(0, encoding),), len(encoding)) for encoding in encodings]
+        return [self._tokenise_text(text, keep, limits) for text in texts]
+
+    def _tokenise_text(self, text: str, keep: Keep, limits: EncodingLimits) -> TokenisedText:
+        if len(text) <= PIECE_LENGTH:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            return TokenisedText((Piece(0, encoding),), len(encoding))
+        pieces = (
+            # As a batch of one, which lets other threads run while it is tokenised.
+            Piece(base, self._tokenizer.encode_batch([part], add_special_tokens=False)[0], self._blanks if base else 0)
+            for base, part in cut(text, self._find_cut)
+        )
+        return gather(_limited(pieces, keep, limits), keep)
+
+    def _tokenise_words(self, item: Input, keep: Keep, limits: EncodingLimits) -> TokenisedText:
+        ranges = _word_ranges(item)
+        if len(item.text) <= PIECE_LENGTH:
+            words = _words(item, ranges)
+            encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+            return TokenisedText((Piece(0, encoding),), len(encoding), word_ranges=ranges)
+        parts = ((base, ranges[base : base + _WORDS_IN_PIECE]) for base in range(0, len(ranges), _WORDS_IN_PIECE))
+        pieces = (
+            Piece(
+                base,
+                self._tokenizer.encode_batch([_words(item, part)], is_pretokenized=True, add_special_tokens=False)[0],
+            )
+            for base, part in parts
+        )
+        return gather(_limited(pieces, keep, limits), keep, ranges)
 
     def _encode_item(
-        self, task: Task, item: Input, pieces: list[tokenizers.Encoding], truncation: Truncation
+        self, task: Task, item: Input, texts: Sequence[TokenisedText], truncation: Truncation
     ) -> tuple[Encoding, ...]:
-        first, *others = map(self._token_ids, pieces)
+        first, *others = map(self._read, texts)
         if not others:
             return tuple(self._single_rows(task, first, truncation))
         pairs = (
@@ -180,37 +259,37 @@ class InputEncoder:
             for row in self._pair_rows(task, first, other, number, truncation)
         )
         if task.kind is Kind.SPAN:
-            assert item.text_pair is not None
-            rows = (_with_offsets(row, item.text_pair, pieces[1]) for row in pairs)
+            rows = _with_offsets(pairs, item, texts[1])
             return tuple(map(_with_no_answer, rows)) if task.may_lack_answer else tuple(rows)
         return tuple(pairs)
 
-    def _token_ids(self, pieces: tokenizers.Encoding) -> list[int]:
-        """The pieces' ids. A unigram model reads "[SEP]" in a text as the special token; here it becomes unknown."""
-        ids = pieces.ids
-        if self._reserved.isdisjoint(ids):
-            return ids
-        return [self._unknown if token_id in self._reserved else token_id for token_id in ids]
+    def _read(self, text: TokenisedText) -> _Read:
+        """The token ids of a text. A unigram model reads "[SEP]" in it as the special token; here it becomes unknown."""
+        ids = text.ids()
+        if not self._reserved.isdisjoint(ids):
+            ids = [self._unknown if token_id in self._reserved else token_id for token_id in ids]
+        return _Read(text, ids)
 
-    def _single_rows(self, task: Task, ids: list[int], truncation: Truncation) -> Iterator[Encoding]:
-        ranges = truncate_one(len(ids), task.max_length - self._single_template.num_tokens, truncation)
-        position, dropped = self._single_template.last_text_position([()]), len(ids) - _num_covered(ranges)
+    def _single_rows(self, task: Task, text: _Read, truncation: Truncation) -> Iterator[Encoding]:
+        num_tokens = text.num_tokens
+        ranges = truncate_one(num_tokens, task.max_length - self._single_template.num_tokens, truncation)
+        position, dropped = self._single_template.last_text_position([()]), num_tokens - _num_covered(ranges)
         for start, stop in ranges:
-            row = self._single_template.row([ids[start:stop]])
+            row = self._single_template.row([text.part(start, stop)])
             yield Encoding(*row, dropped, parts=(TextRange(0, start, stop, position),))
             dropped = 0
 
     def _pair_rows(
-        self, task: Task, first: list[int], second: list[int], number: int, truncation: Truncation
+        self, task: Task, first: _Read, second: _Read, number: int, truncation: Truncation
     ) -> Iterator[Encoding]:
         """The rows of two texts. `number`: index of the second one among the input's texts."""
         room, second_is_context = task.max_length - self._pair_template.num_tokens, task.kind is Kind.SPAN
-        pairs = truncate_two(len(first), len(second), room, truncation, second_is_context=second_is_context)
+        pairs = truncate_two(first.num_tokens, second.num_tokens, room, truncation, second_is_context=second_is_context)
         covered = sum(_num_covered([pair[side] for pair in pairs]) for side in (0, 1))
-        dropped = len(first) + len(second) - covered
+        dropped = first.num_tokens + second.num_tokens - covered
         position = self._pair_template.last_text_position([(), ()])
         for (start_first, stop_first), (start, stop) in pairs:
-            texts = first[start_first:stop_first], second[start:stop]
+            texts = first.part(start_first, stop_first), second.part(start, stop)
             parts = (
                 TextRange(0, start_first, stop_first, len(self._pair_template.gaps[0][0])),
                 TextRange(number, start, stop, position + len(texts[0])),
@@ -218,28 +297,49 @@ class InputEncoder:
             yield Encoding(*self._pair_template.row(texts), dropped, parts=parts)
             dropped = 0
 
-    def _encode_words(
-        self, task: Task, item: Input, truncation: Truncation, cache: TokenCache | None
-    ) -> Iterator[Encoding]:
-        ranges = _word_ranges(item)
-        words = _words(item, ranges)
-        pieces = None if cache is None else cache.get(words)
-        if pieces is None:
-            pieces = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
-        if cache is not None:
-            cache[words] = pieces
-        word_ids = pieces.word_ids
-        for row in self._single_rows(task, self._token_ids(pieces), truncation):
+    def _word_rows(self, task: Task, text: TokenisedText, truncation: Truncation) -> Iterator[Encoding]:
+        words = text.words()
+        for row in self._single_rows(task, self._read(text), truncation):
             _, start, stop, first_position = row.parts[0]
             positions, offsets = [], []
             # The remaining pieces of a word whose first piece was cut off do not count as a word.
-            previous = word_ids[start - 1] if start else None
-            for position, word in enumerate(word_ids[start:stop], start=first_position):
+            previous = text.part(words, start - 1, start)[0] if start else None
+            for position, word in enumerate(text.part(words, start, stop), start=first_position):
                 if word is not None and word != previous:
                     positions.append(position)
-                    offsets.append(ranges[word])
+                    offsets.append(text.word_ranges[word])
                 previous = word
             yield replace(row, positions=tuple(positions), offsets=tuple(offsets))
+
+
+class _Read(NamedTuple):
+    """A text and the ids of its kept tokens."""
+
+    text: TokenisedText
+    ids: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        return self.text.num_tokens
+
+    def part(self, start: int, stop: int) -> Sequence[int]:
+        """The ids of the tokens `start` to before `stop` of the text."""
+        return self.text.part(self.ids, start, stop)
+
+
+def _limited(pieces: Iterable[Piece], keep: Keep, limits: EncodingLimits) -> Iterator[Piece]:
+    """The pieces, with a check before each. Raises TooManyTokens if all of them are read and have too many."""
+    num_tokens, most = 0, limits.max_tokens if keep.num_tokens is None else None
+    pieces = iter(pieces)
+    while True:
+        limits.check()
+        piece = next(pieces, None)
+        if piece is None:
+            return
+        num_tokens += len(piece.encoding)
+        if most is not None and num_tokens > most:
+            raise TooManyTokens(f"a text of more than {most} tokens is too long for windows")
+        yield piece
 
 
 def _word_ranges(item: Input) -> Offsets:
@@ -257,12 +357,12 @@ def _words(item: Input, ranges: Offsets) -> tuple[str, ...]:
     return tuple(f" {word}" if word else "" for word in stripped)
 
 
-def _piece_offsets(text: str, ranges: Offsets, pieces: tokenizers.Encoding) -> list[tuple[int, int]]:
-    """The character range in the text of each piece of the words, without the space that `_words` adds."""
-    starts = [end - len(text[start:end].lstrip()) for start, end in ranges]
+def _characters_of_words(text: str, words: TokenisedText) -> list[tuple[int, int]]:
+    """The character range in the text of each kept token of its words, without the space that `_words` adds."""
+    starts = [end - len(text[start:end].lstrip()) for start, end in words.word_ranges]
     return [
         (starts[word or 0] + max(0, start - 1), starts[word or 0] + max(0, end - 1))
-        for word, (start, end) in zip(pieces.word_ids, pieces.offsets, strict=True)
+        for word, (start, end) in zip(words.words(), words.characters_in_words(), strict=True)
     ]
 
 
@@ -271,22 +371,25 @@ def _num_covered(ranges: Sequence[TokenRange]) -> int:
     return ranges[-1][1] - ranges[0][0]
 
 
-def _with_offsets(row: Encoding, context: str, pieces: tokenizers.Encoding) -> Encoding:
-    """The row of a span task with the character ranges of its context tokens."""
-    _, start, stop, first_position = row.parts[1]
-    kept = [
-        (position, trimmed)
-        for position, piece, characters in zip(
-            range(first_position, first_position + stop - start),
-            pieces.tokens[start:stop],
-            pieces.offsets[start:stop],
-            strict=True,
+def _with_offsets(rows: Iterable[Encoding], item: Input, context: TokenisedText) -> Iterator[Encoding]:
+    """The rows of a span task with the character ranges of their context tokens."""
+    assert item.text_pair is not None
+    tokens, characters = context.tokens(), context.characters()
+    for row in rows:
+        _, start, stop, first_position = row.parts[1]
+        kept = [
+            (position, trimmed)
+            for position, token, span in zip(
+                range(first_position, first_position + stop - start),
+                context.part(tokens, start, stop),
+                context.part(characters, start, stop),
+                strict=True,
+            )
+            if (trimmed := _trim(item.text_pair, *span)) and token != _SPACE
+        ]
+        yield replace(
+            row, positions=tuple(position for position, _ in kept), offsets=tuple(trimmed for _, trimmed in kept)
         )
-        if (trimmed := _trim(context, *characters)) and piece != _SPACE
-    ]
-    return replace(
-        row, positions=tuple(position for position, _ in kept), offsets=tuple(trimmed for _, trimmed in kept)
-    )
 
 
 def _with_no_answer(row: Encoding) -> Encoding:

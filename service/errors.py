@@ -196,9 +196,17 @@ class TooManyInputs(ServiceError):
     outcome = "rejected"
     rejection = "too_large"
 
-    def __init__(self, field: str, number: int, limit: int, unit: str) -> None:
+    def __init__(self, field: str, number: int | str, limit: int, unit: str) -> None:
         message = f"{number} {unit}, the limit is {limit}"
         super().__init__(f"{field}: {message}", errors=[FieldError(field, message)])
+
+
+class AnswersTooLarge(TooManyInputs):
+    """The answers to a request would have more bytes than the service sends. Same type as TooManyInputs."""
+
+    def __init__(self, num_bytes: int, limit: int, remedy: str) -> None:
+        message = f"their answers may have {num_bytes} bytes, the limit is {limit}; {remedy}"
+        ServiceError.__init__(self, f"inputs: {message}", errors=[FieldError("inputs", message)])
 
 
 class BodyTooLarge(ServiceError):

@@ -158,6 +158,11 @@ class Settings:
     max_inputs: int = Field(default=256, ge=1, description="inputs in a request")
     max_candidates: int = Field(default=128, ge=2, description="candidates or choices of an input")
     max_body_bytes: int = Field(default=512 * 1024, ge=1, description="bytes in a request body")
+    max_answer_bytes: int = Field(
+        default=8 * 1024 * 1024,
+        ge=1024,
+        description="bytes that the answers to a request may have; one whose answers may have more is refused before it runs",
+    )
 
     @field_validator("task_policies")
     @classmethod

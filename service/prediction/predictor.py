@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from polytask.model.answers import Logits
-from polytask.model.encoding import InputEncoder
+from polytask.model.encoding import Check, InputEncoder, go_on
 from polytask.model.tasks import Task
 from polytask.model_store.manifest import Golden
 from polytask.service.config.settings import Settings
@@ -23,6 +23,7 @@ from polytask.service.observability.request_metrics import UNKNOWN_TASK, Request
 from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
+from polytask.service.prediction.stop_signal import StopSignal
 from polytask.service.prediction.token_estimate import TokenEstimator
 from polytask.service.request_context import RequestContext
 from polytask.service.scheduling.queue import Closed, Full, Row
@@ -32,15 +33,18 @@ _Result = TypeVar("_Result")
 _SMALL_BODY = 2048
 """Bytes of a body that is checked and tokenised on the event loop, where a thread would cost more than it saves."""
 
+_THREADS = 2
+"""Threads that tokenise and decode. Python runs on one of them at a time; most of tokenising is not Python."""
+
+_LARGE = 65_536
+"""Bytes of a body or of answers that a thread of their own works on, so that only other large ones wait for it."""
+
 _ROWS_DECODED_AT_ONCE = 8
 _TOKENS_DECODED_AT_ONCE = 256
 """Limits on rows, and on tokens of token-level rows, that are decoded on the event loop. More are decoded on a thread."""
 
-_THREADS = 2
-"""Threads that tokenise and decode. With two, one large request does not block the others."""
-
-TranslateBody = Callable[[bytes], bytes]
-"""Makes a body of this API from one of another protocol. Raises ServiceError."""
+Translate = Callable[[bytes], bytes]
+"""Makes a body of this API from one of another protocol, or a response of that from one of this. Raises ServiceError."""
 
 WatchDisconnect = Callable[[Callable[[], None]], Callable[[], object]]
 """Takes a callback and calls it when the client disconnects. Returns a function that stops watching."""
@@ -50,7 +54,8 @@ WatchDisconnect = Callable[[Callable[[], None]], Callable[[], object]]
 class PredictCall:
     """An admitted request whose body has been read. `task`: None if the body names its tasks.
 
-    `deadline`: in seconds of `time.monotonic()`. `translate_body`: None if the body is one of this API.
+    `deadline`: in seconds of `time.monotonic()`. `translate_body`, `translate_response`: None if the body is, or the
+    response is to be, one of this API.
     """
 
     task: str | None
@@ -58,7 +63,8 @@ class PredictCall:
     deadline: float
     context: RequestContext
     watch_disconnect: WatchDisconnect
-    translate_body: TranslateBody | None = None
+    translate_body: Translate | None = None
+    translate_response: Translate | None = None
 
 
 class Predictor:
@@ -82,11 +88,13 @@ class Predictor:
         self._max_deadline_s = settings.deadline_s
         self._token_estimator = TokenEstimator()
         self._threads = ThreadPoolExecutor(_THREADS, "prepare")
+        self._thread_for_large = ThreadPoolExecutor(1, "prepare_large")
         self._mailbox: LoopMailbox[Completion] | None = None
 
     def close(self) -> None:
         """Stops the threads. No request may be waiting."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._threads, self._thread_for_large):
+            threads.shutdown(cancel_futures=True)
 
     def example(self, golden: Golden) -> dict[str, Any]:
         """The response to a golden input, as JSON values."""
@@ -129,7 +137,9 @@ class Predictor:
         task_id = None if call.task is None else self._preparer.ids[call.task]
         with _as_service_errors():
             estimate = self._token_estimator.estimate(len(call.body))
-            self._engine.require_room(task_id, estimate, self._token_estimator.pending_tokens, call.deadline)
+            # A small request is queued before those that threads are still tokenising.
+            before_it = 0 if len(call.body) <= _SMALL_BODY else self._token_estimator.pending_tokens
+            self._engine.require_room(task_id, estimate, before_it, call.deadline)
         started = time.monotonic()
         prepared = await self._prepare(call, estimate)
         tokenized = time.monotonic()
@@ -141,7 +151,7 @@ class Predictor:
         resumed = time.monotonic()
         context.stages["queue"] = tokenized, results.started
         context.stages["forward"] = results.started, results.ended
-        response = await self._render(prepared, results.logits)
+        response = await self._render(prepared, results.logits, call)
         context.stages["postprocess"] = resumed, time.monotonic()
         return response
 
@@ -151,18 +161,17 @@ class Predictor:
             self._metrics.failed(task, error, time.monotonic() - arrived)
 
     async def _prepare(self, call: PredictCall, estimate: int) -> PreparedRequest:
-        def prepare() -> PreparedRequest:
+        def prepare(check: Check = go_on) -> PreparedRequest:
             body = call.body if call.translate_body is None else call.translate_body(call.body)
-            return self._preparer.prepare(call.task, body)
+            return self._preparer.prepare(call.task, body, check)
 
         num_bytes = len(call.body)
         if num_bytes <= _SMALL_BODY:
             prepared = prepare()
         else:
-            late = DeadlineExceeded("the deadline passed before the request was queued")
             self._token_estimator.add(estimate)
             try:
-                prepared = await before(call.deadline, self._on_thread(prepare), late)
+                prepared = await self._on_thread(call, num_bytes, prepare)
             finally:
                 self._token_estimator.remove(estimate)
         # Tokens of one task: the sum over several tasks that read the same texts would be expected of each single one.
@@ -200,14 +209,33 @@ class Predictor:
         with _as_service_errors():
             self._engine.submit(rows)
 
-    async def _render(self, prepared: PreparedRequest, logits: list[Logits]) -> bytes:
-        num_tokens = sum(len(row) for row in logits if row.ndim > 1)
-        if len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE:
-            return self._preparer.render(prepared, logits)
-        return await self._on_thread(self._preparer.render, prepared, logits)
+    async def _render(self, prepared: PreparedRequest, logits: list[Logits], call: PredictCall) -> bytes:
+        def render(check: Check = go_on) -> bytes:
+            response = self._preparer.render(prepared, logits, check)
+            return response if call.translate_response is None else call.translate_response(response)
 
-    def _on_thread(self, function: Callable[..., _Result], *arguments: object) -> Awaitable[_Result]:
-        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        num_tokens = sum(len(row) for row in logits if row.ndim > 1)
+        few = len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE
+        if few and prepared.max_answer_bytes < _LARGE:
+            return render()
+        return await self._on_thread(call, prepared.max_answer_bytes, render)
+
+    async def _on_thread(self, call: PredictCall, num_bytes: int, work: Callable[[Check], _Result]) -> _Result:
+        """The result of work for a call, of about `num_bytes`. It is told to stop at the deadline or at a disconnect."""
+        signal, late = StopSignal(call.deadline), DeadlineExceeded("the deadline passed before the request was queued")
+        stop_watching = call.watch_disconnect(lambda: signal.stop(ClientGone("nobody waits")))
+        threads = self._threads if num_bytes < _LARGE else self._thread_for_large
+        try:
+            started = asyncio.get_running_loop().run_in_executor(threads, _unless_stopped, work, signal)
+            return await before(call.deadline, started, late)
+        finally:
+            stop_watching()
+            signal.stop(late)
+
+
+def _unless_stopped(work: Callable[[Check], _Result], signal: StopSignal) -> _Result:
+    signal.check()
+    return work(signal.check)
 
 
 @contextlib.contextmanager

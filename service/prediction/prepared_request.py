@@ -7,10 +7,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from polytask.model.answers import AnswerOptions, Logits, answer
-from polytask.model.encoding import Encoding, Input, InputEncoder, TokenCache
-from polytask.model.tasks import Task
+from polytask.model.encoding import (
+    Check,
+    Encoding,
+    EncodingLimits,
+    Input,
+    InputEncoder,
+    TokenCache,
+    TooManyTokens,
+    go_on,
+)
+from polytask.model.tasks import LABELLED_KINDS, Kind, Task
 from polytask.model.truncation import Truncation
 from polytask.model_store.manifest import Golden
+from polytask.service.api.answer_size import max_answers_bytes
 from polytask.service.api.options import Options, answer_options
 from polytask.service.api.parsing import parse, parse_for_tasks
 from polytask.service.api.responses import (
@@ -26,7 +36,7 @@ from polytask.service.api.responses import (
     token_json,
 )
 from polytask.service.config.settings import Settings
-from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs
+from polytask.service.errors import AnswersTooLarge, FieldError, InvalidInput, ServiceError, TooManyInputs
 from polytask.service.observability.prediction_metrics import PredictionMetrics
 
 _INPUTS_ENCODED_AT_ONCE = 16
@@ -51,7 +61,7 @@ class PreparedRequest:
     """A request that can be run. `single_task`: its path names its only task. `token_cache`: None if tokens are used once.
 
     `rows`: rows of all parts with their task ids, in the order of the logits that `RequestPreparer.render` expects.
-    `num_tokens`: their total.
+    `num_tokens`: their total. `max_answer_bytes`: the most that the response may have, but for a frame.
     """
 
     parts: list[TaskPart]
@@ -61,6 +71,7 @@ class PreparedRequest:
     token_cache: TokenCache | None
     rows: list[tuple[int, Encoding]]
     num_tokens: int
+    max_answer_bytes: int
 
     @property
     def tasks(self) -> list[str]:
@@ -94,8 +105,8 @@ class RequestPreparer:
         self._revision = revision
         self._predictions = predictions
 
-    def prepare(self, task: str | None, body: bytes) -> PreparedRequest:
-        """Parses and encodes a body. `task`: None if the body names its tasks.
+    def prepare(self, task: str | None, body: bytes, check: Check = go_on) -> PreparedRequest:
+        """Parses and encodes a body. `task`: None if the body names its tasks. `check`: its error ends the work.
 
         Raises UnknownTask, InvalidInput or TooManyInputs.
         """
@@ -109,20 +120,26 @@ class RequestPreparer:
             TaskPart(self.ids[each.name], each, chosen, list(parsed.items))
             for each, chosen in zip(tasks, answer_options(parsed.options, tasks), strict=True)
         ]
-        token_cache: TokenCache | None = {} if len(parts) > 1 or options.return_tokens else None
+        reused = len(parts) > 1 or options.return_tokens
+        token_cache = TokenCache(max(task.max_length for task in tasks)) if reused else None
         num_tokens = 0
         for part in parts:
             room = self._settings.max_waiting_tokens - num_tokens
-            num_tokens += self._encode(part, options.truncation or Truncation.LONGEST_FIRST, token_cache, room)
+            num_tokens += self._encode(part, options.truncation or Truncation.LONGEST_FIRST, token_cache, room, check)
             if options.truncation is Truncation.ERROR and not parsed.per_item:
                 _require_none_refused(part)
         rows = [(part.task_id, row) for part in parts for encodings in part.encodings for row in encodings]
-        return PreparedRequest(parts, task is not None, len(parsed.items), options, token_cache, rows, num_tokens)
+        answer_bytes = sum(_max_answer_bytes(part, read=bool(options.return_tokens)) for part in parts)
+        if answer_bytes > self._settings.max_answer_bytes:
+            raise AnswersTooLarge(answer_bytes, self._settings.max_answer_bytes, _how_to_ask_for_less(tasks, options))
+        return PreparedRequest(
+            parts, task is not None, len(parsed.items), options, token_cache, rows, num_tokens, answer_bytes
+        )
 
-    def render(self, request: PreparedRequest, logits: Sequence[Logits]) -> bytes:
-        """The response as JSON. `logits`: of the request's rows, in their order."""
+    def render(self, request: PreparedRequest, logits: Sequence[Logits], check: Check = go_on) -> bytes:
+        """The response as JSON. `logits`: of the request's rows, in their order. `check`: its error ends the work."""
         usage, remaining = Usage(request.num_inputs, len(request.rows), request.num_tokens), iter(logits)
-        by_task = {part.task.name: self._answers(request, part, remaining) for part in request.parts}
+        by_task = {part.task.name: self._answers(request, part, remaining, check) for part in request.parts}
         if request.single_task:
             ((name, answers),) = by_task.items()
             return encode_response(PredictResponse(name, self._revision, answers, usage))
@@ -136,13 +153,21 @@ class RequestPreparer:
         usage = Usage(1, len(rows), answer["tokens"])
         return asdict(PredictResponse(golden.task, self._revision, [answer], usage))
 
-    def _encode(self, part: TaskPart, truncation: Truncation, token_cache: TokenCache | None, room: int) -> int:
+    def _encode(
+        self, part: TaskPart, truncation: Truncation, token_cache: TokenCache | None, room: int, check: Check
+    ) -> int:
         """Encodes a part. Returns its number of tokens. Raises TooManyInputs if they exceed `room` or the task's queue."""
         num_tokens, limit = 0, min(room, self._max_tokens.get(part.task.name, room))
         for start in range(0, len(part.items), _INPUTS_ENCODED_AT_ONCE):
             indices = range(start, min(start + _INPUTS_ENCODED_AT_ONCE, len(part.items)))
             inputs = [item for index in indices if isinstance(item := part.items[index], Input)]
-            encoded = iter(self._encoder.encode(part.task, inputs, truncation, token_cache))
+            check()
+            limits = EncodingLimits(check, max_tokens=limit - num_tokens)
+            try:
+                encoded = iter(self._encoder.encode(part.task, inputs, truncation, token_cache, limits))
+            except TooManyTokens:
+                number = f"more than {limit}"
+                raise TooManyInputs("inputs", number, limit, f"tokens in the first {indices.stop}") from None
             for index in indices:
                 rows = next(encoded) if isinstance(part.items[index], Input) else ()
                 if truncation is Truncation.ERROR and any(row.dropped_tokens for row in rows):
@@ -154,13 +179,17 @@ class RequestPreparer:
                 raise TooManyInputs("inputs", num_tokens, limit, f"tokens in the first {len(part.encodings)}")
         return num_tokens
 
-    def _answers(self, request: PreparedRequest, part: TaskPart, logits: Iterator[Logits]) -> list[AnswerJson]:
-        return [
-            error_json(item)
-            if isinstance(item, ServiceError)
-            else self._answer(request, part, item, rows, [next(logits) for _ in rows])
-            for item, rows in zip(part.items, part.encodings, strict=True)
-        ]
+    def _answers(
+        self, request: PreparedRequest, part: TaskPart, logits: Iterator[Logits], check: Check
+    ) -> list[AnswerJson]:
+        answers = []
+        for item, rows in zip(part.items, part.encodings, strict=True):
+            check()
+            if isinstance(item, ServiceError):
+                answers.append(error_json(item))
+            else:
+                answers.append(self._answer(request, part, item, rows, [next(logits) for _ in rows]))
+        return answers
 
     def _answer(
         self, request: PreparedRequest, part: TaskPart, item: Input, rows: tuple[Encoding, ...], logits: list[Logits]
@@ -172,10 +201,24 @@ class RequestPreparer:
         if request.options.return_tokens:
             assert request.token_cache is not None
             as_json["read"] = [
-                token_json(part.task, item, self._encoder.tokens(part.task, item, row, request.token_cache))
-                for row in rows
+                token_json(part.task, item, tokens)
+                for tokens in self._encoder.tokens(part.task, item, rows, request.token_cache)
             ]
         return as_json
+
+
+def _max_answer_bytes(part: TaskPart, *, read: bool) -> int:
+    inputs = [item for item in part.items if isinstance(item, Input)]
+    return max_answers_bytes(part.task, inputs, part.encodings, part.options, read=read)
+
+
+def _how_to_ask_for_less(tasks: Sequence[Task], options: Options) -> str:
+    ways = ["send fewer inputs or shorter texts"]
+    if options.return_tokens:
+        ways.append("do without 'return_tokens'")
+    if options.top_k is None and any(task.kind in LABELLED_KINDS - {Kind.TAGGING} for task in tasks):
+        ways.append("ask for the likeliest scores only ('top_k')")
+    return ", or ".join(ways)
 
 
 def _too_long(task: Task, index: int, rows: Sequence[Encoding]) -> InvalidInput:

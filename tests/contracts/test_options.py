@@ -219,9 +219,9 @@ async def test_several_tasks_answer_as_each_alone(monkeypatch: pytest.MonkeyPatc
     tokenised: list[str] = []
     default = InputEncoder._tokenise
 
-    def counted(encoder: InputEncoder, texts: Any) -> Any:
+    def counted(encoder: InputEncoder, texts: Any, *options: Any) -> Any:
         tokenised.extend(texts)
-        return default(encoder, texts)
+        return default(encoder, texts, *options)
 
     inputs, tasks = ["The cat sat in Paris.", LONG, {"text": "good"}], ["mood", "entities", "topics"]
     for rest in ({}, {"options": {"truncation": "window", "return_tokens": True}}):

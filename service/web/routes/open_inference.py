@@ -95,8 +95,9 @@ class OpenInference:
         """Tensors to tensors. Raises ServiceError."""
         served = self._versions.active
         translated: tuple[Task, InferenceRequest, dict[str, bool]] | None = None
+        head_length: int | None = None
 
-        def translate(body: bytes) -> bytes:
+        def to_body(body: bytes) -> bytes:
             nonlocal translated
             task = _task(served, request)
             inference, texts = read_request(body, request.headers.get(HEAD_LENGTH))
@@ -104,14 +105,17 @@ class OpenInference:
             translated = task, inference, outputs
             return to_request_body(task, inference, texts)
 
-        response, headers = await run_prediction(served, request, self._max_body_bytes, translate)
-        assert translated is not None
-        task, inference, requested = translated
-        answers = _ANSWERS_DECODER.decode(_RESPONSE_DECODER.decode(response).answers)
-        outputs = to_outputs(task, answers, list(requested))
-        body, head_length = write_response(
-            InferenceResponse(task.name, _version(served), outputs, inference.id), requested
-        )
+        def to_tensors(response: bytes) -> bytes:
+            nonlocal head_length
+            assert translated is not None
+            task, inference, requested = translated
+            answers = _ANSWERS_DECODER.decode(_RESPONSE_DECODER.decode(response).answers)
+            outputs = to_outputs(task, answers, list(requested))
+            written = InferenceResponse(task.name, _version(served), outputs, inference.id)
+            body, head_length = write_response(written, requested)
+            return body
+
+        body, headers = await run_prediction(served, request, self._max_body_bytes, to_body, to_tensors)
         if head_length is None:
             return Response(body, media_type="application/json", headers=headers)
         return Response(body, media_type=BINARY, headers=headers | {HEAD_LENGTH: str(head_length)})

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from fastapi import Request
 
 from polytask.service.errors import BodyTooLarge, BodyTooSlow, ClientGone, FieldError, InvalidInput
-from polytask.service.prediction.predictor import PredictCall, TranslateBody, before
+from polytask.service.prediction.predictor import PredictCall, Translate, before
 from polytask.service.request_context import REQUEST_CONTEXT, RequestContext
 from polytask.service.versions.served import ServedVersion
 from polytask.service.web.connection import DISCONNECT_EVENT, DisconnectEvent
@@ -36,11 +36,15 @@ PARAMETERS = [
 
 
 async def run_prediction(
-    served: ServedVersion, request: Request, max_body_bytes: int, translate_body: TranslateBody | None = None
+    served: ServedVersion,
+    request: Request,
+    max_body_bytes: int,
+    translate_body: Translate | None = None,
+    translate_response: Translate | None = None,
 ) -> tuple[bytes, dict[str, str]]:
     """The response of a version as JSON, and its headers: duration of each stage, and the version.
 
-    The task is in the path, or the body names the tasks. `translate_body`: as in PredictCall. Raises ServiceError.
+    The task is in the path, or the body names the tasks. The translations are as in PredictCall. Raises ServiceError.
     """
     context: RequestContext = request.scope[REQUEST_CONTEXT]
     context.revision = served.revision
@@ -53,7 +57,13 @@ async def run_prediction(
             late = BodyTooSlow("the deadline passed before the body had arrived")
             body = await before(deadline, read_body(request, max_body_bytes), late)
             call = PredictCall(
-                task, body, deadline, context, lambda callback: _watch_disconnect(request, callback), translate_body
+                task,
+                body,
+                deadline,
+                context,
+                lambda callback: _watch_disconnect(request, callback),
+                translate_body,
+                translate_response,
             )
             response = await predictor.predict(call)
     finally:

@@ -48,6 +48,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_MAX_INPUTS": 256,
         "POLYTASK_MAX_CANDIDATES": 128,
         "POLYTASK_MAX_BODY_BYTES": 524_288,
+        "POLYTASK_MAX_ANSWER_BYTES": 8_388_608,
     }
 
 

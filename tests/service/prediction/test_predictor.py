@@ -11,15 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polytask.model.answers import answer
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import Task
 from polytask.service.config.settings import Settings
 from polytask.service.errors import (
+    AnswersTooLarge,
     ClientGone,
     DeadlineExceeded,
     Draining,
     InternalError,
     QueueFull,
+    ServiceError,
     TaskQuotaFull,
     TooManyInputs,
 )
@@ -47,7 +50,10 @@ def large(body: bytes) -> bytes:
 
 
 class GatedEncoder(InputEncoder):
-    """Records which threads tokenise how many inputs. They wait while the gate is closed."""
+    """Records which threads tokenise how many inputs, and how that ended. They wait while the gate is closed.
+
+    The event loop's own thread never waits.
+    """
 
     def __init__(self) -> None:
         super().__init__(tiny.tokenizer())
@@ -55,13 +61,22 @@ class GatedEncoder(InputEncoder):
         self.gate.set()
         self.num_inputs = 0
         self.callers: list[str] = []
+        self.ended: list[type[ServiceError] | None] = []
 
     def encode(self, task: Task, inputs: Sequence[Input], *options: Any) -> list[tuple[Encoding, ...]]:
         self.num_inputs += len(inputs)
         self.callers.append(threading.current_thread().name)
-        if not self.gate.wait(30):
+        if threading.current_thread() is not threading.main_thread() and not self.gate.wait(30):
             raise AssertionError("the test forgot to open the gate")
-        return super().encode(task, inputs, *options)
+        encoded = super().encode(task, inputs, *options)
+        *_, limits = options
+        try:
+            limits.check()
+        except ServiceError as error:
+            self.ended.append(type(error))
+            raise
+        self.ended.append(None)
+        return encoded
 
 
 @pytest.fixture
@@ -163,6 +178,119 @@ async def test_the_deadline_holds_while_tokenising(
     with pytest.raises(DeadlineExceeded):
         await predict(predictor, "mood", large(body("cat")), 0.01)
     assert not engine.rows
+
+
+@pytest.mark.parametrize("reason", [DeadlineExceeded, ClientGone])
+async def test_a_thread_stops_when_nobody_waits_for_it(
+    engine: RecordingEngine, encoder: GatedEncoder, predictor: Predictor, reason: type[ServiceError]
+) -> None:
+    """A thread that tokenises is told of the deadline and of a client that has gone, and tokenises no further."""
+    encoder.gate.clear()
+    event = DisconnectEvent()
+    allowed_s = 0.05 if reason is DeadlineExceeded else None
+    task = asyncio.create_task(
+        predict(predictor, "mood", large(body(*["cat"] * 100)), allowed_s, watch_disconnect=event.watch)
+    )
+    await until(lambda: bool(encoder.callers))
+    if reason is ClientGone:
+        event.set()
+        encoder.gate.set()
+    with pytest.raises(reason):
+        await task
+    encoder.gate.set()
+    await until(lambda: bool(encoder.ended))
+    assert encoder.ended == [reason]
+    assert encoder.num_inputs == 16, "the first of several parts"
+    assert not engine.rows
+
+
+async def test_answers_are_not_written_for_nobody(
+    engine: RecordingEngine, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that decodes stops between two answers when the client has gone."""
+    decoded, event = list[int](), DisconnectEvent()
+
+    def slow(*arguments: Any) -> Any:
+        decoded.append(1)
+        if len(decoded) == 3:
+            loop.call_soon_threadsafe(event.set)
+            assert done.wait(30)
+        return answer(*arguments)
+
+    loop, done = asyncio.get_running_loop(), threading.Event()
+    monkeypatch.setattr("polytask.service.prediction.prepared_request.answer", slow)
+    task = asyncio.create_task(predict(predictor, "mood", body(*["cat"] * 40), watch_disconnect=event.watch))
+    await until(lambda: len(engine.rows) == 40)
+    for row in engine.rows:
+        row.payload.sink.answer(row.payload.index, np.zeros(3, np.float32), 1.0, 2.0)
+    await until(lambda: len(decoded) == 3)
+    event.watch(done.set)
+    await until(done.is_set)
+    with pytest.raises(ClientGone):
+        await task
+    assert len(decoded) == 3
+
+
+async def test_large_requests_keep_only_large_ones_waiting(
+    engine: RecordingEngine, encoder: GatedEncoder, predictor: Predictor
+) -> None:
+    """While large bodies are tokenised, or wait for that, one of usual size goes its way."""
+    encoder.gate.clear()
+    large_ones = [asyncio.create_task(predict(predictor, "mood", body("cat") + b" " * 100_000)) for _ in range(3)]
+    await until(lambda: len(encoder.callers) == 1)
+    usual = asyncio.create_task(predict(predictor, "mood", large(body("cat"))))
+    await until(lambda: len(encoder.callers) == 2)
+    assert encoder.callers == ["prepare_large_0", "prepare_0"]
+    encoder.gate.set()
+    await until(lambda: len(engine.rows) == 4)
+    for row in engine.rows:
+        row.payload.sink.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
+    await asyncio.gather(*large_ones, usual)
+
+
+async def test_a_small_request_does_not_stand_behind_what_is_being_tokenised(
+    engine: RecordingEngine, encoder: GatedEncoder, predictor: Predictor
+) -> None:
+    """A request that is tokenised at once is queued before those that threads work on, so their tokens do not count."""
+    encoder.gate.clear()
+    first = asyncio.create_task(predict(predictor, "mood", body("cat") + b" " * 100_000))
+    await until(lambda: len(encoder.callers) == 1)
+    second = asyncio.create_task(predict(predictor, "mood", body("cat")))
+    await until(lambda: len(engine.rows) == 1)
+    encoder.gate.set()
+    await until(lambda: len(engine.rows) == 2)
+    assert [before for _, _, before in engine.estimates] == [0, 0]
+    for row in engine.rows:
+        row.payload.sink.answer(0, np.zeros(3, np.float32), 1.0, 2.0)
+    await asyncio.gather(first, second)
+
+
+async def test_a_text_for_windows_is_refused_when_it_is_too_long(engine: RecordingEngine, predictor: Predictor) -> None:
+    """A text that has more tokens than the queue holds is not read to its end for windows."""
+    content = json.dumps({"inputs": ["cat " * 100_000], "options": {"truncation": "window"}}).encode()
+    with pytest.raises(TooManyInputs, match=r"inputs: more than 200 tokens in the first 1, the limit is 200"):
+        await predict(predictor, "mood", content)
+    assert not engine.rows
+
+
+async def test_answers_that_would_be_too_large_are_refused_before_they_are_made(
+    engine: RecordingEngine, encoder: GatedEncoder
+) -> None:
+    """The refusal names the limit and what to ask for instead; with less of each answer the same inputs are accepted."""
+    series = Metrics(tiny.tasks()).requests
+    small = Settings(deadline_s=50, max_answer_bytes=8_000)
+    predictor = Predictor(tiny.tasks(), encoder, engine, series, small, "tiny/1")
+    content = {"inputs": ["the cat sat " * 2] * 12, "options": {"return_tokens": True}}
+    with pytest.raises(AnswersTooLarge, match=r"the limit is 8000; send fewer .* without 'return_tokens'") as refused:
+        await predict(predictor, "mood", json.dumps(content).encode())
+    assert refused.value.problem().type == "urn:polytask:too-many-inputs"
+    assert not engine.rows
+    task = asyncio.create_task(predict(predictor, "mood", json.dumps({"inputs": content["inputs"]}).encode()))
+    await until(lambda: len(engine.rows) == 12)
+    for row in engine.rows:
+        row.payload.sink.answer(row.payload.index, np.zeros(3, np.float32), 1.0, 2.0)
+    assert len((await task)["answers"]) == 12
+    predictor.close()
 
 
 async def test_a_large_request_is_refused_before_all_of_it_is_tokenised(
