@@ -399,11 +399,12 @@ def _table(*headings: str) -> Table:
 
 
 def _print(*parts: object) -> None:
-    # A manifest's text is not markup, and lines are not folded, as a program may read them.
-    _console().print(*parts, sep="\n", markup=False, highlight=False, soft_wrap=True)
+    # Lines are not folded, as a program may read them.
+    _console().print(*parts, sep="\n", highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    # Names of labels and files are text, whatever brackets and colons they have.
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, markup=False, emoji=False)

@@ -96,11 +96,12 @@ def _classification(task: Task, examples: Sequence[Example], answers: Sequence[A
 
 def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
     correct = np.array([example.target for example in examples])
-    predicted = np.array(
-        [[label in {label_score.label for label_score in answer.labels} for label in task.labels] for answer in answers]
-    )
+    columns = {label: column for column, label in enumerate(task.labels)}
+    predicted = np.zeros(correct.shape, dtype=int)
+    for row, answer in enumerate(answers):
+        predicted[row, [columns[label_score.label] for label_score in answer.labels]] = 1
     scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
-    rows = _per_label(task.labels, *_label_scores(correct, predicted.astype(int), labels=range(len(task.labels))))
+    rows = _per_label(task.labels, *_label_scores(correct, predicted, labels=range(len(task.labels))))
     for row, threshold in zip(rows, task.thresholds, strict=True):
         row["threshold"] = threshold
     return {"calibration": _binary_calibration(scores.ravel(), correct.ravel()), "per_label": rows}

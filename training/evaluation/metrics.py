@@ -86,8 +86,9 @@ def _classification(task: Task, examples: Sequence[Example], answers: Sequence[A
 def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
     correct = np.array([example.target for example in examples])
     predicted = np.zeros_like(correct)
+    columns = {label: column for column, label in enumerate(task.labels)}
     for row, answer in enumerate(answers):
-        predicted[row, [task.labels.index(entry.label) for entry in answer.labels]] = 1
+        predicted[row, [columns[entry.label] for entry in answer.labels]] = 1
     return {
         f"{average}_f1": float(metrics.f1_score(correct, predicted, average=average, zero_division=0.0))
         for average in ("macro", "micro")

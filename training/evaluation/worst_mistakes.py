@@ -51,12 +51,10 @@ def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any])
     """Badness is that of the worst label: one given with a high, or left out with a low probability."""
     for example, answer in zip(examples, answers, strict=True):
         correct = [label for label, has in zip(task.labels, example.target, strict=True) if has]
-        predicted = [label_score.label for label_score in answer.labels]
-        wrong = set(correct) ^ set(predicted)
+        predicted = {label_score.label: label_score.score for label_score in answer.labels}
+        wrong = predicted.keys() ^ set(correct)
         if wrong:
-            confidence = max(
-                answer.scores[label] if label in predicted else 1 - answer.scores[label] for label in wrong
-            )
+            confidence = max(predicted.get(label, 1 - answer.scores[label]) for label in wrong)
             yield confidence, confidence, example, ", ".join(correct) or "none", ", ".join(predicted) or "none"
 
 
