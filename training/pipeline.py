@@ -33,11 +33,12 @@ from polytask.training.preparation import PreparedRun, choose_device, prepare
 from polytask.training.publishing.publish import publish
 from polytask.training.recipes.schema import read_recipe
 from polytask.training.report.write_report import write_report
-from polytask.training.runs.checkpoints import Snapshot, latest_checkpoint, read_snapshot
+from polytask.training.runs.checkpoints import RunError, Snapshot, latest_checkpoint, read_snapshot
 from polytask.training.runs.console_display import Display
 from polytask.training.runs.event_log import EventLog
 from polytask.training.runs.run_folder import RunFolder
 from polytask.training.runs.run_logger import RunLogger
+from polytask.training.runs.run_reader import RunFolderError
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter
 
 
@@ -67,6 +68,11 @@ def run_recipe(
             ) as original_provenance:
                 prepared = prepared.with_provenance(original_provenance)
                 version = train_and_publish(prepared, run_folder, store, console, group)
+        except OSError as error:
+            command = _resume_command(path, data_folder, store, run_folder.path, group.size)
+            where, reason = error.filename or run_folder.path, error.strerror or error
+            message = f"{where}: cannot be written ({reason}); make room, then go on with: {command}"
+            raise RunError(message) from error
         except Interrupted as interrupted:
             command = _resume_command(path, data_folder, store, run_folder.path, group.size)
             name = signal.Signals(interrupted.number).name
@@ -74,7 +80,11 @@ def run_recipe(
             raise Interrupted(interrupted.number, message) from interrupted
     # Soft wrapping: the terminal may fold the line, but whoever copies or parses it gets it in one piece.
     console.print(published_line(version), soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {write_report(run_folder.path)}", soft_wrap=True, markup=False, highlight=False)
+    try:
+        report = f"report: {write_report(run_folder.path)}"
+    except RunFolderError as error:  # the version is published all the same
+        report = f"no report: {error}"
+    console.print(report, soft_wrap=True, markup=False, highlight=False)
     return version
 
 

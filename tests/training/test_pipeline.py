@@ -133,6 +133,29 @@ def test_a_failed_publication_can_be_resumed(room: Room, monkeypatch: pytest.Mon
     assert "of 48 examples\n" in room.shown.split("goes on after ")[1]
 
 
+@pytest.mark.parametrize("file", ["run.json", "results.json"])
+def test_a_full_disk_stops_a_run_that_can_go_on(room: Room, file: str) -> None:
+    """A file of the run that does not fit is named with the way on, which publishes one version in all."""
+    room.folder.mkdir()
+    full = room.folder / f".{file}.new"
+    full.symlink_to("/dev/full")
+    with pytest.raises(RunError, match=r"cannot be written \(No space left.*go on with: polytask train .* --resume"):
+        room.run()
+    full.unlink()
+    assert room.run(resume=True).name == "1"
+    assert [path.name for path in (room.store / "toy").iterdir() if path.is_dir()] == ["1"]
+
+
+def test_a_report_that_does_not_fit_is_said(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version whose report cannot be written is published, with the command that writes the report later."""
+    monkeypatch.setattr(pipeline, "write_report", write_report)
+    room.folder.mkdir()
+    (room.folder / ".report.html.new").symlink_to("/dev/full")
+    assert room.run().name == "1"
+    assert "no report: " in room.shown
+    assert f"make room, then: polytask report {room.folder}\n" in room.shown
+
+
 def _preset(name: str) -> dict[str, dict[str, Any]]:
     """The sections of a recipe that leaves all of its architecture to a preset."""
     return {"backbone": {}, "conditioning": {"preset": name}}

@@ -98,8 +98,8 @@ def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any])
     correct = np.array([example.target for example in examples])
     columns = {label: column for column, label in enumerate(task.labels)}
     predicted = np.zeros(correct.shape, dtype=int)
-    for row, answer in enumerate(answers):
-        predicted[row, [columns[label_score.label] for label_score in answer.labels]] = 1
+    for index, answer in enumerate(answers):
+        predicted[index, [columns[label_score.label] for label_score in answer.labels]] = 1
     scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
     rows = _per_label(task.labels, *_label_scores(correct, predicted, labels=range(len(task.labels))))
     for row, threshold in zip(rows, task.thresholds, strict=True):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +16,10 @@ from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
 from polytask.model_store.backbones import BASE_WEIGHTS
 from polytask.model_store.durable_files import sha256_of
-from polytask.model_store.manifest import Base, Golden
+from polytask.model_store.errors import StoreError
+from polytask.model_store.manifest import Base, Golden, read_manifest
 from polytask.model_store.save import NewVersion, same_bits, save
+from polytask.model_store.versions import versions
 from polytask.training.backbone import weights_file
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_tasks
@@ -61,7 +65,19 @@ def publish(
         provenance=run.provenance,
         card=render_card(run.recipe, run.data, scores, run.baselines),
     )
-    return save(store, run.recipe.name, new_version), scores, answers
+    # A run that was stopped after it had published, as by a full disk, publishes no second version.
+    version = _published_before(store, run.recipe.name, run.provenance)
+    return version or save(store, run.recipe.name, new_version), scores, answers
+
+
+def _published_before(store: Path, name: str, provenance: Mapping[str, Any]) -> Path | None:
+    """The version that the run with this provenance has published, if there is one."""
+    for folder in (store / name / str(number) for number in reversed(versions(store, name))):
+        with suppress(StoreError):
+            found = read_manifest(folder).provenance
+            if {key: value for key, value in found.items() if key != "created"} == provenance:
+                return folder
+    return None
 
 
 def round_weights(network: Network, precision: torch.dtype, *, kept: Mapping[str, Tensor]) -> None:

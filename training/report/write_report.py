@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from polytask.model_store.durable_files import replace_text
 from polytask.training.report.charts import COLOURS, PAGE_STYLE
 from polytask.training.report.run_charts import overall_charts, scores_chart, share_chart
 from polytask.training.report.tables import (
@@ -18,7 +20,7 @@ from polytask.training.report.tables import (
     use_table,
 )
 from polytask.training.report.task_section import task_section
-from polytask.training.runs.run_reader import read_run
+from polytask.training.runs.run_reader import RunFolderError, read_run
 
 _WIDE, _NARROW = 560, 360
 
@@ -27,7 +29,7 @@ def write_report(folder: Path) -> Path:
     """Writes `report.html` into a run's folder, one file that loads nothing else, and returns its path.
 
     Reads `history.jsonl` and, if there is one, `results.json`; may be called again at any time. Raises RunFolderError if
-    `folder` holds no run or a broken one.
+    `folder` holds no run or a broken one, or cannot be written to.
     """
     run = read_run(folder)
     scores, curves = task_scores(run), task_curves(run)
@@ -56,5 +58,9 @@ def write_report(folder: Path) -> Path:
         sections=[task_section(score, curves[score.task], run) for score in scores],
     )
     path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    try:
+        replace_text(path, page)
+    except OSError as error:
+        remedy = f"make room, then: polytask report {shlex.quote(str(folder))}"
+        raise RunFolderError(f"{path}: cannot be written ({error.strerror}); {remedy}") from error
     return path

@@ -1,4 +1,4 @@
-"""Provenance of a version: recipe text, data hashes, code commit, libraries and the time of the start."""
+"""Provenance of a version: a name for the run, recipe text, data hashes, code commit, libraries and the time of the start."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from polytask.training.data.files import fingerprint
 from polytask.training.recipes.schema import Recipe
@@ -19,6 +20,7 @@ def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
     """The provenance of a run that starts now, as JSON values; `text` is the recipe as it was written."""
     files = {name for task in recipe.tasks for name in (*task.train, *task.measured_files)}
     return {
+        "run": uuid4().hex,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": text,
         "data": {name: fingerprint(data_folder, name) for name in sorted(files)},

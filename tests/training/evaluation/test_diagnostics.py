@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polytask.model.answers import RegressionAnswer, TaggingAnswer
+from polytask.model.answers import LabelScore, MultilabelAnswer, RegressionAnswer, TaggingAnswer
 from polytask.model.encoding import Input
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
@@ -239,3 +239,33 @@ def test_spans_are_measured_by_the_length_of_the_answer() -> None:
         assert mean == pytest.approx(scores[metric], abs=1e-6)
     shortest = [len((e.input.text_pair or "")[slice(*e.target[0])].split()) for e in examples]
     assert {row["words"]: row["count"] for row in found["lengths"]}["1"] == shortest.count(1)
+
+
+class CountedLabel(str):  # noqa: SLOT000 - the counter is of the class
+    """A label that counts how often it is compared with another."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedLabel.comparisons += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def _comparisons(num_labels: int) -> int:
+    """Comparisons of labels in the metrics and the diagnosis of twenty answers that are all labels."""
+    labels = tuple(CountedLabel(f"label {index}") for index in range(num_labels))
+    task = Task("task", Kind.MULTILABEL, 32, labels=labels, thresholds=(0.5,) * num_labels)
+    examples = [Example(Input("a"), (1, 0) * (num_labels // 2))] * 20
+    scores: dict[str, float] = {CountedLabel(label): 0.9 for label in labels}
+    answers = [MultilabelAnswer(tuple(LabelScore(CountedLabel(label), 0.9) for label in labels), scores)] * 20
+    CountedLabel.comparisons = 0
+    score_answers(task, examples, answers)
+    diagnose(task, examples, answers)
+    return CountedLabel.comparisons
+
+
+def test_a_multilabel_diagnosis_is_linear_in_the_labels() -> None:
+    """Twice as many labels need at most about twice as many comparisons."""
+    assert _comparisons(400) <= 2.2 * _comparisons(200)
