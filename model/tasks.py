@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -98,8 +99,8 @@ def _problem(task: Task) -> str | None:
         return "a label is listed twice"
     if (task.kind is Kind.REGRESSION) != (task.value_range is not None) or (task.raw_output and not task.value_range):
         return "regression needs value_range, and only regression has one, or raw_output"
-    if task.value_range is not None and not task.value_range[0] < task.value_range[1]:
-        return f"value_range must rise, got {task.value_range}"
+    if task.value_range is not None and not 0 < task.value_range[1] - task.value_range[0] < math.inf:
+        return f"value_range must rise, and be finite, got {task.value_range}"
     if task.kind in _ALWAYS_PAIRED and not task.pair:
         return f"{task.kind} always reads pairs"
     if task.max_length < 8:
@@ -113,6 +114,8 @@ def _misplaced_key(task: Task) -> str | None:
         return "multilabel needs one threshold per label"
     if task.kind is not Kind.MULTILABEL and len(task.thresholds) > (task.kind is Kind.SPAN):
         return "only multilabel has thresholds; span may have one, of questions without an answer"
+    if not all(0 <= threshold <= 1 for threshold in task.thresholds):
+        return f"a threshold is a probability from 0 to 1, got {task.thresholds}"
     if task.max_answer_tokens is not None and (task.kind is not Kind.SPAN or task.max_answer_tokens < 1):
         return "max_answer_tokens must be at least 1, and only span has it"
     return None

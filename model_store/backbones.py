@@ -14,6 +14,7 @@ from polytask.model.pretrained import fold_positions, rename_published
 from polytask.model_store.durable_files import sha256_of
 from polytask.model_store.errors import BaseMismatch, BaseMissing
 from polytask.model_store.manifest import Base
+from polytask.model_store.reading import reading
 
 BASE_WEIGHTS = "model.safetensors"
 SHARDS = "model.safetensors.index.json"
@@ -53,12 +54,14 @@ def locate_backbone(name_or_folder: str) -> Path:
 def load_base(base: Base, config: NetworkConfig) -> dict[str, Tensor]:
     """The tensors of `base` under the names of a network of `config`, read from disk only when they are used.
 
-    Raises BaseMissing, or BaseMismatch if the file does not have the sha256 of `base`.
+    Raises BaseMissing, Unreadable, or BaseMismatch if the file does not have the sha256 of `base`.
     """
-    path = locate_backbone(base.name) / BASE_WEIGHTS
-    if not path.is_file():
-        raise BaseMissing(path, "is missing", "put the weights in safetensors there")
-    actual = sha256_of(path)
+    with reading(Path(base.name)):
+        path = locate_backbone(base.name) / BASE_WEIGHTS
+        if not path.is_file():
+            raise BaseMissing(path, "is missing", "put the weights in safetensors there")
+    with reading(path):
+        actual = sha256_of(path)
     if actual != base.sha256:
         raise BaseMismatch(
             path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, TypeVar, cast
@@ -28,19 +29,48 @@ class DecodingError(ValueError):
     """A value does not have its type; the message names the key."""
 
 
-def decode(kind: type[Decoded], value: Any) -> Decoded:
-    """`value`, as parsed from JSON, as a `kind` (a dataclass). Raises DecodingError, which names the key."""
+def parse(text: str) -> Any:
+    """The values in a JSON text. Raises DecodingError for other text, or JSON that is nested too deep."""
     try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DecodingError(f"is not JSON: {error}") from error
+
+
+def decode(kind: type[Decoded], value: Any, *, defaults: bool = False) -> Decoded:
+    """`value`, as parsed from JSON, as a `kind` (a dataclass). Raises DecodingError, which names the key.
+
+    `defaults`: a field that has a default may be missing.
+    """
+    try:
+        place = _not_finite(value)
+        if place is not None:
+            raise DecodingError(f"{_key(place) or 'the file'} is not a finite number")
         # From text, as only there pydantic's strict mode takes a list for a tuple and a string for an enum member.
-        validator = _validator(cast(type, kind))
-        return cast(Decoded, validator.validate_json(json.dumps(value), strict=True, extra="forbid"))
+        validator, text = _validator(cast(type, kind), defaults), json.dumps(value)
+        return cast(Decoded, validator.validate_json(text, strict=True, extra="forbid"))
     except ValidationError as error:
         raise DecodingError(_message(error.errors())) from error
+    except RecursionError as error:
+        raise DecodingError("is nested too deep") from error
+
+
+def _not_finite(value: Any) -> tuple[str | int, ...] | None:
+    """The place of a number that JSON does not have, but Python reads and writes; None if there is none."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else ()
+    entries: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        entries = value.items()
+    elif isinstance(value, list | tuple):
+        entries = enumerate(value)
+    return next(((step, *place) for step, entry in entries if (place := _not_finite(entry)) is not None), None)
 
 
 @cache
-def _validator(kind: type) -> SchemaValidator:
-    return SchemaValidator(_without_defaults(TypeAdapter(kind).core_schema))
+def _validator(kind: type, defaults: bool) -> SchemaValidator:
+    schema = TypeAdapter(kind).core_schema
+    return SchemaValidator(schema if defaults else _without_defaults(schema))
 
 
 def _without_defaults(schema: Any) -> Any:

@@ -33,6 +33,14 @@ class NameInvalid(StoreError):
     """Not a valid checkpoint name or version reference."""
 
 
+class Unreadable(StoreError):
+    """A file or folder cannot be read: no permission, a loop of links, or a folder in place of a file."""
+
+
+class NameMismatch(StoreError):
+    """The folder of a version has another name or number than its manifest."""
+
+
 class VersionNotFound(StoreError):
     """The store does not have this checkpoint or version, or no version was promoted."""
 
@@ -58,11 +66,15 @@ class ManifestInvalid(StoreError):
 
 
 class FileCorrupt(StoreError):
-    """A file is missing or was changed after saving."""
+    """A file is missing, was changed after saving, or cannot be what its name says."""
 
 
 class TensorMismatch(StoreError):
-    """The tensors of the file do not match the network; the message names them."""
+    """The tensors of the file do not match the network, or are not finite; the message names them."""
+
+
+class TokenizerMismatch(StoreError):
+    """The tokenizer lacks a special token, or has ids that the network has no embedding for."""
 
 
 class BaseMissing(StoreError):

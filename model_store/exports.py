@@ -9,18 +9,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from polytask.model_store.decoding import DecodingError, decode
+from polytask.model.tasks import Task
+from polytask.model_store.decoding import DecodingError, decode, parse
 from polytask.model_store.durable_files import flush, locked, replace_text, sha256_of, writing
 from polytask.model_store.errors import ExportInvalid, FileCorrupt
-from polytask.model_store.manifest import MANIFEST, Golden
+from polytask.model_store.manifest import MANIFEST, Golden, check_goldens
+from polytask.model_store.reading import MIB, check_hash, read_bytes, reading
 
 EXPORTS = "exports"
 EXPORT_MANIFEST = "exports.json"
 FORMAT = 1
+
+_MOST_BYTES = 64 * MIB
 
 _EXPORT_AGAIN = "run `polytask export` again"
 
@@ -111,22 +115,26 @@ def save_exports(version: Path, exports: Exports, files: Mapping[str, Path]) -> 
     return folder
 
 
-def read_exports(version: Path) -> tuple[Path, Exports] | None:
-    """The folder and the description of the version's exports; None if there are none.
+def read_exports(version: Path, tasks: Sequence[Task]) -> tuple[Path, Exports] | None:
+    """The folder and the description of the exports of a version with these tasks; None if there are none.
 
-    Raises ExportInvalid for exports that cannot be read or belong to another version.
+    Raises ExportInvalid for exports that do not fit the version, FileCorrupt or Unreadable.
     """
-    folder = next((folder for folder in export_folders(version) if (folder / EXPORT_MANIFEST).is_file()), None)
+    with reading(version / EXPORTS):
+        folder = next((folder for folder in export_folders(version) if (folder / EXPORT_MANIFEST).exists()), None)
     if folder is None:
         return None
     path = folder / EXPORT_MANIFEST
+    content = read_bytes(path, _MOST_BYTES)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse(content.decode("utf-8"))
         if isinstance(values, dict) and values.get("format") != FORMAT:
             raise ExportInvalid(
                 path, f"has format {values.get('format')}, this release reads format {FORMAT}", _EXPORT_AGAIN
             )
         exports = decode(Exports, values)
+        for candidate in exports.candidates:
+            check_goldens(candidate.goldens, tasks)
     except (ValueError, DecodingError) as error:
         raise ExportInvalid(path, f"cannot be read: {error}", _EXPORT_AGAIN) from error
     if exports.version_sha256 != sha256_of(version / MANIFEST):
@@ -136,12 +144,13 @@ def read_exports(version: Path) -> tuple[Path, Exports] | None:
 
 def exported_file(folder: Path, exports: Exports, name: str) -> Path:
     """The path of a file of the exports in `folder`. Raises FileCorrupt if it is missing or has another hash."""
-    path = folder / name
-    if not path.is_file():
-        raise FileCorrupt(path, "is missing", _EXPORT_AGAIN)
-    actual = sha256_of(path)
-    if actual != exports.files.get(name):
-        raise FileCorrupt(path, f"has sha256 {actual}, {EXPORT_MANIFEST} says {exports.files.get(name)}", _EXPORT_AGAIN)
+    path, expected = folder / name, exports.files.get(name)
+    if expected is None or Path(name).name != name:
+        raise ExportInvalid(folder / EXPORT_MANIFEST, f"does not list the file {name!r} of this folder", _EXPORT_AGAIN)
+    try:
+        check_hash(path, expected)
+    except FileCorrupt as error:
+        raise FileCorrupt(path, error.problem, _EXPORT_AGAIN) from error
     return path
 
 

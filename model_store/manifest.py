@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from polytask.model import answers
 from polytask.model.config import NetworkConfig, ParameterCounts
 from polytask.model.encoding import Input
-from polytask.model.tasks import Kind, Task, check_tasks
-from polytask.model_store.decoding import DecodingError, decode
-from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
+from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task, check_tasks
+from polytask.model_store.decoding import DecodingError, decode, parse
+from polytask.model_store.errors import (
+    FileCorrupt,
+    FormatTooNew,
+    ManifestInvalid,
+    NameMismatch,
+    NotAVersion,
+)
+from polytask.model_store.reading import MIB, read_bytes, read_hashed
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -29,6 +37,19 @@ FROM_BASE = "from_base"
 
 _MAX_ANSWER_TOKENS = 30
 """Tokens of the longest answer of a span task in formats 1 and 2."""
+
+_ANSWERS: dict[Kind, type[answers.Answer]] = {
+    Kind.CLASSIFICATION: answers.ClassificationAnswer,
+    Kind.MULTILABEL: answers.MultilabelAnswer,
+    Kind.REGRESSION: answers.RegressionAnswer,
+    Kind.RANKING: answers.RankingAnswer,
+    Kind.MULTIPLE_CHOICE: answers.MultipleChoiceAnswer,
+    Kind.TAGGING: answers.TaggingAnswer,
+    Kind.SPAN: answers.SpanAnswer,
+}
+
+_MOST_BYTES = 64 * MIB
+_MOST_CARD_BYTES = 16 * MIB
 
 _RESTORE = "save the version again or restore it from where it came from"
 
@@ -94,9 +115,9 @@ def from_json(text: str, path: Path) -> Manifest:
     Raises FormatTooNew before any other check, or ManifestInvalid, which names the key.
     """
     try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise ManifestInvalid(path, f"is not JSON: {error}", _RESTORE) from error
+        values = parse(text)
+    except DecodingError as error:
+        raise ManifestInvalid(path, str(error), _RESTORE) from error
     format_number = values.get("format") if isinstance(values, dict) else None
     if type(format_number) is int and format_number > FORMAT:
         raise FormatTooNew(
@@ -115,24 +136,50 @@ def from_json(text: str, path: Path) -> Manifest:
 
 
 def read_manifest(version: Path) -> Manifest:
-    """The manifest of the version in folder `version`, after a check of its hash.
+    """The manifest of the version in folder `version`, NAME/VERSION, after a check of its hash.
 
-    Raises NotAVersion, FormatTooNew, ManifestInvalid or FileCorrupt.
+    Raises NotAVersion, NameMismatch, FormatTooNew, ManifestInvalid, FileCorrupt or Unreadable.
     """
     path = version / MANIFEST
-    if not path.is_file():
-        raise NotAVersion(version, f"has no {MANIFEST}", "give the folder of a saved version, such as STORE/NAME/1")
-    content = path.read_bytes()
+    try:
+        content = read_bytes(path, _MOST_BYTES)
+    except FileCorrupt as error:
+        if path.exists():
+            raise
+        remedy = "give the folder of a saved version, such as STORE/NAME/1"
+        raise NotAVersion(version, f"has no {MANIFEST}", remedy) from error
     manifest = from_json(content.decode(errors="replace"), path)
     recorded = version / MANIFEST_HASH
-    if not recorded.is_file() or recorded.read_text(errors="replace") != manifest_hash(content):
+    if read_bytes(recorded, _MOST_BYTES) != manifest_hash(content).encode():
         raise FileCorrupt(path, f"does not have the hash in {MANIFEST_HASH}: it was changed after saving", _RESTORE)
+    _check_folder(version, manifest)
     return manifest
 
 
-def read_card(version: Path) -> str:
-    """The card of the version in folder `version`, in Markdown."""
-    return (version / CARD).read_text(encoding="utf-8")
+def read_card(version: Path, manifest: Manifest) -> str:
+    """The card of the version in folder `version`, in Markdown. Raises FileCorrupt or Unreadable."""
+    return read_hashed(version / CARD, manifest.files[CARD], _MOST_CARD_BYTES)
+
+
+def check_goldens(goldens: Sequence[Golden], tasks: Sequence[Task]) -> None:
+    """Raises ValueError if an example does not fit its task, or names a task that is not among `tasks`."""
+    by_name = {task.name: task for task in tasks}
+    _check_task_names("goldens", [golden.task for golden in goldens], by_name)
+    for number, golden in enumerate(goldens):
+        task, where = by_name[golden.task], f"key 'goldens[{number}]' of task {golden.task!r}"
+        if not _fits(task, golden.input):
+            raise ValueError(f"{where}: its input is not one of a {task.kind} task")
+        try:
+            kind = answers.OptionalSpanAnswer if task.may_lack_answer else _ANSWERS[task.kind]
+            decode(kind, golden.answer, defaults=True)
+        except DecodingError as error:
+            raise ValueError(f"{where}: its answer is not one of a {task.kind} task: {error}") from error
+
+
+def tasks_without_golden(manifest: Manifest) -> list[str]:
+    """The tasks whose answers are checked on no device, as they have no golden example."""
+    checked = {golden.task for golden in manifest.goldens}
+    return [task.name for task in manifest.tasks if task.name not in checked]
 
 
 def manifest_hash(content: bytes) -> str:
@@ -165,22 +212,38 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"key 'format': {manifest.format} was never in use")
     check_tasks(manifest.tasks, manifest.network.max_length)
     task_names = {task.name for task in manifest.tasks}
-    for key, names in (
-        ("metrics", manifest.metrics),
-        ("baselines", manifest.baselines),
-        ("goldens", [golden.task for golden in manifest.goldens]),
-    ):
+    for key, names in (("metrics", manifest.metrics), ("baselines", manifest.baselines)):
         _check_task_names(key, list(names), task_names)
+    check_goldens(manifest.goldens, manifest.tasks)
     for required in (WEIGHTS, TOKENIZER, CARD):
         if required not in manifest.files:
             raise ValueError(f"key 'files' lacks {required}")
     for file in manifest.files:
-        if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-            raise ValueError(f"key 'files' names {file!r}, outside the version")
+        if PurePosixPath(file).name != file or "\0" in file:
+            raise ValueError(f"key 'files' names {file!r}, which is not a file of the version's folder")
 
 
-def _check_task_names(key: str, names: Sequence[str], task_names: set[str]) -> None:
-    unknown = sorted(set(names) - task_names)
+def _fits(task: Task, item: Input) -> bool:
+    """Whether an input has the parts that the task reads, and no others."""
+    has_parts = (item.text_pair is not None, bool(item.candidates))
+    in_text = all(0 <= start <= stop <= len(item.text) for start, stop in item.words or ())
+    needed = (False, True) if task.kind in CANDIDATE_KINDS else (task.pair, False)
+    return has_parts == needed and in_text and (item.words is None or task.kind is Kind.TAGGING)
+
+
+def _check_folder(version: Path, manifest: Manifest) -> None:
+    folder = version.absolute()
+    found, named = f"{folder.parent.name}/{folder.name}", f"{manifest.name}/{manifest.version}"
+    if found != named:
+        raise NameMismatch(
+            version,
+            f"this folder is {found}, but its manifest says {named}",
+            f"move it to {named} of a store; to give a version another name or number: polytask models copy",
+        )
+
+
+def _check_task_names(key: str, names: Sequence[str], task_names: Collection[str]) -> None:
+    unknown = sorted(set(names).difference(task_names))
     if unknown:
         raise ValueError(f"key {key!r} names tasks that are not in 'tasks': {', '.join(unknown)}")
 

@@ -1,17 +1,18 @@
-"""Saving of a version: written under a temporary name, renamed once everything is on the disk, then read-only."""
+"""Saving and copying of a version: written under a temporary name, renamed once all is on the disk, then read-only."""
 
 from __future__ import annotations
 
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -21,6 +22,8 @@ from polytask.model.network import Network, parameter_counts
 from polytask.model_store.backbones import load_base
 from polytask.model_store.durable_files import flush, is_locked, locked, sha256_of, writing
 from polytask.model_store.errors import PointerCorrupt
+from polytask.model_store.exports import read_exports, save_exports
+from polytask.model_store.load import verify
 from polytask.model_store.manifest import (
     CARD,
     FROM_BASE,
@@ -34,6 +37,7 @@ from polytask.model_store.manifest import (
     manifest_hash,
     to_json,
 )
+from polytask.model_store.tokenizer import check_tokenizer
 from polytask.model_store.versions import check_name, promotions, versions
 
 _TEMPORARY = ".saving-"
@@ -77,21 +81,55 @@ def save(store: Path, name: str, new_version: NewVersion) -> Path:
     """Saves the next version of checkpoint `name`, whole or not at all, and returns its folder.
 
     Provenance gets `created`, the time, unless it has one. Raises NameInvalid, BaseMissing, BaseMismatch,
-    ManifestInvalid or StoreUnwritable; ValueError for a tensor that `precision` would change.
+    ManifestInvalid, TokenizerMismatch or StoreUnwritable; ValueError for a tensor that `precision` would change.
     """
     folder = store / check_name(name)
+    tokenizer = tokenizers.Tokenizer.from_str(new_version.tokenizer_json)
+    check_tokenizer(tokenizer, new_version.network.config, folder)
     with writing(folder), _temporary_folder(folder) as temporary:
         _write_weights(temporary / WEIGHTS, new_version)
         _write_text(temporary / TOKENIZER, new_version.tokenizer_json)
         _write_text(temporary / CARD, new_version.card)
-        with locked(folder):
-            version = _next_version(store, name)
-            _write_manifest(temporary, _manifest(name, version, new_version, temporary))
-            flush(temporary)
-            temporary.rename(folder / str(version))
-        flush(folder)
-        flush(store)
-    return folder / str(version)
+        return _number(store, name, temporary, lambda number: _manifest(name, number, new_version, temporary))
+
+
+def copy(version: Path, store: Path, name: str) -> Path:
+    """Copies the version in folder `version` with its exports to the next version of `name` in `store`.
+
+    Returns the new folder. Raises NameInvalid, StoreUnwritable, or the errors of `verify`: what is damaged is not copied.
+    """
+    manifest = verify(version)
+    exports = read_exports(version, manifest.tasks)
+    provenance = {**manifest.provenance, "copied_from": f"{manifest.name}/{manifest.version}"}
+    folder = store / check_name(name)
+    with writing(folder), _temporary_folder(folder) as temporary:
+        for file in manifest.files:
+            shutil.copyfile(version / file, temporary / file)
+            _finish(temporary / file)
+        copied = _number(
+            store,
+            name,
+            temporary,
+            lambda number: replace(manifest, name=name, version=number, provenance=provenance),
+        )
+    if exports is not None:
+        source, description = exports
+        own = replace(description, version=f"{name}/{copied.name}", version_sha256=sha256_of(copied / MANIFEST))
+        save_exports(copied, own, {file: source / file for file in own.files})
+    return copied
+
+
+def _number(store: Path, name: str, temporary: Path, manifest: Callable[[int], Manifest]) -> Path:
+    """Makes the files in `temporary` the next version of `name`, with its manifest, and returns its folder."""
+    folder = store / name
+    with locked(folder):
+        number = _next_version(store, name)
+        _write_manifest(temporary, manifest(number))
+        flush(temporary)
+        temporary.rename(folder / str(number))
+    flush(folder)
+    flush(store)
+    return folder / str(number)
 
 
 @contextmanager

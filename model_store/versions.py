@@ -9,33 +9,50 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from polytask.model.tasks import NAME
 from polytask.model_store.durable_files import locked, replace_text, writing
-from polytask.model_store.errors import NameInvalid, NothingToRollBack, PointerCorrupt, StoreMissing, VersionNotFound
+from polytask.model_store.errors import (
+    FileCorrupt,
+    NameInvalid,
+    NothingToRollBack,
+    PointerCorrupt,
+    StoreMissing,
+    Unreadable,
+    VersionNotFound,
+)
+from polytask.model_store.reading import MIB, read_bytes, reading
 
 POINTER = "current.json"
+_MOST_POINTER_BYTES = MIB
 
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def names(store: Path) -> list[str]:
-    """The names of the checkpoints that have a version, in order. Raises StoreMissing."""
-    if not store.is_dir():
-        raise StoreMissing(store, "there is no such folder", "give the folder of a store (--store or POLYTASK_STORE)")
-    return sorted(entry.name for entry in store.iterdir() if NAME.fullmatch(entry.name) and versions(store, entry.name))
+    """The names of the checkpoints that have a version, or cannot be read, in order. Raises StoreMissing or Unreadable."""
+    with reading(store):
+        if not store.is_dir():
+            remedy = "give the folder of a store (--store or POLYTASK_STORE)"
+            raise StoreMissing(store, "there is no such folder", remedy)
+        entries = sorted(entry.name for entry in store.iterdir())
+    return [entry for entry in entries if NAME.fullmatch(entry) and _may_have_versions(store, entry)]
 
 
 def versions(store: Path, name: str) -> list[int]:
-    """The versions of a checkpoint, in order; an empty list for an unknown checkpoint. Raises NameInvalid."""
+    """The versions of a checkpoint, in order; an empty list for an unknown checkpoint. Raises NameInvalid or Unreadable.
+
+    A broken link counts, so that it is reported and not skipped.
+    """
     folder = store / check_name(name)
-    if not folder.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in folder.iterdir() if _VERSION.fullmatch(entry.name) and entry.is_dir())
+    with reading(folder):
+        entries = [entry for entry in folder.iterdir() if _VERSION.fullmatch(entry.name)] if folder.is_dir() else []
+        return sorted(int(entry.name) for entry in entries if entry.is_symlink() or entry.is_dir())
 
 
 def current(store: Path, name: str) -> int | None:
-    """The current version, or None if none was promoted. Raises NameInvalid or PointerCorrupt."""
+    """The current version, or None if none was promoted. Raises NameInvalid, PointerCorrupt or Unreadable."""
     promoted = promotions(store, name)
     return promoted[-1] if promoted else None
 
@@ -43,7 +60,7 @@ def current(store: Path, name: str) -> int | None:
 def resolve(store: Path, reference: str) -> Path:
     """The folder of `NAME` (its current version) or `NAME/VERSION`.
 
-    Raises NameInvalid, VersionNotFound, PointerCorrupt or StoreMissing.
+    Raises NameInvalid, VersionNotFound, PointerCorrupt, Unreadable or StoreMissing.
     """
     name, version = parse_reference(reference)
     _require_name(store, name)
@@ -86,14 +103,19 @@ def rollback(store: Path, name: str) -> int:
 
 
 def promotions(store: Path, name: str) -> list[int]:
-    """The versions that were promoted and not rolled back, current one last. Raises NameInvalid or PointerCorrupt."""
+    """The versions that were promoted and not rolled back, current one last.
+
+    Raises NameInvalid, PointerCorrupt or Unreadable.
+    """
     path = store / check_name(name) / POINTER
-    if not path.is_file():
-        return []
+    with reading(path):
+        if not (path.exists() or path.is_symlink()):
+            return []
+    promoted: list[Any]
     try:
-        pointer = json.loads(path.read_text(encoding="utf-8"))
+        pointer = json.loads(read_bytes(path, _MOST_POINTER_BYTES))
         promoted = [*pointer["before"], pointer["current"]]
-    except (ValueError, TypeError, KeyError) as error:
+    except (FileCorrupt, ValueError, TypeError, KeyError, RecursionError) as error:
         promoted = [error]
     if not all(type(version) is int for version in promoted):
         raise PointerCorrupt(path, "does not say which version is current", "delete it and promote a version")
@@ -115,6 +137,13 @@ def parse_reference(reference: str) -> tuple[str, int | None]:
     if slash and not _VERSION.fullmatch(version):
         raise NameInvalid(reference, f"{version!r} is not a version", "write NAME or NAME/VERSION, such as demo/1")
     return check_name(name), int(version) if slash else None
+
+
+def _may_have_versions(store: Path, name: str) -> bool:
+    try:
+        return bool(versions(store, name))
+    except Unreadable:
+        return True
 
 
 def _write_pointer(folder: Path, promoted: list[int]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 
 from polytask import cli
 from polytask.model.network import parameter_counts
+from polytask.model_store.exports import read_exports
 from polytask.model_store.save import save
 from polytask.model_store.versions import current
 from polytask.service.config.api_keys import Keys, parse_keys
@@ -104,15 +106,59 @@ def test_promote_needs_a_version(run: Run) -> None:
 
 def test_verify_checks_one_or_all(run: Run, store: Path) -> None:
     """Each version has a line; a failed one makes the exit code 1 and does not stop the others."""
-    assert run("verify") == (0, "ok      demo/1\nok      demo/2\n", "")
+    unchecked = (
+        "no golden example, so answers are never checked: topics, closeness, relevance, choice, entities, answer"
+    )
+    assert run("verify") == (0, f"ok      demo/1 ({unchecked})\nok      demo/2 ({unchecked})\n", "")
     stores.flip_byte(store / "demo" / "1" / "weights.safetensors", -1)
     code, out, _ = run("verify")
     first, second = out.splitlines()
     assert code == 1
     assert first.startswith(f"FAILED  demo/1: {store}/demo/1/weights.safetensors: has sha256")
-    assert second == "ok      demo/2"
+    assert second.startswith("ok      demo/2")
     assert run("verify", "demo/2")[0] == 0
     assert run("verify", "demo")[0] == 1
+
+
+def test_verify_and_list_go_on_after_what_cannot_be_read(run: Run, store: Path) -> None:
+    """A broken link, a pointer that is not one, a copy under another number and bad exports have a line each."""
+    stores.write_exports(store / "demo" / "1")
+    stores.overwrite(store / "demo" / "1" / "exports" / "int8.onnx", b"another graph")
+    shutil.copytree(store / "demo" / "2", store / "demo" / "7")
+    (store / "demo" / "9").symlink_to("nowhere")
+    (store / "more" / "1").mkdir(parents=True)
+    stores.overwrite(store / "demo" / "current.json", b"[" * 100_000)
+    code, out, _ = run("verify")
+    assert code == 1
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["FAILED", "demo:"],
+        ["FAILED", "demo/1:"],
+        ["ok", "demo/2"],
+        ["FAILED", "demo/7:"],
+        ["FAILED", "demo/9:"],
+        ["FAILED", "more/1:"],
+    ]
+    assert f"{store}/demo/1/exports/int8.onnx: has sha256" in out
+    code, out, _ = run("list")
+    assert code == 0
+    assert out.count("broken") == 4
+    assert "this folder is demo/7, but its manifest says demo/2" in out
+
+
+def test_copy_gives_a_version_another_name_or_store(run: Run, store: Path, tmp_path: Path) -> None:
+    """A copy is a version of its own with the exports and the origin of the first, in this store or in another one."""
+    stores.write_exports(store / "demo" / "1")
+    assert run("copy", "demo/1", "shop") == (0, "copied to shop/1\n", "")
+    assert run("copy", "demo/1", "demo", "--to", str(tmp_path / "other")) == (0, "copied to demo/1\n", "")
+    assert run("copy", "demo", "demo") == (0, "copied to demo/3\n", "")
+    assert run("verify")[0] == run("verify", "--store", str(tmp_path / "other"))[0] == 0
+    assert '"copied_from": "demo/1"' in run("show", "shop/1")[1]
+    found = read_exports(store / "shop" / "1", tiny.tasks())
+    assert found is not None
+    assert found[1].version == "shop/1"
+    stores.flip_byte(store / "demo" / "2" / "card.md", 0)
+    code, _, err = run("copy", "demo/2", "shop")
+    assert (code, "card.md: has sha256" in err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from polytask.model.network import Network
+from polytask.model.tasks import Task
 from polytask.model_store.exports import Candidate, exported_file, read_exports
 from polytask.model_store.load import Checkpoint, load
 from polytask.model_store.versions import resolve
@@ -39,7 +40,7 @@ def load_backend(settings: Settings) -> tuple[Checkpoint, Backend]:
     warn_of_two_onnx_runtimes(device)
     threads = settings.threads or available_cores()
     checkpoint = load(version)
-    candidate, file = _select_export(settings, version, device)
+    candidate, file = _select_export(settings, version, checkpoint.manifest.tasks, device)
     if candidate is not None:
         logger.info("runs as exported for %s in %s", candidate.backend, candidate.precision)
         if candidate.goldens:
@@ -53,9 +54,11 @@ def load_backend(settings: Settings) -> tuple[Checkpoint, Backend]:
     return checkpoint, backend
 
 
-def _select_export(settings: Settings, version: Path, device: str) -> tuple[Candidate | None, Path | None]:
+def _select_export(
+    settings: Settings, version: Path, tasks: Sequence[Task], device: str
+) -> tuple[Candidate | None, Path | None]:
     """The export to run and its file (None: torch runs the network). Raises StartupError if a named backend has none."""
-    exports = None if settings.runner == "torch" else read_exports(version)
+    exports = None if settings.runner == "torch" else read_exports(version, tasks)
     candidate = None if exports is None else select_backend(exports[1].candidates, settings.runner, device)
     if exports is None or candidate is None:
         if settings.runner in {"auto", "torch"}:

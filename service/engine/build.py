@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from polytask.model.encoding import InputEncoder
 from polytask.model_store.load import Checkpoint
+from polytask.model_store.manifest import tasks_without_golden
 from polytask.service.api.task_info import example_input
 from polytask.service.backends.contract import Backend
 from polytask.service.backends.device import memory_of
@@ -16,6 +19,8 @@ from polytask.service.engine.warmup import BatchTimeTarget, warm_up
 from polytask.service.engine.worker import Worker
 from polytask.service.observability.metrics import WorkerMetrics
 from polytask.service.scheduling.queue import BatchLimits, FairQueue
+
+logger = logging.getLogger(__name__)
 
 _MOST_TOKENS = 262_144
 """Tokens in a batch however fast the device is: its memory is finite."""
@@ -36,6 +41,9 @@ def build_worker(
     manifest = checkpoint.manifest
     limits = calibrated or batch_limits(settings, backend.device)
     target = None if calibrated else calibration_target(settings, backend.device)
+
+    if unchecked := tasks_without_golden(manifest):
+        logger.warning("no golden example, so the answers are not checked: %s", ", ".join(unchecked))
 
     def warm_up_and_check(run: Run) -> BatchLimits:
         final_limits = warm_up(run, manifest.tasks, encoder.pad_id, limits, target)

@@ -36,9 +36,10 @@ def check_goldens(
         logits = run([ids[golden.task]] * len(encodings), encodings)
         given = asdict(answer(task, golden.input, encodings, logits))
         if not agree(_scores(golden.answer), _scores(given), tolerance):
+            # Cut, as the scores of very many labels would fill the log and the report to the supervisor.
             raise GoldenMismatch(
                 f"this device does not give the golden answer of task {golden.task!r} within {tolerance}: "
-                f"expected {golden.answer}, got {given}; serve on another device, or verify the checkpoint"
+                f"expected {golden.answer!s:.1000}, got {given!s:.1000}; serve on another device, or verify the checkpoint"
             )
 
 

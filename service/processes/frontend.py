@@ -34,7 +34,7 @@ def run_frontend(
     `number`: of this process among the frontends.
     """
     version = resolve(settings.store, settings.model)
-    manifest, card = read_manifest(version), read_card(version)
+    manifest = read_manifest(version)
     encoder = InputEncoder(load_tokenizer(version, manifest))
     metrics = Metrics(manifest.tasks, storage, predictions=settings.prediction_metrics)
     sockets = [engine_socket(folder, number) for number in range(len(settings.engine_devices))]
@@ -54,7 +54,7 @@ def run_frontend(
         engine=engine_client,
         predictor=predictor,
         task_info=describe_tasks(manifest, settings),
-        card=card,
+        card=read_card(version, manifest),
     )
     app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
     server = http_server(app, settings, backlog=1)

@@ -14,7 +14,7 @@ from polytask.service.config.settings import PREFIX, Settings, env_name
 from polytask.service.errors import StartupError
 
 _FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 30.0
+LONGEST_PAUSE_S = 30.0
 
 _LONG_RUN_S = 60.0
 """A process that ran this long has worked: its death starts the back-off anew."""
@@ -44,7 +44,7 @@ class RestartPolicy:
         if self.num_failed_starts == _MAX_FAILED_STARTS:
             return None
         self.num_quick_failures = 0 if ready and run_s >= _LONG_RUN_S else self.num_quick_failures + 1
-        return min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** max(0, self.num_quick_failures - 1))
+        return min(LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** max(0, self.num_quick_failures - 1))
 
 
 @dataclass(slots=True)

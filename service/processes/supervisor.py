@@ -26,7 +26,13 @@ from polytask.service.errors import StartupError
 from polytask.service.observability.metric_storage import SharedStorage, remove_gauges
 from polytask.service.observability.restart_metrics import RestartMetrics
 from polytask.service.processes.child_process import CANNOT_START, MAX_REPORT, METRICS, SHUTDOWN_MARGIN_S, engine_socket
-from polytask.service.processes.process_specs import ProcessSpec, engine_specs, environment, frontend_specs
+from polytask.service.processes.process_specs import (
+    LONGEST_PAUSE_S,
+    ProcessSpec,
+    engine_specs,
+    environment,
+    frontend_specs,
+)
 from polytask.service.processes.shared_folder import shared_folder
 from polytask.service.web.listener import listen
 
@@ -111,6 +117,9 @@ class _Supervisor:
             if code == CANNOT_START and error and not spec.restart_policy.was_ready:
                 raise StartupError(error)
             pause_s = spec.restart_policy.next_delay_s(ready=spec.ready, run_s=run_s)
+            if pause_s is None and code == CANNOT_START and spec.restart_policy.was_ready:
+                # What it reads at its start has been damaged. The other processes go on with what they have read.
+                pause_s = LONGEST_PAUSE_S
             if pause_s is None:
                 raise StartupError(
                     f"{spec.name} died {spec.restart_policy.num_failed_starts} times in a row before it was ready, the last time with exit "

@@ -17,6 +17,7 @@ from functools import partial
 
 from polytask.model_store.errors import StoreError
 from polytask.service.engine.golden_check import GoldenMismatch
+from polytask.service.engine.worker import Worker
 from polytask.service.errors import Conflict, FieldError, InvalidInput, StartupError, UnknownModel
 from polytask.service.observability.metrics import Metrics
 from polytask.service.versions.answer_drift import task_drifts
@@ -61,7 +62,7 @@ class VersionManager:
     async def running(self) -> AsyncIterator[None]:
         """Within this block the active version's worker runs; after it all versions are closed."""
         self.active.report_served()
-        self.active.worker.start(partial(self._worker_ended, self.active.revision))
+        self.active.worker.start(partial(self._worker_ended, self.active.worker))
         yield
         await self.close()
 
@@ -179,7 +180,7 @@ class VersionManager:
         active = self.active
         loaded = self._loader.load(revision, active)
         try:
-            loaded.worker.start(partial(self._worker_ended, revision))
+            loaded.worker.start(partial(self._worker_ended, loaded.worker))
             loaded.worker.wait_until_ready()
             compared = {task: tolerances.get(task, self._tolerance) for task in active.tasks if task in loaded.tasks}
             drifts = task_drifts(loaded.run, loaded.manifest.tasks, loaded.encoder, active.manifest, compared)
@@ -202,10 +203,10 @@ class VersionManager:
         detail = f"golden answers of {active.revision} have moved too far: {'; '.join(refused)}"
         return replace(load, state=LoadState.REFUSED, detail=detail), None
 
-    def _worker_ended(self, revision: str) -> None:
+    def _worker_ended(self, worker: Worker) -> None:
         # A version that is not active may fail without an effect on the service.
-        if revision == self.active.revision:
-            self._on_exit(self.active.worker.failure)
+        if worker is self.active.worker:
+            self._on_exit(worker.failure)
 
     def _loading_done(self, load: LoadStatus, loaded: LoadedVersion | None) -> None:
         self.load, self.standby, self._load_thread = load, loaded, None

@@ -62,14 +62,14 @@ def test_what_is_saved_is_read(version: Path, tmp_path: Path) -> None:
     """Exports are read as they were saved, and the version beside them is still whole."""
     folder = saved(version, tmp_path / "work")
     assert folder == version / "exports"
-    assert read_exports(version) == (folder, exports(version))
+    assert read_exports(version, tiny.tasks()) == (folder, exports(version))
     assert exported_file(folder, exports(version), "int8.onnx").read_bytes() == b"graph"
     verify(version)
 
 
 def test_there_need_not_be_any(version: Path) -> None:
     """A version without exports is no error."""
-    assert read_exports(version) is None
+    assert read_exports(version, tiny.tasks()) is None
 
 
 def test_new_exports_take_the_place_of_old_ones(version: Path, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_user_without_a_home_has_them_in_the_version_alone(version: Path, monk
     for name in ("HOME", "XDG_DATA_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", unknown)
-    assert read_exports(version) is None
+    assert read_exports(version, tiny.tasks()) is None
     assert export_folder(version) == version / "exports"
 
 
@@ -102,7 +102,7 @@ def test_a_version_that_cannot_be_written_to_has_them_elsewhere(
     monkeypatch.setattr(os, "access", lambda path, _: version not in {path, *Path(path).parents})
     folder = saved(version, tmp_path / "work")
     assert folder == export_folder(version) == own_folder / "polytask" / "exports" / stores.sha256(version / MANIFEST)
-    assert read_exports(version) == (folder, exports(version))
+    assert read_exports(version, tiny.tasks()) == (folder, exports(version))
     assert not (version / "exports").exists()
 
 
@@ -111,7 +111,7 @@ def test_exports_of_another_version_are_refused(version: Path, tmp_path: Path) -
     other = save(tmp_path / "store", "demo", stores.contents(tiny.network(seed=1)))
     saved(version, tmp_path / "work").rename(other / "exports")
     with pytest.raises(ExportInvalid, match=r"another version.* run `polytask export` again"):
-        read_exports(other)
+        read_exports(other, tiny.tasks())
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_is_not_known_is_an_error(wrong: dict[str, object], message: str, v
     path = saved(version, tmp_path / "work") / EXPORT_MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
     with pytest.raises(ExportInvalid, match=message) as raised:
-        read_exports(version)
+        read_exports(version, tiny.tasks())
     assert raised.value.path == path
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import math
 import os
 import pickle
 import shutil
@@ -9,13 +12,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers.models import WordPiece
+from tokenizers.processors import BertProcessing, TemplateProcessing
 from torch import Tensor
 
 from polytask.model.config import Pooling
@@ -29,6 +36,8 @@ from polytask.model_store.errors import (
     NotAVersion,
     StoreError,
     TensorMismatch,
+    TokenizerMismatch,
+    Unreadable,
 )
 from polytask.model_store.load import load, verify
 from polytask.model_store.manifest import FORMAT, Base, Manifest, read_manifest
@@ -81,7 +90,7 @@ def test_a_delta_may_have_other_shapes_than_its_base(store: Path, base: Base) ->
 
 def test_a_new_process_gives_the_same_logits_to_the_bit(version: Path, delta: Path, tmp_path: Path) -> None:
     """Another process, with a copy of the folder only, computes the saved network's logits to the bit."""
-    copies = [shutil.copytree(folder, tmp_path / "copies" / folder.parent.name) for folder in (version, delta)]
+    copies = [shutil.copytree(folder, tmp_path / "copies" / folder.parent.name / "1") for folder in (version, delta)]
     shutil.rmtree(tmp_path / "store")
     code = (
         "import sys; from pathlib import Path; from polytask.model_store.load import load; from tests.model_store.support import stores\n"
@@ -153,7 +162,7 @@ def test_a_missing_file_is_named(version: Path, check: Check, file: str) -> None
         (lambda tensors: tensors.update(stray=torch.zeros(1)), "has unknown stray"),
         (lambda tensors: tensors.update({_HEAD: torch.zeros(2, 2)}), f"wrong shape or type: {_HEAD} .*2, 2"),
         (lambda tensors: tensors.update({_HEAD: tensors[_HEAD].to(torch.int32)}), f"shape or type: {_HEAD} .*int32"),
-        (lambda tensors: tensors.clear(), "lacks .* and [0-9]+ more"),
+        (lambda tensors: tensors.clear(), "has none.* and [0-9]+ more"),
         (lambda tensors: tensors.update({"a.weight": tensors.pop(_HEAD)}), f"lacks {_HEAD}; has unknown a.weight"),
     ],
 )
@@ -197,6 +206,170 @@ def test_the_manifest_is_read_strictly(
         check(version)
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"vocab_size": 10**12},
+        {"vocab_size": 10**30},
+        {"vocab_size": 8_000_000},
+        {"num_layers": 10**9},
+        {"hidden_size": 2**40},
+        {"bottleneck_size": 10**12},
+        {"max_positions": 10**12, "max_length": 10**12},
+    ],
+    ids=str,
+)
+def test_absurd_sizes_are_refused_before_memory_is_taken(version: Path, check: Check, sizes: dict[str, int]) -> None:
+    """A network that is larger than its tensors is not built; the size is named."""
+    stores.rewrite_manifest(version, lambda fields: fields["network"].update(sizes))
+    with pytest.raises(TensorMismatch, match=f"has other sizes: .*{min(sizes)} {max(sizes.values())}"):
+        check(version)
+
+
+def test_an_absurd_header_is_not_read(version: Path, check: Check) -> None:
+    """Weights that announce a header of many gigabytes are refused."""
+    stores.rewrite_file(version, "weights.safetensors", (2**40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(FileCorrupt, match="header is too large"):
+        check(version)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_are_finite(version: Path, check: Check, value: float) -> None:
+    """One weight that is NaN or infinite stops the load, and its tensor is named."""
+    stores.rewrite_weights(version, lambda tensors: tensors[_HEAD].view(-1)[3].fill_(value))
+    with pytest.raises(TensorMismatch, match=f"has NaN or infinity in {_HEAD}"):
+        check(version)
+
+
+def _with_another_word(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.add_tokens(["zebra"])
+
+
+def _with_an_unknown_separator(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.post_processor = BertProcessing(("[SEP]", 999), ("[CLS]", 2))
+
+
+def _with_three_segments(tokenizer: tokenizers.Tokenizer) -> None:
+    tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:2", [("[CLS]", 2), ("[SEP]", 3)])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_with_another_word, "has token ids up to 66, but the network has embeddings for 66 only"),
+        (_with_an_unknown_separator, "has token ids up to 999"),
+        (_with_three_segments, "has 3 segments, but the network has embeddings for 2"),
+    ],
+)
+def test_every_token_has_an_embedding(
+    version: Path, check: Check, change: Callable[[tokenizers.Tokenizer], None], named: str
+) -> None:
+    """A tokenizer with an id or a segment that the network has no embedding for is refused, also at saving."""
+    tokenizer = tiny.tokenizer()
+    change(tokenizer)
+    stores.rewrite_file(version, "tokenizer.json", tokenizer.to_str().encode())
+    with pytest.raises(TokenizerMismatch, match=named):
+        check(version)
+    with pytest.raises(TokenizerMismatch, match=named):
+        save(version.parents[1], "demo", replace(stores.contents(tiny.network()), tokenizer_json=tokenizer.to_str()))
+
+
+def test_a_tokenizer_without_special_tokens_is_refused(version: Path, check: Check) -> None:
+    """A tokenizer that cannot begin and end a row is refused."""
+    plain = tokenizers.Tokenizer(WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))  # noqa: S106, no password
+    stores.rewrite_file(version, "tokenizer.json", plain.to_str().encode())
+    with pytest.raises(TokenizerMismatch, match=r"tokenizer\.json: cannot encode inputs .*\[SEP\]"):
+        check(version)
+
+
+def test_a_card_that_is_not_text_is_refused(version: Path, check: Check) -> None:
+    """A card that is not in UTF-8 is a store error that names it, even if its hash is right."""
+    stores.rewrite_file(version, "card.md", b"\xff")
+    with pytest.raises(FileCorrupt, match=r"card\.md: is not text in UTF-8"):
+        check(version)
+
+
+@pytest.mark.parametrize(
+    "file", ["weights.safetensors", "tokenizer.json", "card.md", "manifest.json", "manifest.sha256"]
+)
+def test_what_this_user_may_not_read_is_named(version: Path, check: Check, file: str) -> None:
+    """A file without permission to read it is a store error that names it; so is a folder above it."""
+    with stores.without_privileges(version):
+        check(version)
+        for path in (version / file, version, version.parent):
+            mode = path.stat().st_mode
+            path.chmod(0)
+            try:
+                with pytest.raises(Unreadable, match=f"{path}.*Permission denied.*let this user read it"):
+                    check(version)
+            finally:
+                path.chmod(mode)
+
+
+_ODD = st.one_of(
+    st.sampled_from(
+        [None, True, -1, 0, 1, 7, 10**12, 10**30, 0.5, -1e308, 1e308, math.nan, math.inf, "", "x", "\0", "é"]
+    ),
+    st.sampled_from([[], {}, [[]], [0], ["x"], {"x": 1}, "\ud83d", "../x", "a" * 300]),
+)
+
+
+def _mutated(draw: Callable[[int], int], values: Any, odd: Any) -> Any:
+    """JSON values with one of them replaced: at each step into the values, `draw` chooses among so many."""
+    entries: list[Any] = list(values) if isinstance(values, dict) else list(range(len(values)))
+    key = entries[draw(len(entries))]
+    if isinstance(values[key], dict | list) and values[key] and draw(4):
+        odd = _mutated(draw, values[key], odd)
+    if isinstance(values, dict):
+        return {**values, key: odd}
+    return [*values[:key], odd, *values[key + 1 :]]
+
+
+def _replace(values: dict[str, Any], fields: dict[str, Any]) -> None:
+    fields.clear()
+    fields.update(values)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), file=st.sampled_from(["manifest.json", "manifest.json", "tokenizer.json", "exports.json"]))
+def test_no_json_ends_in_another_error(version: Path, data: st.DataObject, file: str) -> None:
+    """Whatever value stands anywhere in a JSON file of a version, with all hashes right: it is fine, or a StoreError."""
+
+    def draw(number: int) -> int:
+        return data.draw(st.integers(0, number - 1))
+
+    stores.write_exports(version)
+    path = version / "exports" / file if file == "exports.json" else version / file
+    before = {name: name.read_bytes() for name in (path, version / "manifest.json", version / "manifest.sha256")}
+    values = _mutated(draw, json.loads(before[path]), data.draw(_ODD))
+    try:
+        if file == "manifest.json":
+            stores.rewrite_manifest(version, partial(_replace, values))
+        elif file == "tokenizer.json":
+            stores.rewrite_file(version, file, json.dumps(values).encode())
+        else:
+            stores.overwrite(path, json.dumps(values).encode())
+        with contextlib.suppress(StoreError):
+            verify(version)
+            load(version)
+    finally:
+        for name, content in before.items():
+            stores.overwrite(name, content)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 4000), content=st.binary(max_size=12))
+def test_no_bytes_of_weights_end_in_another_error(version: Path, place: int, content: bytes) -> None:
+    """Whatever bytes stand in the header or the values of the weights, with the right hash: fine, or a StoreError."""
+    before = (version / "weights.safetensors").read_bytes()
+    stores.rewrite_file(version, "weights.safetensors", before[:place] + content + before[place + len(content) :])
+    try:
+        with contextlib.suppress(StoreError):
+            load(version)
+    finally:
+        stores.rewrite_file(version, "weights.safetensors", before)
+
+
 def test_a_wrong_base_is_refused(delta: Path, base: Base, check: Check) -> None:
     """A base other than the one of the delta stops the load."""
     stores.flip_byte(Path(base.name) / "model.safetensors", -1)
@@ -234,7 +407,7 @@ def test_a_pickle_is_not_executed(version: Path, check: Check, tmp_path: Path) -
 def test_a_file_that_is_no_tokenizer_is_refused(version: Path, check: Check, content: bytes) -> None:
     """A tokenizer that cannot be parsed is a store error, even if its hash is right."""
     stores.rewrite_file(version, "tokenizer.json", content)
-    with pytest.raises(FileCorrupt, match=r"tokenizer\.json: is not a tokenizer"):
+    with pytest.raises(FileCorrupt, match=r"tokenizer\.json: is not (a tokenizer|text in UTF-8)"):
         check(version)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -12,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.model.answers import LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
+from polytask.model.answers import ClassificationAnswer, LabelScore, MultilabelAnswer, RankedCandidate, RankingAnswer
 from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts
 from polytask.model.encoding import Input
 from polytask.model.tasks import Kind
 from polytask.model_store import DEFAULT_STORE
-from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NotAVersion
+from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NameMismatch, NotAVersion
 from polytask.model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
 from tests.model_store.support import stores
 from tests.support import tiny
@@ -74,7 +75,7 @@ def test_the_text_is_stable_and_begins_with_the_format() -> None:
 
 def test_the_order_of_labels_survives() -> None:
     """Scores keep the order of their labels, which is not alphabetical."""
-    golden = Golden("mood", Input("x"), {"scores": {"z": 0.1, "a": 0.9}})
+    golden = Golden("mood", Input("x"), asdict(ClassificationAnswer("a", 0.9, {"z": 0.1, "a": 0.9})))
     (read,) = from_json(to_json(replace(manifest(), goldens=(golden,))), _PATH).goldens
     assert list(read.answer["scores"]) == ["z", "a"]
 
@@ -82,9 +83,9 @@ def test_the_order_of_labels_survives() -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_numbers_survive_to_the_bit(value: float) -> None:
     """Any finite score is read back exactly."""
-    golden = Golden("mood", Input("x"), {"score": value})
+    golden = Golden("closeness", Input("x", "y"), {"value": value})
     (read,) = from_json(to_json(replace(manifest(), goldens=(golden,))), _PATH).goldens
-    assert read.answer["score"] == value
+    assert read.answer["value"] == value
 
 
 @pytest.mark.parametrize("key", [field.name for field in fields(Manifest)])
@@ -111,9 +112,34 @@ def test_a_missing_key_is_named(key: str) -> None:
         (lambda parsed: parsed.update(format="1"), "'format' must be a whole number"),
         (lambda parsed: parsed["metrics"].update(poetry={}), "'metrics' names tasks that are not in 'tasks': poetry"),
         (lambda parsed: parsed["goldens"][0].update(task="poetry"), "'goldens' names tasks .*: poetry"),
+        (
+            lambda parsed: parsed["tasks"][1].update(thresholds=[float("nan")] * 3),
+            r"thresholds\[0\]' is not a finite number",
+        ),
+        (lambda parsed: parsed["tasks"][1].update(thresholds=[1e308] * 3), "a threshold is a probability"),
+        (lambda parsed: parsed["tasks"][2].update(value_range=[0, float("inf")]), r"value_range\[1\]' is not a finite"),
+        (lambda parsed: parsed["tasks"][2].update(value_range=[-1e308, 1e308]), "value_range must rise, and be finite"),
+        (lambda parsed: parsed["network"].update(layer_norm_eps=-1.0), "layer_norm_eps must be above 0"),
+        (
+            lambda parsed: parsed["metrics"]["mood"].update(accuracy=float("nan")),
+            "'metrics.mood.accuracy' is not a finite",
+        ),
+        (
+            lambda parsed: parsed["goldens"][0].update(answer={"value": 1.0}),
+            "'topics': its answer is not one of a multilabel",
+        ),
+        (
+            lambda parsed: parsed["goldens"][1]["input"].update(text_pair="b"),
+            "'relevance': its input is not one of a ranking",
+        ),
+        (lambda parsed: parsed["goldens"][2]["input"].update(words=[[0, 99]]), "'entities': its input is not one of"),
+        (lambda parsed: parsed["files"].update({"a\0": "0"}), "not a file of the version's folder"),
         (lambda parsed: parsed["files"].pop("card.md"), "'files' lacks card.md"),
-        (lambda parsed: parsed["files"].update({"../other": "0"}), "'files' names '../other', outside"),
-        (lambda parsed: parsed["files"].update({"/etc/passwd": "0"}), "'files' names '/etc/passwd', outside"),
+        (lambda parsed: parsed["files"].update({"../other": "0"}), "'files' names '../other', which is not a file"),
+        (
+            lambda parsed: parsed["files"].update({"/etc/passwd": "0"}),
+            "'files' names '/etc/passwd', which is not a file",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(change: Callable[[dict[str, Any]], object], named: str) -> None:
@@ -216,7 +242,7 @@ def test_this_format_needs_every_switch() -> None:
             from_json(json.dumps(parsed), _PATH)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "\0"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "\0", "[" * 100_000, '{"a":' * 100_000])
 def test_other_text_is_no_manifest(text: str) -> None:
     """Text that is no JSON object is a ManifestInvalid."""
     with pytest.raises(ManifestInvalid):
@@ -247,6 +273,14 @@ def test_a_folder_without_a_manifest_is_no_version(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(NotAVersion, match=MANIFEST):
             read_manifest(path)
+
+
+@pytest.mark.parametrize("place", ["demo/7", "prod/1", "demo/01"])
+def test_a_version_is_read_only_under_its_own_name_and_number(version: Path, place: str) -> None:
+    """A copy in the folder of another name or number is refused with both, and with what to do."""
+    copied = shutil.copytree(version, version.parents[1] / place)
+    with pytest.raises(NameMismatch, match=f"this folder is {place}, but its manifest says demo/1; .*models copy"):
+        read_manifest(copied)
 
 
 def test_a_changed_value_breaks_the_manifests_hash(version: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from polytask.model.batch import collate
 from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
 from polytask.model.pretrained import _LAYER_PARTS, _PARTS, rename_published
+from polytask.model_store.exports import Candidate, Exports, save_exports
 from polytask.model_store.manifest import MANIFEST, MANIFEST_HASH, WEIGHTS, Base, Golden, manifest_hash
 from polytask.model_store.save import NewVersion
 from tests.support import tiny
@@ -83,6 +86,8 @@ def fine_tuned(precision: torch.dtype = torch.float16) -> Network:
     return network
 
 
+_NOBODY = 65534
+
 TRAINED = "encoder.layers.1.query.weight"
 """The tensor of the backbone that `fine_tuned` changes."""
 
@@ -126,6 +131,46 @@ def rewrite_weights(version: Path, change: Callable[[dict[str, Tensor]], object]
     save_file(tensors, changed, metadata)
     rewrite_file(version, WEIGHTS, changed.read_bytes())
     changed.unlink()
+
+
+def write_exports(version: Path) -> None:
+    """Gives a version an export of 8 bits with a golden answer of its own."""
+    golden = contents(tiny.network()).goldens
+    exports = Exports(
+        version="demo/1",
+        version_sha256=sha256(version / MANIFEST),
+        files={"int8.onnx": hashlib.sha256(b"graph").hexdigest()},
+        candidates=(
+            Candidate("onnxruntime", "int8", "int8.onnx", "onnxruntime 1", {"1": 2.0}, {"mood": 0.1}, None, golden),
+        ),
+        cpu="a processor",
+        threads=2,
+        calibration=3,
+        created="2026-01-01",
+    )
+    graph = version / "graph"
+    graph.write_bytes(b"graph")
+    save_exports(version, exports, {"int8.onnx": graph})
+
+
+@contextmanager
+def without_privileges(version: Path) -> Iterator[None]:
+    """Makes this process, if it is root's, one of a user who owns the version and the folders down to its store only."""
+    owned, above = [version.parents[1], *version.parents[1].rglob("*")], list(version.parents[2:-2])
+    modes = {folder: folder.stat().st_mode for folder in above}
+    if os.geteuid() == 0:
+        for path in owned:
+            os.chown(path, _NOBODY, _NOBODY)
+        for folder, mode in modes.items():
+            folder.chmod(mode | 0o011)
+        os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        if os.getuid() == 0:
+            os.seteuid(0)
+            for folder, mode in modes.items():
+                folder.chmod(mode)
 
 
 def flip_byte(path: Path, index: int) -> None:

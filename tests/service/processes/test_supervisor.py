@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,7 @@ from polytask.service.engine.golden_check import agree
 from polytask.service.errors import StartupError
 from polytask.service.processes.shared_folder import shared_folder
 from polytask.service.processes.supervisor import serve
+from tests.model_store.support import stores
 from tests.service.support import checkpoints
 from tests.service.support.processes import PATIENCE_S, address, refused, sample, until
 from tests.service.support.serving import body
@@ -370,6 +372,32 @@ def test_the_limits_of_a_key_hold_over_all_frontends(tmp_path: Path, pool: Threa
         until(service.ready)
         assert Counter(pool.map(post, ["rare"] * 10)) == {429: 10}
         assert Counter(pool.map(post, ["few"] * 2)) == {200: 2}
+
+
+def test_a_service_outlives_its_files(tmp_path: Path) -> None:
+    """Where a frontend cannot be restarted, as its version was damaged, the other one answers, however many tries fail."""
+    with supervised(tmp_path, POLYTASK_FRONTENDS="2") as service:
+        until(lambda: len(service.children("polytask.service.processes.frontend")) == 2)
+        until(service.ready)
+        (tmp_path / "store").rename(tmp_path / "away")
+        doomed = service.children("polytask.service.processes.frontend")[0]
+        doomed.kill()
+        doomed.wait(PATIENCE_S)
+        url, fifth = f"{service.client.base_url}/metrics", 'process_restarts_total{process="frontend"} 5'
+        until(lambda: fifth in httpx.get(url).text)
+        until(lambda: len(psutil.Process(service.popen.pid).children()) == 2)
+        time.sleep(0.5)  # for the supervisor to decide
+        assert service.post("topics") == 200
+
+
+def test_a_damaged_version_is_a_failed_start(tmp_path: Path) -> None:
+    """With several processes, too, a store error ends the start at the first try, with one line that names the file."""
+    checkpoints.saved(tmp_path)
+    stores.rewrite_file(tmp_path / "tiny" / "1", "card.md", b"\xff")
+    shutil.copytree(tmp_path / "tiny" / "1", tmp_path / "tiny" / "5")
+    for model, problem in (("tiny/1", "card.md: is not text in UTF-8"), ("tiny/5", "its manifest says tiny/1")):
+        said = failed_start(tmp_path, "polytask.service.processes.engine", POLYTASK_FRONTENDS="1", POLYTASK_MODEL=model)
+        assert problem in said
 
 
 def failed_start(folder: Path, engine: str, **variables: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import shutil
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ import pytest
 from polytask.service.backends.contract import Backend
 from polytask.service.backends.selection import load_backend
 from polytask.service.config.settings import Settings
+from tests.model_store.support import stores
 from tests.service.processes.test_remote_engine import both
 from tests.service.support import checkpoints
 from tests.service.support.doubles import GatedBackend, real_backend
@@ -188,7 +190,19 @@ def without_manifest(store: Path) -> None:
     (store / "tiny" / "2" / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize(("damage", "reason"), [(cut_off, "weights.safetensors"), (without_manifest, "manifest.json")])
+def without_finite_weights(store: Path) -> None:
+    """Makes a weight of version 2 NaN."""
+    stores.rewrite_weights(store / "tiny" / "2", lambda tensors: tensors["heads.sentence.bias"].fill_(float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_off, "weights.safetensors"),
+        (without_manifest, "manifest.json"),
+        (without_finite_weights, "has NaN or infinity in heads.sentence.bias"),
+    ],
+)
 async def test_a_damaged_version_changes_nothing(store: Path, damage: Callable[[Path], None], reason: str) -> None:
     """The load fails with its reason, and no thread or version remains."""
     damage(store)
@@ -199,6 +213,42 @@ async def test_a_damaged_version_changes_nothing(store: Path, damage: Callable[[
         assert await admin.answers() == first
         await until(lambda: threading.active_count() == threads)
         assert (await admin.get("/admin/models"))["standby"] is None
+
+
+async def test_a_version_that_says_it_is_another_changes_nothing(store: Path) -> None:
+    """A copy of the active version under another number is not loaded, and what follows does not touch the active one."""
+    shutil.copytree(store / "tiny" / "1", store / "tiny" / "7")
+    async with administered(store) as admin:
+        first, found = await admin.answers(), await admin.load("tiny/7")
+        assert found["state"] == "failed"
+        assert "this folder is tiny/7, but its manifest says tiny/1" in found["detail"]
+        refused(await admin.post("unload"), 409, "Conflict")
+        assert await admin.answers() == first
+        assert (await admin.load("tiny/2", tolerances=ANYTHING))["state"] == "loaded"
+        assert await admin.change("unload") == ("tiny/1", None)
+        assert await admin.answers() == first
+        assert admin.service.worker.ready
+
+
+def empty(store: Path) -> None:
+    """Cuts off every file of a store, then removes them all."""
+    for file in store.rglob("*.*"):
+        stores.overwrite(file, b"")
+    shutil.rmtree(store)
+
+
+async def test_versions_in_memory_need_their_files_no_more(store: Path) -> None:
+    """Without the store both versions in memory answer, swap and unload; what is not in memory is not found."""
+    async with administered(store) as admin:
+        first, _ = await admin.answers(), await admin.load("tiny/2", tolerances=ANYTHING)
+        empty(store)
+        assert await admin.change("activate") == ("tiny/2", "tiny/1")
+        assert (await admin.answers())[0] == "tiny/2"
+        assert await admin.change("rollback") == ("tiny/1", "tiny/2")
+        assert await admin.answers() == first
+        assert await admin.change("unload") == ("tiny/1", None)
+        refused(await admin.post("load", model="tiny/2"), 404, "Unknown model")
+        assert await admin.answers() == first
 
 
 async def test_an_unexpected_error_changes_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

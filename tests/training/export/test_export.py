@@ -18,7 +18,7 @@ from polytask.model.heads import Outputs
 from polytask.model.network import Network
 from polytask.model_store.exports import Exports, read_exports
 from polytask.model_store.load import verify
-from polytask.model_store.manifest import Golden
+from polytask.model_store.manifest import Golden, read_manifest
 from polytask.model_store.save import NewVersion, save
 from polytask.service.backends.selection import open_backend
 from polytask.training.data.issues import DataError
@@ -104,7 +104,7 @@ def export_with(version: Path, data: Path | None, backends: Backends, graph: onn
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "onnx_graph", trace)
         folder = export_version(version, data, backends, console)
-    found = read_exports(version)
+    found = read_exports(version, read_manifest(version).tasks)
     assert found is not None
     assert found[0] == folder
     assert isinstance(console.file, io.StringIO)
@@ -173,7 +173,7 @@ def test_exporting_again_without_data_leaves_float32_only(
     shutil.copytree(everything.version.parents[2], tmp_path, dirs_exist_ok=True)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "home"))
     version = tmp_path / everything.version.relative_to(everything.version.parents[2])
-    earlier = read_exports(version)
+    earlier = read_exports(version, read_manifest(version).tasks)
     assert earlier is not None
     (earlier[0] / "stale.onnx").write_bytes(b"")
     again = export_with(version, None, Backends(lambda _: True, open_run, 1), everything.graph)
@@ -184,4 +184,4 @@ def test_exporting_again_without_data_leaves_float32_only(
     assert not any(candidate.differences for candidate in again.exports.candidates)
     assert {path.name for path in again.folder.iterdir()} == {"float32.onnx", "exports.json"}
     shutil.rmtree(again.folder)
-    assert read_exports(version) is None
+    assert read_exports(version, read_manifest(version).tasks) is None
