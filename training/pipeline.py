@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +20,7 @@ from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.durable_files import replace_text
 from polytask.model_store.load import load
 from polytask.model_store.save import check_writable
+from polytask.training.data.examples import TaskData
 from polytask.training.data.statistics import data_statistics
 from polytask.training.data.version_data import changed_files, validation_data
 from polytask.training.evaluation.diagnostics import diagnose
@@ -30,12 +31,13 @@ from polytask.training.loop.distributed import Group, process_group
 from polytask.training.loop.interrupts import Interrupted
 from polytask.training.loop.trainer import Training, train
 from polytask.training.preparation import PreparedRun, choose_device, prepare
-from polytask.training.publishing.publish import publish
+from polytask.training.publishing.publish import num_calibration_rows, publish
 from polytask.training.recipes.schema import read_recipe
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError, Snapshot, latest_checkpoint, read_snapshot
 from polytask.training.runs.console_display import Display
 from polytask.training.runs.event_log import EventLog
+from polytask.training.runs.progress import ProgressBar, num_rows, rows_counted
 from polytask.training.runs.run_folder import RunFolder
 from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.run_reader import RunFolderError
@@ -112,10 +114,11 @@ def train_and_publish(
         def evaluate() -> Iterator[None]:
             """Pauses after each task, so that a signal can stop the evaluation there."""
             answers = {}
-            for task, task_answers in answer_tasks(prepared.network, prepared.encoder, prepared.data):
-                answers[task] = task_answers
-                display.task_answered(task)
-                yield
+            display.begin("evaluating", _num_validation_rows(prepared.data))
+            with rows_counted(prepared.network, display.advance_work):
+                for task, task_answers in answer_tasks(prepared.network, prepared.encoder, prepared.data):
+                    answers[task] = task_answers
+                    yield
             scores = score_tasks(prepared.data, answers)
             logger.log_evaluation(scores)
             console.print(scores_table(scores, prepared.baselines))
@@ -175,13 +178,16 @@ def _open_tensorboard(
 
 def _publish(prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console) -> Path:
     """Publishes the network and writes its scores and diagnostics into the run's folder."""
-    version, scores, answers = publish(prepared, store, display.task_answered)
+    display.begin("publishing", _num_validation_rows(prepared.data) + num_calibration_rows(prepared.data))
+    with rows_counted(prepared.network, display.advance_work):
+        version, scores, answers = publish(prepared, store)
     display.show_scores(scores)
     console.print(scores_table(scores, prepared.baselines))
-    diagnostics = {
-        task.name: diagnose(task, task_data.validation, answers[task.name])
-        for task, task_data in zip(prepared.network.tasks, prepared.data, strict=True)
-    }
+    diagnostics = {}
+    display.begin("diagnosing", len(prepared.data))
+    for task, task_data in zip(prepared.network.tasks, prepared.data, strict=True):
+        diagnostics[task.name] = diagnose(task, task_data.validation, answers[task.name])
+        display.advance_work()
     results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics}
     replace_text(run_folder.results, json.dumps(results, ensure_ascii=False))
     return version
@@ -195,7 +201,12 @@ def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict
     data = validation_data(version, data_folder)
     changed = changed_files(version, data_folder)
     checkpoint = load(version)
-    scores = evaluate_tasks(checkpoint.network.to(choose_device()), InputEncoder(checkpoint.tokenizer), data)
+    network, encoder = checkpoint.network.to(choose_device()), InputEncoder(checkpoint.tokenizer)
+    with (
+        ProgressBar(console, "evaluating", _num_validation_rows(data), "rows") as bar,
+        rows_counted(network, bar.advance),
+    ):
+        scores = evaluate_tasks(network, encoder, data)
     if changed:
         console.print(
             f"warning: not the data that the version was measured on when published: {', '.join(changed)}",
@@ -205,6 +216,10 @@ def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict
         )
     console.print(scores_table(scores, checkpoint.manifest.metrics, beside="when published"))
     return scores
+
+
+def _num_validation_rows(data: Sequence[TaskData]) -> int:
+    return sum(num_rows(example.input for example in task_data.validation) for task_data in data)
 
 
 def device_name(device: torch.device) -> str:

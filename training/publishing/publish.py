@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -31,13 +31,10 @@ _PRECISION = torch.float16
 _CALIBRATION_EXAMPLES = 10_000
 
 
-def publish(
-    run: PreparedRun, store: Path, on_answered: Callable[[str], None] | None = None
-) -> tuple[Path, dict[str, Scores], dict[str, list[Answer]]]:
+def publish(run: PreparedRun, store: Path) -> tuple[Path, dict[str, Scores], dict[str, list[Answer]]]:
     """Rounds, calibrates, evaluates and saves the run's network, in place.
 
     Returns the version's folder, its metrics, and the answers to the validation examples that they were computed from.
-    `on_answered` is called with the name of each task after its examples were answered.
 
     A backbone given by name becomes the version's base, and only tensors that differ from it are stored. With a backbone
     given by folder, or one that is not in a single safetensors file, the version holds all tensors.
@@ -48,11 +45,7 @@ def publish(
         base = Base(run.recipe.backbone.name, sha256_of(weights))
     round_weights(run.network, _PRECISION, kept={} if base is None else run.backbone.tensors)
     calibrate(run.network, run.encoder, run.data)
-    answers = {}
-    for task, task_answers in answer_tasks(run.network, run.encoder, run.data):
-        answers[task] = task_answers
-        if on_answered is not None:
-            on_answered(task)
+    answers = dict(answer_tasks(run.network, run.encoder, run.data))
     scores = score_tasks(run.data, answers)
     new_version = NewVersion(
         network=run.network,
@@ -99,6 +92,11 @@ def calibrate(network: Network, encoder: InputEncoder, data: Sequence[TaskData])
         else task_data.task
         for task_id, task_data in enumerate(data)
     )
+
+
+def num_calibration_rows(data: Sequence[TaskData]) -> int:
+    """The number of rows that `calibrate` reads."""
+    return sum(min(len(each.train), _CALIBRATION_EXAMPLES) for each in data if each.task.thresholds)
 
 
 def goldens(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> tuple[Golden, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from polytask.model.tasks import Task
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.runs.progress import LOG_INTERVAL_S
 
 _SMOOTHING = 0.98
 _NUM_LOG_LINES = 50
@@ -32,6 +34,7 @@ class Display:
         self._losses: list[float | None] = [None] * len(tasks)
         self._counts = [0] * len(tasks)
         self._metrics = [""] * len(tasks)
+        self._doing, self._done, self._work, self._said = "", 0, 0, time.monotonic()
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
@@ -69,10 +72,15 @@ class Display:
         ):
             self._console.print(f"{self._time_line(int(after))}  {self._loss_line()}", soft_wrap=True, highlight=False)
 
-    def task_answered(self, name: str) -> None:
-        """Shows how far an evaluation is: the examples of the task with that name were answered, in the tasks' order."""
-        done = 1 + [task.name for task in self._tasks].index(name)
-        self._set_status(f"; evaluating, {done} of {len(self._tasks)} tasks done")
+    def begin(self, doing: str, total: int) -> None:
+        """Shows that something else than training is done, such as an evaluation. `total`: the steps that it has."""
+        self._doing, self._done, self._work = doing, 0, total
+        self._show_work()
+
+    def advance_work(self, count: int = 1) -> None:
+        """Adds steps of what `begin` has named. Of an estimated total no more than all is shown."""
+        self._done = min(self._done + count, self._work)
+        self._show_work()
 
     def show_scores(self, scores: Mapping[str, Scores]) -> None:
         """Shows the first metric of each task, after an evaluation."""
@@ -88,6 +96,13 @@ class Display:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores a `state`, before the display is entered."""
         self._losses, self._counts, self._metrics = state["losses"], state["counts"], state["metrics"]
+
+    def _show_work(self) -> None:
+        text = f"{self._doing}, {self._done / max(1, self._work):.0%} done"
+        self._set_status(f"; {text}")
+        if not self._console.is_terminal and time.monotonic() - self._said > LOG_INTERVAL_S:
+            self._said = time.monotonic()
+            self._console.print(text, soft_wrap=True, highlight=False)
 
     def _set_status(self, text: str) -> None:
         self._progress.update(self._bar, description=text)

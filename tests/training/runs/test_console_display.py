@@ -66,12 +66,16 @@ def test_a_terminal_shows_every_task() -> None:
 
 
 def test_a_terminal_shows_how_far_an_evaluation_is() -> None:
-    """During an evaluation the bar shows the number of tasks that are done, and afterwards nothing of it."""
+    """During an evaluation the bar shows the share that is done, and afterwards nothing of it."""
     console = _console(terminal=True)
     with Display(console, tiny.tasks(), 10) as display:
-        display.task_answered(tiny.tasks()[2].name)
+        display.begin("evaluating", 8)
+        display.advance_work(2)
         display._live.refresh()
-        assert "left; evaluating, 3 of 7 tasks done" in _plain(console)
+        assert "left; evaluating, 25% done" in _plain(console)
+        display.advance_work(99)
+        display._live.refresh()
+        assert "left; evaluating, 100% done" in _plain(console)
         display.show_scores({task.name: {"accuracy": 0.5} for task in tiny.tasks()})
     assert "evaluating" not in _plain(console).split("examples,")[-1]
 
