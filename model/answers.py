@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -111,10 +112,18 @@ class Entity:
 
 
 @dataclass(frozen=True, slots=True)
+class WordEntity(Entity):
+    """An entity of an input of `tokens`: it also is `tokens[start_word:end_word]`, counted in given words."""
+
+    start_word: int
+    end_word: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaggingAnswer:
     """Entities in text order; with plain (not BIO) tags, every word."""
 
-    entities: tuple[Entity, ...]
+    entities: tuple[Entity | WordEntity, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +248,16 @@ def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits, option
     scores = softmax(word_logits) if len(word_logits) else word_logits
     tags = [task.labels[i] for i in scores.argmax(axis=-1).tolist()]
     confidence = (word_logits if options.raw_scores else scores).max(axis=-1).tolist()
-    entities = []
+    entities: list[Entity] = []
     for label, first, stop in word_runs(tags, bio=task.bio):
         start, end = encoding.offsets[first][0], encoding.offsets[stop - 1][1]
-        entities.append(Entity(item.text[start:end], label, start, end, _rounded(fmean(confidence[first:stop]))))
+        entity = (item.text[start:end], label, start, end, _rounded(fmean(confidence[first:stop])))
+        if item.words is None:
+            entities.append(Entity(*entity))
+        else:
+            # Not `first` and `stop`: words without a token, or in front of what was read, have no offsets.
+            first_word, last_word = (bisect_left(item.words, encoding.offsets[index]) for index in (first, stop - 1))
+            entities.append(WordEntity(*entity, first_word, last_word + 1))
     return TaggingAnswer(tuple(entities))
 
 

@@ -13,7 +13,7 @@ from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
 from polytask.model.text_pieces import PIECE_LENGTH, cut, find_cut
 from polytask.model.tokenised_text import Keep, Piece, TokenisedText, gather
 from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
-from polytask.model.words import Offsets, split_words
+from polytask.model.words import Offsets
 
 # A piece that only marks a space, in vocabularies that mark spaces; it stands for no characters.
 _SPACE = "\u2581"
@@ -31,7 +31,7 @@ class Input:
 
     `text`, and `text_pair` for tasks on pairs (for a span task: the question and the context).
     `candidates`: texts that a ranking task orders or a multiple-choice task chooses from.
-    `words`: for tagging, the character range of each word in `text`; None stands for those of `split_words`.
+    `words`: for tagging, the character range of each word in `text`; None stands for those of the task's rule.
     """
 
     text: str
@@ -47,6 +47,11 @@ class Input:
             offsets.append((start, start + len(word)))
             start += len(word) + 1
         return cls(text=" ".join(words), words=tuple(offsets))
+
+    @property
+    def given_words(self) -> tuple[str, ...]:
+        """The words in `words`; none for raw text."""
+        return tuple(self.text[start:end] for start, end in self.words or ())
 
 
 class TextRange(NamedTuple):
@@ -99,11 +104,12 @@ class TooManyTokens(ValueError):
 class TokenCache:
     """Tokenised texts, kept by a caller so that they are not tokenised again.
 
-    `max_length`: the longest `max_length` of the tasks that read them. `texts`: by the text; of tagging tasks by the input.
+    `max_length`: the longest `max_length` of the tasks that read them. `texts`: by the text; of tagging tasks by the task's
+    name, as each may split texts into other words, and the input.
     """
 
     max_length: int
-    texts: dict[str | Input, TokenisedText] = field(default_factory=dict)
+    texts: dict[str | tuple[str, Input], TokenisedText] = field(default_factory=dict)
 
 
 Check = Callable[[], None]
@@ -177,9 +183,9 @@ class InputEncoder:
         keep = Keep(None if truncation is Truncation.WINDOW else cache.max_length, truncation is Truncation.LEFT)
         if task.kind is Kind.TAGGING:
             for item in inputs:
-                if item not in cache.texts:
-                    cache.texts[item] = self._tokenise_words(item, keep, limits)
-            return [tuple(self._word_rows(task, cache.texts[item], truncation)) for item in inputs]
+                if (task.name, item) not in cache.texts:
+                    cache.texts[task.name, item] = self._tokenise_words(task, item, keep, limits)
+            return [tuple(self._word_rows(task, cache.texts[task.name, item], truncation)) for item in inputs]
         new = dict.fromkeys(text for item in inputs for text in _texts(item) if text not in cache.texts)
         cache.texts.update(zip(new, self._tokenise(list(new), keep, limits), strict=True))
         return [
@@ -189,7 +195,7 @@ class InputEncoder:
     def tokens(self, task: Task, item: Input, rows: Sequence[Encoding], cache: TokenCache) -> list[list[Token]]:
         """The tokens of each row of `item` without special tokens. `cache`: as filled by `encode`."""
         if task.kind is Kind.TAGGING:
-            texts = [cache.texts[item]]
+            texts = [cache.texts[task.name, item]]
             characters = [_characters_of_words(item.text, texts[0])]
         else:
             texts = [cache.texts[text] for text in _texts(item)]
@@ -231,8 +237,8 @@ class InputEncoder:
         )
         return gather(_limited(pieces, keep, limits), keep)
 
-    def _tokenise_words(self, item: Input, keep: Keep, limits: EncodingLimits) -> TokenisedText:
-        ranges = _word_ranges(item)
+    def _tokenise_words(self, task: Task, item: Input, keep: Keep, limits: EncodingLimits) -> TokenisedText:
+        ranges = task.word_rule.words(item.text, limits.check) if item.words is None else item.words
         if len(item.text) <= PIECE_LENGTH:
             words = _words(item, ranges)
             encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
@@ -340,11 +346,6 @@ def _limited(pieces: Iterable[Piece], keep: Keep, limits: EncodingLimits) -> Ite
         if most is not None and num_tokens > most:
             raise TooManyTokens(f"a text of more than {most} tokens is too long for windows")
         yield piece
-
-
-def _word_ranges(item: Input) -> Offsets:
-    """The character range of each word of a tagging input."""
-    return split_words(item.text) if item.words is None else item.words
 
 
 def _words(item: Input, ranges: Offsets) -> tuple[str, ...]:

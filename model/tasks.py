@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from polytask.model.words import WordRule
+
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Names of tasks and checkpoints, which appear in paths and URLs."""
 
@@ -27,6 +29,7 @@ class Kind(StrEnum):
 LABELLED_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.TAGGING})
 CANDIDATE_KINDS = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE})
 _TOKEN_LEVEL = frozenset({Kind.TAGGING, Kind.SPAN})
+_DEFAULT_WORDS = WordRule()
 _ALWAYS_PAIRED = frozenset({Kind.RANKING, Kind.MULTIPLE_CHOICE, Kind.SPAN})
 
 NO_ANSWER = "no_answer"
@@ -41,8 +44,8 @@ class Task:
     `raw_output`: the output of a regression is the value itself, else its sigmoid is the position in the range.
     `thresholds`: probabilities by `threshold_names`: of multilabel, one per label; of a span task whose questions may have
     no answer, the one from which it says so. `pair`: the task reads two texts. `max_length`: tokens of a row, special
-    tokens included. `max_answer_tokens`: of span, tokens of the longest answer; None for any length. Raises ValueError if
-    these do not fit the kind.
+    tokens included. `max_answer_tokens`: of span, tokens of the longest answer; None for any length. `words`: of tagging,
+    how raw text is split; None as by `WordRule()`. Raises ValueError if these do not fit the kind.
     """
 
     name: str
@@ -54,11 +57,17 @@ class Task:
     thresholds: tuple[float, ...] = ()
     raw_output: bool = False
     max_answer_tokens: int | None = None
+    words: WordRule | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
         if problem:
             raise ValueError(f"task {self.name!r}: {problem}")
+
+    @property
+    def word_rule(self) -> WordRule:
+        """How the raw texts of a tagging task are split into words."""
+        return self.words or _DEFAULT_WORDS
 
     @property
     def token_level(self) -> bool:
@@ -118,6 +127,8 @@ def _misplaced_key(task: Task) -> str | None:
         return f"a threshold is a probability from 0 to 1, got {task.thresholds}"
     if task.max_answer_tokens is not None and (task.kind is not Kind.SPAN or task.max_answer_tokens < 1):
         return "max_answer_tokens must be at least 1, and only span has it"
+    if task.words is not None and task.kind is not Kind.TAGGING:
+        return "only tagging splits texts into words"
     return None
 
 

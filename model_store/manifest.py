@@ -203,7 +203,7 @@ def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_task(task: dict[str, Any], format_number: int) -> dict[str, Any]:
-    implied = {"max_answer_tokens": _MAX_ANSWER_TOKENS if task.get("kind") == Kind.SPAN else None}
+    implied = {"max_answer_tokens": _MAX_ANSWER_TOKENS if task.get("kind") == Kind.SPAN else None, "words": None}
     return implied | ({"raw_output": False} if format_number == 1 else {}) | task
 
 

@@ -81,13 +81,18 @@ class MultipleChoiceAnswer(Answer):
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A labelled part of the text, `text[start:end]`, and its probability."""
+    """A labelled part of the text, `text[start:end]`, and its probability.
+
+    Of an input of `tokens` it also is `tokens[start_word:end_word]`; of a text both are None.
+    """
 
     text: str
     label: str
     start: int
     end: int
     score: float
+    start_word: int | None = None
+    end_word: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +255,8 @@ def _require_kind(kind: type[_Kind], answer: Answer, task: str, index: int) -> _
 
 
 def _entity(fields: Mapping[str, Any]) -> Entity:
-    return Entity(fields["text"], fields["label"], fields["start"], fields["end"], fields["score"])
+    where = fields["start"], fields["end"], fields["score"]
+    return Entity(fields["text"], fields["label"], *where, fields.get("start_word"), fields.get("end_word"))
 
 
 def _label_score(fields: Mapping[str, Any]) -> LabelScore:

@@ -105,6 +105,7 @@ REQUESTS = {
 }
 
 _READ = {"tokens": "integer", "dropped_tokens": "integer", "read?": "[[ReadToken]]"}
+_ENTITY = {"text": "string", "label": "string", "start": "integer", "end": "integer", "score": "number"}
 _ANSWERS = (
     "[ClassificationAnswer | MultilabelAnswer | RegressionAnswer | RankingAnswer | MultipleChoiceAnswer"
     " | TaggingAnswer | SpanAnswer | OptionalSpanAnswer | RefusedInput]"
@@ -124,8 +125,9 @@ RESPONSES = {
     "RankingAnswer": {"ranking": "[RankedCandidate]"} | _READ,
     "RankedCandidate": {"index": "integer", "text": "string", "score": "number"},
     "MultipleChoiceAnswer": {"choice": "integer", "text": "string", "scores": "[number]"} | _READ,
-    "TaggingAnswer": {"entities": "[Entity]"} | _READ,
-    "Entity": {"text": "string", "label": "string", "start": "integer", "end": "integer", "score": "number"},
+    "TaggingAnswer": {"entities": "[Entity | WordEntity]"} | _READ,
+    "Entity": _ENTITY,
+    "WordEntity": _ENTITY | {"start_word": "integer", "end_word": "integer"},
     "SpanAnswer": {"text": "string", "start": "integer", "end": "integer", "score": "number"} | _READ,
     "OptionalSpanAnswer": {
         "text": "string",

@@ -17,6 +17,7 @@ from polytask.model.answers import (
     Answer,
     AnswerOptions,
     ClassificationAnswer,
+    Entity,
     LabelScore,
     Logits,
     MultilabelAnswer,
@@ -26,13 +27,16 @@ from polytask.model.answers import (
     RegressionAnswer,
     SpanAnswer,
     TaggingAnswer,
+    WordEntity,
     answer,
     sigmoid,
     softmax,
     word_runs,
 )
-from polytask.model.encoding import Encoding, Input
+from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import Kind, Task
+from polytask.model.truncation import Truncation
+from tests.support import tiny
 
 LOGIT = st.floats(-10, 10, width=32)
 LABELS = ("O", "B-x", "I-x", "B-y", "I-y")
@@ -238,6 +242,24 @@ def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]],
         assert (entity.label, entity.start, entity.end) == (label, item.words[first][0], item.words[stop - 1][1])
         assert entity.text == item.text[entity.start : entity.end]
         assert entity.score == pytest.approx(np.mean([max(row) for row in scores[first:stop]]), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("side", [Truncation.RIGHT, Truncation.LEFT])
+def test_entities_of_given_words_name_them(side: Truncation) -> None:
+    """Entities of given words have the indices of their words, also behind words without tokens or cut off; texts have none."""
+    task = Task("task", Kind.TAGGING, 8, labels=LABELS)
+    words = ["\u200b", "the", "cat", "\u200b", "sat", "in", "the", "cat", "sat"]
+    item, tags = Input.from_words(words), [0, 1, 2, 0, 1, 0]
+    (rows,) = InputEncoder(tiny.tokenizer()).encode(task, [item], side)
+    logits = [np.eye(5, dtype=np.float32)[[0, *tags, 0][: len(rows[0])]] for _ in rows]
+    found = cast(TaggingAnswer, answer(task, item, rows, logits)).entities
+    assert found
+    for entity in found:
+        assert isinstance(entity, WordEntity)
+        assert " ".join(words[entity.start_word : entity.end_word]) == entity.text
+    text = Input("the cat sat in the cat")
+    (rows,) = InputEncoder(tiny.tokenizer()).encode(task, [text])
+    assert all(type(entity) is Entity for entity in cast(TaggingAnswer, answer(task, text, rows, logits)).entities)
 
 
 def test_plain_tags_answer_for_every_word() -> None:

@@ -19,7 +19,7 @@ from polytask.model.encoding import Encoding, Input, InputEncoder, TokenCache
 from polytask.model.tasks import Kind, Task
 from polytask.model.tokenised_text import TokenisedText
 from polytask.model.truncation import Truncation, truncate_pair
-from polytask.model.words import split_words
+from polytask.model.words import WordRule, WordSplit
 from tests.model.support.networks import MINILM
 from tests.support import backbones
 
@@ -302,11 +302,12 @@ def test_words_without_pieces_are_passed_over() -> None:
     assert row.offsets == ((0, 3), (11, 14))
 
 
-@given(TEXTS)
-def test_words_are_found_where_none_are_given(text: str) -> None:
-    """A text without given words is tagged by the words of `split_words`."""
-    task = _task(Kind.TAGGING)
-    assert _one(task, Input(text)) == _one(task, Input(text, words=split_words(text)))
+@given(TEXTS, st.sampled_from(WordSplit))
+def test_words_are_found_where_none_are_given(text: str, split: WordSplit) -> None:
+    """A text without given words is tagged by the words of the task's rule."""
+    rule = WordRule(split)
+    task = replace(_task(Kind.TAGGING), words=rule)
+    assert _one(task, Input(text)) == _one(task, Input(text, words=rule.words(text)))
 
 
 def test_the_given_tokenizer_is_left_alone() -> None:
@@ -493,7 +494,7 @@ def test_rows_fit_and_know_what_they_hold(text: str, other: str, kind: Kind, rul
 
 
 def test_what_is_known_is_not_tokenised_again() -> None:
-    """Texts in the cache are not tokenised again; tasks on words have entries of their own."""
+    """Texts in the cache are not tokenised again; each task on words has entries of its own, as its words may differ."""
 
     class Counted(InputEncoder):
         def _tokenise(self, texts: Sequence[str], *options: Any) -> list[TokenisedText]:
@@ -506,7 +507,9 @@ def test_what_is_known_is_not_tokenised_again() -> None:
     for kind in (Kind.CLASSIFICATION, Kind.TAGGING, Kind.CLASSIFICATION, Kind.TAGGING):
         assert encoder.encode(_task(kind), items, cache=cache) == ENCODER.encode(_task(kind), items)
     assert asked == ["a cat", "two cats"]
-    assert set(cache.texts) == {"a cat", "two cats", *items}
+    assert set(cache.texts) == {"a cat", "two cats", *(("task", item) for item in items)}
+    task = replace(_task(Kind.TAGGING), name="letters", words=WordRule(WordSplit.CHARACTERS))
+    assert encoder.encode(task, items, cache=cache) == ENCODER.encode(task, items)
 
 
 @given(TEXTS, st.sampled_from([Kind.CLASSIFICATION, Kind.TAGGING]))

@@ -17,6 +17,7 @@ from polytask.model.answers import ClassificationAnswer, LabelScore, MultilabelA
 from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, ParameterCounts
 from polytask.model.encoding import Input
 from polytask.model.tasks import Kind
+from polytask.model.words import WordRule, WordSplit
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.errors import FileCorrupt, FormatTooNew, ManifestInvalid, NameMismatch, NotAVersion
 from polytask.model_store.manifest import FORMAT, MANIFEST, Base, Golden, Manifest, from_json, read_manifest, to_json
@@ -155,14 +156,14 @@ def _of_format_1(parsed: dict[str, Any]) -> None:
         for key in written.keys() - old.keys():
             del written[key]
     for task in parsed["tasks"]:
-        del task["raw_output"], task["max_answer_tokens"]
+        del task["raw_output"], task["max_answer_tokens"], task["words"]
     parsed["format"] = 1
 
 
 def _of_format_2(parsed: dict[str, Any]) -> None:
     """Removes the keys that format 2 does not have."""
     for task in parsed["tasks"]:
-        del task["max_answer_tokens"]
+        del task["max_answer_tokens"], task["words"]
     parsed["format"] = 2
 
 
@@ -178,6 +179,16 @@ def test_forms_are_read_back() -> None:
     text = to_json(replace(manifest(), network=network))
     assert json.loads(text)["network"]["layer_norm_form"] == "bias-in-scale"
     assert from_json(text, _PATH).network == network
+
+
+def test_rules_for_words_are_read_back() -> None:
+    """The rule for the words of a tagging task is read back, and a rule that is not known is named."""
+    rule = WordRule(WordSplit.UNICODE, ("'s",), ("mr.", "王"))
+    tasks = tuple(replace(task, words=rule) if task.kind is Kind.TAGGING else task for task in manifest().tasks)
+    text = to_json(replace(manifest(), tasks=tasks))
+    assert from_json(text, _PATH).tasks == tasks
+    with pytest.raises(ManifestInvalid, match=r"words.*'lines' is not one of 'unicode'"):
+        from_json(text.replace('"unicode"', '"lines"'), _PATH)
 
 
 def test_format_1_is_read_with_what_is_new_at_its_default() -> None:

@@ -12,9 +12,12 @@ from typing import Any
 
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task
+from polytask.model.words import WordRule, WordSplit
 from polytask.training.data.issues import DataError, DataIssues, read_all
 from polytask.training.data.records import SourcedRecord, read_records
+from polytask.training.data.running_text import running_text
 from polytask.training.data.splits import hold_out, subsample
+from polytask.training.data.word_rules import choose_word_rule
 from polytask.training.recipes.schema import RecipeError, RegressionLoss, TaskConfig
 
 _THRESHOLD = 0.5
@@ -204,6 +207,7 @@ def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
             thresholds=(_THRESHOLD,) * _num_thresholds(config, labels, train),
             raw_output=config.regression is RegressionLoss.MSE,
             max_answer_tokens=config.max_answer_tokens,
+            words=_word_rule(config, train) if config.kind is Kind.TAGGING else None,
         )
     except ValueError as error:
         message = f"{', '.join(config.train)}: {error}"
@@ -216,6 +220,12 @@ def _num_thresholds(config: TaskConfig, labels: Sequence[str], train: Sequence[S
     if config.kind is Kind.SPAN:
         return int(any(not sourced.record.answers for sourced in train))
     return len(labels) if config.kind is Kind.MULTILABEL else 0
+
+
+def _word_rule(config: TaskConfig, train: Sequence[SourcedRecord]) -> WordRule:
+    """The rule for raw text that makes the words of the training records."""
+    texts = [running_text(sourced.record.tokens) for sourced in train]
+    return choose_word_rule(texts, tuple(WordSplit) if config.words is None else (config.words,))
 
 
 def _check_measurable(task: Task, config: TaskConfig) -> None:

@@ -14,8 +14,13 @@ from rich.text import Text
 
 from polytask.model.tasks import LABELLED_KINDS, Kind
 from polytask.training.data.examples import EncodedExample, Example, TaskData
+from polytask.training.data.running_text import running_text
+from polytask.training.data.word_rules import agreement, describe
 
 _NAMED_LABELS = 5
+
+_LOW_AGREEMENT = 0.9
+"""The share of words found below which there is a warning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,8 @@ def _notes(task_data: TaskData, lengths: Lengths) -> Iterator[str]:
         if unseen:
             names = ", ".join(unseen[:_NAMED_LABELS]) + (", …" if len(unseen) > _NAMED_LABELS else "")
             yield f"warning: {name}: {len(unseen)} of {len(task_data.task.labels)} labels never occur in train: {names}"
+    if task_data.task.kind is Kind.TAGGING:
+        yield _words_note(task_data)
     repeated = count_repeated(task_data)
     if repeated:
         yield f"warning: {name}: {repeated:,} of {len(task_data.validation):,} validation examples are in train as well"
@@ -163,6 +170,24 @@ def _notes(task_data: TaskData, lengths: Lengths) -> Iterator[str]:
             f"warning: {name}: {lengths.left_out:,} of {len(task_data.train):,} training examples are left out: "
             f"nothing to learn is left of them within {task_data.task.max_length} tokens"
         )
+
+
+def measure_agreement(task_data: TaskData) -> float:
+    """The share of the words of a tagging task's validation examples that its rule finds in running text."""
+    texts = [running_text(example.input.given_words) for example in task_data.validation]
+    return agreement(task_data.task.word_rule, texts)
+
+
+def _words_note(task_data: TaskData) -> str:
+    found = measure_agreement(task_data)
+    rule = f"raw text is split by the rule {describe(task_data.task.word_rule)}"
+    if found >= _LOW_AGREEMENT:
+        return f"{task_data.task.name}: {rule}; it finds {found:.1%} of the words of validation"
+    return (
+        f"warning: {task_data.task.name}: {rule}, which finds only {found:.1%} of the words of validation, so answers to raw "
+        "text will be worse than measured on given words (compare text_f1): send 'tokens' instead of texts, or train on "
+        "words that are split by one of the rules (words in the recipe)"
+    )
 
 
 def _table(title: str, *headings: str) -> Table:

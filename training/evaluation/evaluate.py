@@ -18,7 +18,8 @@ from polytask.model.heads import Outputs, output_slices
 from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example, TaskData
-from polytask.training.evaluation.metrics import Scores, score_answers, score_task
+from polytask.training.data.running_text import running_text
+from polytask.training.evaluation.metrics import Scores, score_answers, score_task, score_task_on_text
 
 _MAX_ROWS = 64
 _MAX_TOKENS = 8192
@@ -151,6 +152,20 @@ def score_tasks(data: Sequence[TaskData], answers: Mapping[str, Sequence[Answer]
     return {task_data.task.name: score_task(task_data, answers[task_data.task.name]) for task_data in data}
 
 
+def score_network(
+    network: Network, encoder: InputEncoder, data: Sequence[TaskData], answers: Mapping[str, Sequence[Answer]]
+) -> dict[str, Scores]:
+    """The metrics of `score_tasks`, and `text_f1` of tagging tasks: on their examples as running text."""
+    scores = score_tasks(data, answers)
+    for task_id, task_data in enumerate(data):
+        if task_data.task.kind is Kind.TAGGING:
+            examples = [replace(each, input=running_text(each.input.given_words)) for each in task_data.validation]
+            texts = [Input(example.input.text) for example in examples]
+            on_text = answer_inputs(network, encoder, task_id, texts)
+            scores[task_data.task.name] |= score_task_on_text(task_data, examples, on_text)
+    return scores
+
+
 def evaluate_tasks(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> dict[str, Scores]:
-    """Every task's metrics on its validation examples."""
-    return score_tasks(data, dict(answer_tasks(network, encoder, data)))
+    """Every task's metrics on its validation examples, as in `score_network`."""
+    return score_network(network, encoder, data, dict(answer_tasks(network, encoder, data)))

@@ -6,6 +6,7 @@ They are computed by scikit-learn, scipy and torchmetrics, entities in a file of
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,7 @@ from sklearn import metrics
 from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_reciprocal_rank
 from torchmetrics.functional.text import squad
 
-from polytask.model.answers import Answer
+from polytask.model.answers import Answer, tagged_ranges
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example, TaskData
 from polytask.training.evaluation.entity_scores import score_entities
@@ -31,13 +32,30 @@ def score_task(task_data: TaskData, answers: Sequence[Answer]) -> Scores:
 
     Metrics of the first validation split have plain names, those of the others are `metric/split`.
     """
-    assert sum(task_data.splits.values()) == len(task_data.validation) == len(answers), "an answer for every example"
+    metric, label = task_data.config.metric, task_data.config.positive_label
+    return _by_split(
+        task_data, task_data.validation, answers, partial(score_answers, metric=metric, positive_label=label)
+    )
+
+
+def score_task_on_text(task_data: TaskData, examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:
+    """`text_f1` of a tagging task, named by split as in `score_task`.
+
+    `examples`: the validation examples as running text with the ranges of their words. `answers[i]` answers the text
+    alone of `examples[i]`.
+    """
+    return _by_split(task_data, examples, answers, _text_f1)
+
+
+def _by_split(
+    task_data: TaskData, examples: Sequence[Example], answers: Sequence[Answer], score: Callable[..., Scores]
+) -> Scores:
+    assert sum(task_data.splits.values()) == len(examples) == len(answers), "an answer for every example"
     scores: Scores = {}
     start = 0
     for split, size in task_data.splits.items():
         part = slice(start, start + size)
-        main_metric = (task_data.config.metric, task_data.config.positive_label)
-        split_scores = score_answers(task_data.task, task_data.validation[part], answers[part], *main_metric)
+        split_scores = score(task_data.task, examples[part], answers[part])
         scores |= {f"{name}/{split}" if start else name: value for name, value in split_scores.items()}
         start += size
     return scores
@@ -130,6 +148,17 @@ def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) ->
     if not task.bio:
         return {"token_accuracy": float(accuracy)}
     return {"span_f1": score_entities(correct, predicted)[0].f1, "token_accuracy": float(accuracy)}
+
+
+def _text_f1(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
+    """F1 of entities, or of words with plain tags, of which label, start and end are right."""
+    right = given = common = 0
+    for example, answer in zip(examples, answers, strict=True):
+        tags = [task.labels[label] for label in example.target]
+        correct = set(tagged_ranges(example.input.words or (), tags, bio=task.bio))
+        predicted = {(entity.label, entity.start, entity.end) for entity in answer.entities}
+        right, given, common = right + len(correct), given + len(predicted), common + len(correct & predicted)
+    return {"text_f1": 2 * common / max(1, right + given)}
 
 
 def word_tags(example: Example, answer: Any, *, bio: bool) -> list[str]:

@@ -22,7 +22,7 @@ from polytask.model_store.save import NewVersion, same_bits, save
 from polytask.model_store.versions import versions
 from polytask.training.backbone import weights_file
 from polytask.training.data.examples import TaskData
-from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_tasks
+from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_network
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.preparation import PreparedRun
 from polytask.training.publishing.version_card import render_card
@@ -46,7 +46,7 @@ def publish(run: PreparedRun, store: Path) -> tuple[Path, dict[str, Scores], dic
     round_weights(run.network, _PRECISION, kept={} if base is None else run.backbone.tensors)
     calibrate(run.network, run.encoder, run.data)
     answers = dict(answer_tasks(run.network, run.encoder, run.data))
-    scores = score_tasks(run.data, answers)
+    scores = score_network(run.network, run.encoder, run.data, answers)
     new_version = NewVersion(
         network=run.network,
         tokenizer_json=run.backbone.tokenizer.to_str(),

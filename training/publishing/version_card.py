@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from polytask.model.tasks import Kind
 from polytask.training.data.examples import TaskData
+from polytask.training.data.statistics import measure_agreement
+from polytask.training.data.word_rules import describe
 from polytask.training.evaluation.baselines import DESCRIPTIONS
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.recipes.schema import Recipe
@@ -25,10 +28,36 @@ is learned from the training split alone. Thresholds of multilabel tasks are set
 | task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
 |---|---|---|---:|---:|---|---:|---|---|
 {rows}
-
+{_words_section(data, scores)}
 Trained on {recipe.length.examples:,} drawn examples (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
 recipe, the hashes of the data, the code's commit and further metrics are in `manifest.json`.
 """
+
+
+def _words_section(data: Sequence[TaskData], scores: Mapping[str, Scores]) -> str:
+    """How well tagging tasks do on running text, in which the words must be found first; empty without such tasks."""
+    rows = [_words_row(each, scores[each.task.name]) for each in data if each.task.kind is Kind.TAGGING]
+    if not rows:
+        return ""
+    return """
+Texts to be tagged are split into words as the training data are, as far as a rule can. In the validation data, with
+their words joined as people write them:
+
+| task | words are split by the rule | words found | on given words | text_f1, on running text |
+|---|---|---:|---:|---:|
+""" + "".join(f"{row}\n" for row in rows)
+
+
+def _words_row(task_data: TaskData, scores: Scores) -> str:
+    metric = next(iter(scores))
+    cells = (
+        f"`{task_data.task.name}`",
+        describe(task_data.task.word_rule),
+        f"{measure_agreement(task_data):.1%}",
+        f"{metric} {scores[metric]:.4f}",
+        f"{scores['text_f1']:.4f}",
+    )
+    return "| " + " | ".join(cells) + " |"
 
 
 def _row(task_data: TaskData, scores: Scores, baseline: Scores) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from polytask.model.config import NetworkConfig
 from polytask.model.tasks import NAME, Kind
+from polytask.model.words import WordSplit
 from polytask.training.recipes.architecture import BackboneConfig, ConditioningConfig, network_config
 from polytask.training.recipes.architecture import Section as _Section
 from polytask.training.recipes.presets import with_preset
@@ -245,6 +246,11 @@ class TaskConfig(_Section):
         ge=1,
         description="of a span task: most tokens of an answer; by default as many as the longest training answer has",
     )
+    words: WordSplit | None = Field(
+        default=None,
+        description="of a tagging task: how raw text is split into words: `unicode`, `web`, `spaces` or `characters`; by "
+        "default as agrees best with the training data",
+    )
     group_by: str = Field(
         default="group",
         description="field that records of one group share: the query of a ranking; in other tasks `holdout` keeps groups "
@@ -294,6 +300,8 @@ class TaskConfig(_Section):
         allowed = METRICS[self.kind]
         if self.metric is not None and self.metric not in allowed:
             raise ValueError(f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(allowed)}")
+        if self.kind is not Kind.TAGGING and self.words is not None:
+            raise ValueError(f"words: only tagging splits texts into words, not {self.kind}")
         if self.kind is not Kind.CLASSIFICATION and self.balanced:
             raise ValueError(f"balanced: only classification has labels to balance, not {self.kind}")
         if self.kind is not Kind.CLASSIFICATION and self.positive_label is not None:

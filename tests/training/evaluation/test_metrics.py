@@ -33,7 +33,7 @@ from polytask.model.answers import (
 from polytask.model.encoding import Input
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example, TaskData
-from polytask.training.evaluation.metrics import score_answers, score_task, word_tags
+from polytask.training.evaluation.metrics import score_answers, score_task, score_task_on_text, word_tags
 from polytask.training.recipes.schema import METRICS, TaskConfig
 from tests.support import tiny
 from tests.training.conftest import Workshop
@@ -348,6 +348,19 @@ def test_tagging_agrees_with_seqeval(sentences: list[list[tuple[int, int]]]) -> 
     assert scores["span_f1"] == pytest.approx(entity_f1(right, given, zero_division=0))
     hits = [r == g for rs, gs in zip(right, map(_conll, given), strict=True) for r, g in zip(rs, gs, strict=True)]
     assert scores["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_text_f1_counts_entities_with_the_right_label_start_and_end() -> None:
+    """Of two right entities one is found and one is too long; with a third that is not there F1 is 2 / 5."""
+    task = Task("task", Kind.TAGGING, 32, labels=("O", "B-place", "I-place"))
+    example = Example(Input("Rome 's Paris .", words=((0, 4), (5, 7), (8, 13), (14, 15))), (1, 0, 1, 0))
+    data = replace(_task_data({"validation": 1}), task=task, validation=(example,))
+    entities = (
+        Entity("Rome 's", "place", 0, 7, 1.0),
+        Entity("Paris", "place", 8, 13, 1.0),
+        Entity(".", "place", 14, 15, 1.0),
+    )
+    assert score_task_on_text(data, [example], [TaggingAnswer(entities)]) == {"text_f1": 2 / 5}
 
 
 def test_plain_tags_have_no_spans() -> None:

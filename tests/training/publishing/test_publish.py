@@ -235,5 +235,5 @@ def test_the_card_has_the_figures_of_the_manifest(on_folder: Published) -> None:
     """The card of a version shows its metrics."""
     card = (on_folder.version / "card.md").read_text(encoding="utf-8")
     for task, scores in on_folder.manifest.metrics.items():
-        (row,) = [line for line in card.splitlines() if line.startswith(f"| `{task}` |")]
+        row = next(line for line in card.splitlines() if line.startswith(f"| `{task}` |"))
         assert f"{next(iter(scores.values())):.4f}" in row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from polytask.training.evaluation.baselines import DESCRIPTIONS
@@ -22,10 +23,13 @@ def test_every_task_has_a_row(workshop: Workshop) -> None:
         )
         for task_data in workshop.data
     ]
-    scores = {task_data.task.name: {"main": 0.5 + index / 100, "other": 0.9} for index, task_data in enumerate(data)}
+    scores = {
+        task_data.task.name: {"main": 0.5 + index / 100, "other": 0.9, "text_f1": 0.25}
+        for index, task_data in enumerate(data)
+    }
     baselines = {task_data.task.name: {"main": index / 100, "other": 0.8} for index, task_data in enumerate(data)}
     card = render_card(workshop.recipe, data, scores, baselines)
-    rows = [_cells(line) for line in card.splitlines() if line.startswith("|")]
+    rows = [_cells(line) for line in card.partition("\nTexts")[0].splitlines() if line.startswith("|")]
     header, _, *body = rows
     assert {len(row) for row in rows} == {9}
     assert [dict(zip(header, row, strict=True)) for row in body] == [
@@ -44,9 +48,16 @@ def test_every_task_has_a_row(workshop: Workshop) -> None:
     ]
 
 
+def test_the_card_shows_tagging_on_running_text(workshop: Workshop) -> None:
+    """Each tagging task has a row with its rule for words, the share of words found, and both scores."""
+    scores = {task_data.task.name: {"main": 0.5, "text_f1": 0.25} for task_data in workshop.data}
+    (row,) = re.findall(r"(?m)^\| `entities` \| (`.*)$", render_card(workshop.recipe, workshop.data, scores, scores))
+    assert _cells(row) == ["`unicode`", "100.0%", "main 0.5000", "0.2500"]
+
+
 def test_the_card_says_how_it_was_trained(workshop: Workshop) -> None:
     """The card's text has name, backbone, sampler, seed and number of examples."""
-    scores = {task_data.task.name: {"main": 0.5} for task_data in workshop.data}
+    scores = {task_data.task.name: {"main": 0.5, "text_f1": 0.25} for task_data in workshop.data}
     card = render_card(workshop.recipe, workshop.data, scores, scores)
     assert card.startswith("# toy\n")
     for part in ("7 tasks", workshop.recipe.backbone.name, "480 drawn examples", "sampler: proportional, seed 3"):

@@ -29,7 +29,7 @@ KEYS = {
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
     "SamplerConfig": "name temperature cap form regression horizon amortised refresh",
     "LengthConfig": "examples batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
-    "TaskConfig": "name kind train validation holdout columns cap cap_seed metric positive_label max_length weight balanced labels value_range regression group_by positive "
+    "TaskConfig": "name kind train validation holdout columns cap cap_seed metric positive_label max_length weight balanced labels value_range regression max_answer_tokens words group_by positive "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
 }
