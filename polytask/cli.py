@@ -164,13 +164,15 @@ def predict(
     # In a clone the folder of the client is found, too, but not what it needs.
     if not (find_spec("polytask_client") and find_spec("httpx")):
         _fail(StartupError("predicting needs the client: pip install 'polytask[client]'"))
-    from polytask_client import Client, PolytaskError, Retries
+    from polytask_client import Client, InvalidArgument, PolytaskError, Retries
     from polytask_client.job import JobError, plan, read_options, run
 
     try:
         with Client(url, deadline_s=deadline_s, retries=Retries(max_tries=None)) as client:
             job = plan(client, task, read_options(options), batch_size, concurrency)
             outcome = run(client, job, source, target)
+    except InvalidArgument as error:
+        _fail(error)
     except PolytaskError as error:  # before OSError, as OutOfTime is both
         typer.secho(f"stopped: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
         sys.exit(3)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from polytask_client.errors import BadResponse, Problem, read_problem
+from polytask_client.errors import BadResponse, InvalidArgument, Problem, read_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class Prediction:
     fields: Mapping[str, Any] = field(repr=False, compare=False)
 
     def of(self, kind: type[_Kind]) -> tuple[_Kind, ...]:
-        """The answers, typed as `kind`. Raises TypeError if an answer has another kind."""
+        """The answers, typed as `kind`. Raises InvalidArgument if an answer has another kind."""
         return tuple(_require_kind(kind, answer, self.task, index) for index, answer in enumerate(self.answers))
 
 
@@ -237,7 +237,7 @@ _Result = TypeVar("_Result")
 def _parse(build: Callable[[], _Result]) -> _Result:
     try:
         return build()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise BadResponse(f"the response is not what the API says: {type(error).__name__} {error}") from error
 
 
@@ -251,7 +251,7 @@ def _require_kind(kind: type[_Kind], answer: Answer, task: str, index: int) -> _
     if isinstance(answer, kind):
         return answer
     why = f": {answer.problem.detail}" if isinstance(answer, Failed) else ""
-    raise TypeError(f"answer {index} of {task!r} is a {type(answer).__name__}, not a {kind.__name__}{why}")
+    raise InvalidArgument(f"answer {index} of {task!r} is a {type(answer).__name__}, not a {kind.__name__}{why}")
 
 
 def _entity(fields: Mapping[str, Any]) -> Entity:

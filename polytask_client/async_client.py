@@ -14,8 +14,15 @@ from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksP
 from polytask_client.batches import Stream, async_batches
 from polytask_client.call_protocol import CallSteps, Send
 from polytask_client.calls import Calls
-from polytask_client.connection import DEFAULT_URL, connection_options, out_of_time, timeouts, translate_error
-from polytask_client.errors import PolytaskError
+from polytask_client.connection import (
+    DEFAULT_URL,
+    TRANSPORT_ERRORS,
+    connection_options,
+    out_of_time,
+    timeouts,
+    translate_error,
+)
+from polytask_client.errors import Closed, PolytaskError
 from polytask_client.messages import Input, Reply
 from polytask_client.progress import async_with_bar
 from polytask_client.retries import Retries
@@ -136,6 +143,8 @@ class AsyncClient:
                 reply = None
 
     async def _send(self, send: Send) -> Reply | PolytaskError:
+        if self._http.is_closed:
+            return Closed("the client is closed")
         try:
             async with asyncio.timeout(send.timeout_s):
                 response = await self._http.request(
@@ -144,5 +153,5 @@ class AsyncClient:
                 return Reply(response.status_code, response.headers, response.content)
         except TimeoutError:
             return out_of_time(self._http.base_url)
-        except httpx.RequestError as error:
+        except TRANSPORT_ERRORS as error:
             return translate_error(error, self._http.base_url)

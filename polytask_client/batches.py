@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from polytask_client.answers import Answer, Failed
 from polytask_client.call_protocol import CallSteps
 from polytask_client.calls import Calls
-from polytask_client.errors import InvalidInput, ModelChanged, TooLarge
-from polytask_client.messages import Input, refuse_single
+from polytask_client.errors import InvalidArgument, InvalidInput, ModelChanged, TooLarge
+from polytask_client.messages import Input, require_several
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Stream:
 
     `concurrency`: largest number of batches requested at once, and so in memory. `keep_failed`: a refused input becomes
     a `Failed` in its place and does not end the stream. `model`: the model that must answer, such as `demo/1`; None for
-    any. Raises ValueError.
+    any. Raises InvalidArgument.
     """
 
     task: str
@@ -33,8 +33,9 @@ class Stream:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "concurrency"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            number = getattr(self, name)
+            if not isinstance(number, int) or number < 1:
+                raise InvalidArgument(f"{name} must be at least 1, got {number!r}")
 
     def answers(self, calls: Calls, inputs: Sequence[Input | Failed]) -> CallSteps[list[Answer]]:
         """The answers to one batch, in order. A batch that is too large for one request is divided.
@@ -93,9 +94,9 @@ _Item = TypeVar("_Item")
 def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
     """The items in lists of `size`; the last one may be shorter. Items are read only when their batch is requested.
 
-    Raises TypeError for a single input instead of several.
+    Raises InvalidArgument for a single input instead of several. What `items` raises is the caller's own, and is not changed.
     """
-    refuse_single(items)
+    require_several(items)
     source = iter(items)
     while batch := list(itertools.islice(source, size)):
         yield batch
@@ -103,7 +104,7 @@ def batches(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
 
 async def async_batches(items: Iterable[_Item] | AsyncIterable[_Item], size: int) -> AsyncIterator[list[_Item]]:
     """As `batches`, for either kind of iterable."""
-    if isinstance(items, Iterable):
+    if not isinstance(items, AsyncIterable):
         for batch in batches(items, size):
             yield batch
         return

@@ -15,9 +15,19 @@ from polytask_client.answers import (
     read_tasks_prediction,
 )
 from polytask_client.call_protocol import CallSteps, exchange
-from polytask_client.errors import PolytaskError
-from polytask_client.messages import Input, Reply, Request, json_object, predict_request, predict_tasks_request
+from polytask_client.errors import InvalidArgument, PolytaskError
+from polytask_client.messages import (
+    Input,
+    Reply,
+    Request,
+    json_object,
+    predict_request,
+    predict_tasks_request,
+    require_several,
+)
 from polytask_client.retries import Retries
+
+_MAX_DEADLINE_S = 365 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +38,8 @@ class Calls:
     deadline_s: float
 
     def __post_init__(self) -> None:
-        if not self.deadline_s > 0:
-            raise ValueError(f"deadline_s must be more than 0, got {self.deadline_s}")
+        if not isinstance(self.deadline_s, int | float) or not 0 < self.deadline_s <= _MAX_DEADLINE_S:
+            raise InvalidArgument(f"deadline_s must be more than 0, and at most a year, got {self.deadline_s!r}")
 
     def within(self, deadline_s: float | None) -> Calls:
         """The same calls with `deadline_s`, unless it is None."""
@@ -39,6 +49,8 @@ class Calls:
         self, task: str, inputs: Sequence[Input], options: Mapping[str, Any] | None, errors: str | None
     ) -> CallSteps[Prediction]:
         """One task's answers to the inputs."""
+        require_several(inputs)
+        inputs = list(inputs)
         reply = yield from self._exchange(predict_request(task, inputs, options, errors))
         return read_prediction(json_object(reply), len(inputs))
 
@@ -46,6 +58,8 @@ class Calls:
         self, tasks: Sequence[str], inputs: Sequence[Input], options: Mapping[str, Any] | None, errors: str | None
     ) -> CallSteps[TasksPrediction]:
         """Several tasks' answers to the same inputs."""
+        require_several(inputs)
+        inputs = list(inputs)
         reply = yield from self._exchange(predict_tasks_request(tasks, inputs, options, errors))
         return read_tasks_prediction(json_object(reply), len(inputs))
 

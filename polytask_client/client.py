@@ -16,8 +16,15 @@ from polytask_client.answers import Answer, Failed, Prediction, TaskList, TasksP
 from polytask_client.batches import Stream, batches
 from polytask_client.call_protocol import CallSteps, Send, Wait
 from polytask_client.calls import Calls
-from polytask_client.connection import DEFAULT_URL, connection_options, out_of_time, timeouts, translate_error
-from polytask_client.errors import PolytaskError
+from polytask_client.connection import (
+    DEFAULT_URL,
+    TRANSPORT_ERRORS,
+    connection_options,
+    out_of_time,
+    timeouts,
+    translate_error,
+)
+from polytask_client.errors import Closed, PolytaskError
 from polytask_client.messages import Input, Reply
 from polytask_client.progress import with_bar
 from polytask_client.retries import Retries
@@ -97,7 +104,8 @@ class Client:
         """The answers to any number of inputs, in order, as they arrive; inputs are read as they are needed.
 
         `Stream` describes the arguments; `deadline_s` is for each batch. `progress` shows a bar on stderr. An input
-        that is already a `Failed` is returned in its place. To stop early, close the iterator.
+        that is already a `Failed` is returned in its place. An error that `inputs` raises is raised here as it is, after
+        the answers before it. To stop early, close the iterator.
         """
         stream = Stream(task, batch_size, concurrency, options, keep_failed, model)
         return with_bar(self._stream(stream, inputs, self._calls.within(deadline_s)), inputs, progress=progress)
@@ -157,12 +165,12 @@ class Client:
                     if time.monotonic() > end:  # httpx bounds each read, not all of them
                         return out_of_time(self._http.base_url)
                 return Reply(response.status_code, response.headers, bytes(content))
-        except httpx.RequestError as error:
+        except TRANSPORT_ERRORS as error:
             return translate_error(error, self._http.base_url)
 
 
 class _OpenWhileInUse:
-    """Calls `close_now` once it is closed and no thread is inside any more. Entering it after that raises RuntimeError.
+    """Calls `close_now` once it is closed and no thread is inside any more. Entering it after that raises Closed.
 
     httpx would leave a connection open if its request ends after the client was closed.
     """
@@ -176,7 +184,7 @@ class _OpenWhileInUse:
     def __enter__(self) -> None:
         with self._lock:
             if self._closed:
-                raise RuntimeError("the client is closed")
+                raise Closed("the client is closed")
             self._inside += 1
 
     def __exit__(

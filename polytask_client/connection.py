@@ -9,9 +9,12 @@ from typing import Any
 
 import httpx
 
-from polytask_client.errors import OutOfTime, PolytaskError, Unreachable
+from polytask_client.errors import BadResponse, InvalidArgument, OutOfTime, PolytaskError, Unreachable
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
+"""What sending may raise: httpx passes some errors of sockets and of host names on."""
 
 _CONNECT_S = 5.0
 """Limit for connecting, so that a host that does not answer leaves time for another try at another address."""
@@ -20,15 +23,17 @@ _CONNECT_S = 5.0
 def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
     """The arguments of an httpx client for a service. The default key is that of POLYTASK_API_KEY.
 
-    Raises ValueError for an invalid address.
+    Raises InvalidArgument for an address or a key that cannot be one.
     """
     try:
         address = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{url!r} is not an address of a service: {error}") from None
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
+        raise InvalidArgument(f"{url!a} is not an address of a service: {error}") from None
     if address.scheme not in {"http", "https"} or not address.host:
-        raise ValueError(f"{url!r} is not an address of a service, which is like {DEFAULT_URL}")
+        raise InvalidArgument(f"{url!a} is not an address of a service, which is like {DEFAULT_URL}")
     key = os.environ.get("POLYTASK_API_KEY", "") if api_key is None else api_key
+    if not isinstance(key, str) or not (key.isascii() and key.isprintable()):
+        raise InvalidArgument("the key has characters that no key has, such as a line break; give it as it was made")
     return {
         "base_url": address,
         "headers": {"User-Agent": _user_agent()} | ({"Authorization": f"Bearer {key}"} if key else {}),
@@ -50,13 +55,21 @@ def timeouts(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
 
 
-def translate_error(error: httpx.RequestError, url: httpx.URL) -> PolytaskError:
-    """The PolytaskError for an error of httpx."""
+def translate_error(error: Exception, url: httpx.URL) -> PolytaskError:
+    """The PolytaskError for one of TRANSPORT_ERRORS."""
+    translated = _translate(error, url)
+    translated.__cause__ = error
+    return translated
+
+
+def _translate(error: Exception, url: httpx.URL) -> PolytaskError:
+    if isinstance(error, httpx.DecodingError):
+        return BadResponse(f"the response of {url} cannot be decompressed: {error}")
+    if isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol | httpx.InvalidURL | ValueError):
+        return InvalidArgument(f"nothing can be sent to {url}: {error}")
     if isinstance(error, httpx.TimeoutException) and not isinstance(error, httpx.ConnectTimeout):
         return out_of_time(url)
-    unreachable = Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}")
-    unreachable.__cause__ = error
-    return unreachable
+    return Unreachable(f"no answer from {url}: {str(error) or type(error).__name__}")
 
 
 def out_of_time(url: httpx.URL) -> OutOfTime:

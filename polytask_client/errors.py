@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 
 class PolytaskError(Exception):
     """A call has no answer; the subclass names the cause."""
+
+
+class InvalidArgument(PolytaskError, TypeError, ValueError):
+    """An argument of a call is wrong, and nothing was sent. Wrong inputs are an `InvalidInput` instead."""
+
+
+class Closed(PolytaskError, RuntimeError):
+    """The client was closed before the call."""
 
 
 class Unreachable(PolytaskError):
@@ -77,7 +86,10 @@ class TooLarge(ServiceError):
 
 
 class InvalidInput(ServiceError):
-    """The request does not have the shape that its task needs (422). `problem.errors` lists the wrong fields."""
+    """The request does not have the shape that its task needs (422). `problem.errors` lists the wrong fields.
+
+    The client itself refuses inputs that JSON cannot hold, such as NaN, bytes or dates, with the same problem.
+    """
 
 
 class Overloaded(ServiceError):
@@ -124,6 +136,15 @@ def read_problem(fields: Mapping[str, Any]) -> Problem:
             for error in (errors if isinstance(errors, list) else ())
             if isinstance(error, dict)
         ),
-        retry_after_s=retry_after_s if isinstance(retry_after_s, (int, float)) else None,
+        retry_after_s=_seconds(retry_after_s),
         request_id=request_id if isinstance(request_id, str) else None,
     )
+
+
+def _seconds(value: object) -> float | None:
+    """A number of seconds that can be waited for; None for anything else."""
+    try:
+        seconds = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -25,12 +25,15 @@ from polytask.service.api.schemas import (
     request_models,
     to_input,
 )
+from polytask.service.api.surrogates import HALF_A_PAIR, about_surrogate, lone_surrogate, read_with_surrogates
 from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooManyInputs, UnknownTask
 
 _MAX_REPORTED = 20
 
 _MAX_EXPLAINED = 1000
 """Errors of a body above which none is explained. Pydantic explains all or none, at 1 to 2 µs each."""
+
+_Request = TypeVar("_Request", bound=AnyRequest)
 
 _TAGS = ("<string>", "<object>", "<words>")
 
@@ -50,7 +53,7 @@ def parse(task: Task, body: bytes, *, max_inputs: int, max_candidates: int) -> P
     try:
         request = request_model.model_validate_json(body)
     except ValidationError as error:
-        unchecked = _parse_unchecked(body)
+        unchecked = _parse_unchecked(body, error)
         if unchecked is None:
             raise InvalidInput(_field_errors(error, task)) from None
         return _item_by_item(task, unchecked, max_inputs, max_candidates)
@@ -68,7 +71,7 @@ def parse_for_tasks(
     Raises UnknownTask, InvalidInput, which names the field, or TooManyInputs.
     """
     try:
-        request = TasksRequest.model_validate_json(body)
+        request = _validated(TasksRequest, body)
     except ValidationError as error:
         raise InvalidInput(_field_errors(error, None)) from None
     for index, name in enumerate(request.tasks):
@@ -111,13 +114,27 @@ def _strictest(tasks: list[Task]) -> Task:
     return next(iter(by_request.values()))
 
 
-def _parse_unchecked(body: bytes) -> AnyRequest | None:
-    """The request with unchecked inputs, if it asks for errors per item and is valid otherwise."""
+def _parse_unchecked(body: bytes, error: ValidationError) -> AnyRequest | None:
+    """The request with unchecked inputs, if one by one they say more than `error`, and it is valid otherwise."""
     try:
-        request = AnyRequest.model_validate_json(body)
+        request = _validated(AnyRequest, body)
     except ValidationError:
         return None
-    return request if request.errors is OnError.PER_ITEM else None
+    return request if request.errors is OnError.PER_ITEM or about_surrogate(error) else None
+
+
+def _validated(model: type[_Request], body: bytes) -> _Request:
+    """The request in a body, whose inputs may have lone surrogates: only these are to be refused."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        if not about_surrogate(error):
+            raise
+        try:
+            values = read_with_surrogates(body)
+        except ValueError:
+            raise error from None
+        return model.model_validate(values)
 
 
 def _item_by_item(task: Task, request: AnyRequest, max_inputs: int, max_candidates: int) -> ParsedRequest:
@@ -127,12 +144,14 @@ def _item_by_item(task: Task, request: AnyRequest, max_inputs: int, max_candidat
     items: list[Input | ServiceError] = []
     errors: list[FieldError] = []
     for index, value in enumerate(request.inputs):
+        place = lone_surrogate(value, f"inputs[{index}]")
+        item_errors = [] if place is None else [FieldError(place, HALF_A_PAIR)]
         try:
-            items.append(to_input(item_model.validate_python(value)))
+            item = to_input(item_model.validate_python(value))
         except ValidationError as error:
-            item_errors = _field_errors(error, task, ("inputs", index))
-            items.append(InvalidInput(item_errors))
-            errors += item_errors
+            item_errors = item_errors or _field_errors(error, task, ("inputs", index))
+        items.append(InvalidInput(item_errors) if item_errors else item)
+        errors += item_errors
     if errors and not per_item:
         raise InvalidInput(errors[:_MAX_REPORTED])
     _check_candidates(task, items, max_candidates, per_item=per_item)
@@ -192,6 +211,6 @@ def _field_error(detail: ErrorDetails, task: Task | None, path: tuple[str | int,
 
 
 def _path(location: Sequence[str | int]) -> str:
-    return (
-        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".") or "body"
-    )
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    # The name of an unknown field may have a lone surrogate.
+    return path.encode(errors="backslashreplace").decode() or "body"

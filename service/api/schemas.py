@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
@@ -13,6 +14,12 @@ from polytask.model.encoding import Input
 from polytask.model.tasks import Kind, Task
 from polytask.service.api.options import Options
 
+# Unicode's Default_Ignorable_Code_Point: zero-width and filler characters, which are drawn as nothing.
+_INVISIBLE = re.compile(
+    r"[\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    r"\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]*"
+)
+
 
 def _not_blank(text: str) -> str:
     if not text.strip():
@@ -20,7 +27,16 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Text = Annotated[str, AfterValidator(_not_blank), Field(min_length=1)]
+def _visible(text: str) -> str:
+    if _INVISIBLE.fullmatch(text):
+        raise PydanticCustomError("blank", "must not be blank")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_visible), Field(min_length=1)]
+
+# Data sets have words such as the sign that makes an emoji of the character before it.
+_Word = Annotated[str, AfterValidator(_not_blank), Field(min_length=1)]
 
 
 class _Object(BaseModel):
@@ -58,7 +74,7 @@ class ChoiceInput(_Object):
 class TokensInput(_Object):
     """A text that is already split into words. Offsets in answers count characters of the words joined by single spaces."""
 
-    tokens: list[Text] = Field(min_length=1, description="the words, instead of `text`")
+    tokens: list[_Word] = Field(min_length=1, description="the words, instead of `text`")
 
 
 class SpanInput(_Object):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+HALF_A_PAIR = "has half of a surrogate pair, as of an emoji that was cut in two"
 
 
 def read_with_surrogates(body: bytes) -> Any:
@@ -24,29 +27,41 @@ def about_surrogate(error: ValidationError) -> bool:
 
 
 def surrogate_place(body: bytes) -> str | None:
-    """The place of the first text with a lone surrogate, such as `inputs[0].data[1]`; None if there is none."""
+    """As `lone_surrogate`, for a JSON body; None as well if it is none."""
     try:
-        return _place(read_with_surrogates(body))
-    except (ValueError, RecursionError):
+        return lone_surrogate(read_with_surrogates(body))
+    except ValueError:
         return None
 
 
-def _place(value: Any, path: str = "") -> str | None:
-    if isinstance(value, str):
-        return None if _is_text(value) else path.removeprefix(".") or "body"
-    if isinstance(value, dict):
-        if not all(map(_is_text, value)):
-            return path.removeprefix(".") or "body"
-        entries = ((f"{path}.{name}", entry) for name, entry in value.items())
-    elif isinstance(value, list):
-        entries = ((f"{path}[{index}]", entry) for index, entry in enumerate(value))
-    else:
-        return None
-    return next((place for where, entry in entries if (place := _place(entry, where)) is not None), None)
+def lone_surrogate(value: Any, path: str = "") -> str | None:
+    """The place of the first text with a lone surrogate, such as `inputs[0].data[1]`; None if there is none.
+
+    `path`: place of `value`. A key with one counts as the object's.
+    """
+    # No recursion: a value may be nested as deep as the parser allows.
+    left = [(path, value)]
+    while left:
+        place, part = left.pop()
+        texts: Collection[str]
+        if isinstance(part, dict):
+            texts, entries = part.keys(), [(f"{place}.{name}", entry) for name, entry in part.items()]
+        elif isinstance(part, list):
+            texts, entries = (), [(f"{place}[{index}]", entry) for index, entry in enumerate(part)]
+        else:
+            texts, entries = (part,) if isinstance(part, str) else (), []
+        if not all(map(_is_text, texts)):
+            return place.removeprefix(".") or "body"
+        left += reversed(entries)
+    return None
 
 
 def _is_text(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_constant(name: str) -> None:

@@ -15,7 +15,7 @@ from polytask.service.api.tensors import InferenceRequest, ResponseOutput, Texts
 from polytask.service.errors import FieldError, InvalidInput
 
 _OPTIONS = ("raw_scores", "truncation")
-_TRANSPORT_PARAMETERS = ("binary_data_output",)
+_TRANSPORT_PARAMETERS = ("binary_data_output", "content_type")
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -154,4 +154,7 @@ def _options(request: InferenceRequest) -> dict[str, Any]:
             names = ", ".join(_OPTIONS + _TRANSPORT_PARAMETERS)
             message = f"is not understood: parameters are {names}; a deadline goes in the header Polytask-Deadline-Ms"
             raise InvalidInput([FieldError(f"parameters.{name[:80]}", message)])
+    # What MLServer's clients send with texts.
+    if parameters.get("content_type", "str") != "str":
+        raise InvalidInput([FieldError("parameters.content_type", "must be 'str': inputs are texts")])
     return {name: value for name, value in parameters.items() if name in _OPTIONS}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from polytask.service.api.surrogates import HALF_A_PAIR, surrogate_place
 from polytask.service.errors import FieldError, InvalidInput
 
 HEAD_LENGTH = "Inference-Header-Content-Length"
@@ -106,6 +107,8 @@ def decode_json(decoder: msgspec.json.Decoder[_Decoded], body: bytes) -> _Decode
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        if (place := surrogate_place(body)) is not None:
+            raise _wrong(place, HALF_A_PAIR) from None
         message, _, field = str(error).partition(" - at `$")
         raise _wrong(field.strip("`.") or "body", message) from None
     except RecursionError:

@@ -45,7 +45,8 @@ def is_inference_protocol(path: str) -> bool:
     """Whether a path belongs to another inference protocol. Its errors have their own shape: only a message."""
     if path.startswith("/v2"):
         return path[3:4] in {"", "/"}
-    return path.startswith("/v1/models/") and path.endswith(":predict")
+    # Those of KServe's v1 have one part more, a card has three.
+    return path.startswith("/v1/models/") and path.count("/") == 3
 
 
 def complete_document(

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from polytask_client import (
     AsyncClient,
     BadResponse,
     Client,
+    Closed,
     DeadlineExceeded,
     Failed,
+    InvalidArgument,
     InvalidInput,
     ModelChanged,
     OutOfTime,
@@ -131,11 +134,177 @@ def test_a_single_input_is_refused(take: Take, wrong: Any) -> None:
             take("http://127.0.0.1:1", use)
 
 
-def test_inputs_that_json_cannot_hold_are_refused(take: Take) -> None:
-    """Inputs that JSON cannot hold are refused before anything is sent."""
-    for wrong in ({"text": float("nan")}, "\ud800"):
-        with pytest.raises(ValueError, match=r"."):
-            take("http://127.0.0.1:1", lambda client, wrong=wrong: client.predict("number", [wrong]))
+class Hostile(Exception):
+    """An error whose text cannot be had; an input as well."""
+
+    def __str__(self) -> str:
+        raise self
+
+
+class Raising(dict[str, Any]):
+    """An input that raises when it is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__(text="a")
+
+    def items(self) -> Any:
+        """Raises."""
+        raise Hostile
+
+
+def circular() -> dict[str, Any]:
+    """An input that contains itself."""
+    value: dict[str, Any] = {}
+    value["text"] = value
+    return value
+
+
+def nested(depth: int) -> Any:
+    """An input of lists within each other."""
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+UNSENDABLE = {
+    "NaN": float("nan"),
+    "infinity in a field": {"text": float("inf")},
+    "half a pair": "cut \ud83d",
+    "half a pair in a key": {"\ud83d": "a"},
+    "bytes": b"text",
+    "date": {"text": date(2026, 1, 1)},
+    "set": {"a"},
+    "circular": circular(),
+    "too deep": nested(100_000),
+    "key of a dictionary": {("a",): 1},
+    "an object without text": Hostile(),
+    "a dictionary that raises": Raising(),
+}
+
+
+@pytest.mark.parametrize("wrong", UNSENDABLE.values(), ids=UNSENDABLE)
+def test_inputs_that_json_cannot_hold_are_refused_in_their_place(take: Take, wrong: Any) -> None:
+    """Such an input is named before anything is sent, and a stream that keeps failed ones answers all the others."""
+    with scripted(numbers()) as server:
+        with pytest.raises(InvalidInput, match="cannot be sent as JSON") as refused:
+            take(server.url, lambda client: client.predict("number", ["1", wrong]))
+        assert [error.field for error in refused.value.problem.errors] == ["inputs[1]"]
+        assert server.asked == []
+        inputs = ["1", wrong, "3", "no number", "5"]
+        answers = take(server.url, lambda client: client.stream("number", inputs, keep_failed=True, batch_size=4))
+        assert [getattr(answer, "value", None) for answer in answers] == [1.0, None, 3.0, None, 5.0]
+        assert "cannot be sent as JSON" in answers[1].problem.detail
+        with pytest.raises(InvalidInput):
+            take(server.url, lambda client: client.stream("number", inputs))
+
+
+def test_an_error_of_the_inputs_themselves_stays_what_it_is(take: Take) -> None:
+    """What an iterable raises is the caller's own error and reaches the caller unchanged."""
+
+    def broken() -> Iterator[str]:
+        yield "1"
+        raise Hostile
+
+    with scripted(numbers()) as server:
+        for use in (
+            lambda client: client.predict("number", broken()),
+            lambda client: client.stream("number", broken(), keep_failed=True),
+        ):
+            with pytest.raises(Hostile):
+                take(server.url, use)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda client: client.predict(None, ["1"]),
+        lambda client: client.predict("\ud83d", ["1"]),
+        lambda client: client.predict("number", None),
+        lambda client: client.predict("number", ["1"], options=[1]),
+        lambda client: client.predict("number", ["1"], options={"top_k": float("nan")}),
+        lambda client: client.predict("number", ["1"], errors=b"fail"),
+        lambda client: client.predict("number", ["1"], deadline_s="5"),
+        lambda client: client.predict("number", ["1"], deadline_s=float("nan")),
+        lambda client: client.predict("number", ["1"], deadline_s=float("inf")),
+        lambda client: client.predict_tasks(5, ["1"]),
+        lambda client: client.predict_tasks([b"number"], ["1"]),
+        lambda client: client.stream("number", 5),
+        lambda client: client.stream("number", ["1"], batch_size=1.5),
+    ],
+)
+def test_a_wrong_argument_is_an_error_of_the_client(take: Take, use: Any) -> None:
+    """An argument that no request can be made of is an InvalidArgument, a PolytaskError, and nothing is sent."""
+    with scripted(numbers()) as server:
+        with pytest.raises(InvalidArgument):
+            take(server.url, use)
+        assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        (5, {}),
+        ("http://\ud83d", {}),
+        ("http://[::1", {}),
+        ("http://127.0.0.1:1", {"api_key": "with\nline"}),
+        ("http://127.0.0.1:1", {"api_key": "ü"}),
+        ("http://127.0.0.1:1", {"deadline_s": None}),
+    ],
+)
+def test_an_address_or_key_that_cannot_be_one_is_an_error_of_the_client(
+    take: Take, url: Any, options: dict[str, Any]
+) -> None:
+    """An address, a key or a deadline that cannot be one is an InvalidArgument, at once."""
+    with pytest.raises(InvalidArgument):
+        take(url, ask, **options)
+
+
+def test_a_host_that_no_system_looks_up_is_an_error_of_the_client(take: Take) -> None:
+    """A name of a host that is too long is a PolytaskError, whoever refuses it."""
+    with pytest.raises(PolytaskError):
+        take(f"http://{'a' * 64}.example", ask, retries=Retries(max_tries=1))
+
+
+ODD_REPLIES = {
+    "not JSON": says(200, b"\xff\xfe"),
+    "nested too deep": says(200, b"[" * 100_000),
+    "not an object": says(200, b"[]"),
+    "answers of another type": says(200, {"task": "a", "model": "m", "answers": 5}),
+    "an answer that is not an object": says(200, {"task": "a", "model": "m", "answers": [[]]}),
+    "fewer answers": says(200, {"task": "a", "model": "m", "answers": []}),
+    "broken compression": says(200, b"\x1f\x8b broken", Content_Encoding="gzip"),
+    "a redirection": says(302, b"", Location="http://[::1"),
+    "nothing": says(204, b""),
+    "a problem that is none": says(500, {"status": "x", "errors": [1, None], "retry_after_s": []}),
+    "a time that never comes": says(503, b'{"retry_after_s": NaN}', Retry_After="9" * 400),
+    "a time without bound": says(503, b'{"retry_after_s": 1' + b"0" * 400 + b"}"),
+    "a date that is none": says(429, b"{}", Retry_After="Mon, 99 Foo 999999 99:99:99 GMT"),
+    "a length that is none": says(200, b"{}", Content_Length="x"),
+}
+
+
+@pytest.mark.parametrize("reply", ODD_REPLIES.values(), ids=ODD_REPLIES)
+def test_whatever_is_replied_is_an_error_of_the_client(take: Take, reply: Step) -> None:
+    """A response that is none of this API, or broken, is a PolytaskError."""
+    with scripted(reply) as server, pytest.raises(PolytaskError):
+        take(server.url, ask, retries=Retries(max_tries=2, first_s=0.001), deadline_s=5)
+
+
+def test_a_closed_client_says_so() -> None:
+    """A call of a client that was closed is an error of the client."""
+
+    async def closed() -> None:
+        client = AsyncClient("http://127.0.0.1:1")
+        await client.close()
+        await client.predict("number", ["1"])
+
+    client = Client("http://127.0.0.1:1")
+    client.close()
+    with pytest.raises(Closed):
+        client.predict("number", ["1"])
+    with pytest.raises(Closed):
+        asyncio.run(closed())
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ PATHS = {
     "GET /v2/models/{task}": {"200": "{any}", "404": "ErrorMessage", "500": "ErrorMessage"},
     "GET /v2/models/{task}/ready": {"200": "{any}"} | dict.fromkeys(("404", "500", "503"), "ErrorMessage"),
     "POST /v2/models/{task}/infer": {"200": "InferenceResponse"} | _REFUSED,
+    "GET /v1/models/{task}": {"200": "{any}"} | dict.fromkeys(("404", "500", "503"), "ErrorMessage"),
     "POST /v1/models/{task}:predict": {"200": "PredictionsResponse"} | _REFUSED,
     "GET /livez": {"200": "{string}", "500": "Problem"},
     "GET /readyz": {"200": "{string}", "500": "Problem", "503": "Problem"},
@@ -283,7 +284,7 @@ def test_the_paths_and_their_responses(document: dict[str, Any]) -> None:
                 assert (media_types == ["application/problem+json"]) == (responses[status] == "Problem")
     for path, responses in found.items():
         for status, model in responses.items():
-            of_other_protocol = " /v2" in path or path.endswith(":predict")
+            of_other_protocol = " /v2" in path or " /v1/models/{task}" in path
             assert (model == ("ErrorMessage" if of_other_protocol else "Problem")) == (status >= "400")
     assert found == PATHS
 

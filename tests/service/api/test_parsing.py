@@ -66,6 +66,59 @@ def test_a_malformed_option_is_named(rest: dict[str, Any], field: str, message: 
         assert message in error.message.replace("tasks and inputs", "inputs")
 
 
+HALF = "cut \ud83d"
+
+
+@pytest.mark.parametrize("half", [HALF, "\udc00", {"text": HALF}, {"\ud83d": "a"}, {"tokens": ["a", HALF]}])
+def test_half_of_a_surrogate_pair_refuses_only_its_input(half: Any) -> None:
+    """A lone surrogate in JSON is an error of its input, which is named, for one task and for several."""
+    for parse_request in (
+        parsed,
+        lambda *args, **rest: parsed_for_tasks(["mood", "entities"][1:], *args[1:], **rest)[1],
+    ):
+        found = parse_request("entities", ["ok", half], errors="per_item")
+        assert found.items[0] == Input("ok")
+        assert fields_of(found.items[1])[0].startswith("inputs[1]")
+        with pytest.raises(InvalidInput) as refused:
+            parse_request("entities", ["ok", half])
+        assert fields_of(refused.value)[0].startswith("inputs[1]")
+        refused.value.errors[0].field.encode()
+
+
+@pytest.mark.parametrize(
+    "rest", [{"options": {"\ud83d": 1}}, {"errors": "\ud83d"}, {"\ud83d": 1}, {"inputs": float("nan")}]
+)
+def test_half_of_a_surrogate_pair_elsewhere_is_refused(rest: dict[str, Any]) -> None:
+    """A lone surrogate outside the inputs, or beside JSON that is none, refuses the request, and the error can be sent."""
+    body = json.dumps({"inputs": [HALF], **rest}).encode()
+    with pytest.raises(InvalidInput) as refused:
+        parse(TASKS["mood"], body, max_inputs=8, max_candidates=4)
+    for error in refused.value.errors:
+        f"{error.field} {error.message}".encode()
+
+
+@pytest.mark.parametrize(
+    "blank", ["", " ", "\u00a0", "\u200b", "\ufeff", " \u200d\u2060", "\u00ad", "\ufe0f", "\u3164"]
+)
+def test_a_text_with_nothing_to_see_is_blank(blank: str) -> None:
+    """Blanks and zero-width characters alone are refused like an empty text; beside a letter they are part of the text."""
+    for task, item in (
+        ("mood", blank),
+        ("entities", {"text": blank}),
+        ("closeness", {"text": "a", "text_pair": blank}),
+    ):
+        with pytest.raises(InvalidInput, match=r"."):
+            parsed(task, [item])
+    assert parsed("mood", [f"a{blank}"]).items == [Input(f"a{blank}")]
+
+
+def test_a_word_may_be_an_invisible_sign() -> None:
+    """Words that are given may be zero-width signs, as data sets have them; blank words are refused."""
+    assert len(parsed("entities", [{"tokens": ["\u2764", "\ufe0f"]}]).items) == 1
+    with pytest.raises(InvalidInput):
+        parsed("entities", [{"tokens": ["a", " "]}])
+
+
 def test_invalid_items_are_replaced_by_their_errors_if_requested() -> None:
     """With `per_item` each invalid input becomes an error with its index, and the valid ones are parsed as usual."""
     good = {"query": "q", "candidates": ["a"]}

@@ -92,7 +92,7 @@ def test_a_malformed_input_is_named(task: str, given: Any, field: str, message: 
         (b'{"inputs": "a"}', "inputs"),
         (b'{"inputs": []}', "inputs"),
         (b'{"inputs": ["a"], "input": 1}', "input"),
-        (b'{"inputs": ["\\ud800"]}', "body"),
+        (b'{"inputs": ["\\ud800"]}', "inputs[0]"),
     ],
 )
 def test_a_malformed_body_is_named(body: bytes, field: str) -> None:

@@ -299,3 +299,37 @@ async def test_a_body_without_instances_is_refused(body: bytes) -> None:
     """A body that is no object with a list of instances is 400 with a message."""
     async with serving() as service:
         assert message(await service.client.post("/v1/models/mood:predict", content=body), 400)
+
+
+async def test_kserves_readiness_is_that_of_the_service() -> None:
+    """GET /v1/models/{task} says whether a task is answered: 200, 404 for an unknown one, 503 while nothing is."""
+    async with serving() as service:
+        response = await service.client.get("/v1/models/mood")
+        assert (response.status_code, response.json()) == (200, {"name": "mood", "ready": True})
+        assert "error" in (await service.client.get("/v1/models/poetry")).json()
+        assert (await service.client.get("/v1/models/poetry")).status_code == 404
+    async with serving(GatedBackend(), warm=False) as service:
+        assert (await service.client.get("/v1/models/mood")).status_code in {200, 503}
+
+
+async def test_the_content_type_of_texts_is_accepted() -> None:
+    """The content type that MLServer's clients send with texts is accepted, and any other is refused by name."""
+    async with serving() as service:
+        texts = tensor("text", "cat")
+        assert outputs(await infer(service, "mood", texts, parameters={"content_type": "str"}))["label"]
+        refused = await infer(service, "mood", texts, parameters={"content_type": "np"})
+        assert "parameters.content_type: must be 'str'" in message(refused, 400)
+
+
+async def test_half_of_a_surrogate_pair_is_named() -> None:
+    """A lone surrogate in JSON is refused with its place, in both protocols, and so are blank texts."""
+    async with serving() as service:
+        body = json.dumps({"inputs": [tensor("text", "ok", "cut \ud83d")]})
+        refused = await service.client.post("/v2/models/mood/infer", content=body)
+        assert "inputs[0].data[1]: has half of a surrogate pair" in message(refused, 400)
+        refused = await infer(service, "mood", tensor("text", "ok", "\u200b"))
+        assert "inputs[1].text: must not be blank" in message(refused, 400)
+        url, body = "/v1/models/mood:predict", json.dumps({"instances": ["ok", "cut \ud83d"]})
+        refused = await service.client.post(url, content=body)
+        assert "[1]" in refused.text
+        assert "half of a surrogate pair" in refused.text
