@@ -16,6 +16,7 @@ GROUPS = {
         "root_path",
         "deadline_s",
         "drain_s",
+        "keep_alive_s",
         "max_inputs",
         "max_candidates",
         "max_body_bytes",

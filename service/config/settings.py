@@ -113,6 +113,13 @@ class Settings:
         description="seconds after SIGTERM in which /readyz answers 503 and requests are still answered, so that a proxy can "
         "stop sending requests",
     )
+    keep_alive_s: int = Field(
+        default=75,
+        ge=1,
+        le=86_400,
+        description="seconds that a connection is kept without a request. Longer than a proxy in front keeps it, so that the "
+        "proxy never sends a request on a connection that is being closed",
+    )
     swap_tolerance: float = Field(
         default=0.5,
         ge=0,

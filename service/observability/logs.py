@@ -73,6 +73,27 @@ class JsonLines(logging.Formatter):
             return json.dumps(fields, default=str)
 
 
+class RecurringLine:
+    """A line about what clients can cause any number of times: written once a minute at most, with the number since."""
+
+    def __init__(self, logger: logging.Logger, level: int, message: str, interval_s: float = 60) -> None:
+        """`message`: has a %d for the number."""
+        self._logger = logger
+        self._level = level
+        self._message = message
+        self._interval_s = interval_s
+        self._number = 0
+        self._next = 0.0
+
+    def count(self, number: int = 1) -> None:
+        """It has happened `number` times."""
+        self._number += number
+        now = time.monotonic()
+        if now >= self._next:
+            self._logger.log(self._level, self._message, self._number)
+            self._number, self._next = 0, now + self._interval_s
+
+
 def configure_logs(process: str, form: str) -> None:
     """Sends the log of this process, warnings and uncaught exceptions to standard error.
 

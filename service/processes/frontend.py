@@ -21,7 +21,7 @@ from polytask.service.processes.child_process import SupervisorLink, engine_sock
 from polytask.service.processes.remote_engine import RemoteEngineClient
 from polytask.service.versions.served import FixedVersion, ServedVersion
 from polytask.service.web.application import application
-from polytask.service.web.listener import SharedListener
+from polytask.service.web.listener import Listener
 from polytask.service.web.middleware.rate_limits import ProcessIndex
 from polytask.service.web.server import http_server, run_server
 
@@ -57,9 +57,9 @@ def run_frontend(
         card=read_card(version, manifest),
     )
     app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
-    server = http_server(app, settings, backlog=1)
+    server = http_server(app, settings, accept_at_once=1)
     supervisor.on_shutdown(partial(setattr, server, "should_exit", True), settings)
-    run_server(server, SharedListener(listener))
+    run_server(server, Listener(listener))
 
 
 def main() -> None:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import socket
 from typing import Any
 
 from polytask.service.errors import StartupError
+from polytask.service.observability.logs import RecurringLine
 
 logger = logging.getLogger(__name__)
 
+BACKLOG = 2048
+"""How many connections the kernel keeps until they are accepted."""
 
-def listen(host: str, port: int) -> socket.socket:
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+_refused = RecurringLine(
+    logger, logging.WARNING, "%d connections were refused since the last such line: there is no file descriptor left"
+)
+
+
+def listen(host: str, port: int) -> Listener:
     """A socket that listens on the address. Raises StartupError if that fails."""
     try:
         ((family, *_), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        listener = socket.create_server((host, port), family=family)
+        listener = Listener(socket.create_server((host, port), family=family, backlog=BACKLOG).detach())
         # Connections inherit TCP_NODELAY; asyncio sets it only for sockets that it opens itself. Without it the second
         # packet of a response waits up to 40 ms for the acknowledgement of the first.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -29,15 +42,36 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class SharedListener(socket.socket):
-    """An inherited socket that listens already.
+class Listener(socket.socket):
+    """A socket that listens already, made of its descriptor.
 
-    An event loop accepts as many connections at a time as the backlog that it passes to `listen`. Frontends pass 1, so
-    that a burst of clients spreads over them, while the backlog of the socket itself stays large.
+    A descriptor in reserve lets it refuse connections when the process can open none: asyncio would log an error for
+    each, up to thousands a second, and accept nothing for a second.
     """
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(fileno=descriptor)
+        self._reserve = os.open(os.devnull, os.O_RDONLY)
 
     def listen(self, *_: Any) -> None:
-        """Does nothing: the socket listens already."""
+        """Does nothing. An event loop accepts as many connections at a time as the backlog that it passes here."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection. Raises BlockingIOError where there is none, or none can be opened."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in _SHORTAGES:
+                raise
+        os.close(self._reserve)
+        with contextlib.suppress(OSError):
+            super().accept()[0].close()
+        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        _refused.count()
+        raise BlockingIOError
+
+    def close(self) -> None:
+        """Closes the socket."""
+        if self.fileno() >= 0:
+            os.close(self._reserve)
+        super().close()

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import time
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from fastapi import FastAPI, Request
 from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.errors import Draining
 from polytask.service.web.connection import BoundedConnection
+from polytask.service.web.connection_limit import max_connections
 
 _GC_THRESHOLDS = (20_000, 20, 50)
 """Rare collections: a request allocates hundreds of objects and leaves no reference cycles."""
@@ -29,21 +31,23 @@ def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
     server.run(sockets=[listener])
 
 
-def http_server(app: FastAPI, settings: Settings, backlog: int = 2048) -> uvicorn.Server:
+def http_server(app: FastAPI, settings: Settings, accept_at_once: int = 64) -> uvicorn.Server:
     """A server that completes the requests in flight at shutdown; none takes longer than its deadline.
 
-    `backlog` also bounds how many connections the event loop accepts at a time.
+    `accept_at_once`: how many connections the event loop accepts at a time. Frontends pass 1, so that a burst of clients
+    spreads over them.
     """
     return DrainingServer(
         uvicorn.Config(
             app,
-            http=BoundedConnection,
+            http=partial(BoundedConnection, max_connections=max_connections()),  # type: ignore[arg-type]  # called as the class
             ws="none",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,  # the client's address is not used
-            backlog=backlog,
+            backlog=accept_at_once,
+            timeout_keep_alive=settings.keep_alive_s,
             timeout_graceful_shutdown=int(settings.deadline_s) + SHUTDOWN_S,
         ),
         app,

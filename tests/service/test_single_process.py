@@ -6,6 +6,7 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from tests.service.support.doubles import GatedBackend, real_backend
 from tests.service.support.gated_service import process
 from tests.service.support.processes import PATIENCE_S, refused, until
 from tests.service.support.serving import body
+from tests.service.support.upgrade_offers import statuses
 from tests.support import tiny
 
 
@@ -175,6 +177,23 @@ def test_an_endless_body_is_refused_while_it_is_still_coming(chunked: bool) -> N
         else:
             client.sendall(request("mood", b" " * 2000, "Content-Length: 1000000000"))
         refused_and_closed(client, b"HTTP/1.1 413")
+
+
+def test_offers_of_an_upgrade_are_declined() -> None:
+    """Requests of all protocols that offer an upgrade are answered as they are, and nothing else is."""
+    with listening(real_backend()) as started:
+        assert set(map(tuple, statuses(("127.0.0.1", started.port)).values())) == {(200, 200, 200)}
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
+    """A connection without a request is closed after `keep_alive_s`, and not by uvicorn's own timer."""
+    with listening(real_backend(), keep_alive_s=1) as started, started.connect() as client:
+        for _ in range(2):
+            client.sendall(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 200")
+        answered = time.monotonic()
+        assert client.recv(1000) == b""
+        assert time.monotonic() - answered > 0.9
 
 
 def refused_and_closed(client: socket.socket, status: bytes) -> None:

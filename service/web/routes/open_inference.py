@@ -155,6 +155,9 @@ def open_inference_routes(handlers: OpenInference) -> APIRouter:
     """The routes of both protocols."""
     router = APIRouter(tags=["inference protocols"])
     router.get("/v2", summary="The server")(handlers.server)
+    # A supervisor that sends HEAD needs only the status.
+    router.head("/v2/health/live", include_in_schema=False)(handlers.live)
+    router.head("/v2/health/ready", include_in_schema=False)(handlers.ready)
     router.get("/v2/health/live", summary="Whether the process answers at all")(handlers.live)
     router.get("/v2/health/ready", summary="Whether requests are answered", responses=_NOT_READY)(handlers.ready)
     task_parameter, prediction_parameters = {"parameters": PARAMETERS[:1]}, {"parameters": PARAMETERS}
@@ -168,6 +171,7 @@ def open_inference_routes(handlers: OpenInference) -> APIRouter:
             include_in_schema=documented,
             openapi_extra=task_parameter,
         )(handlers.metadata)
+        router.head(f"{path}/ready", include_in_schema=False)(handlers.model_ready)
         router.get(
             f"{path}/ready",
             summary="Whether requests for a task are answered",

@@ -35,6 +35,7 @@ def test_the_settings_are_these() -> None:
         "POLYTASK_MAX_WAITING_TOKENS": 65_536,
         "POLYTASK_DEADLINE_S": 10.0,
         "POLYTASK_DRAIN_S": 0.0,
+        "POLYTASK_KEEP_ALIVE_S": 75,
         "POLYTASK_SWAP_TOLERANCE": 0.5,
         "POLYTASK_API_KEYS": "",
         "POLYTASK_API_KEYS_FILE": "",

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from polytask.service.observability.logs import JsonLines, LogWriter, TextLines
+from polytask.service.observability.logs import JsonLines, LogWriter, RecurringLine, TextLines
 from tests.service.support import checkpoints
 from tests.service.support.processes import PATIENCE_S, until
 from tests.service.support.serving import body
@@ -54,6 +54,17 @@ def test_half_a_character_does_not_lose_a_line() -> None:
 def test_text_is_for_people() -> None:
     """A text line has time, level, process, module and message."""
     assert TextLines("engine-0").format(record("%d rows", 4)).endswith(" WARNING engine-0 a.module: 4 rows")
+
+
+def test_what_happens_often_is_logged_rarely(caplog: pytest.LogCaptureFixture) -> None:
+    """A recurring line is written for the first event, and then at most once in its interval, with the number since."""
+    now = threading.Event()
+    line = RecurringLine(logging.getLogger("often"), logging.WARNING, "%d times", interval_s=0.2)
+    for _ in range(1000):
+        line.count()
+    now.wait(0.3)
+    line.count(3)
+    assert [record.message for record in caplog.records] == ["1 times", "1002 times"]
 
 
 def logged(code: str, form: str) -> tuple[str, int]:

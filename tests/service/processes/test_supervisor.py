@@ -34,6 +34,7 @@ from tests.model_store.support import stores
 from tests.service.support import checkpoints
 from tests.service.support.processes import PATIENCE_S, address, refused, sample, until
 from tests.service.support.serving import body
+from tests.service.support.upgrade_offers import statuses
 from tests.support import tiny
 
 _CLIENTS = 6
@@ -130,6 +131,12 @@ def pool() -> Iterator[ThreadPoolExecutor]:
     """Threads for clients."""
     with ThreadPoolExecutor(2 * _CLIENTS) as threads:
         yield threads
+
+
+def test_offers_of_an_upgrade_are_declined(service: Supervised) -> None:
+    """Requests of all protocols that offer an upgrade are answered as they are, and nothing else is."""
+    address = service.client.base_url.host, service.client.base_url.port or 0
+    assert set(map(tuple, statuses(address).values())) == {(200, 200, 200)}
 
 
 def test_the_answers_are_those_of_one_process(service: Supervised) -> None:
