@@ -29,6 +29,7 @@ from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.score_table import scores_table
 from polytask.training.loop.distributed import Group, process_group
 from polytask.training.loop.interrupts import Interrupted
+from polytask.training.loop.sampling import planned_draws
 from polytask.training.loop.trainer import Training, train
 from polytask.training.preparation import PreparedRun, choose_device, prepare
 from polytask.training.publishing.publish import num_calibration_rows, publish
@@ -61,7 +62,8 @@ def run_recipe(
         check_writable(store, recipe.name)
         run_folder.check(resume=resume)
         prepared = prepare(recipe, text, data_folder)
-        console.print(data_statistics(prepared.data, prepared.examples))
+        draws = planned_draws([len(examples) for examples in prepared.examples], recipe.sampler, recipe.length.examples)
+        console.print(data_statistics(prepared.data, prepared.examples, draws))
         counts = parameter_counts(prepared.network)
         console.print(f"{counts}, on {device_name(choose_device())}; kept in {run_folder.path}", soft_wrap=True)
         try:
@@ -188,7 +190,8 @@ def _publish(prepared: PreparedRun, run_folder: RunFolder, store: Path, display:
     for task, task_data in zip(prepared.network.tasks, prepared.data, strict=True):
         diagnostics[task.name] = diagnose(task, task_data.validation, answers[task.name])
         display.advance_work()
-    results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics}
+    bad_rows = {task_data.task.name: task_data.bad_rows for task_data in prepared.data if task_data.bad_rows}
+    results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics, "bad_rows": bad_rows}
     replace_text(run_folder.results, json.dumps(results, ensure_ascii=False))
     return version
 

@@ -15,7 +15,14 @@ from polytask.model.network import Network
 from polytask.model.tasks import Kind
 from polytask.model_store.durable_files import sha256_of
 from polytask.training.backbone import Backbone, build_network, load_backbone, weights_file
-from polytask.training.data.examples import EncodedExample, TaskData, encode_examples, load_task, weigh_labels_equally
+from polytask.training.data.examples import (
+    READING,
+    EncodedExample,
+    TaskData,
+    encode_examples,
+    load_task,
+    weigh_labels_equally,
+)
 from polytask.training.data.issues import DataError, read_all
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.metrics import Scores
@@ -45,6 +52,7 @@ class PreparedRun:
         return {
             "recipe": self.recipe.model_dump(mode="json"),
             "data": self.provenance["data"],
+            "reading": READING,
             "backbone": sha256_of(weights_file(self.backbone.folder)),
             "processes": num_processes,
         }
@@ -90,7 +98,8 @@ def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[E
         examples = encode_examples(encoder, task_data.task, task_id, task_data.train)
         if not examples:
             files = ", ".join(task_data.config.train)
-            raise DataError(f"{files}: no example fits into the {task_data.task.max_length} tokens of a row")
+            remedy = "`max_length` in the recipe sets another number"
+            raise DataError(f"{files}: no example fits into the {task_data.task.max_length} tokens of a row; {remedy}")
         tasks.append(weigh_labels_equally(examples) if task_data.config.balanced else examples)
     return tasks
 

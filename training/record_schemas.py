@@ -22,11 +22,20 @@ Text = Annotated[str, Field(min_length=1), pydantic.AfterValidator(_not_blank)]
 
 
 def _label_name(label: object) -> object:
-    """The name of a label that is a number or a boolean: its JSON text."""
-    return json.dumps(label) if isinstance(label, int) else label
+    """The name of a label that is a whole number or a boolean: its JSON text."""
+    whole = isinstance(label, int) or (isinstance(label, float) and label.is_integer())
+    return json.dumps(label) if whole else label
 
 
 Label = Annotated[Text, pydantic.BeforeValidator(_label_name)]
+
+
+def _whole(number: object) -> object:
+    """A whole number as such, if a table with missing values has stored it with a decimal point."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+WholeNumber = Annotated[int, pydantic.BeforeValidator(_whole)]
 
 
 class _Record(pydantic.BaseModel):
@@ -62,7 +71,7 @@ class RankingRecord(_Record):
 
     text: Text
     text_pair: Text
-    label: int | str
+    label: Annotated[int | str, pydantic.BeforeValidator(_whole)]
 
 
 class MultipleChoiceRecord(_Record):
@@ -71,7 +80,7 @@ class MultipleChoiceRecord(_Record):
     text: Text
     question: str = ""
     choices: list[Text] = Field(min_length=2)
-    label: int = Field(ge=0)
+    label: Annotated[WholeNumber, Field(ge=0)]
 
     @pydantic.model_validator(mode="after")
     def _label_is_a_choice(self) -> MultipleChoiceRecord:
@@ -97,7 +106,7 @@ class SpanAnswerRecord(_Record):
     """A right answer and its start in the context, in characters."""
 
     text: Text
-    start: int = Field(ge=0)
+    start: Annotated[WholeNumber, Field(ge=0)]
 
 
 def _list_of_answers(answers: object) -> object:
@@ -141,3 +150,8 @@ RECORD_CLASSES: dict[Kind, type[_Record]] = {
 def field_names(kind: Kind) -> frozenset[str]:
     """The fields of the kind's records."""
     return frozenset(RECORD_CLASSES[kind].model_fields)
+
+
+def required_fields(kind: Kind) -> list[str]:
+    """The fields that every record of the kind has."""
+    return [name for name, field in RECORD_CLASSES[kind].model_fields.items() if field.is_required()]

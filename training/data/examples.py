@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from polytask.model.encoding import Encoding, Input, InputEncoder
-from polytask.model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task
+from polytask.model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task, answer_labels
 from polytask.model.words import WordRule, WordSplit
+from polytask.training.data.holdout import choose_held_out
 from polytask.training.data.issues import DataError, DataIssues, read_all
+from polytask.training.data.labels import LabelReading, labels_of, lookalikes
 from polytask.training.data.records import SourcedRecord, read_records
+from polytask.training.data.relevance import Relevance, read_relevance
 from polytask.training.data.running_text import running_text
-from polytask.training.data.splits import hold_out, subsample
+from polytask.training.data.splits import subsample
+from polytask.training.data.tag_schemes import iob2_labels
 from polytask.training.data.word_rules import choose_word_rule
-from polytask.training.recipes.schema import RecipeError, RegressionLoss, TaskConfig
+from polytask.training.recipes.schema import OnBadRow, RecipeError, RegressionLoss, TaskConfig
+from polytask.training.recipes.validation_errors import did_you_mean
+
+READING = 2
+"""The rules by which files become examples, numbered: another number may give other examples of the same recipe and files.
+
+1: `holdout` drew groups at random; tags were read as they are. 2: `holdout` keeps labels equally frequent and equal texts
+together; labels and tags are put right, see `polytask.training.data.labels`.
+"""
 
 _THRESHOLD = 0.5
 _TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
@@ -29,8 +41,8 @@ class Example:
     """An input and its right answer.
 
     `target`, by kind. Classification, multiple choice: an index. Multilabel: 0 or 1 per label. Regression: the
-    value. Ranking: 0 or 1 per candidate. Tagging: a label index per word. Span: (start, end) of each right answer, in
-    characters; none if the context has no answer.
+    value. Ranking: the relevance of each candidate, 0 to 1. Tagging: a label index per word. Span: (start, end) of each
+    right answer, in characters; none if the context has no answer.
     """
 
     input: Input
@@ -61,7 +73,8 @@ class EncodedExample:
 class TaskData:
     """A task with its training and validation examples.
 
-    `validation` holds all validation splits, one after the other. `splits`: their numbers of examples by name.
+    `validation` holds all validation splits, one after the other. `splits`: their numbers of examples by name. `notes`:
+    what was recognised in the data, and warnings, for people. `bad_rows`: number of rows that were left out.
     """
 
     task: Task
@@ -69,6 +82,8 @@ class TaskData:
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     splits: Mapping[str, int]
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    bad_rows: int = field(default=0, compare=False)
 
 
 def load_task(config: TaskConfig, folder: Path) -> TaskData:
@@ -76,16 +91,17 @@ def load_task(config: TaskConfig, folder: Path) -> TaskData:
 
     Raises DataError with the file and line of every error, or RecipeError if the recipe's task is not possible.
     """
-    train, *splits = read_all(partial(_read, config, folder, files) for files in _files_of_splits(config))
-    task = _task(config, train)
-    issues = DataIssues()
-    _check_recipe_examples(task, config, issues)
-    examples, *validation = [list(_examples(task, config, records, issues)) for records in (train, *splits)]
-    issues.raise_if_any()
-    if config.holdout:
-        examples, held_out = _split_holdout(config, train, examples)
-        validation = [held_out]
-    return _task_data(task, config, subsample(examples, config.cap, config.cap_seed), validation)
+    bad_rows = DataIssues()
+    files = _files_of_splits(config)
+    splits = _read_splits(config, folder, files, bad_rows)
+    if config.kind in LABELLED_KINDS:
+        labels = LabelReading(config.kind, splits, config.labels, bad_rows, entities=config.entities)
+        _require_records(labels.splits, files, bad_rows)
+        task = _task(config, labels.splits[0], entities=labels.entities)
+        data = _make_examples(task, config, files, labels.splits, bad_rows, labels.notes)
+    else:
+        data = _make_examples(_task(config, splits[0]), config, files, splits, bad_rows)
+    return replace(data, train=tuple(subsample(data.train, config.cap, config.cap_seed)))
 
 
 def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
@@ -93,14 +109,66 @@ def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
 
     Raises DataError with the file and line of every error.
     """
+    bad_rows = DataIssues()
     files = [config.train] if config.holdout else _files_of_splits(config)[1:]
-    splits = read_all(partial(_read, config, folder, names) for names in files)
-    issues = DataIssues()
-    validation = [list(_examples(task, config, records, issues)) for records in splits]
-    issues.raise_if_any()
+    splits: Sequence[Sequence[SourcedRecord]] = _read_splits(config, folder, files, bad_rows)
+    notes: list[str] = []
+    if task.kind in LABELLED_KINDS:
+        entities = task.bio if task.kind is Kind.TAGGING else None
+        labels = LabelReading(task.kind, splits, task.labels, bad_rows, entities=entities)
+        splits, notes = labels.splits, labels.notes
+        _require_records(splits, files, bad_rows)
+    # Without `holdout` there is no training split here.
+    data = _make_examples(task, config, files if config.holdout else [(), *files], splits, bad_rows, notes)
+    return replace(data, train=())
+
+
+def _make_examples(
+    task: Task,
+    config: TaskConfig,
+    files: Sequence[tuple[str, ...]],
+    splits: Sequence[Sequence[SourcedRecord]],
+    bad_rows: DataIssues,
+    notes: Sequence[str] = (),
+) -> TaskData:
+    """The examples of all splits, with what is to be said about them. Raises DataError."""
+    faults, notes = DataIssues(), list(notes)
+    _check_recipe_examples(task, config, faults)
+    if task.kind is Kind.RANKING:
+        relevance = read_relevance(config, chain(*splits))
+        if relevance.grades:
+            config = config.model_copy(update={"metric": config.metric or "ndcg"})
+            grades = ", ".join(map(str, relevance.grades))
+            notes.append(f"labels are grades of relevance, {grades}: learnt as shares of {relevance.grades[-1]}")
+    records = [_fitting(task, config, split, bad_rows) for split in splits]
+    num_rows = sum(map(len, records)) + bad_rows.count
+    if task.kind is Kind.RANKING:
+        examples = [_ranking_examples(relevance, split, faults) for split in records]
+    else:
+        label_ids = {label: i for i, label in enumerate(task.labels)}
+        examples = [[_example(task, config, sourced.record, label_ids) for sourced in split] for split in records]
+    if config.on_bad_row is OnBadRow.STOP or bad_rows.count > config.bad_row_limit * num_rows:
+        if config.on_bad_row is OnBadRow.SKIP:
+            limit = f"{bad_rows.count:,} of {num_rows:,} rows are bad, more than bad_row_limit = {config.bad_row_limit}"
+            faults.add(f"task {task.name!r}", limit)
+        faults.extend(bad_rows)
+    faults.raise_if_any()
+    _require_records(records, files[-len(records) :], bad_rows)
+    if bad_rows.count:
+        notes.append(f"warning: {bad_rows.count:,} of {num_rows:,} rows are left out:\n{bad_rows}")
+    train, *validation = examples if len(examples) == len(files) else [[], *examples]
     if config.holdout:
-        validation = [_split_holdout(config, splits[0], validation[0])[1]]
-    return _task_data(task, config, (), validation)
+        split = choose_held_out(config, records[0], [e.input for e in train], [e.target for e in train])
+        notes += split.notes
+        validation = [[example for example, is_held in zip(train, split.held_out, strict=True) if is_held]]
+        train = [example for example, is_held in zip(train, split.held_out, strict=True) if not is_held]
+    if task.kind is Kind.RANKING:
+        _check_rankings(config, validation, notes)
+    notes += [
+        f"warning: the labels {' and '.join(map(repr, names))} are almost the same"
+        for names in lookalikes(answer_labels(task))
+    ]
+    return _task_data(task, config, train, validation, notes, bad_rows.count)
 
 
 def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
@@ -108,22 +176,45 @@ def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
     return [config.train, *((name,) for name in config.validation.values())]
 
 
-def _read(config: TaskConfig, folder: Path, names: Sequence[str]) -> list[SourcedRecord]:
-    files = [partial(read_records, folder, name, config.kind, config.columns, config.group_by) for name in names]
+def _read_splits(
+    config: TaskConfig, folder: Path, files: Sequence[tuple[str, ...]], bad_rows: DataIssues
+) -> list[list[SourcedRecord]]:
+    return read_all(partial(_read, config, folder, names, bad_rows) for names in files)
+
+
+def _read(config: TaskConfig, folder: Path, names: Sequence[str], bad_rows: DataIssues) -> list[SourcedRecord]:
+    skipped = bad_rows if config.on_bad_row is OnBadRow.SKIP else None
+    options: dict[str, Any] = {"columns": config.columns, "group_by": config.group_by, "grouped": _is_grouped(config)}
+    files = [partial(read_records, folder, name, config.kind, bad_rows=skipped, **options) for name in names]
     return [record for records in read_all(files) for record in records]
 
 
-def _split_holdout(
-    config: TaskConfig, records: Sequence[SourcedRecord], examples: Sequence[Example]
-) -> tuple[list[Example], list[Example]]:
-    """The examples to train on, and those held out. Records with the same group stay together; a ranking is a group."""
-    groups: Sequence[Any] = range(len(examples))
-    if config.kind is not Kind.RANKING:
-        groups = [(index,) if record.group is None else record.group for index, record in enumerate(records)]
-    kept, held_out = hold_out(examples, groups, config.holdout)
-    if not kept:
-        raise DataError(f"{config.train[0]}: holdout = {config.holdout} leaves nothing to train on")
-    return kept, held_out
+def _require_records(
+    splits: Sequence[Sequence[SourcedRecord]], files: Sequence[tuple[str, ...]], bad_rows: DataIssues
+) -> None:
+    """Raises DataError if no record of a split is left."""
+    for split, names in zip(splits, files, strict=True):
+        if not split:
+            bad_rows.raise_if_any()
+            raise DataError(f"{', '.join(names)}: no records")
+
+
+def _check_rankings(config: TaskConfig, validation: Sequence[Sequence[Example]], notes: list[str]) -> None:
+    """Notes queries that cannot be measured, because no order of their candidates is better than another.
+
+    Raises DataError if a split has no others.
+    """
+    for name, examples in zip(config.validation.values() or config.train, validation, strict=False):
+        useless = sum(len(set(example.target)) == 1 for example in examples)
+        if useless == len(examples):
+            raise DataError(
+                f"{name}: nothing can be measured: in no query of the validation data is one candidate more relevant than "
+                "another; give queries with both"
+            )
+        if useless:
+            notes.append(
+                f"{useless:,} of {len(examples):,} queries of {name} are not measured: any order of their candidates is right"
+            )
 
 
 def _is_grouped(config: TaskConfig) -> bool:
@@ -132,11 +223,16 @@ def _is_grouped(config: TaskConfig) -> bool:
 
 
 def _task_data(
-    task: Task, config: TaskConfig, train: Sequence[Example], validation: Sequence[Sequence[Example]]
+    task: Task,
+    config: TaskConfig,
+    train: Sequence[Example],
+    validation: Sequence[Sequence[Example]],
+    notes: Sequence[str],
+    left_out: int,
 ) -> TaskData:
     names = tuple(config.validation) or ("held-out",)
     splits = {name: len(examples) for name, examples in zip(names, validation, strict=True)}
-    return TaskData(task, config, tuple(train), tuple(chain(*validation)), splits)
+    return TaskData(task, config, tuple(train), tuple(chain(*validation)), splits, tuple(notes), left_out)
 
 
 def encode_examples(
@@ -185,12 +281,13 @@ def _check_recipe_examples(task: Task, config: TaskConfig, issues: DataIssues) -
             issues.add(f"task {task.name!r}, example {example.text!r}", "must not have a blank text")
 
 
-def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
+def _task(config: TaskConfig, train: Sequence[SourcedRecord], *, entities: bool = False) -> Task:
     labels: tuple[str, ...] = ()
     value_range = config.value_range
     from_data = not (config.labels or value_range)
     if config.kind in LABELLED_KINDS:
-        labels = config.labels or tuple(sorted({label for sourced in train for label in _labels(config, sourced)}))
+        found = {label for sourced in train for label in labels_of(config.kind, sourced.record)}
+        labels = (iob2_labels(config.labels) if entities else config.labels) or tuple(sorted(found))
     if config.kind is Kind.REGRESSION and value_range is None:
         values = [sourced.record.label for sourced in train]
         value_range = (min(values), max(values))
@@ -210,9 +307,10 @@ def _task(config: TaskConfig, train: Sequence[SourcedRecord]) -> Task:
             words=_word_rule(config, train) if config.kind is Kind.TAGGING else None,
         )
     except ValueError as error:
-        message = f"{', '.join(config.train)}: {error}"
+        key = "value_range" if config.kind is Kind.REGRESSION else "labels"
+        message = f"{', '.join(config.train)}: {error}; `{key}` in the recipe can list more than the data have"
         raise DataError(message) if from_data else RecipeError(str(error)) from error
-    _check_measurable(task, config)
+    _check_measurable(task, config, entities=entities)
     return task
 
 
@@ -228,61 +326,68 @@ def _word_rule(config: TaskConfig, train: Sequence[SourcedRecord]) -> WordRule:
     return choose_word_rule(texts, tuple(WordSplit) if config.words is None else (config.words,))
 
 
-def _check_measurable(task: Task, config: TaskConfig) -> None:
-    """Checks that the labels, which may come from the data, allow the recipe's metric. Raises RecipeError."""
+def _check_measurable(task: Task, config: TaskConfig, *, entities: bool) -> None:
+    """Checks that the labels, which may come from the data, allow what the recipe wants. Raises RecipeError."""
     if config.positive_label is not None and config.positive_label not in task.labels:
         labels = ", ".join(task.labels)
         raise RecipeError(
             f"task {task.name!r}: positive_label: {config.positive_label!r} is not among its labels: {labels}"
+            f"{did_you_mean(config.positive_label, task.labels)}"
         )
-    if config.metric == "span_f1" and not task.bio:
-        raise RecipeError(f"task {task.name!r}: metric: 'span_f1' needs BIO tags; use 'token_accuracy'")
+    if task.kind is Kind.TAGGING and config.metric == "span_f1" and not entities:
+        plain = ", ".join(label for label in task.labels if label[:2] not in {"B-", "I-"})
+        raise RecipeError(
+            f"task {task.name!r}: metric: 'span_f1' needs tags of entities, such as B-person; these are none: {plain}; "
+            "use 'token_accuracy'"
+        )
+    if task.kind is Kind.TAGGING and task.bio and not entities:
+        raise RecipeError(
+            f"task {task.name!r}: entities: false, but all tags are B-, I- or O, which always mark entities"
+        )
 
 
-def _labels(config: TaskConfig, sourced: SourcedRecord) -> list[str]:
-    record = sourced.record
-    if config.kind is Kind.TAGGING:
-        return list(record.tags)
-    return list(record.labels) if config.kind is Kind.MULTILABEL else [record.label]
-
-
-def _examples(
+def _fitting(
     task: Task, config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues
-) -> Iterator[Example]:
-    """The examples of a split: one per record, for rankings one per group. Records that do not fit become issues."""
-    label_ids = {label: i for i, label in enumerate(task.labels)}
-    fitting = []
+) -> list[SourcedRecord]:
+    """The records that fit the task; the others become issues."""
+    fitting, queries = [], dict[str | int | None, str]()
     for sourced in records:
         misfit = _misfit(task, config, sourced)
+        if (
+            not misfit
+            and task.kind is Kind.RANKING
+            and queries.setdefault(sourced.group, sourced.record.text) != sourced.record.text
+        ):
+            category = "text differs from the query of its group"
+            misfit = f"text: differs from the query of its group {sourced.group!r}", category
         if misfit:
             issues.add(sourced.location, *misfit)
         else:
             fitting.append(sourced)
-    if task.kind is Kind.RANKING:
-        yield from _ranking_examples(config, fitting, issues)
-    else:
-        for sourced in fitting:
-            yield _example(task, config, sourced.record, label_ids)
+    return fitting
 
 
 def _misfit(task: Task, config: TaskConfig, sourced: SourcedRecord) -> tuple[str, str] | None:
     """How a record contradicts its task, as message and category; None if it fits."""
     record = sourced.record
     if _is_grouped(config) and sourced.group is None:
-        return f"{config.group_by}: no text or number; the recipe groups records by it", "no group"
+        return f"{config.group_by}: no text or number; `group_by` in the recipe names the field of groups", "no group"
     if task.kind in _TEXT_KINDS and (record.text_pair is not None) != task.pair:
         how = "missing" if task.pair else "unexpected"
         return f"text_pair: {how}; a task's records all have it or none has", f"text_pair {how}"
     if task.kind in LABELLED_KINDS:
-        unknown = [label for label in _labels(config, sourced) if label not in task.labels]
+        unknown = [label for label in labels_of(task.kind, record) if label not in task.labels]
         if unknown:
-            return f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels", "unknown label"
+            question = did_you_mean(unknown[0], task.labels)
+            what = f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels"
+            return f"{what}; `labels` in the recipe lists all that there are{question}", "unknown label"
     if task.kind is Kind.SPAN and not (record.answers or task.may_lack_answer):
         return "answers: none, but every question of train has one, so that there is none to learn it from", "no answer"
     if task.kind is Kind.REGRESSION:
         low, high = task.value_range or (0.0, 0.0)
         if not low <= record.label <= high:
-            return f"label {record.label} is outside the task's range {low} to {high}", "outside the range"
+            what = f"label {record.label} is outside the task's range {low} to {high}"
+            return f"{what}; `value_range` in the recipe sets another", "outside the range"
     return None
 
 
@@ -306,21 +411,18 @@ def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, i
             raise AssertionError("ranking records are grouped first")
 
 
-def _ranking_examples(config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues) -> Iterator[Example]:
+def _ranking_examples(relevance: Relevance, records: Sequence[SourcedRecord], issues: DataIssues) -> list[Example]:
     """One example per query: its candidates in file order."""
     groups: dict[str | int | None, list[Any]] = defaultdict(list)
     for sourced in records:
-        members = groups[sourced.group]
-        members.append(sourced.record)
-        if sourced.record.text != members[0].text:
-            message = f"text: differs from the query of its group {sourced.group!r}"
-            issues.add(sourced.location, message, category="text differs from the query of its group")
-    # As text, because CSV has no numbers.
-    positive = str(config.positive)
-    if records and all(str(sourced.record.label) != positive for sourced in records):
+        groups[sourced.group].append(sourced.record)
+    if records and not any(relevance(sourced.record.label) for sourced in records):
         file, _, _ = records[0].location.rpartition(":")
-        issues.add(file, f"label: no record of the file has the recipe's positive {config.positive!r}")
-    for members in groups.values():
-        candidates = tuple(record.text_pair for record in members)
-        relevant = tuple(int(str(record.label) == positive) for record in members)
-        yield Example(Input(members[0].text, candidates=candidates), relevant)
+        issues.add(file, f"label: no record of the file has the recipe's positive {relevance.positive!r}")
+    return [
+        Example(
+            Input(members[0].text, candidates=tuple(record.text_pair for record in members)),
+            tuple(relevance(record.label) for record in members),
+        )
+        for members in groups.values()
+    ]

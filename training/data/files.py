@@ -13,13 +13,14 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from polytask.model_store.durable_files import sha256_of
 from polytask.training.data.issues import DataError, DataIssues
+from polytask.training.recipes.validation_errors import did_you_mean
 
 _HUGGING_FACE = "hf:"
 _GZIP = ".gz"
@@ -34,6 +35,7 @@ def read_rows(folder: Path, name: str, columns: Iterable[str], issues: DataIssue
     """The raw records of a file, in order. Lines that are no records are added to `issues`.
 
     Raises DataError for a file that cannot be read in the format of its name, or a table without one of the `columns`.
+    JSON lines have no columns: their fields are not checked.
     """
     if name.startswith(_HUGGING_FACE):
         return _hugging_face_rows(folder, name, columns)
@@ -52,6 +54,11 @@ def read_rows(folder: Path, name: str, columns: Iterable[str], issues: DataIssue
 def is_text_table(name: str) -> bool:
     """Whether all values of the file are strings, as in CSV and TSV; in the other formats values have types."""
     return _ending(name) in _TEXT_TABLES and not name.startswith(_HUGGING_FACE)
+
+
+def has_columns(name: str) -> bool:
+    """Whether all rows of the file have the same columns, in contrast to JSON lines."""
+    return name.startswith(_HUGGING_FACE) or _ending(name) != ".jsonl"
 
 
 def fingerprint(folder: Path, name: str) -> str:
@@ -116,7 +123,9 @@ def _table_rows(path: Path, separator: str, columns: Iterable[str], issues: Data
                 message = f"{len(cells)} cells, but the header has {len(header)}"
                 issues.add(location, message, category="another number of cells than the header")
     except csv.Error as error:
+        # No row after this one can be read, so it is not a single bad row.
         issues.add(f"{path}:{start}", f"not a valid table from here on: {error}")
+        raise DataError(issues) from error
 
 
 def _decoded(path: Path, issues: DataIssues) -> Iterator[str]:
@@ -134,22 +143,34 @@ def _check_header(source: object, header: Sequence[str], columns: Iterable[str])
         raise DataError(f"{source}: the column {twice[0]!r} is there twice")
     missing = [name for name in columns if name not in header]
     if missing:
+        others = ", ".join(map(repr, header))
         raise DataError(
-            f"{source}: has no column {missing[0]!r} as `columns` of the recipe says, but {', '.join(header)}"
+            f"{source}: has no column {missing[0]!r}, but {others}; the recipe's `columns` names the column of a "
+            f"field{did_you_mean(missing[0], header)}"
         )
 
 
 def _parquet_rows(path: Path, columns: Iterable[str]) -> Rows:
+    """The rows, with the names of `ClassLabel` values, which `datasets` stores in the file's metadata."""
     parquet = _library("pyarrow.parquet", path)
     arrow = _library("pyarrow", path)
     try:
         with parquet.ParquetFile(path) as file:
             _check_header(path, file.schema_arrow.names, columns)
+            features = _stored_features(file.schema_arrow.metadata or {})
             rows = (row for batch in file.iter_batches() for row in batch.to_pylist())
-            for number, row in enumerate(rows, start=1):
-                yield f"{path}:{number}", _without_missing(row)
+            yield from _decoded_rows(str(path), rows, features)
     except (OSError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
+
+
+def _stored_features(metadata: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The features that `datasets` has written into the metadata of a Parquet file, by column; none if it has not."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return features if isinstance(features, dict) else {}
 
 
 def _hugging_face_rows(folder: Path, name: str, columns: Iterable[str]) -> Rows:
@@ -168,18 +189,33 @@ def _hugging_face_rows(folder: Path, name: str, columns: Iterable[str]) -> Rows:
         raise DataError(f"{name}: has the splits {', '.join(dataset)}; name one as #SPLIT")
     table = dataset[split] if isinstance(dataset, dict) else dataset
     _check_header(name, table.column_names, columns)
-    decode = {column: _label_decoder(datasets, feature) for column, feature in table.features.items()}
-    for number, row in enumerate(table, start=1):
-        yield f"{name}:{number}", _without_missing({column: decode[column](value) for column, value in row.items()})
+    yield from _decoded_rows(name, table, table.features.to_dict())
 
 
-def _label_decoder(datasets: Any, feature: Any) -> Callable[[Any], Any]:
+def _decoded_rows(source: str, rows: Iterable[Row], features: Mapping[str, Any]) -> Rows:
+    """The rows without missing values, with names for the numbers of labels. `features`: as `datasets` stores them."""
+    decoders = {column: _label_decoder(feature) for column, feature in features.items()}
+    for number, row in enumerate(rows, start=1):
+        location = f"{source}:{number}"
+        try:
+            decoded = {name: decoders[name](value) if name in decoders else value for name, value in row.items()}
+        except IndexError as error:
+            raise DataError(f"{location}: a label's number is beyond the names that the file has for it") from error
+        yield location, _without_missing(decoded)
+
+
+def _label_decoder(feature: Any) -> Callable[[Any], Any]:
     """A function that replaces label numbers in the feature's values by names, and a missing label, -1, by None."""
-    if isinstance(feature, datasets.ClassLabel):
-        return lambda value: None if value is None or value < 0 else feature.int2str(value)
-    if isinstance(feature, datasets.List | datasets.LargeList):
-        decode_item = _label_decoder(datasets, feature.feature)
-        return lambda values: None if values is None else [decode_item(value) for value in values]
+    item = feature.get("feature") if isinstance(feature, dict) and "_type" in feature else None
+    if isinstance(feature, list) and len(feature) == 1:  # how older releases of `datasets` store a list
+        item = feature[0]
+    if item is not None:
+        decode_item = _label_decoder(item)
+        return lambda values: [decode_item(value) for value in values] if isinstance(values, list) else values
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+        names = feature.get("names") or ()
+        if names:
+            return lambda value: names[value] if isinstance(value, int) and value >= 0 else None
     return lambda value: value
 
 

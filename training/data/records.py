@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pydantic
 
 from polytask.model.tasks import Kind
-from polytask.training.data.files import Row, is_text_table, read_rows
+from polytask.training.data.files import Row, has_columns, is_text_table, read_rows
 from polytask.training.data.issues import DataError, DataIssues
-from polytask.training.record_schemas import RECORD_CLASSES
+from polytask.training.recipes.validation_errors import did_you_mean, error_details
+from polytask.training.record_schemas import RECORD_CLASSES, required_fields
 
 _LISTS = frozenset({"labels", "choices", "tokens", "tags", "answers"})
 
@@ -28,33 +30,69 @@ class SourcedRecord:
 
 
 def read_records(
-    folder: Path, name: str, kind: Kind, columns: Mapping[str, str] | None = None, group_by: str = "group"
+    folder: Path,
+    name: str,
+    kind: Kind,
+    columns: Mapping[str, str] | None = None,
+    group_by: str = "group",
+    *,
+    grouped: bool = False,
+    bad_rows: DataIssues | None = None,
 ) -> list[SourcedRecord]:
     """All records of a file (see `polytask.training.data.files`), in order. Raises DataError for invalid ones, or if none.
 
     `columns`: the file's column of a field, if their names differ. `group_by`: the field whose value records of a group
-    share; a value that is neither text nor a number is ignored.
+    share; a value that is neither text nor a whole number is ignored. `grouped`: the file must have the field. With
+    `bad_rows`, rows that are no valid records are added to it and left out.
     """
-    issues = DataIssues()
+    issues = DataIssues() if bad_rows is None else bad_rows
     records: list[SourcedRecord] = []
     schema, columns = RECORD_CLASSES[kind], columns or {}
     strings = is_text_table(name)
-    for location, raw in read_rows(folder, name, columns.values(), issues):
+    required = [*required_fields(kind), *([group_by] if grouped else [])]
+    needed = [*columns.values(), *(field for field in required if field not in columns)]
+    for location, raw in read_rows(folder, name, needed, issues):
         row = _rename_columns(raw, columns)
-        group = row.get(group_by)
         try:
             record = schema.model_validate(_decode_lists(row) if strings else row, strict=not strings)
         except pydantic.ValidationError as error:
-            details = [(_field(detail["loc"], columns), detail) for detail in error.errors()]
-            message = "; ".join(f"{field}{detail['msg']}" for field, detail in details)
-            category = "; ".join(f"{_field_path(detail['loc'])} {detail['type']}" for _, detail in details)
-            issues.add(location, message, category)
+            issues.add(location, *_problem(error, raw, columns, name))
         else:
-            records.append(SourcedRecord(record, location, group if isinstance(group, str | int) else None))
-    issues.raise_if_any()
+            records.append(SourcedRecord(record, location, _group(row.get(group_by))))
+    if bad_rows is None:
+        issues.raise_if_any()
     if not records:
+        issues.raise_if_any()
         raise DataError(f"{folder / name}: no records")
     return records
+
+
+def _group(value: object) -> str | int | None:
+    """The group as text or a whole number, which a table with missing values has stored with a decimal point."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, str | int) else None
+
+
+def _problem(error: pydantic.ValidationError, raw: Row, columns: Mapping[str, str], name: str) -> tuple[str, str]:
+    """What is wrong with a row, as message and category."""
+    details = [(_field(detail["loc"], columns), detail) for detail in error_details(error)]
+    message = "; ".join(f"{field}{detail['msg']}{_hint(detail['input'])}" for field, detail in details)
+    category = "; ".join(f"{_field_path(detail['loc'])} {detail['type']}" for _, detail in details)
+    missing = [
+        str(detail["loc"][0]) for _, detail in details if detail["type"] == "missing" and len(detail["loc"]) == 1
+    ]
+    if missing and not has_columns(name):
+        there = ", ".join(map(repr, raw)) or "no field"
+        question = did_you_mean(columns.get(missing[0], missing[0]), raw)
+        message += f"; the record has {there}{question}"
+    elif missing:
+        message += "; it has no value in this row"
+    return message, category
+
+
+def _hint(value: object) -> str:
+    return " (NaN: pandas writes it for a missing value)" if isinstance(value, float) and math.isnan(value) else ""
 
 
 def _rename_columns(raw: Row, columns: Mapping[str, str]) -> Row:

@@ -18,6 +18,7 @@ from polytask.training.data.running_text import running_text
 from polytask.training.data.word_rules import agreement, describe
 
 _NAMED_LABELS = 5
+_FEW_DRAWS = 100
 
 _LOW_AGREEMENT = 0.9
 """The share of words found below which there is a warning."""
@@ -38,13 +39,19 @@ class Lengths:
     left_out: int
 
 
-def data_statistics(data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]]) -> Group:
-    """The tables and notes to print before training; `examples[t]` are the training examples of task t as rows."""
+def data_statistics(
+    data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]], draws: Sequence[int] | None
+) -> Group:
+    """The tables and notes to print before training; `examples[t]` are the training examples of task t as rows.
+
+    `draws[t]`: about how many examples of task t the run will draw; None if that is not known before.
+    """
     lengths = [measure_lengths(task_data, encoded) for task_data, encoded in zip(data, examples, strict=True)]
     notes = [
         note for task_data, task_lengths in zip(data, lengths, strict=True) for note in _notes(task_data, task_lengths)
     ]
-    return Group(_sizes(data, lengths), _targets(data), *(Text(note) for note in notes))
+    notes += _draw_notes(data, draws) if draws is not None else []
+    return Group(_sizes(data, lengths, draws), _targets(data), *(Text(note) for note in notes))
 
 
 def measure_lengths(task_data: TaskData, encoded: Sequence[EncodedExample]) -> Lengths:
@@ -85,22 +92,38 @@ def _texts(task_data: TaskData, example: Example) -> tuple[str, ...]:
     return tuple(text.casefold() for text in (item.text, *others))
 
 
-def _sizes(data: Sequence[TaskData], lengths: Sequence[Lengths]) -> Table:
-    table = _table("data", "task", "train", "validation", "50%", "95%", "longest", "cut", "left out")
+def _sizes(data: Sequence[TaskData], lengths: Sequence[Lengths], draws: Sequence[int] | None) -> Table:
+    headings = ["data", "task", "train", "validation", "draws", "50%", "95%", "longest", "cut", "left out"]
+    bad_rows = any(task_data.bad_rows for task_data in data)
+    table = _table(*headings, *(["bad rows"] if bad_rows else []))
     for column in table.columns[1:]:
         column.justify = "right"
-    table.caption = "50%, 95%, longest: tokens before truncation; cut: share that loses some"
-    for task_data, task_lengths in zip(data, lengths, strict=True):
-        share = f"{task_lengths.cut / max(1, len(task_data.train)):.1%}"
-        counts = (
-            len(task_data.train),
-            len(task_data.validation),
-            task_lengths.median,
-            task_lengths.most,
-            task_lengths.longest,
+    table.caption = "draws: examples that the run draws, about; 50%, 95%, longest: tokens before truncation; cut: share that loses some"
+    for index, (task_data, task_lengths) in enumerate(zip(data, lengths, strict=True)):
+        table.add_row(
+            task_data.task.name,
+            f"{len(task_data.train):,}",
+            f"{len(task_data.validation):,}",
+            "?" if draws is None else f"{draws[index]:,}",
+            f"{task_lengths.median:,}",
+            f"{task_lengths.most:,}",
+            f"{task_lengths.longest:,}",
+            f"{task_lengths.cut / max(1, len(task_data.train)):.1%}",
+            f"{task_lengths.left_out:,}",
+            *([f"{task_data.bad_rows:,}"] if bad_rows else []),
         )
-        table.add_row(task_data.task.name, *(f"{n:,}" for n in counts), share, f"{task_lengths.left_out:,}")
     return table
+
+
+def _draw_notes(data: Sequence[TaskData], draws: Sequence[int]) -> list[str]:
+    """A warning about the tasks of which the run draws neither every example once nor a hundred."""
+    rare = [
+        f"{task_data.task.name} {count:,}"
+        for task_data, count in zip(data, draws, strict=True)
+        if count < min(len(task_data.train), _FEW_DRAWS)
+    ]
+    remedy = 'more `examples` in [length], or [sampler] name = "temperature", draw more of them'
+    return [f"warning: few examples are drawn of {', '.join(rare)}; {remedy}"] if rare else []
 
 
 def _targets(data: Sequence[TaskData]) -> Table:
@@ -126,8 +149,8 @@ def _balance(task_data: TaskData) -> str:
         case Kind.REGRESSION:
             return f"mean {np.mean(targets):.4g}, standard deviation {np.std(targets):.4g}"
         case Kind.RANKING:
-            flags = [flag for target in targets for flag in target]
-            return f"{len(flags) / len(targets):.1f} candidates a query, {np.mean(flags):.1%} of them right"
+            relevant = [relevance > 0 for target in targets for relevance in target]
+            return f"{len(relevant) / len(targets):.1f} candidates a query, {np.mean(relevant):.1%} of them right"
         case Kind.MULTIPLE_CHOICE:
             index, count = Counter(targets).most_common(1)[0]
             choices = np.mean([len(example.input.candidates) for example in task_data.train])
@@ -148,6 +171,7 @@ def _extremes(counts: Mapping[str, int], total: int) -> str:
 def _notes(task_data: TaskData, lengths: Lengths) -> Iterator[str]:
     """The recipe's choices among the data, and warnings."""
     name, config = task_data.task.name, task_data.config
+    yield from _notes_on_reading(task_data)
     if config.holdout:
         yield f"{name}: {config.holdout:.0%} of train is held out and validated on"
     if len(task_data.splits) > 1:
@@ -172,6 +196,17 @@ def _notes(task_data: TaskData, lengths: Lengths) -> Iterator[str]:
         )
 
 
+def _notes_on_reading(task_data: TaskData) -> Iterator[str]:
+    """What was recognised in the data, and whether they can be measured on."""
+    name = task_data.task.name
+    for note in task_data.notes:
+        text = note.removeprefix("warning: ")
+        yield f"{'warning: ' if note != text else ''}{name}: {text}"
+    if not _is_measurable(task_data):
+        what = "a single value" if task_data.task.kind is Kind.REGRESSION else "no entity"
+        yield f"warning: {name}: nothing can be measured, as validation has {what}: its scores are 0"
+
+
 def measure_agreement(task_data: TaskData) -> float:
     """The share of the words of a tagging task's validation examples that its rule finds in running text."""
     texts = [running_text(example.input.given_words) for example in task_data.validation]
@@ -188,6 +223,16 @@ def _words_note(task_data: TaskData) -> str:
         "text will be worse than measured on given words (compare text_f1): send 'tokens' instead of texts, or train on "
         "words that are split by one of the rules (words in the recipe)"
     )
+
+
+def _is_measurable(task_data: TaskData) -> bool:
+    """Whether answers to the first validation split can be right or wrong in more than one way."""
+    examples = task_data.validation[: next(iter(task_data.splits.values()))]
+    if task_data.task.kind is Kind.REGRESSION:
+        return len({example.target for example in examples}) > 1
+    if task_data.task.kind is Kind.TAGGING and task_data.task.bio:
+        return any(task_data.task.labels[label] != "O" for example in examples for label in example.target)
+    return True
 
 
 def _table(title: str, *headings: str) -> Table:

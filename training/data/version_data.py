@@ -11,7 +11,7 @@ import pydantic
 from polytask.model.encoding import Input
 from polytask.model_store.errors import ManifestInvalid
 from polytask.model_store.manifest import MANIFEST, Manifest, read_manifest
-from polytask.training.data.examples import TaskData, load_task, load_validation
+from polytask.training.data.examples import READING, TaskData, load_task, load_validation
 from polytask.training.data.files import fingerprint
 from polytask.training.data.issues import read_all
 from polytask.training.recipes.schema import Recipe, TaskConfig
@@ -42,13 +42,20 @@ def training_inputs(version_folder: Path, data_folder: Path) -> list[tuple[Input
 def changed_files(version_folder: Path, data_folder: Path) -> list[str]:
     """The validation files in `data_folder` that have changed since the version was measured, or may have changed.
 
-    All files must exist. Raises StoreError.
+    So has the held-out part of a file, if the version was made by other rules of reading. All files must exist. Raises
+    StoreError.
     """
     manifest = read_manifest(version_folder)
     hashes = manifest.provenance.get("data")
     recorded = hashes if isinstance(hashes, dict) else {}
-    files = [file for config in _task_configs(version_folder, manifest).values() for file in config.measured_files]
-    return [file for file in dict.fromkeys(files) if recorded.get(file) != fingerprint(data_folder, file)]
+    other_rules = manifest.provenance.get("reading") != READING
+    files: dict[str, bool] = {}
+    for config in _task_configs(version_folder, manifest).values():
+        for file in config.measured_files:
+            files[file] = files.get(file, False) or (other_rules and bool(config.holdout))
+    return [
+        file for file, is_other in files.items() if is_other or recorded.get(file) != fingerprint(data_folder, file)
+    ]
 
 
 def _task_configs(version_folder: Path, manifest: Manifest) -> dict[str, TaskConfig]:

@@ -14,7 +14,11 @@ import numpy as np
 import torch
 from scipy import stats
 from sklearn import metrics
-from torchmetrics.functional.retrieval import retrieval_average_precision, retrieval_reciprocal_rank
+from torchmetrics.functional.retrieval import (
+    retrieval_average_precision,
+    retrieval_normalized_dcg,
+    retrieval_reciprocal_rank,
+)
 from torchmetrics.functional.text import squad
 
 from polytask.model.answers import Answer, tagged_ranges
@@ -124,16 +128,24 @@ def _regression(_task: Task, examples: Sequence[Example], answers: Sequence[Any]
 
 
 def _ranking(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    """Metrics over queries with relevant and irrelevant candidates; for the others every order is right."""
-    precisions, ranks = [], []
+    """Metrics over queries with better and worse candidates; for the others every order is right.
+
+    MAP and MRR: candidates of any relevance above the lowest possible, 0, are relevant. nDCG: over the whole ranking, with
+    linear gains, so that it does not depend on the scale of the grades.
+    """
+    precisions, ranks, gains = [], [], []
     for example, answer in zip(examples, answers, strict=True):
-        if len(set(example.target)) == 2:
-            # Scores are positions instead of probabilities, so that ties keep the answered order.
-            relevant = torch.tensor([bool(example.target[candidate.index]) for candidate in answer.ranking])
-            scores = torch.arange(len(relevant), 0, -1, dtype=torch.float32)
-            precisions.append(float(retrieval_average_precision(scores, relevant)))
-            ranks.append(float(retrieval_reciprocal_rank(scores, relevant)))
-    return {"map": float(np.mean(precisions or [0.0])), "mrr": float(np.mean(ranks or [0.0]))}
+        if len(set(example.target)) == 1:
+            continue
+        relevance = torch.tensor([float(example.target[candidate.index]) for candidate in answer.ranking])
+        # Scores are positions instead of probabilities, so that ties keep the answered order.
+        scores = torch.arange(len(relevance), 0, -1, dtype=torch.float32)
+        gains.append(float(retrieval_normalized_dcg(scores, relevance)))
+        if relevance.min() == 0:
+            precisions.append(float(retrieval_average_precision(scores, relevance > 0)))
+            ranks.append(float(retrieval_reciprocal_rank(scores, relevance > 0)))
+    scores_by_name = {"map": precisions, "mrr": ranks, "ndcg": gains}
+    return {name: float(np.mean(values or [0.0])) for name, values in scores_by_name.items()}
 
 
 def _multiple_choice(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:

@@ -22,6 +22,7 @@ EntropyFunction = Callable[[Sequence[EncodedExample]], list[Entropy]]
 
 _WINDOW_BATCHES = 50
 _NUM_RECENT = 256
+_MIN_DRAWS = 100
 _MIN_ENTROPY = 0.1
 """For task-uncertainty: a task of which the network is sure is still drawn."""
 
@@ -43,6 +44,31 @@ def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0
             power = 1.0
     weights = [min(size, config.cap) ** power for size in sizes]
     return [weight / sum(weights) for weight in weights]
+
+
+def with_floor(shares: Sequence[float], sizes: Sequence[int], num_draws: int) -> list[float]:
+    """The shares, with those raised of which a run of `num_draws` draws would see too little; the others give way.
+
+    A task gets at least as many draws as it has examples and 100, but for that never more than a tenth of an equal share.
+    """
+    floors = [min(max(size, _MIN_DRAWS) / num_draws, 0.1 / len(sizes)) for size in sizes]
+    raised = set[int]()
+    result = list(shares)
+    while below := {task for task, floor in enumerate(floors) if task not in raised and result[task] < floor}:
+        raised |= below
+        others = sum(share for task, share in enumerate(shares) if task not in raised)
+        factor = (1 - sum(floors[task] for task in raised)) / others
+        result = [floors[task] if task in raised else share * factor for task, share in enumerate(shares)]
+    return result
+
+
+def planned_draws(sizes: Sequence[int], config: SamplerConfig, num_draws: int) -> list[int] | None:
+    """About how many of `num_draws` examples a run draws of each task; None if the network decides it while it learns."""
+    if config.name in {SamplerName.MT_UNCERTAINTY, SamplerName.TASK_UNCERTAINTY}:
+        return None
+    steps = 100  # the shares may change in the course of the run
+    shares = [with_floor(task_shares(sizes, config, (step + 0.5) / steps), sizes, num_draws) for step in range(steps)]
+    return [round(num_draws * sum(task) / steps) for task in zip(*shares, strict=True)]
 
 
 def uncertainty_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[float]:
@@ -166,7 +192,7 @@ class EntropyCache:
 class BatchSampler:
     """An endless supply of training batches, with a state from which it can be resumed exactly.
 
-    By task share: a window of examples is drawn, sorted by length and cut into batches, which are shuffled. So a batch
+    By task share, with a floor under each: a window of examples is drawn, sorted by length and cut into batches, which are shuffled. So a batch
     holds examples of similar length of any tasks. Task-uncertainty: by task share as well, and the shares follow the
     mean entropies seen in training; a task's examples come in random order. MT-Uncertainty: `horizon` times b candidates
     of every task are drawn (b: `batch_rows`), the number that fits into `horizon` batches is selected from all of them,
@@ -237,6 +263,7 @@ class BatchSampler:
         shares = task_shares(self._sizes, self._config, progress)
         if self._adapts_shares:
             shares = uncertainty_shares(shares, [self._entropies.mean(task_id) for task_id in range(len(self._sizes))])
+        shares = with_floor(shares, self._sizes, self._length.examples)
         return self._draws.draw(self._length.batch_rows * _WINDOW_BATCHES, shares)
 
     def _select_examples(self) -> list[ExampleRef]:

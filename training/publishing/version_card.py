@@ -17,6 +17,8 @@ def render_card(
     recipe: Recipe, data: Sequence[TaskData], scores: Mapping[str, Scores], baselines: Mapping[str, Scores]
 ) -> str:
     """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data."""
+    bad_rows = ", ".join(f"`{task_data.task.name}` {task_data.bad_rows:,}" for task_data in data if task_data.bad_rows)
+    bad_rows_line = f"\nRows that are no valid records were left out: {bad_rows}.\n" if bad_rows else ""
     rows = "\n".join(_row(task_data, scores[task_data.task.name], baselines[task_data.task.name]) for task_data in data)
     return f"""# {recipe.name}
 
@@ -28,7 +30,7 @@ is learned from the training split alone. Thresholds of multilabel tasks are set
 | task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
 |---|---|---|---:|---:|---|---:|---|---|
 {rows}
-{_words_section(data, scores)}
+{_words_section(data, scores)}{bad_rows_line}
 Trained on {recipe.length.examples:,} drawn examples (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
 recipe, the hashes of the data, the code's commit and further metrics are in `manifest.json`.
 """

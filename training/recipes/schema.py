@@ -6,12 +6,15 @@ The descriptions of the keys are printed in `docs/recipes.md`.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pydantic
 from pydantic import Field
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from polytask.model.config import NetworkConfig
 from polytask.model.tasks import NAME, Kind
@@ -19,6 +22,7 @@ from polytask.model.words import WordSplit
 from polytask.training.recipes.architecture import BackboneConfig, ConditioningConfig, network_config
 from polytask.training.recipes.architecture import Section as _Section
 from polytask.training.recipes.presets import with_preset
+from polytask.training.recipes.validation_errors import did_you_mean, error_details
 from polytask.training.record_schemas import field_names
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -154,12 +158,15 @@ METRICS = {
     Kind.CLASSIFICATION: ("accuracy", "macro_f1", "matthews", "accuracy_macro_f1", "f1", "f1_accuracy"),
     Kind.MULTILABEL: ("macro_f1", "micro_f1"),
     Kind.REGRESSION: ("pearson_spearman", "pearson", "spearman"),
-    Kind.RANKING: ("map", "mrr"),
+    Kind.RANKING: ("map", "mrr", "ndcg"),
     Kind.MULTIPLE_CHOICE: ("accuracy",),
     Kind.TAGGING: ("span_f1", "token_accuracy"),
     Kind.SPAN: ("f1", "exact_match"),
 }
-"""The metrics of each kind of task. The first is the main metric, unless the recipe names another."""
+"""The metrics of each kind of task. The first is the main metric, unless the recipe names another.
+
+The main metric of a ranking by grades is `ndcg`.
+"""
 
 
 def _files(value: object) -> object:
@@ -179,6 +186,13 @@ class RegressionLoss(StrEnum):
 
     SCALED = "place"
     MSE = "mse"
+
+
+class OnBadRow(StrEnum):
+    """What is done with rows that cannot be trained on or measured: the run stops before it starts, or they are left out."""
+
+    STOP = "stop"
+    SKIP = "skip"
 
 
 class TaskConfig(_Section):
@@ -209,6 +223,14 @@ class TaskConfig(_Section):
     columns: dict[str, str] = Field(
         default_factory=dict,
         description='the files\' names of fields that have other names there, such as `{ text = "body" }`',
+    )
+    on_bad_row: OnBadRow = Field(
+        default=OnBadRow.STOP,
+        description="whether rows that are no valid records of the task stop the run before it starts, or are left out "
+        "(`skip`) and counted",
+    )
+    bad_row_limit: Fraction = Field(
+        default=0.05, description="with `skip`: largest share of bad rows; more of them stop the run"
     )
     cap: int | None = Field(
         default=None,
@@ -257,7 +279,13 @@ class TaskConfig(_Section):
         "together",
     )
     positive: str | int = Field(
-        default=1, description="of a ranking: the `label` of a candidate that answers the query"
+        default=1,
+        description="of a ranking: the `label` of a candidate that answers the query. Without it, labels that are whole "
+        "numbers from 0 to more than 1 are grades of relevance",
+    )
+    entities: bool | None = Field(
+        default=None,
+        description="of tagging: whether tags mark entities, or are plain labels of words; by default recognised from all tags",
     )
     use_question: bool = Field(
         default=True, description="of a multiple choice: whether the record's `question` is added to its `text`"
@@ -292,14 +320,22 @@ class TaskConfig(_Section):
         allowed = sorted(field_names(self.kind) | {self.group_by})
         wrong = [field for field in self.columns if field not in allowed]
         if wrong:
-            raise ValueError(f"columns: {wrong[0]!r} is no field of {self.kind}; there are {', '.join(allowed)}")
+            question = did_you_mean(wrong[0], allowed)
+            raise ValueError(
+                f"columns: {wrong[0]!r} is no field of {self.kind}; there are {', '.join(allowed)}{question}"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
     def _metric_is_of_the_kind(self) -> TaskConfig:
         allowed = METRICS[self.kind]
         if self.metric is not None and self.metric not in allowed:
-            raise ValueError(f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(allowed)}")
+            question = did_you_mean(self.metric, allowed)
+            raise ValueError(
+                f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(allowed)}{question}"
+            )
+        if self.kind is not Kind.TAGGING and self.entities is not None:
+            raise ValueError(f"entities: only tagging has tags, not {self.kind}")
         if self.kind is not Kind.TAGGING and self.words is not None:
             raise ValueError(f"words: only tagging splits texts into words, not {self.kind}")
         if self.kind is not Kind.CLASSIFICATION and self.balanced:
@@ -365,5 +401,40 @@ def read_recipe(path: Path) -> tuple[Recipe, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not valid TOML: {error}") from error
     except pydantic.ValidationError as error:
-        problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = "\n".join(f"  {_problem(detail)}" for detail in error_details(error))
         raise RecipeError(f"{path}:\n{problems}") from error
+
+
+def _problem(detail: ErrorDetails) -> str:
+    """What is wrong with a key of a recipe, with a suggestion for one that there is not."""
+    message = detail["msg"]
+    if detail["type"] == "extra_forbidden":
+        section, name = _section_at(detail["loc"][:-1]), str(detail["loc"][-1])
+        question = did_you_mean(name, section.model_fields)
+        homes = [title for title, other in _sections(Recipe) if name in other.model_fields and other is not section]
+        message = f"there is no such key{f'; it is a key of {homes[0]}' if homes else question}"
+    return f"{'.'.join(map(str, detail['loc']))}: {message}"
+
+
+def _section_at(location: tuple[str | int, ...]) -> type[_Section]:
+    """The section of a recipe that the path leads to."""
+    section: type[_Section] = Recipe
+    for key in location:
+        if isinstance(key, str) and key in section.model_fields:
+            section = _section_of(section.model_fields[key]) or section
+    return section
+
+
+def _section_of(field: FieldInfo) -> type[_Section] | None:
+    """The section that a key holds, once or in a list."""
+    types = [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in types if isinstance(kind, type) and issubclass(kind, _Section)), None)
+
+
+def _sections(outer: type[_Section]) -> Iterator[tuple[str, type[_Section]]]:
+    """The sections of a recipe with their headings."""
+    for name, field in outer.model_fields.items():
+        section = _section_of(field)
+        if section is not None:
+            yield (f"[[{name}]]" if get_args(field.annotation) else f"[{name}]"), section
+            yield from _sections(section)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from polytask.training.data.examples import READING
 from polytask.training.data.files import fingerprint
 from polytask.training.recipes.schema import Recipe
 
@@ -24,6 +25,7 @@ def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe": text,
         "data": {name: fingerprint(data_folder, name) for name in sorted(files)},
+        "reading": READING,
         "commit": commit(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "python": platform.python_version(),

@@ -213,7 +213,9 @@ def test_a_positive_label_must_be_a_label(tmp_path: Path, config: dict[str, Any]
 def test_spans_are_measured_only_of_bio_tags(tmp_path: Path) -> None:
     """The metric `span_f1` on plain tags raises RecipeError, because only BIO tags have spans."""
     records = [{"tokens": ["a", "b"], "tags": ["NOUN", "VERB"]}]
-    with pytest.raises(RecipeError, match=r"\Atask 'task': metric: 'span_f1' needs BIO tags; use 'token_accuracy'\Z"):
+    with pytest.raises(
+        RecipeError, match=r"\Atask 'task': metric: 'span_f1' needs .*: NOUN, VERB; use 'token_accuracy'\Z"
+    ):
         _load(tmp_path, Kind.TAGGING, records, metric="span_f1")
 
 
@@ -289,7 +291,8 @@ def test_a_share_of_train_can_be_held_out(tmp_path: Path, share: float) -> None:
         records = toy.records(kind, 20)
         whole = _load(tmp_path, kind, records).train
         data = _holding_out(tmp_path, records, share, kind)
-        assert len(data.validation) == max(1, round(share * 20)) == data.splits["held-out"]
+        assert len(data.validation) == data.splits["held-out"] >= 1
+        assert len(data.validation) == pytest.approx(share * 20, abs=1.5)
         assert sorted(map(str, (*data.train, *data.validation))) == sorted(map(str, whole))
 
 
@@ -320,8 +323,98 @@ def test_records_of_a_group_stay_together(tmp_path: Path) -> None:
     assert pages[1]
     assert not pages[0] & pages[1], "what has a group keeps it without the recipe's saying so"
     one = [{**record, "page": 1} for record in records]
-    with pytest.raises(DataError, match=r"\Atrain.jsonl: holdout = 0.2 leaves nothing to train on\Z"):
+    with pytest.raises(DataError, match=r"\Atrain.jsonl: holdout = 0.2: all records have the same group"):
         _holding_out(tmp_path, one, 0.2, Kind.CLASSIFICATION, group_by="page")
+
+
+def test_labels_are_equally_frequent_in_what_is_held_out(tmp_path: Path) -> None:
+    """A rare label has its share of the held-out records, of one label a record and of several."""
+    rare = [number % 10 == 0 for number in range(400)]
+    classified = [{"text": f"text {n}", "label": "rare" if is_rare else "usual"} for n, is_rare in enumerate(rare)]
+    data = _holding_out(tmp_path, classified, 0.1, Kind.CLASSIFICATION)
+    assert [example.target for example in data.validation].count(0) == 4
+    listed = [{"text": f"text {n}", "labels": ["usual", "rare"][: 1 + is_rare]} for n, is_rare in enumerate(rare)]
+    data = _holding_out(tmp_path, listed, 0.1, Kind.MULTILABEL)
+    assert sum(example.target[0] for example in data.validation) == 4
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.RANKING])
+def test_equal_inputs_are_on_one_side(tmp_path: Path, kind: Kind) -> None:
+    """No input is both trained on and held out, whatever its case and blanks, and no text of a pair in two pairs."""
+    records = [
+        {**record, "tokens": [*record["tokens"], str(n)]} if kind is Kind.TAGGING else {**record, "text": f"text {n}"}
+        for n, record in enumerate(toy.records(kind, 40))
+    ]
+    if kind is Kind.TAGGING:
+        records = [{**record, "tags": [*record["tags"], "O"]} for record in records]
+        twice = [{**record, "tokens": [token.upper() for token in record["tokens"]]} for record in records]
+    else:
+        twice = [{**record, "text": f" {record['text'].upper()} "} for record in records]
+    data = _holding_out(tmp_path, [*records, *twice], 0.3, kind)
+    sides = [
+        {" ".join(example.input.text.casefold().split()) for example in own} for own in (data.train, data.validation)
+    ]
+    assert not sides[0] & sides[1]
+    assert len(data.validation) == pytest.approx(24, abs=4)
+
+
+def test_rankings_of_one_query_are_on_one_side(tmp_path: Path) -> None:
+    """Two groups with the same query are both trained on or both held out."""
+    records = toy.records(Kind.RANKING, 30)
+    twice = [{**record, "group": f"again {record['group']}"} for record in records]
+    data = _holding_out(tmp_path, [*records, *twice], 0.2, Kind.RANKING)
+    assert not {example.input.text for example in data.train} & {example.input.text for example in data.validation}
+    assert len(data.validation) == 12
+
+
+def test_texts_that_all_pairs_share_do_not_prevent_a_split(tmp_path: Path) -> None:
+    """Where a text of the pairs is the same everywhere, equal pairs stay together, and what texts share is said."""
+    records = [{"text": "a cat?", "text_pair": f"text {n // 2}", "label": "xy"[n % 2]} for n in range(60)]
+    data = _holding_out(tmp_path, records, 0.2, Kind.CLASSIFICATION)
+    sides = [{example.input.text_pair for example in own} for own in (data.train, data.validation)]
+    assert not sides[0] & sides[1]
+    assert len(data.validation) == 12
+    assert any("some held-out texts are in train" in note for note in data.notes)
+
+
+# Grades of relevance
+
+
+def _graded(*labels: object, queries: int = 4) -> list[toy.Record]:
+    return [
+        {"group": f"q{query}", "text": f"query {query}", "text_pair": f"answer {label}", "label": label}
+        for query in range(queries)
+        for label in labels
+    ]
+
+
+def test_grades_are_shares_of_the_highest(tmp_path: Path) -> None:
+    """Whole numbers from 0 to more than 1 are grades, measured by nDCG, in numbers and in text."""
+    for labels in ((0, 1, 3), (0.0, 1.0, 3.0), ("0", "1", "3")):
+        data = _load(tmp_path, Kind.RANKING, _graded(*labels))
+        assert data.train[0].target == (0.0, 1 / 3, 1.0)
+        assert data.config.metric == "ndcg"
+        assert data.notes == ("labels are grades of relevance, 0, 1, 3: learnt as shares of 3",)
+    assert _load(tmp_path, Kind.RANKING, _graded(0, 1, 3), metric="mrr").config.metric == "mrr"
+
+
+def test_one_right_label_makes_no_grades(tmp_path: Path) -> None:
+    """Two labels, or a `positive` in the recipe, are right and wrong candidates."""
+    assert _load(tmp_path, Kind.RANKING, _graded(0, 1)).config.metric is None
+    assert _load(tmp_path, Kind.RANKING, _graded(0, 1, 3), positive=3).train[0].target == (0.0, 0.0, 1.0)
+    assert _load(tmp_path, Kind.RANKING, _graded("no", "yes"), positive="yes").train[0].target == (0.0, 1.0)
+    assert _load(tmp_path, Kind.RANKING, _graded("0.0", "1.0 ")).train[0].target == (0.0, 1.0)
+    with pytest.raises(DataError, match=r"train.jsonl:\d+: label: -1 is below 0, where grades of relevance begin"):
+        _load(tmp_path, Kind.RANKING, _graded(-1, 1, 2))
+
+
+def test_a_ranking_that_cannot_be_measured_is_refused(tmp_path: Path) -> None:
+    """Validation whose queries have only right or only wrong candidates is refused, and single ones are counted."""
+    useless = [*_graded(1, 1, queries=1), *({**r, "group": "n", "text": "n"} for r in _graded(0, 0, queries=1))]
+    with pytest.raises(DataError, match=r"\Avalidation.jsonl: nothing can be measured"):
+        _load(tmp_path, Kind.RANKING, _graded(0, 1), useless)
+    mixed = _load(tmp_path, Kind.RANKING, _graded(0, 1), [*useless, {**useless[0], "label": 0}])
+    assert mixed.notes[0].startswith("1 of 2 queries of validation.jsonl are not measured")
 
 
 # Broken records
@@ -387,6 +480,35 @@ def test_a_record_that_does_not_fit_its_task_is_named(
     files = {"train": [train], "validation": [train], split: [train, broken]}
     with pytest.raises(DataError, match=rf"\A{tmp_path}/{split}.jsonl:2: .*{message}"):
         _load(tmp_path, kind, files["train"], files["validation"], **config)
+
+
+def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
+    """With `on_bad_row = "skip"` rows that are no records or do not fit are left out, counted and named."""
+    good = _numbered(200)
+    bad = [{"text": "a"}, {"text": "b", "text_pair": "c", "label": "x"}]
+    data = _load(
+        tmp_path, Kind.CLASSIFICATION, [*good, *bad], [*good[:20], {"text": "d", "label": "w"}], on_bad_row="skip"
+    )
+    plain = _load(tmp_path, Kind.CLASSIFICATION, good, good[:20])
+    assert (data.train, data.validation, data.bad_rows) == (plain.train, plain.validation, 3)
+    (note,) = data.notes
+    assert note.startswith("warning: 3 of 223 rows are left out:\n")
+    for number, file in ((201, "train"), (202, "train"), (21, "validation")):
+        assert f"\n{tmp_path / file}.jsonl:{number}: " in note
+
+
+def test_too_many_bad_rows_stop_the_run(tmp_path: Path) -> None:
+    """More bad rows than `bad_row_limit` are an error with their number and lines."""
+    rows = [*_numbered(90), *[{"text": "a"}] * 10]
+    for options in ({}, {"bad_row_limit": 0.09}):
+        with pytest.raises(
+            DataError, match=r"20 of 200 rows are bad, more than bad_row_limit = (.|\n)*train.jsonl:91: "
+        ):
+            _load(tmp_path, Kind.CLASSIFICATION, rows, on_bad_row="skip", **options)
+    assert _load(tmp_path, Kind.CLASSIFICATION, rows, on_bad_row="skip", bad_row_limit=0.1).bad_rows == 20
+    (tmp_path / "a.csv").write_text('text,label\na,x\nb,y\n"c,x\n', encoding="utf-8")
+    with pytest.raises(DataError, match="not a valid table from here on"):
+        _load(tmp_path, Kind.CLASSIFICATION, rows, train="a.csv", on_bad_row="skip", bad_row_limit=1)
 
 
 def test_a_ranking_needs_something_relevant(tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
         (b'text,label\n"a"b,x\n', r":2: not a valid table from here on: "),
         (b"text,label\na,x\n\xe9,x\n", r":3: not UTF-8: .*\Z"),
         (b"label,text,label\nx,a,x\n", r": the column 'label' is there twice\Z"),
-        (b"sentence,label\na,x\n", r": has no column 'text' as `columns` of the recipe says, but sentence, label\Z"),
+        (b"sentence,label\na,x\n", r": has no column 'text', but 'sentence', 'label'; the recipe's `columns` "),
+        (b"text ;label\na;x\n", r": has no column 'text', but 'text ;label'; "),
+        (b"Text,label\na,x\n", r": has no column 'text', but .*; did you mean 'Text'\?\Z"),
     ],
 )
 def test_a_broken_table_is_named_by_line(tmp_path: Path, content: bytes, message: str) -> None:
@@ -199,6 +201,33 @@ def test_class_labels_become_their_names(tmp_path: Path) -> None:
         {"text": "b", "label": "no", "tags": []},
         {"text": "c", "tags": ["yes"]},
     ]
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_class_labels_in_parquet_become_their_names(tmp_path: Path, old: bool) -> None:
+    """Parquet files that `datasets` wrote, in its present and in its old form of lists, have names in place of numbers."""
+    label, names = datasets.ClassLabel(names=["neg", "pos"]), ["O", "B-PER"]
+    features = datasets.Features(
+        {"tags": datasets.List(datasets.ClassLabel(names=names)), "label": label, "n": datasets.Value("int64")}
+    )
+    rows = {"tags": [[0, 1], None], "label": [1, -1], "n": [0, 1]}
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "a.parquet")
+    if old:
+        table = parquet.read_table(tmp_path / "a.parquet")
+        info = {"features": {**features.to_dict(), "tags": [{"names": names, "_type": "ClassLabel"}]}}
+        metadata = {"huggingface": json.dumps({"info": info})}
+        parquet.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    found = [row for _, row in _rows(tmp_path, "a.parquet")]
+    assert found == [{"tags": ["O", "B-PER"], "label": "pos", "n": 0}, {"n": 1}]
+
+
+def test_a_label_number_without_a_name_is_named_by_row(tmp_path: Path) -> None:
+    """A number beyond the names that a Parquet file has for it is an error of its row."""
+    info = {"info": {"features": {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}}}}
+    table = pa.table({"label": [0, 2]}).replace_schema_metadata({"huggingface": json.dumps(info)})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet:2: a label's number is beyond"):
+        _rows(tmp_path, "a.parquet")
 
 
 def test_a_split_must_be_there(tmp_path: Path) -> None:

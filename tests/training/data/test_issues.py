@@ -17,12 +17,28 @@ def _message(issues: DataIssues) -> str:
 
 @pytest.mark.parametrize("count", [19, 20, 21, 45])
 def test_the_first_twenty_issues_are_listed_and_the_rest_counted(count: int) -> None:
-    """Of one category at most 20 issues are listed, and the number of the others is given."""
+    """Of one category at most 20 different issues are listed, and the number of the others is given."""
     issues = DataIssues()
     for number in range(count):
-        issues.add(f"file:{number}", "broken")
-    listed = [f"file:{number}: broken" for number in range(min(count, 20))]
+        issues.add(f"file:{number}", f"label {number}", category="unknown label")
+    listed = [f"file:{number}: label {number}" for number in range(min(count, 20))]
     assert _message(issues).splitlines() == listed + ([f"… and {count - 20} more"] if count > 20 else [])
+    assert issues.count == count
+
+
+def test_one_mistake_in_many_lines_is_one_line() -> None:
+    """The same message for many lines of a file is written once, with the numbers of the next lines and of all others."""
+    issues, other = DataIssues(), DataIssues()
+    for number in range(2, 22):
+        issues.add(f"a.csv:{number}", "label: empty")
+    other.add("a.csv:30", "label: empty")
+    other.add("b.csv:7", "label: empty")
+    issues.extend(other)
+    assert _message(issues).splitlines() == [
+        "a.csv:2: label: empty (and 20 more: 3, 4, 5, …)",
+        "b.csv:7: label: empty",
+    ]
+    assert issues.count == 22
 
 
 def test_each_category_is_listed_by_itself() -> None:
@@ -34,7 +50,7 @@ def test_each_category_is_listed_by_itself() -> None:
             issues.add(f"a:{number}", "blank")
     lines = _message(issues).splitlines()
     assert lines[:21] == [*(f"a:{number}: label {number}" for number in range(20)), "… and 10 more"]
-    assert lines[21:] == [f"a:{number}: blank" for number in (0, 10, 20)]
+    assert lines[21:] == ["a:0: blank (and 2 more: 10, 20)"]
 
 
 def test_no_issue_is_no_error() -> None:
@@ -49,7 +65,7 @@ def test_issues_of_several_files_come_together() -> None:
         def read() -> str:
             issues = DataIssues()
             for number in range(count):
-                issues.add(f"{file}:{number}", "blank")
+                issues.add(f"{file}:{number}", f"label {number}", category="unknown label")
             issues.raise_if_any()
             return file
 
@@ -62,5 +78,5 @@ def test_issues_of_several_files_come_together() -> None:
     with pytest.raises(DataError) as caught:
         read_all([reader("a", 15), missing, reader("b", 15)])
     lines = str(caught.value).splitlines()
-    assert lines[14:21] == ["a:14: blank", *(f"b:{number}: blank" for number in range(5)), "… and 10 more"]
+    assert lines[14:21] == ["a:14: label 14", *(f"b:{number}: label {number}" for number in range(5)), "… and 10 more"]
     assert lines[21:] == ["c: cannot be read"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from polytask.model.tasks import Kind
-from polytask.training.data.issues import DataError
+from polytask.training.data.issues import DataError, DataIssues
 from polytask.training.data.records import SourcedRecord, read_records
 from polytask.training.record_schemas import field_names
 from tests.training.support import toy
@@ -79,7 +79,9 @@ def test_other_fields_may_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize(("given", "group"), [("q1", "q1"), (7, 7), (None, None), (["q1"], None), (1.5, None)])
+@pytest.mark.parametrize(
+    ("given", "group"), [("q1", "q1"), (7, 7), (7.0, 7), (None, None), (["q1"], None), (1.5, None)]
+)
 def test_a_record_belongs_to_the_group_that_the_recipe_names(
     tmp_path: Path, kind: Kind, given: object, group: str | int | None
 ) -> None:
@@ -233,13 +235,59 @@ def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path: Path) -> Non
 
 
 def test_all_broken_records_are_reported_at_once(tmp_path: Path) -> None:
-    """All invalid records are in one error, by category, and within a category in file order."""
+    """All invalid records are in one error, by category, and a mistake that is repeated is one line."""
     good, bad = GOOD[Kind.CLASSIFICATION], {"text": "a"}
     path = toy.write_records(tmp_path / "a.jsonl", [bad, good, {"label": "a"}, good, bad])
     with pytest.raises(DataError) as caught:
         _read(path, Kind.CLASSIFICATION)
     lines = str(caught.value).splitlines()
-    assert [line.rpartition(": ")[0].partition(": ")[0] for line in lines] == [f"{path}:{n}" for n in (1, 5, 3)]
+    assert [line.partition(": ")[0] for line in lines] == [f"{path}:{n}" for n in (1, 3)]
+    assert lines[0].endswith("(and 1 more: 5)")
+
+
+def test_a_missing_field_is_answered_with_those_that_are_there(tmp_path: Path) -> None:
+    """A record without a field of its kind is refused with the fields that it has and the one that is likely meant."""
+    path = toy.write_records(tmp_path / "a.jsonl", [{"Text": "a", "Label": "x"}] * 30)
+    with pytest.raises(DataError) as caught:
+        _read(path, Kind.CLASSIFICATION)
+    assert str(caught.value) == (
+        f"{path}:1: text: Field required; label: Field required; the record has 'Text', 'Label'; did you mean 'Text'? "
+        "(and 29 more: 2, 3, 4, …)"
+    )
+
+
+@pytest.mark.parametrize("kind", [Kind.MULTIPLE_CHOICE, Kind.RANKING])
+def test_whole_numbers_may_have_a_decimal_point(tmp_path: Path, kind: Kind) -> None:
+    """Labels and groups that pandas has made floats are the whole numbers that they were."""
+    record = {**GOOD[kind], "group": 7}
+    floats = {**record, "group": 7.0, "label": float(record["label"])}
+    (exact,), (found,) = (_read(toy.write_records(tmp_path / "a.jsonl", [one]), kind) for one in (record, floats))
+    assert found == exact
+
+
+def test_a_missing_value_of_pandas_is_named(tmp_path: Path) -> None:
+    """NaN where a text must be is said to be a missing value."""
+    path = toy.write_records(tmp_path / "a.jsonl", [{"text": float("nan"), "label": "x"}])
+    with pytest.raises(DataError, match=r"a.jsonl:1: text: .*\(NaN: pandas writes it for a missing value\)\Z"):
+        _read(path, Kind.CLASSIFICATION)
+
+
+def test_a_list_with_a_mistake_is_not_said_to_be_too_short(tmp_path: Path) -> None:
+    """One mistake in a list is one message, although the rest of the list would be too short."""
+    path = toy.write_records(tmp_path / "a.jsonl", [{"text": "a", "choices": ["b", 3], "label": 0}])
+    with pytest.raises(DataError, match=r"\A[^;]*choices\.1: Input should be a valid string\Z"):
+        _read(path, Kind.MULTIPLE_CHOICE)
+
+
+def test_bad_rows_can_be_collected_instead(tmp_path: Path) -> None:
+    """With `bad_rows` the valid records are returned, and a file without any is an error all the same."""
+    good, bad = GOOD[Kind.CLASSIFICATION], {"text": "a"}
+    bad_rows = DataIssues()
+    path = toy.write_records(tmp_path / "a.jsonl", [good, bad, good])
+    assert len(_read(path, Kind.CLASSIFICATION, bad_rows=bad_rows)) == 2
+    assert bad_rows.count == 1
+    with pytest.raises(DataError, match=r"a.jsonl:1: label"):
+        _read(toy.write_records(path, [bad]), Kind.CLASSIFICATION, bad_rows=DataIssues())
 
 
 def _unreadable() -> dict[str, bytes]:

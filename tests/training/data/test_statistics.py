@@ -29,12 +29,12 @@ def _data(task: Task, train: Sequence[Example], validation: Sequence[Example] = 
     return TaskData(task, TaskConfig.model_validate(fields), tuple(train), tuple(validation), sizes)
 
 
-def _shown(*data: TaskData, width: int = 200) -> str:
+def _shown(*data: TaskData, width: int = 200, draws: Sequence[int] | None = None) -> str:
     console = Console(file=io.StringIO(), width=width)
     encoded = [
         encode_examples(ENCODER, task_data.task, task_id, task_data.train) for task_id, task_data in enumerate(data)
     ]
-    console.print(data_statistics(data, encoded))
+    console.print(data_statistics(data, encoded, draws))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -144,6 +144,40 @@ def test_a_leak_is_a_warning() -> None:
     train, validation = _texts(("a", 0), ("b", 1), ("c", 2)), _texts(("A", 0), ("x", 1))
     shown = _shown(_data(TASKS[Kind.CLASSIFICATION], train, validation))
     assert "warning: mood: 1 of 2 validation examples are in train as well\n" in shown
+
+
+def test_a_task_that_is_hardly_drawn_is_a_warning() -> None:
+    """Planned draws stand in the table, and tasks with fewer than examples or a hundred are named."""
+    data = _data(TASKS[Kind.CLASSIFICATION], _texts(*((f"a {n}", n % 3) for n in range(150))))
+    shown = _shown(data, data, draws=(99, 1200))
+    assert "warning: few examples are drawn of mood 99; more `examples` in [length]" in shown
+    assert [line.split()[3] for line in shown.splitlines() if line.split()[:2] == ["mood", "150"]] == ["99", "1,200"]
+    assert "few examples" not in _shown(data, draws=(100,))
+
+
+def test_what_cannot_be_measured_is_a_warning() -> None:
+    """Validation values that are all the same, and tags without an entity, are named, as no answer can be better."""
+    task = TASKS[Kind.REGRESSION]
+    same = _data(task, _texts(("a", 1.0), ("b", 2.0)), _texts(("c", 1.5), ("d", 1.5)))
+    assert "nothing can be measured, as validation has a single value: its scores are 0\n" in _shown(same)
+    different = _data(task, _texts(("a", 1.0), ("b", 2.0)), _texts(("c", 1.5), ("d", 1.0)))
+    assert "nothing can be measured" not in _shown(different)
+    outside = Example(Input.from_words(["a", "b"]), (0, 0))
+    entity = Example(Input.from_words(["a", "b"]), (0, 1))
+    task = TASKS[Kind.TAGGING]
+    assert task.labels[0] == "O"
+    assert "as validation has no entity: its scores are 0\n" in _shown(_data(task, [entity], [outside]))
+    assert "nothing can be measured" not in _shown(_data(task, [entity], [outside, entity]))
+
+
+def test_rows_left_out_are_shown() -> None:
+    """The number of bad rows is a column of the table, and what was noticed in the data stands below it."""
+    data = _data(TASKS[Kind.CLASSIFICATION], _texts(("a", 0), ("b", 1)))
+    assert "bad rows" not in _shown(data)
+    shown = _shown(replace(data, bad_rows=7, notes=("warning: 7 rows are left out", "tags are plain")))
+    assert "bad rows" in shown
+    assert "warning: mood: 7 rows are left out\n" in shown
+    assert "\nmood: tags are plain" in shown
 
 
 def test_the_recipes_choices_are_shown() -> None:

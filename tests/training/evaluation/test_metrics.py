@@ -251,7 +251,7 @@ def test_a_constant_has_correlation_zero(right: list[float], given: list[float])
 # Ranking, multiple choice
 
 
-def _query(*relevant: int) -> Example:
+def _query(*relevant: float) -> Example:
     return Example(Input("q", candidates=tuple("abcdefgh"[: len(relevant)])), relevant)
 
 
@@ -273,12 +273,27 @@ def test_ranking_agrees_with_its_definition(queries: list[list[int]], generator:
     assert scores["mrr"] == pytest.approx(sum(ranks) / len(ranks) if ranks else 0.0, abs=1e-6)
 
 
+@given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=8), min_size=1, max_size=6), st.randoms())
+def test_graded_ranking_agrees_with_scikit_learn(queries: list[list[int]], generator: Any) -> None:
+    """NDCG is scikit-learn's, with linear gains over the whole ranking, for grades of any scale."""
+    examples = [_query(*(grade / 5 for grade in grades)) for grades in queries]
+    orders = [generator.sample(range(len(grades)), len(grades)) for grades in queries]
+    answers = [_ranking(example, order) for example, order in zip(examples, orders, strict=True)]
+    expected = [
+        metrics.ndcg_score([grades], [[-order.index(candidate) for candidate in range(len(grades))]])
+        for grades, order in zip(queries, orders, strict=True)
+        if len(set(grades)) > 1
+    ]
+    found = score_answers(TASKS[Kind.RANKING], examples, answers)["ndcg"]
+    assert found == pytest.approx(np.mean(expected or [0.0]), abs=1e-6)
+
+
 def test_tied_scores_are_ranked_as_they_were_answered() -> None:
     """Candidates with equal scores are ranked in the order of the answer."""
     example = _query(0, 1, 0)
     for order, expected in (((1, 0, 2), 1.0), ((0, 1, 2), 1 / 2), ((0, 2, 1), 1 / 3)):
         scores = score_answers(TASKS[Kind.RANKING], [example], [_ranking(example, order)])
-        assert scores == pytest.approx({"map": expected, "mrr": expected})
+        assert (scores["map"], scores["mrr"]) == pytest.approx((expected, expected))
 
 
 def test_a_query_that_any_order_answers_is_left_out() -> None:
@@ -286,7 +301,7 @@ def test_a_query_that_any_order_answers_is_left_out() -> None:
     hard = _query(0, 1)
     answers = [_ranking(example, (0, 1)) for example in (hard, _query(1, 1), _query(0, 0))]
     scores = score_answers(TASKS[Kind.RANKING], [hard, _query(1, 1), _query(0, 0)], answers)
-    assert scores == pytest.approx({"map": 0.5, "mrr": 0.5})
+    assert scores == pytest.approx({"map": 0.5, "mrr": 0.5, "ndcg": 1 / math.log2(3)})
 
 
 def test_multiple_choice_is_the_share_of_right_choices() -> None:

@@ -121,6 +121,21 @@ def test_each_kind_has_its_loss(network: Network, workshop: Workshop) -> None:
         assert losses[index].item() == pytest.approx(_literal(task, rows, example.target), abs=1e-5), task.kind
 
 
+def test_graded_candidates_are_learnt_in_the_order_of_their_grades(network: Network, workshop: Workshop) -> None:
+    """The loss of candidates with grades is least where the score of each is its grade's share of the highest."""
+    (task_id,) = [task_id for task_id, task in enumerate(network.tasks) if task.kind is Kind.RANKING]
+    example = replace(workshop.examples[task_id][0], target=(1 / 3, 1.0, 0.01))
+    batch = _batch(network, workshop, [example])
+    sentence = torch.zeros(3, network.heads.sentence.bias.shape[0], requires_grad=True)
+    optimizer = torch.optim.Adam([sentence], lr=0.3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        example_losses(network, Outputs(sentence, None), batch).sum().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    scores = sentence.detach().sigmoid()[:, network.output_slices[task_id]][:, 0]
+    assert scores.tolist() == pytest.approx([1 / 3, 1.0, 0.01], abs=0.02)
+
+
 def test_a_raw_output_is_trained_by_its_squared_error(network: Network, workshop: Workshop) -> None:
     """If the output is the value itself, the loss is the squared error in the value's units."""
     (task_id,) = [task_id for task_id, task in enumerate(network.tasks) if task.kind is Kind.REGRESSION]

@@ -23,8 +23,10 @@ from polytask.training.loop.sampling import (
     ExampleRef,
     ShuffledExamples,
     batch_by_length,
+    planned_draws,
     task_shares,
     uncertainty_shares,
+    with_floor,
 )
 from polytask.training.loop.uncertainty import Entropy
 from polytask.training.recipes.schema import LengthConfig, RegressionPolicy, SamplerConfig, SamplerName
@@ -188,6 +190,47 @@ def test_shares_are_probabilities(
     assert min(shares) > 0
 
 
+@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=30), st.integers(1, 10**7))
+def test_no_share_is_below_its_floor(sizes: list[int], num_draws: int) -> None:
+    """Every task gets a draw for each example and at least 100, or a tenth of an equal share; all other order stays."""
+    shares = task_shares(sizes, PROPORTIONAL)
+    raised = with_floor(shares, sizes, num_draws)
+    assert math.isclose(sum(raised), 1)
+    for size, before, after in zip(sizes, shares, raised, strict=True):
+        floor = min(max(size, 100) / num_draws, 0.1 / len(sizes))
+        assert after >= floor * (1 - 1e-9)
+        assert after <= max(before, floor) * (1 + 1e-9)
+    ordered = [share for _, share in sorted(zip(sizes, raised, strict=True))]
+    assert ordered == pytest.approx(sorted(ordered))
+
+
+def test_shares_above_the_floor_are_kept_to_the_bit() -> None:
+    """Shares of which none is too small are returned unchanged, so runs draw what they drew without a floor."""
+    shares = task_shares([1000, 3000, 7000], TEMPERATURE)
+    assert with_floor(shares, [1000, 3000, 7000], 20_000) == shares
+
+
+@pytest.mark.parametrize("config", BY_SHARE, ids=_name)
+def test_a_small_task_is_drawn_as_planned(config: SamplerConfig) -> None:
+    """Beside 10,000 times as many examples a task of ten is drawn a hundred times, and the plan says so."""
+    sizes, length = (100_000, 10), LENGTH.model_copy(update={"examples": 4000})
+    planned = planned_draws(sizes, config, length.examples)
+    assert planned is not None
+    assert sum(planned) == pytest.approx(length.examples, abs=2)
+    assert planned[1] >= 100
+    batches = _batches([[_example(0, 5)] * sizes[0], [_example(1, 5, target=i) for i in range(10)]], config, length)
+    drawn = Counter[int]()
+    while drawn.total() < length.examples:
+        drawn.update(example.task_id for example in batches.next(drawn.total() / length.examples))
+    assert drawn[1] == pytest.approx(planned[1], abs=4 * math.sqrt(planned[1]))
+
+
+def test_what_the_network_decides_is_not_planned() -> None:
+    """Samplers that follow the network's uncertainty have no planned draws."""
+    assert planned_draws([10, 20], EXACT, 100) is None
+    assert planned_draws([10, 20], STEERED, 100) is None
+
+
 @pytest.mark.parametrize("progress", [0, 0.5, 1])
 @pytest.mark.parametrize("config", BY_SHARE, ids=_name)
 def test_tasks_come_by_their_shares(config: SamplerConfig, progress: float) -> None:
@@ -196,7 +239,8 @@ def test_tasks_come_by_their_shares(config: SamplerConfig, progress: float) -> N
     batches, counts = _batches(_tasks(*sizes), config, seed=5), Counter[int]()
     while counts.total() < total:
         counts.update(task_id for task_id, _ in _next(batches, progress=progress))
-    for task_id, share in enumerate(task_shares(sizes, config, progress)):
+    shares = with_floor(task_shares(sizes, config, progress), sizes, LENGTH.examples)
+    for task_id, share in enumerate(shares):
         sigma = math.sqrt(total * share * (1 - share))
         assert abs(counts[task_id] - total * share) < 3 * sigma
 

@@ -69,3 +69,12 @@ def test_the_card_counts_the_split_of_its_figure(workshop: Workshop) -> None:
     task_data = replace(workshop.data[0], splits={"near": 20, "far": 4})
     scores = {task_data.task.name: {"main": 0.5}}
     assert f"| {len(task_data.train)} / 20 |" in render_card(workshop.recipe, [task_data], scores, scores)
+
+
+def test_the_card_names_rows_that_were_left_out(workshop: Workshop) -> None:
+    """Rows that a recipe skips are counted in the card; without any it says nothing about them."""
+    task_data = workshop.data[0]
+    scores = {task_data.task.name: {"main": 0.5}}
+    assert "left out" not in render_card(workshop.recipe, [task_data], scores, scores)
+    card = render_card(workshop.recipe, [replace(task_data, bad_rows=1234)], scores, scores)
+    assert f"left out: `{task_data.task.name}` 1,234." in card

@@ -29,7 +29,7 @@ KEYS = {
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
     "SamplerConfig": "name temperature cap form regression horizon amortised refresh",
     "LengthConfig": "examples batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
-    "TaskConfig": "name kind train validation holdout columns cap cap_seed metric positive_label max_length weight balanced labels value_range regression max_answer_tokens words group_by positive "
+    "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit cap cap_seed metric positive_label max_length weight balanced labels value_range regression max_answer_tokens words group_by positive entities "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
 }
@@ -109,8 +109,33 @@ def test_an_unknown_key_is_an_error(tmp_path: Path, section: str | None, key: st
     path = tmp_path / "a.toml"
     path.write_text(toy.to_toml(fields), encoding="utf-8")
     named = {None: key, "tasks": rf"tasks\.0\.{key}"}.get(section, rf"{section}\.{key}")
-    with pytest.raises(RecipeError, match=rf"\A{path}:\n  {named}: Extra inputs are not permitted\Z"):
+    with pytest.raises(RecipeError, match=rf"\A{path}:\n  {named}: there is no such key"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "suggestion"),
+    [
+        ("tasks", "lables", "did you mean 'labels'?"),
+        ("tasks", "batch_rows", "it is a key of [length]"),
+        ("optimizer", "average_decay", "did you mean 'average'?"),
+        ("length", "frozen_layers", "it is a key of [backbone]"),
+        ("length", "seperator", ""),
+    ],
+)
+def test_an_unknown_key_is_one_line_with_what_was_meant(
+    tmp_path: Path, section: str, key: str, suggestion: str
+) -> None:
+    """An unknown key is answered in one line, with a similar key of its section or the section that has it."""
+    fields = toy.fields("backbone", [Kind.CLASSIFICATION])
+    index = fields[section]
+    (index[0] if isinstance(index, list) else index)[key] = 1
+    path = tmp_path / "a.toml"
+    path.write_text(toy.to_toml(fields), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path)
+    _, line = str(caught.value).splitlines()
+    assert line.partition("there is no such key")[2] == (f"; {suggestion}" if suggestion else "")
 
 
 @pytest.mark.parametrize(
