@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polytask.model.encoding import Encoding, Input
 from polytask.model.tasks import Kind, Task
-from polytask.model.window_merging import merge_windows
+from polytask.model.window_merging import WindowScore, merge_windows
 from polytask.model.words import Offsets
 
 Logits = NDArray[np.float32]
@@ -29,12 +29,14 @@ class AnswerOptions:
 
     `top_k`: number of entries in a ranking and in the `scores` of classification and multilabel. `raw_scores`: logits
     instead of probabilities, for kinds that have them: for an entity the mean logit of its words' tags, for a span the
-    sum of the logits of its start and end. `thresholds`: replace those of the task.
+    sum of the logits of its start and end. `thresholds`: replace those of the task. `windows`: what windows over
+    a text score together, in place of the default of the kind.
     """
 
     top_k: int | None = None
     raw_scores: bool = False
     thresholds: tuple[float, ...] | None = None
+    windows: WindowScore | None = None
 
 
 DEFAULT_OPTIONS = AnswerOptions()
@@ -164,7 +166,7 @@ def answer(
 ) -> Answer:
     """The answer to one input of `task` from the logits of its rows, in the order of `encodings`."""
     if len(encodings) > max(1, len(item.candidates)):
-        encodings, logits = merge_windows(task, encodings, logits)
+        encodings, logits = merge_windows(task, encodings, logits, options.windows)
     match task.kind:
         case Kind.CLASSIFICATION:
             return _classification(task, logits[0], options)

@@ -4,38 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polytask.model.encoding import Encoding
-from polytask.model.tasks import Task
+from polytask.model.tasks import Kind, Task
 
 _Logits = NDArray[np.float32]
 
 
+class WindowScore(StrEnum):
+    """What the windows over a text score together: the mean of their logits, or the highest of each output."""
+
+    MEAN = "mean"
+    BEST = "best"
+
+
 def merge_windows(
-    task: Task, rows: Sequence[Encoding], logits: Sequence[_Logits]
+    task: Task, rows: Sequence[Encoding], logits: Sequence[_Logits], score: WindowScore | None = None
 ) -> tuple[list[Encoding], list[_Logits]]:
     """One row and its logits for each text; `rows` are windows over the texts, in order. A single row is unchanged.
 
-    Sentence logits are the mean over the windows, as all windows are full. Token logits are taken, for each token, from
+    Sentence logits are those of the `score`: by default the mean, as all windows are full; of a ranking the best, as a
+    candidate is relevant that answers in one place. Token logits are taken, for each token, from
     the window with the most context around it. A softmax over a context is then taken once over the whole text, so that
     its scores can be compared. That a question has no answer is as likely as in the window where it is least likely, as
     one window with an answer is enough. Of a merged row only `positions` and `offsets` are meaningful.
     """
+    score = score or (WindowScore.BEST if task.kind is Kind.RANKING else WindowScore.MEAN)
     merged = [
         _stitch(*zip(*windows, strict=True), no_answer=task.may_lack_answer)
         if task.token_level
-        else _average(*zip(*windows, strict=True))
+        else _combine(*zip(*windows, strict=True), score=score)
         for _, windows in groupby(zip(rows, logits, strict=True), key=lambda pair: pair[0].parts[-1].text)
     ]
     return [row for row, _ in merged], [row_logits for _, row_logits in merged]
 
 
-def _average(rows: Sequence[Encoding], logits: Sequence[_Logits]) -> tuple[Encoding, _Logits]:
-    return rows[0], logits[0] if len(logits) == 1 else np.mean(logits, axis=0)
+def _combine(rows: Sequence[Encoding], logits: Sequence[_Logits], *, score: WindowScore) -> tuple[Encoding, _Logits]:
+    if len(logits) == 1:
+        return rows[0], logits[0]
+    return rows[0], np.max(logits, axis=0) if score is WindowScore.BEST else np.mean(logits, axis=0)
 
 
 def _stitch(rows: Sequence[Encoding], logits: Sequence[_Logits], *, no_answer: bool) -> tuple[Encoding, _Logits]:

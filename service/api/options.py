@@ -11,12 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from polytask.model.answers import DEFAULT_OPTIONS, AnswerOptions
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
+from polytask.model.window_merging import WindowScore
 from polytask.service.errors import FieldError, InvalidInput
 
 _KINDS = {
     "top_k": (Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.RANKING),
     "raw_scores": tuple(kind for kind in Kind if kind is not Kind.REGRESSION),
     "thresholds": (Kind.MULTILABEL, Kind.SPAN),
+    "windows": (Kind.MULTILABEL, Kind.RANKING),
 }
 """Kinds to which an option applies, if not to all; thresholds only to tasks that have some."""
 
@@ -51,6 +53,11 @@ class Options(BaseModel):
         description="multilabel: the probability from which a label is given, instead of the task's own threshold; span, if "
         "questions may have no answer: that of `no_answer` from which the answer is empty",
     )
+    windows: Annotated[WindowScore, Field(strict=False)] | None = Field(
+        default=None,
+        description="with `truncation` `window`: what the rows over a text score together: `best`, the row that scores "
+        "highest (default of rankings), or `mean` (default of multilabel)",
+    )
     return_tokens: bool | None = Field(
         default=None, description="answers carry `read`: the tokens of each row with their characters in the input"
     )
@@ -65,6 +72,8 @@ def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[Answe
         for name, kinds in _KINDS.items()
         if getattr(options, name) and not any(_applies(name, task) for task in tasks)
     ]
+    if options.windows is not None and options.truncation is not Truncation.WINDOW:
+        errors.append(FieldError("options.windows", "has an effect only with 'truncation': 'window'"))
     if errors:
         raise InvalidInput(errors)
     _require_known_labels(options.thresholds or {}, tasks)
@@ -72,6 +81,7 @@ def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[Answe
         AnswerOptions(
             top_k=options.top_k,
             raw_scores=bool(options.raw_scores),
+            windows=options.windows if _applies("windows", task) else None,
             thresholds=_thresholds(task, options.thresholds) if options.thresholds else None,
         )
         for task in tasks

@@ -14,7 +14,7 @@ from polytask.service.api.schemas import input_fields
 from polytask.service.api.tensors import InferenceRequest, ResponseOutput, Texts
 from polytask.service.errors import FieldError, InvalidInput
 
-_OPTIONS = ("raw_scores", "truncation")
+_OPTIONS = ("raw_scores", "truncation", "windows")
 _TRANSPORT_PARAMETERS = ("binary_data_output", "content_type")
 _ENCODER = msgspec.json.Encoder()
 

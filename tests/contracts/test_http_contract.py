@@ -78,6 +78,7 @@ REQUESTS = {
         "raw_scores?": "boolean | null",
         "truncation?": "Truncation | null",
         "thresholds?": "{number} | null",
+        "windows?": "WindowScore | null",
         "return_tokens?": "boolean | null",
     },
     "InstancesRequest": {

@@ -284,7 +284,7 @@ async def test_several_tasks_are_refused_together() -> None:
 
 _odd = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["window", "left", "per_item", "cats"])
 _options = st.dictionaries(
-    st.sampled_from(["top_k", "raw_scores", "truncation", "thresholds", "return_tokens", "x"]),
+    st.sampled_from(["top_k", "raw_scores", "truncation", "thresholds", "windows", "return_tokens", "x"]),
     _odd
     | st.dictionaries(st.sampled_from(["cats", "food", "x"]), _odd, max_size=2)
     | st.sampled_from([1, 10**30, True]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from polytask.model.answers import AnswerOptions, Logits, OptionalSpanAnswer, Sp
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
-from polytask.model.window_merging import merge_windows
+from polytask.model.window_merging import WindowScore, merge_windows
 from tests.support import tiny
 
 ENCODER = InputEncoder(tiny.tokenizer())
@@ -63,18 +65,38 @@ def test_every_word_has_the_logits_of_the_window_that_shows_most_around_it(text:
         assert min(token - 1 - chosen.start, chosen.stop - token) == max(around)
 
 
-def test_sentences_have_the_mean_of_their_windows_and_each_candidate_its_own() -> None:
-    """Each candidate has the mean of its own windows."""
+@pytest.mark.parametrize(("score", "expected_of"), [(None, max), (WindowScore.BEST, max), (WindowScore.MEAN, fmean)])
+def test_each_candidate_has_the_best_or_the_mean_of_its_own_windows(
+    score: WindowScore | None, expected_of: Callable[[list[float]], float]
+) -> None:
+    """A candidate scores as its best window, or the mean of its windows if that is asked for."""
     item = Input("Which cat?", candidates=("paris " * 100, "cat", "good " * 60))
     task = TASKS["relevance"]
     rows = windows(task, item)
     texts = [row.parts[1].text for row in rows]
     assert texts == sorted(texts)
     assert texts.count(2) == 1
-    logits = [np.array([position], np.float32) for position in range(len(rows))]
-    _, merged = merge_windows(task, rows, logits)
-    expected = [np.mean([position for position, text in enumerate(texts) if text == number]) for number in (1, 2, 3)]
+    scores = [float(-((position - 2) ** 2)) for position in range(len(rows))]
+    _, merged = merge_windows(task, rows, [np.array([one], np.float32) for one in scores], score)
+    expected = [
+        expected_of([one for one, text in zip(scores, texts, strict=True) if text == number]) for number in (1, 2, 3)
+    ]
     assert [float(one[0]) for one in merged] == expected
+
+
+@pytest.mark.parametrize("name", ["mood", "topics", "closeness", "choice"])
+def test_other_kinds_have_the_mean_of_their_windows(name: str) -> None:
+    """Labels, values and choices score as the mean of the windows, and labels of a multilabel as the best if asked for."""
+    task, long = TASKS[name], "cat " * 200
+    item = (
+        Input(long, candidates=("a",)) if task.kind is Kind.MULTIPLE_CHOICE else Input(long, "a" if task.pair else None)
+    )
+    rows = windows(task, item)
+    assert len(rows) > 1
+    logits = list(np.random.default_rng(0).normal(size=(len(rows), task.num_outputs)).astype(np.float32))
+    for score, expected in ((None, np.mean(logits, axis=0)), (WindowScore.BEST, np.max(logits, axis=0))):
+        _, (merged,) = merge_windows(task, rows, logits, score)
+        np.testing.assert_array_equal(merged, expected)
 
 
 def test_a_span_is_found_in_any_window_and_counted_in_the_clients_text() -> None:

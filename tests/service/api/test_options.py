@@ -32,13 +32,14 @@ def test_no_options_are_the_defaults() -> None:
         ("top_k", 2, {"mood", "topics", "relevance"}),
         ("raw_scores", True, set(TASKS) - {"closeness"}),
         ("thresholds", {"cats": 0.5}, {"topics"}),
+        ("windows", "mean", {"topics", "relevance"}),
     ],
 )
 def test_an_option_is_for_some_kinds(option: str, value: Any, tasks: set[str]) -> None:
     """A task of another kind refuses an option by its name, and lists the kinds that it applies to."""
     for task in TASKS:
         if task in tasks:
-            assert options_of(task, **{option: value}) != [DEFAULT_OPTIONS]
+            assert options_of(task, **{option: value}, truncation="window") != [DEFAULT_OPTIONS]
         else:
             with pytest.raises(
                 InvalidInput, match=f"options.{option}: means nothing to '{task}'.*: it is for tasks of"
@@ -55,6 +56,14 @@ def test_an_option_must_apply_to_one_of_several_tasks() -> None:
         InvalidInput, match=r"means nothing to 'choice' \(multiple_choice\) and 'closeness' \(regression\)"
     ):
         options_of("choice", "closeness", top_k=2)
+
+
+def test_windows_need_windows() -> None:
+    """What windows score together is asked for with windows only; of several tasks those of other kinds keep their way."""
+    with pytest.raises(InvalidInput, match=r"options\.windows: has an effect only with 'truncation': 'window'"):
+        options_of("relevance", windows="mean")
+    topics, mood = options_of("topics", "mood", windows="best", truncation="window")
+    assert (topics.windows, mood.windows) == ("best", None)
 
 
 def test_thresholds_replace_those_of_their_labels() -> None:

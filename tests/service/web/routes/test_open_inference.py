@@ -128,6 +128,19 @@ async def test_only_requested_outputs_are_sent() -> None:
     assert sum(raw["scores"]) != pytest.approx(1, abs=0.01)
 
 
+async def test_parameters_say_what_windows_score_together() -> None:
+    """With `windows` `best` no label of a long text scores less than with the mean, and some label more."""
+    scores = {}
+    async with serving() as service:
+        for windows in ("best", "mean"):
+            parameters = {"truncation": "window", "windows": windows}
+            text = tensor("text", "the cat sat in Paris. " * 60 + "a bad good " * 40)
+            scores[windows] = outputs(await infer(service, "topics", text, parameters=parameters))["scores"]
+    pairs = list(zip(scores["best"], scores["mean"], strict=True))
+    assert all(best >= mean for best, mean in pairs)
+    assert any(best > mean for best, mean in pairs)
+
+
 def packed(*texts: bytes) -> bytes:
     """Texts as the elements of a binary tensor."""
     return b"".join(struct.pack("<I", len(text)) + text for text in texts)
