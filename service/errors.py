@@ -209,6 +209,25 @@ class AnswersTooLarge(TooManyInputs):
         ServiceError.__init__(self, f"inputs: {message}", errors=[FieldError("inputs", message)])
 
 
+class TooLongToRun(ServiceError):
+    """The request would take longer than a deadline, even if it were alone on the device. None of its rows was run."""
+
+    status = 413
+    title = "Too long to run"
+    when = (
+        "The request has more tokens than this machine can run within a deadline, even when it does nothing else. "
+        "No part of it was run."
+    )
+    outcome = "rejected"
+    rejection = "too_large"
+
+    def __init__(self, num_tokens: int, most_tokens: int, deadline_s: float) -> None:
+        super().__init__(
+            f"the request has {num_tokens} tokens, and this machine runs about {most_tokens} of such inputs in the "
+            f"{deadline_s:g} s of a deadline; send it in several requests"
+        )
+
+
 class BodyTooLarge(ServiceError):
     """The request body is over the limit. It was not read to its end."""
 

@@ -58,7 +58,11 @@ def build_worker(
     metrics.track_memory(*memory_of(backend.device))
     first = manifest.tasks[0]
     return Worker(
-        FairQueue(limits, by_task_id(settings.policies, [task.name for task in manifest.tasks])),
+        FairQueue(
+            limits,
+            by_task_id(settings.policies, [task.name for task in manifest.tasks]),
+            num_streams=backend.num_streams,
+        ),
         Forward(backend, manifest.tasks, encoder.pad_id),
         metrics,
         probe_row=(0, encoder.encode(first, [example_input(first, manifest)])[0][0]),
@@ -77,6 +81,7 @@ def batch_limits(settings: Settings, device: str) -> BatchLimits:
         token_budget=settings.token_budget or token_budget,
         forward_tokens=forward_tokens,
         max_waiting_tokens=settings.max_waiting_tokens,
+        deadline_s=settings.deadline_s,
     )
 
 

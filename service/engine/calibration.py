@@ -22,6 +22,9 @@ _REPEATS = 4
 _ENOUGH_TARGETS = 4
 """A shape is run `_REPEATS` times, or at least twice until `_ENOUGH_TARGETS` times the target have passed."""
 
+_LEAST_S = 1e-6
+"""Of a run, whatever the clock says."""
+
 _LEAST_FORWARD_TOKENS = 16
 """For work that is not timed: taking a batch and answering its rows."""
 
@@ -31,10 +34,11 @@ Seconds = Callable[[int, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The result. `forward_tokens`: the fixed cost of a forward, in tokens."""
+    """The result. `forward_tokens`: the fixed cost of a forward, in tokens. `speed`: the highest, `BatchLimits.work` a second."""
 
     token_budget: int
     forward_tokens: int
+    speed: float
 
 
 def calibrate(seconds: Seconds, *, longest: int, max_rows: int, target_s: float, most_tokens: int) -> Calibration:
@@ -49,7 +53,9 @@ def calibrate(seconds: Seconds, *, longest: int, max_rows: int, target_s: float,
     budget = min(
         (tokens for tokens in tokens_within_target if tokens is not None), default=min(most_tokens, max_rows * longest)
     )
-    return Calibration(min(max(budget, longest), most_tokens), _forward_tokens(measured[lengths[0]]))
+    forward_tokens = _forward_tokens(measured[lengths[0]])
+    speed = max((forward_tokens + tokens) / taken for times in measured.values() for tokens, taken in times)
+    return Calibration(min(max(budget, longest), most_tokens), forward_tokens, speed)
 
 
 def best_of_repeats(
@@ -60,7 +66,7 @@ def best_of_repeats(
     while len(times) < _REPEATS and (len(times) < 2 or sum(times) < _ENOUGH_TARGETS * target_s):
         started = clock()
         run()
-        times.append(clock() - started)
+        times.append(max(clock() - started, _LEAST_S))
     return min(times)
 
 

@@ -92,8 +92,11 @@ class DeviceLoop:
     def _finish_first(self) -> None:
         # The batch stays in `_started` until its rows are answered, so that an error cannot lose them.
         if self._started:
-            self._finish(self._started[0])
-            self._queue.batch_done(self._started.popleft().rows)
+            batch = self._started[0]
+            began = max(batch.at, self._free_at)
+            self._finish(batch)
+            seconds = time.monotonic() - began if self._last_succeeded else None
+            self._queue.batch_done(self._started.popleft().rows, seconds)
 
     def _finish(self, batch: _Started) -> None:
         rows, self._last_succeeded = batch.rows, False

@@ -11,14 +11,12 @@ from polytask.service.scheduling.queue import BatchLimits, FairQueue, Row, Taken
 
 
 class SharedQueue:
-    """A thread-safe queue. `num_streams`: threads that take batches; each calls `wait`, `take` and `batch_done` in turn."""
+    """A thread-safe queue. As many threads as it has streams call `wait`, `take` and `batch_done` in turn."""
 
-    def __init__(self, queue: FairQueue[RowPayload], num_streams: int) -> None:
+    def __init__(self, queue: FairQueue[RowPayload]) -> None:
         self._queue = queue
-        self._num_streams = num_streams
         self._changed = threading.Condition()
         self._num_busy = 0
-        self._last_done = 0.0
         self._recoveries = 0
 
     @property
@@ -36,13 +34,18 @@ class SharedQueue:
         """The limits of batches."""
         return self._queue.limits
 
-    def set_limits(self, limits: BatchLimits) -> None:
-        """Changes the limits of the next batches."""
+    def start(self, limits: BatchLimits) -> None:
+        """As `FairQueue.start`."""
         with self._changed:
-            self._queue.limits = limits
+            self._queue.start(limits, time.monotonic())
+
+    def speed(self) -> float:
+        """As `FairQueue.speed`."""
+        with self._changed:
+            return self._queue.speed(time.monotonic())
 
     def admit(self, rows: Sequence[Row[RowPayload]]) -> None:
-        """Queues all rows, or none. Raises queue.Full or queue.Closed."""
+        """Queues all rows, or none. Raises queue.Refused."""
         with self._changed:
             self._queue.admit(rows, time.monotonic())
             self._changed.notify(len(rows))
@@ -83,26 +86,21 @@ class SharedQueue:
         with self._changed:
             if not has_news():
                 self._changed.wait_for(has_news)
-                if not self._num_busy:
-                    self._last_done = time.monotonic()
             return bool(self._queue) or not self._queue.closed
 
     def take(self) -> Taken[RowPayload]:
         """The next batch. While other streams are idle it has at most this stream's part of the waiting rows."""
         with self._changed:
-            taken = self._queue.take(time.monotonic(), shares=max(1, self._num_streams - self._num_busy))
+            taken = self._queue.take(time.monotonic(), shares=max(1, self._queue.num_streams - self._num_busy))
             self._num_busy += bool(taken.rows)
             return taken
 
-    def batch_done(self, rows: Sequence[Row[RowPayload]]) -> None:
-        """Records that a taken batch has ended, successfully or not."""
+    def batch_done(self, rows: Sequence[Row[RowPayload]], seconds: float | None) -> None:
+        """Records that a taken batch has ended, and how long it occupied its stream; None if it failed."""
         with self._changed:
-            now = time.monotonic()
-            # Batches that run side by side share the elapsed time, so that it counts once. Idle streams would have used
-            # their part of it.
-            self._queue.batch_done(rows, (now - self._last_done) * self._num_busy / self._num_streams)
             self._num_busy -= 1
-            self._last_done = now
+            if seconds is not None:
+                self._queue.batch_done(rows, seconds, time.monotonic())
 
     def close_and_drain(self) -> list[Row[RowPayload]]:
         """Closes the queue, empties it, and returns its rows."""

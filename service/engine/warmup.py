@@ -59,7 +59,12 @@ def _calibrated(
         1000 * target.seconds,
         calibration.forward_tokens,
     )
-    return replace(limits, token_budget=calibration.token_budget, forward_tokens=calibration.forward_tokens)
+    return replace(
+        limits,
+        token_budget=calibration.token_budget,
+        forward_tokens=calibration.forward_tokens,
+        speed=calibration.speed,
+    )
 
 
 def worst_shapes(tasks: Sequence[Task], limits: BatchLimits) -> list[tuple[int, int]]:

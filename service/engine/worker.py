@@ -40,7 +40,7 @@ class Worker:
         warm_up: Callable[[Run], BatchLimits],
     ) -> None:
         self.failure: Exception | None = None
-        self.queue = SharedQueue(queue, forward.num_streams)
+        self.queue = SharedQueue(queue)
         self._loops = [DeviceLoop(self.queue, forward, metrics, probe_row) for _ in range(forward.num_streams)]
         self._forward = forward
         self._metrics = metrics
@@ -76,7 +76,7 @@ class Worker:
         self.queue.require_room(task_id, num_tokens, before, deadline)
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
-        """Queues all rows, or none. Raises queue.Full or queue.Closed."""
+        """Queues all rows, or none. Raises queue.Refused."""
         self.queue.admit(rows)
         for task_id, task_rows in groupby(rows, _task_id):
             self._metrics.admitted(task_id, [row.payload.encoding for row in task_rows])
@@ -126,7 +126,7 @@ class Worker:
 
     def _warm_up(self) -> None:
         started = time.monotonic()
-        self.queue.set_limits(self._run_warmup(self._forward))
+        self.queue.start(self._run_warmup(self._forward))
         self._warmup_s = time.monotonic() - started
         self._is_warm = True
         self._warm_or_failed.set()

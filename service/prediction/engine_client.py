@@ -13,10 +13,11 @@ from polytask.service.errors import (
     QueueFull,
     ServiceError,
     TaskQuotaFull,
+    TooLongToRun,
 )
 from polytask.service.observability.request_metrics import DEADLINE, DISCONNECT
 from polytask.service.pending import RowPayload
-from polytask.service.scheduling.queue import Closed, Full, QuotaFull, Row
+from polytask.service.scheduling.queue import Full, QuotaFull, Refused, Row, TooLarge
 
 _DRAINING = "the service answers what it has accepted and takes nothing new"
 _DROP_REASONS: dict[type[BaseException], str] = {DeadlineExceeded: DEADLINE, ClientGone: DISCONNECT}
@@ -37,7 +38,7 @@ class EngineClient(Protocol):
         """Asks an engine that is not ready to try again."""
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
-        """Raises queue.Full or queue.Closed if a request is sure to be refused.
+        """Raises queue.Refused if a request is sure to be refused.
 
         `task_id`: None if unknown. `num_tokens`: estimated tokens of the request. `before`: estimated tokens of requests
         that are being tokenised and will be queued first.
@@ -46,7 +47,7 @@ class EngineClient(Protocol):
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Queues all rows of a request or none, and counts them.
 
-        Raises queue.Full or queue.Closed. A refusal that is known only later fails the request through its result sink.
+        Raises queue.Refused. A refusal that is known only later fails the request through its result sink.
         """
 
     def cancel(self, rows: Collection[Row[RowPayload]], reason: str | None = None) -> None:
@@ -62,8 +63,10 @@ def require_ready(engine: EngineClient) -> None:
         raise NotReady("the service is warming up, or its last batch failed", retry_after_s=1)
 
 
-def refusal(error: Full | Closed) -> ServiceError:
+def refusal(error: Refused) -> ServiceError:
     """The error for a client whose rows the queue refuses."""
+    if isinstance(error, TooLarge):
+        return TooLongToRun(error.num_tokens, error.most_tokens, error.deadline_s)
     if isinstance(error, QuotaFull):
         return TaskQuotaFull(f"no room for more of this task: {error}", retry_after_s=error.wait_s)
     if isinstance(error, Full):

@@ -26,7 +26,7 @@ from polytask.service.prediction.prepared_request import PreparedRequest, Reques
 from polytask.service.prediction.stop_signal import StopSignal
 from polytask.service.prediction.token_estimate import TokenEstimator
 from polytask.service.request_context import RequestContext
-from polytask.service.scheduling.queue import Closed, Full, Row
+from polytask.service.scheduling.queue import Refused, Row
 
 _Result = TypeVar("_Result")
 
@@ -137,9 +137,10 @@ class Predictor:
         task_id = None if call.task is None else self._preparer.ids[call.task]
         with _as_service_errors():
             estimate = self._token_estimator.estimate(len(call.body))
+            tried = self._token_estimator.is_to_be_tried(len(call.body), time.monotonic())
             # A small request is queued before those that threads are still tokenising.
             before_it = 0 if len(call.body) <= _SMALL_BODY else self._token_estimator.pending_tokens
-            self._engine.require_room(task_id, estimate, before_it, call.deadline)
+            self._engine.require_room(task_id, 0 if tried else estimate, before_it, call.deadline)
         started = time.monotonic()
         prepared = await self._prepare(call, estimate)
         tokenized = time.monotonic()
@@ -242,7 +243,7 @@ def _unless_stopped(work: Callable[[Check], _Result], signal: StopSignal) -> _Re
 def _as_service_errors() -> Iterator[None]:
     try:
         yield
-    except (Full, Closed) as error:
+    except Refused as error:
         raise refusal(error) from None
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -33,7 +34,7 @@ from polytask.service.pending import LoopMailbox, RowPayload
 from polytask.service.prediction.engine_client import drop_reason, refusal
 from polytask.service.processes.child_process import SupervisorLink, engine_socket, run_child
 from polytask.service.processes.ipc import Answered, Cancel, Connection, Failed, RowLogits, Status, Submit, ToEngine
-from polytask.service.scheduling.queue import Closed, Full, Row
+from polytask.service.scheduling.queue import Refused, Row
 
 _TICK_S = 0.05
 """Interval between updates of the metrics and of the status that frontends get."""
@@ -61,7 +62,7 @@ class EngineServer:
         self._worker = worker
         self._outcomes = LoopMailbox(loop, self._send)
         self._clients: dict[Client, dict[int, list[Row[RowPayload]]]] = {}
-        self._ready = False
+        self._status = Status(ready=False, speed=math.inf)
 
     @property
     def num_clients(self) -> int:
@@ -72,16 +73,17 @@ class EngineServer:
         """The engine's end of a new connection."""
         return Connection(_DECODER, self._received, self._disconnected, self._connected)
 
-    def broadcast_status(self, *, ready: bool) -> None:
-        """Sends the frontends whether the engine answers, when that has changed."""
-        if ready != self._ready:
-            self._ready = ready
+    def broadcast_status(self, *, ready: bool, speed: float) -> None:
+        """Sends the frontends whether the engine answers and how fast it is, when that has changed."""
+        status = Status(ready, float(f"{speed:.2g}"))
+        if status != self._status:
+            self._status = status
             for client in self._clients:
-                client.send([Status(ready)])
+                client.send([status])
 
     def _connected(self, client: Client) -> None:
         self._clients[client] = {}
-        client.send([Status(self._ready)])
+        client.send([self._status])
 
     def _received(self, client: Client, message: ToEngine) -> None:
         match message:
@@ -100,7 +102,7 @@ class EngineServer:
     def _submit(self, client: Client, number: int, rows: list[Row[RowPayload]]) -> None:
         try:
             self._worker.submit(rows)
-        except (Full, Closed) as error:
+        except Refused as error:
             client.send([Failed.by(number, refusal(error))])
         else:
             # Early enough: outcomes reach this thread only after this call.
@@ -196,7 +198,7 @@ async def _watch(worker: Worker, server: EngineServer, supervisor: SupervisorLin
     reported, tried = False, time.monotonic()
     while True:
         ready = worker.ready
-        server.broadcast_status(ready=ready)
+        server.broadcast_status(ready=ready, speed=worker.queue.speed())
         worker.update_metrics()
         if ready and not reported:
             reported = True

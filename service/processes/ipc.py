@@ -115,9 +115,10 @@ class Failed(_Message, frozen=True):
 
 
 class Status(_Message, frozen=True):
-    """To a frontend, at each change: whether the engine answers."""
+    """To a frontend, at each change: whether the engine answers, and its speed (`FairQueue.speed`) in two digits."""
 
     ready: bool
+    speed: float
 
 
 ToEngine = Submit | Cancel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -68,12 +69,13 @@ class RemoteEngineClient:
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:  # noqa: ARG002, task queues are in the engine
         """Raises queue.Full where more tokens would be in flight from here than any engine accepts.
 
-        Its `wait_s` is that of the engine's last refusal. Only the engine knows the rows of other frontends, and it refuses
-        those beyond its limit itself.
+        Only the engine knows the rows of other frontends, and it refuses those beyond its limit itself.
         """
         engine = min((each for each in self._engines if each.ready), key=_tokens, default=None)
-        if engine is not None and engine.tokens and engine.tokens + before + num_tokens > self._max_waiting_tokens:
-            raise Full(engine.tokens, engine.wait_s)
+        if engine is not None and engine.tokens:
+            excess = engine.tokens + before + num_tokens - self._max_waiting_tokens
+            if excess > 0:
+                raise Full(engine.tokens, min(excess, engine.tokens) / engine.speed)
 
     def submit(self, rows: Sequence[Row[RowPayload]]) -> None:
         """Sends all rows of a request to one engine."""
@@ -100,12 +102,12 @@ class _Sent:
 
 
 class _EngineConnection:
-    """The connection to one engine. `tokens`: of unanswered requests. `wait_s`: of the engine's last refusal."""
+    """The connection to one engine. `tokens`: of unanswered requests. `speed`: of the engine, in tokens a second."""
 
     def __init__(self, path: Path) -> None:
         self.ready = False
         self.tokens = 0
-        self.wait_s = 0.0
+        self.speed = math.inf
         self._path = path
         self._numbers = count()
         self._sent: dict[int, _Sent] = {}
@@ -150,15 +152,14 @@ class _EngineConnection:
 
     def _received(self, _: Connection[ToFrontend], message: ToFrontend) -> None:
         match message:
-            case Status(ready):
-                self.ready = ready
+            case Status(ready, speed):
+                self.ready, self.speed = ready, speed
             case Answered(number, started, ended, rows):
                 # None: the request has been cancelled.
                 if sink := self._remove(number):
                     for index, row in enumerate(rows):
                         sink.answer(index, row.array(), started, ended)
-            case Failed(number, retry_after_s=wait_s):
-                self.wait_s = wait_s or self.wait_s
+            case Failed(number):
                 if sink := self._remove(number):
                     sink.fail(message.rebuilt())
 

@@ -26,16 +26,23 @@ _PADDING = 0.1
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of a batch and of the queue. A row longer than the token budget runs alone.
+    """Bounds of a batch and of the queue, and what a batch costs. A row longer than the token budget runs alone.
 
     `token_budget`: number of rows times the longest row. `forward_tokens`: the fixed cost of a forward, as the number of
-    tokens that the device could process in that time.
+    tokens that the device could process in that time. `deadline_s`: the longest deadline of a request. `speed`: work a
+    second of one stream, as measured at the start; None if it was not.
     """
 
     max_rows: int
     token_budget: int
     forward_tokens: int
     max_waiting_tokens: int
+    deadline_s: float = math.inf
+    speed: float | None = None
+
+    def work(self, num_rows: int, num_tokens: int) -> float:
+        """What rows cost in full batches, in tokens: their own, and the fixed cost of as many forwards as they fill."""
+        return num_tokens + self.forward_tokens * max(num_rows / self.max_rows, num_tokens / self.token_budget)
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ With F = the tokens that the window has room for, l = the longest row, w(i) = th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
@@ -34,7 +35,19 @@ from polytask.service.scheduling.fair_queueing import FairScheduler
 from polytask.service.scheduling.task_queue import QueuedRow, Row, TaskQueue
 from polytask.service.scheduling.throughput import ThroughputEstimator
 
-__all__ = ["BatchLimits", "Closed", "FairQueue", "Full", "QuotaFull", "Row", "Taken", "TooLate", "Waiting"]
+__all__ = [
+    "BatchLimits",
+    "Closed",
+    "FairQueue",
+    "Full",
+    "QuotaFull",
+    "Refused",
+    "Row",
+    "Taken",
+    "TooLarge",
+    "TooLate",
+    "Waiting",
+]
 
 Payload = TypeVar("Payload")
 
@@ -42,9 +55,16 @@ Payload = TypeVar("Payload")
 _MARGIN = 2
 """A deadline must allow for this many times the mean wait: rows of rare lengths wait longer."""
 
+_SLACK = 1.25
+"""By this factor an estimate may be wrong before what follows from it is: that there will be room, or never can be."""
 
-class Full(Exception):
-    """The queue has no room for a request. `wait_s`: seconds until it has, at the rate of the last batches."""
+
+class Refused(Exception):
+    """The queue does not take a request. None of its rows was queued."""
+
+
+class Full(Refused):
+    """The queue has no room for a request. `wait_s`: seconds until it has, if nothing else comes."""
 
     def __init__(self, waiting_tokens: int, wait_s: float) -> None:
         super().__init__(f"{waiting_tokens} tokens are waiting")
@@ -56,13 +76,23 @@ class QuotaFull(Full):
 
 
 class TooLate(Full):
-    """The queue has room, but the request would miss its deadline there. `wait_s`: seconds until enough is done before it."""
+    """The queue has room, but the request would miss its deadline there."""
 
     def __str__(self) -> str:
         return f"{super().__str__()} before its last row, more than are run by its deadline"
 
 
-class Closed(Exception):
+class TooLarge(Refused):
+    """The request takes longer than any deadline, even alone. `num_tokens`: it has. `most_tokens`: are run in that time."""
+
+    def __init__(self, num_tokens: int, most_tokens: int, deadline_s: float) -> None:
+        super().__init__(f"{num_tokens} tokens, of which {most_tokens} are run within {deadline_s:g} s")
+        self.num_tokens = num_tokens
+        self.most_tokens = most_tokens
+        self.deadline_s = deadline_s
+
+
+class Closed(Refused):
     """The queue is closed: its rows will be run, and no more are admitted."""
 
 
@@ -81,20 +111,27 @@ class Waiting(NamedTuple):
 
 
 class _Size(NamedTuple):
-    """One task's part of a request: its tokens, and how many of them are of its last row."""
+    """One task's part of a request: its rows and tokens, and how many of these are of its last row."""
 
+    rows: int
     tokens: int
     last_row: int
 
 
 class FairQueue(Generic[Payload]):
-    """The queue. Not thread-safe (`SharedQueue` is). `policies`: by task id, for tasks without the default policy."""
+    """The queue. Not thread-safe (`SharedQueue` is).
 
-    def __init__(self, limits: BatchLimits, policies: Mapping[int, TaskPolicy] | None = None) -> None:
+    `policies`: by task id, for tasks without the default policy. `num_streams`: batches that the device runs side by side.
+    """
+
+    def __init__(
+        self, limits: BatchLimits, policies: Mapping[int, TaskPolicy] | None = None, num_streams: int = 1
+    ) -> None:
         self.closed = False
         self.limits = limits
         self._policies = dict(policies or {})
-        self._throughput = ThroughputEstimator()
+        self.num_streams = num_streams
+        self._throughput = ThroughputEstimator(num_streams)
         self._arrivals = count()
         self._num_tokens = 0
         self._rows: dict[Row[Payload], QueuedRow] = {}
@@ -103,18 +140,29 @@ class FairQueue(Generic[Payload]):
     def __len__(self) -> int:
         return len(self._rows)
 
+    def start(self, limits: BatchLimits, now: float) -> None:
+        """Sets the limits as measured at the start."""
+        self.limits = limits
+        self._throughput.start(limits.speed, now)
+
     def admit(self, rows: Sequence[Row[Payload]], now: float) -> None:
-        """Queues all rows of a request, or none of them. Raises Full when they do not fit, or Closed."""
+        """Queues all rows of a request, or none of them. Raises Refused.
+
+        A request that could be run in time is taken when nothing waits, whatever the estimate of the wait is: so no
+        estimate keeps a device idle, and what runs mends it.
+        """
         if self.closed:
             raise Closed
         by_task: dict[int, list[Row[Payload]]] = {}
         for row in rows:
             by_task.setdefault(row.task_id, []).append(row)
         sizes = {
-            task_id: _Size(sum(row.num_tokens for row in task_rows), task_rows[-1].num_tokens)
+            task_id: _Size(len(task_rows), sum(row.num_tokens for row in task_rows), task_rows[-1].num_tokens)
             for task_id, task_rows in by_task.items()
         }
-        self._require_room(sizes, min(row.deadline for row in rows), now)
+        num_tokens = sum(size.tokens for size in sizes.values())
+        self._require_possible(len(rows), num_tokens, now)
+        self._require_room(num_tokens, sizes, min(row.deadline for row in rows), now)
         if not self._rows:
             self._reset()
         for task_id, task_rows in by_task.items():
@@ -130,10 +178,8 @@ class FairQueue(Generic[Payload]):
             raise Closed
         if not self._rows and not before:
             return
-        self._require_total_room(before + num_tokens)
-        if task_id is not None:
-            rate = self._rate_of(task_id, self._weight_with([task_id]))
-            self._require_task_room(task_id, _Size(num_tokens, num_tokens), rate, deadline, now)
+        sizes = {} if task_id is None else {task_id: _Size(1, num_tokens, num_tokens)}
+        self._require_room(before + num_tokens, sizes, deadline, now)
 
     def close(self) -> None:
         """Admits nothing from now on."""
@@ -167,9 +213,13 @@ class FairQueue(Generic[Payload]):
             self._count_out(queued)
         return [queued.row for queued in still_queued]
 
-    def batch_done(self, rows: Sequence[Row[Payload]], seconds: float) -> None:
-        """Records how long a batch occupied the whole device, for the estimates that go with Full."""
-        self._throughput.record(rows, seconds, self.limits)
+    def batch_done(self, rows: Sequence[Row[Payload]], seconds: float, now: float) -> None:
+        """Records how long a batch occupied its stream, for the estimates of later ones."""
+        self._throughput.record(rows, seconds, self.limits, now)
+
+    def speed(self, now: float) -> float:
+        """Work a second (`BatchLimits.work`) at present; infinite if it is unknown."""
+        return self._throughput.speed(now) or math.inf
 
     def waiting(self) -> dict[int, Waiting]:
         """Queued rows and tokens by task id, of tasks that have any."""
@@ -227,44 +277,81 @@ class FairQueue(Generic[Payload]):
         self._num_tokens += num_tokens
         scheduler.add(task_queue, added)
 
-    def _require_room(self, sizes: Mapping[int, _Size], deadline: float, now: float) -> None:
-        """Raises Full when there is no room for a request. `sizes`: its parts, by task id."""
-        self._require_total_room(sum(size.tokens for size in sizes.values()))
+    def _require_possible(self, num_rows: int, num_tokens: int, now: float) -> None:
+        """Raises TooLarge for a request that would miss every deadline."""
+        speed = self._throughput.certain_speed(now)
+        deadline_s, work = self.limits.deadline_s, self.limits.work(num_rows, num_tokens)
+        if speed is not None and work > _SLACK * speed * deadline_s:
+            raise TooLarge(num_tokens, int(num_tokens * speed * deadline_s / work), deadline_s)
+
+    def _require_room(self, num_tokens: int, sizes: Mapping[int, _Size], deadline: float, now: float) -> None:
+        """Raises Full when there is no room for `num_tokens`, or for the parts of a request in their task queues.
+
+        `sizes`: of the parts, by task id. Its `wait_s` is that of the last room that there will be.
+        """
+        reasons = [self._no_room(num_tokens, now)]
         weight = self._weight_with(sizes)
         for task_id, size in sizes.items():
-            self._require_task_room(task_id, size, self._rate_of(task_id, weight), deadline, now)
+            share = self._share_of(task_id, weight)
+            reasons += [
+                self._over_quota(task_id, size, share, now),
+                self._too_late(task_id, size, share, deadline, now),
+            ]
+        refused = [reason for reason in reasons if reason is not None]
+        if refused:
+            refused[0].wait_s = max(reason.wait_s for reason in refused)
+            raise refused[0]
 
-    def _require_total_room(self, num_tokens: int) -> None:
-        rate = self._throughput.rate(self.limits)
-        excess = self._num_tokens + num_tokens - self.limits.max_waiting_tokens
-        if excess > 0:
-            raise Full(self._num_tokens, excess / rate if rate else 0.0)
+    def _no_room(self, num_tokens: int, now: float) -> Full | None:
+        waiting = self._all_waiting()
+        excess = waiting.tokens + num_tokens - self.limits.max_waiting_tokens
+        return Full(waiting.tokens, self._wait_s(excess, waiting, 1.0, now)) if excess > 0 else None
 
-    def _require_task_room(self, task_id: int, size: _Size, rate: float, deadline: float, now: float) -> None:
-        most, waiting = self._policy(task_id).max_waiting_tokens, self._waiting_tokens(task_id)
-        excess = waiting + size.tokens - most
-        if most and excess > 0:
-            raise QuotaFull(waiting, excess / rate if rate else 0.0)
-        before_last = waiting + size.tokens - size.last_row
-        too_late_s = now + _MARGIN * before_last / rate - deadline if rate else 0.0
-        if too_late_s > 0:
-            raise TooLate(before_last, too_late_s)
+    def _over_quota(self, task_id: int, size: _Size, share: float, now: float) -> QuotaFull | None:
+        most, waiting = self._policy(task_id).max_waiting_tokens, self._waiting(task_id)
+        excess = waiting.tokens + size.tokens - most
+        if not most or excess <= 0:
+            return None
+        return QuotaFull(waiting.tokens, self._wait_s(excess, waiting, share, now))
 
-    def _waiting_tokens(self, task_id: int) -> int:
-        return self._task_queues[task_id].num_tokens if task_id in self._task_queues else 0
+    def _too_late(self, task_id: int, size: _Size, share: float, deadline: float, now: float) -> TooLate | None:
+        speed, waiting = self._throughput.speed(now), self._waiting(task_id)
+        if speed is None or not self._rows:
+            return None
+        before_last = waiting.tokens + size.tokens - size.last_row
+        work = self.limits.work(waiting.rows + size.rows - 1, before_last)
+        in_time = max(0.0, deadline - now) * speed * share / _MARGIN
+        if work <= in_time:
+            return None
+        return TooLate(before_last, self._wait_s(before_last * (1 - in_time / work), waiting, share, now))
+
+    def _wait_s(self, excess: float, waiting: Waiting, share: float, now: float) -> float:
+        """Seconds until `excess` of the tokens that wait are run with a share of the speed, or nothing waits any more."""
+        everything = self._all_waiting()
+        wait_s = self.limits.work(*everything) / self.speed(now)
+        if excess < waiting.tokens:
+            work = excess / waiting.tokens * self.limits.work(*waiting)
+            wait_s = min(wait_s, work / (share * self.speed(now)))
+        return _SLACK * wait_s
+
+    def _all_waiting(self) -> Waiting:
+        return Waiting(len(self._rows), self._num_tokens)
+
+    def _waiting(self, task_id: int) -> Waiting:
+        task_queue = self._task_queues.get(task_id)
+        return Waiting(task_queue.num_rows, task_queue.num_tokens) if task_queue is not None else Waiting(0, 0)
 
     def _weight_with(self, task_ids: Iterable[int]) -> float:
         """The weight of all tasks that have rows waiting, and of these."""
-        idle = [task_id for task_id in task_ids if not self._waiting_tokens(task_id)]
+        idle = [task_id for task_id in task_ids if not self._waiting(task_id).rows]
         return self._weight + sum(self._policy(task_id).weight for task_id in idle)
 
-    def _rate_of(self, task_id: int, weight: float) -> float:
-        """Tokens a second that a task can count on: its recent rate, or its fair share if that is more; 0 if unknown.
+    def _share_of(self, task_id: int, weight: float) -> float:
+        """The share of the speed that a task can count on: what it had of late, or its fair share if that is more.
 
         `weight`: of all tasks that have rows waiting, this one included.
         """
-        share = self._policy(task_id).weight / weight
-        return (self._throughput.rate(self.limits) or 0.0) * max(self._throughput.task_share(task_id), share)
+        return max(self._throughput.task_share(task_id), self._policy(task_id).weight / weight)
 
 
 _DEFAULT = TaskPolicy()

@@ -1,56 +1,93 @@
-"""Throughput: tokens a second of the last batches, in total and by task."""
+"""Throughput: the speed of the device, from its last batches, and the share that each task had of them.
+
+Speed is work per second. The work of a batch is its tokens and the fixed cost of a forward (`BatchLimits.work`), so that
+few, many, short and long rows give the same speed.
+
+- The *present speed* is that of the last batches without the slowest of them: when the machine stands still, one batch on
+  each stream takes long, which says nothing about the next ones. After some idle seconds there is none.
+- The *highest speed* is the higher one of that measured at the start and those of many full batches. It stands for the
+  present speed while there is none, as after an idle time: what was slow then need not be slow now.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from polytask.service.scheduling.batch_selection import BatchLimits
 from polytask.service.scheduling.task_queue import Row
 
-_MEMORY = 0.95
-"""The weight of the past, per batch: about the last twenty count."""
+_BATCHES = 20
+"""Batches of each stream that count."""
+
+_PRESENT_S, _PRESENT_TIMES = 10.0, 3.0
+"""Batches count if they ended in so many seconds, or in so many times what the last one took if that is longer."""
+
+_CERTAIN_S = 60.0
+"""Seconds without a batch after which the highest speed proves nothing: the machine may have become faster."""
+
+
+class _Batch(NamedTuple):
+    """A batch that has ended. `seconds`: for which it would have occupied the whole device."""
+
+    ended: float
+    work: float
+    seconds: float
+    tokens: Counter[int]
 
 
 class ThroughputEstimator:
-    """Tokens and seconds of the last batches, as exponentially decaying sums.
+    """Measures batches of a device that runs `num_streams` of them side by side. Callers pass the time, in seconds."""
 
-    A forward has a fixed cost, and a batch may be small because nothing else was waiting. So the work of a batch is its
-    tokens plus `BatchLimits.forward_tokens`, and the rate is that of full batches at this speed, of rows like the last.
-    """
+    def __init__(self, num_streams: int = 1) -> None:
+        self._num_streams = num_streams
+        self._batches: list[_Batch] = []
+        self._speed: float | None = None
+        self._highest: float | None = None
+        self._measured_at = 0.0
+        self._present_s = _PRESENT_S
 
-    def __init__(self) -> None:
-        self._batches = 0
-        self._seconds = 0.0
-        self._work = 0.0
-        self._tokens = 0.0
-        self._rows = 0.0
-        self._by_task: dict[int, tuple[int, float]] = {}
+    def start(self, speed: float | None, now: float) -> None:
+        """Takes the speed of one stream that was measured at the start; None if none was."""
+        self._highest, self._measured_at = speed and speed * self._num_streams, now
 
-    def record(self, rows: Iterable[Row[Any]], seconds: float, limits: BatchLimits) -> None:
-        """Records a batch. `seconds`: how long it occupied the whole device."""
-        self._batches += 1
-        self._seconds = _MEMORY * self._seconds + max(seconds, 1e-6)
-        self._work = _MEMORY * self._work + limits.forward_tokens
-        self._tokens *= _MEMORY
-        self._rows *= _MEMORY
+    def record(self, rows: Iterable[Row[Any]], seconds: float, limits: BatchLimits, now: float) -> None:
+        """Records a batch that has just ended, after `seconds` on one stream."""
+        tokens: Counter[int] = Counter()
         for row in rows:
-            self._rows += 1
-            self._work += row.num_tokens
-            self._tokens += row.num_tokens
-            self._by_task[row.task_id] = (self._batches, self._tokens_of(row.task_id) + row.num_tokens)
+            tokens[row.task_id] += row.num_tokens
+        work = limits.forward_tokens + tokens.total()
+        self._batches.append(_Batch(now, work, max(seconds, 1e-6) / self._num_streams, tokens))
+        self._measured_at, self._present_s = now, max(_PRESENT_S, _PRESENT_TIMES * seconds)
+        most = _BATCHES * self._num_streams
+        self._batches = [batch for batch in self._batches[-most:] if now - batch.ended <= self._present_s]
+        self._speed = self._measured_speed()
+        full_batches = sum(batch.work for batch in self._batches) / (limits.forward_tokens + limits.token_budget)
+        if self._speed is not None and full_batches > most / 2:
+            self._highest = max(self._highest or 0.0, self._speed)
 
-    def rate(self, limits: BatchLimits) -> float | None:
-        """Tokens a second in full batches; None before the first batch."""
-        if not self._rows:
+    def speed(self, now: float) -> float | None:
+        """The present speed; without one the highest; None if neither is known."""
+        if now - self._measured_at > self._present_s:
+            self._batches, self._speed = [], None
+        return self._highest if self._speed is None else self._speed
+
+    def certain_speed(self, now: float) -> float | None:
+        """The highest speed, the present one included; None if it is unknown, or so old that only a batch can tell."""
+        if now - self._measured_at > _CERTAIN_S:
             return None
-        full = min(limits.token_budget, limits.max_rows * self._tokens / self._rows)
-        return self._work / self._seconds * full / (full + limits.forward_tokens)
+        return max((speed for speed in (self._highest, self.speed(now)) if speed is not None), default=None)
 
     def task_share(self, task_id: int) -> float:
-        """The task's share of the recorded tokens, from 0 to 1."""
-        return self._tokens_of(task_id) / self._tokens if self._tokens else 0.0
+        """The task's share of the tokens of the last batches, from 0 to 1."""
+        total = sum(batch.tokens.total() for batch in self._batches)
+        return sum(batch.tokens[task_id] for batch in self._batches) / total if total else 0.0
 
-    def _tokens_of(self, task_id: int) -> float:
-        batch, tokens = self._by_task.get(task_id, (self._batches, 0.0))
-        return float(tokens * _MEMORY ** (self._batches - batch))
+    def _measured_speed(self) -> float | None:
+        """Of all batches but the slowest, as many as there are streams; None if there are no others."""
+        slowest_last = sorted(self._batches, key=lambda batch: batch.seconds / batch.work)
+        counted = slowest_last[: -self._num_streams]
+        if not counted:
+            return None
+        return sum(batch.work for batch in counted) / sum(batch.seconds for batch in counted)

@@ -45,6 +45,7 @@ PROBLEMS = {
     "method-not-allowed": 405,
     "conflict": 409,
     "body-too-large": 413,
+    "too-long-to-run": 413,
     "too-many-inputs": 413,
     "invalid-input": 422,
     "queue-full": 429,

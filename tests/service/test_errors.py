@@ -30,12 +30,13 @@ def test_every_cause_is_counted_by_its_outcome_and_its_reason(cause: type[Servic
 
 
 def test_causes_share_a_type_only_with_their_subclasses() -> None:
-    """A version that is not served has the type of an unknown task, and a slow body that of a passed deadline; all others differ."""
+    """A version that is not served has the type of an unknown task, answers that are too large that of too many inputs, a slow body that of a passed deadline; all others differ."""
     by_title: dict[str, set[type[ServiceError]]] = {}
     for cause in causes():
         by_title.setdefault(cause.title, set()).add(cause)
     assert [shared for shared in by_title.values() if len(shared) > 1] == [
         {errors.UnknownTask, errors.UnknownVersion},
+        {errors.TooManyInputs, errors.AnswersTooLarge},
         {errors.DeadlineExceeded, errors.BodyTooSlow},
     ]
     assert all(len({cause.status for cause in shared}) == 1 for shared in by_title.values())

@@ -31,10 +31,10 @@ def build(settings: Settings, backend: Backend) -> tuple[Worker, Metrics]:
 @pytest.mark.parametrize(
     ("settings", "device", "limits"),
     [
-        (Settings(), "cpu", BatchLimits(32, 1024, 32, 65_536)),
-        (Settings(), "cuda", BatchLimits(256, 32_768, 2048, 65_536)),
-        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", BatchLimits(3, 99, 32, 9)),
-        (Settings(token_budget=99), "cuda", BatchLimits(256, 99, 2048, 65_536)),
+        (Settings(), "cpu", BatchLimits(32, 1024, 32, 65_536, 10)),
+        (Settings(), "cuda", BatchLimits(256, 32_768, 2048, 65_536, 10)),
+        (Settings(max_rows=3, token_budget=99, max_waiting_tokens=9), "cpu", BatchLimits(3, 99, 32, 9, 10)),
+        (Settings(token_budget=99, deadline_s=3), "cuda", BatchLimits(256, 99, 2048, 65_536, 3)),
     ],
 )
 def test_batches_suit_the_device_unless_settings_say_otherwise(

@@ -57,7 +57,8 @@ def working(backend: Backend, warm_up: Callable[[Run], BatchLimits] = lambda _: 
     forward = Forward(backend, tiny.tasks(), 0)
     metrics = Metrics(tiny.tasks())
     worker_metrics = WorkerMetrics(metrics, tiny.tasks())
-    worker = Worker(FairQueue(LIMITS), forward, worker_metrics, probe_row=KNOWN_GOOD, warm_up=warm_up)
+    queue: FairQueue[RowPayload] = FairQueue(LIMITS, num_streams=forward.num_streams)
+    worker = Worker(queue, forward, worker_metrics, probe_row=KNOWN_GOOD, warm_up=warm_up)
     worker.start(ended.set)
     try:
         yield Bench(worker, ended, metrics)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ async def engine(socket: Path, backend: Backend, **settings: Any) -> AsyncIterat
     worker.start()
     try:
         await until(lambda: worker.ready)
-        endpoint.broadcast_status(ready=True)
+        endpoint.broadcast_status(ready=True, speed=100.0)
         yield remote
     finally:
         remote.die()
@@ -181,8 +181,9 @@ async def test_what_is_more_than_an_engine_takes_is_refused_in_front(tmp_path: P
         running = await hold(service, backend)
         waiting = asyncio.create_task(service.predict("topics", *["cat"] * 8))
         await until(lambda: service.num_waiting() == 8)
-        with pytest.raises(Full):
-            engine_client.require_room(0, num_tokens=40, before=0, deadline=99)
+        with pytest.raises(Full) as full:
+            engine_client.require_room(0, num_tokens=20, before=0, deadline=99)
+        assert full.value.wait_s == pytest.approx((27 + 20 - 40) / 100), "27 tokens are in flight, at 100 a second"
         engine_client.require_room(0, num_tokens=1, before=0, deadline=99)
         refused = await service.predict("mood", "good " * 60)
         assert refused.status_code == 429
@@ -304,7 +305,7 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
             backend.open()
         assert {(await call).status_code for call in long + short} == {200}
         before = admitted(left, right)[0]
-        left.endpoint.broadcast_status(ready=False)
+        left.endpoint.broadcast_status(ready=False, speed=100.0)
         await until(lambda: engine_client.num_ready == 1)
         for _ in range(4):
             assert (await service.predict("mood", "cat")).status_code == 200
@@ -314,3 +315,25 @@ async def test_a_request_goes_to_the_engine_with_the_fewest_tokens(tmp_path: Pat
 def admitted(*engines: Engine) -> list[float]:
     """The number of rows of task `mood` that each engine has accepted."""
     return [each.sample('polytask_inputs_total{task="mood"}') for each in engines]
+
+
+async def test_what_never_fits_is_told_so_by_the_engine_through_every_protocol(tmp_path: Path) -> None:
+    """A request that takes longer than a deadline at the engine's speed is a 413 that says how much fits, without Retry-After."""
+    async with both(tmp_path, real_backend(), token_budget=64) as (service, remote):
+        remote.worker.queue.start(replace(remote.worker.queue.limits, speed=20.0))
+        texts = ["the cat sat"] * 100
+        tensor = {"name": "text", "datatype": "BYTES", "shape": [100], "data": texts}
+        for path, content in (
+            ("/v1/tasks/mood/predict", {"inputs": texts}),
+            ("/v1/predict", {"tasks": ["mood", "topics"], "inputs": texts}),
+            ("/v1/models/mood:predict", {"instances": texts}),
+            ("/v2/models/mood/infer", {"inputs": [tensor]}),
+        ):
+            refused = await service.client.post(path, json=content)
+            assert refused.status_code == 413
+            assert "in the 10 s of a deadline; send it in several requests" in refused.text
+            assert "Retry-After" not in refused.headers
+        assert (await service.predict("mood", *texts)).json()["type"] == "urn:polytask:too-long-to-run"
+        assert (await service.predict("mood", *texts[:10])).status_code == 200
+        assert await service.metric('polytask_rejections_total{reason="too_large",task="mood"}') == 5
+        assert service.num_waiting() == 0

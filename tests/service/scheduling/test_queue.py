@@ -158,26 +158,29 @@ def test_a_batch_mixes_tasks() -> None:
 
 
 def test_full_has_the_time_until_there_is_room() -> None:
-    """`wait_s` is the number of excess tokens over the rate of the last batches."""
+    """`wait_s` is that of the excess tokens at the measured speed and a quarter more, but never longer than until nothing waits."""
     queue: FairQueue[str] = FairQueue(PLAIN)
     queue.admit([row(50) for _ in range(8)], now=0)
     with pytest.raises(Full, match="400 tokens are waiting") as unmeasured:
         queue.admit([row(30)], now=0)
     assert unmeasured.value.wait_s == 0
-    queue.batch_done([row(100)], seconds=2)
+    queue.start(replace(PLAIN, speed=50), now=0)
     with pytest.raises(Full) as measured:
         queue.admit([row(30)], now=0)
-    assert measured.value.wait_s == pytest.approx(30 / 50)
+    assert measured.value.wait_s == pytest.approx(1.25 * 30 / 50)
+    with pytest.raises(Full) as longest:
+        queue.require_room(0, num_tokens=10_000, before=0, deadline=99, now=0)
+    assert longest.value.wait_s == pytest.approx(1.25 * 400 / 50)
 
 
 def test_a_row_that_would_expire_in_the_queue_is_refused() -> None:
     """A request is refused if the tokens before it take longer than its deadline allows."""
     queue: FairQueue[str] = FairQueue(PLAIN)
-    queue.batch_done([row(100)], seconds=2)
+    queue.start(replace(PLAIN, speed=50), now=10)
     queue.admit([row(50) for _ in range(4)], now=10)
     with pytest.raises(TooLate, match="200 tokens are waiting before its last row") as refused:
         queue.admit([row(deadline=13)], now=10)
-    assert refused.value.wait_s == pytest.approx(2 * 200 / 50 - 3)
+    assert refused.value.wait_s == pytest.approx(1.25 * (200 - 3 * 50 / 2) / 50)
     queue.admit([row(deadline=20)], now=10)
     queue.admit([row(deadline=10.1, task_id=1)], now=10)
 
@@ -200,10 +203,12 @@ def test_a_request_of_several_tasks_is_admitted_whole_or_not_at_all() -> None:
 def test_tasks_that_come_together_count_as_neighbours() -> None:
     """The rate that a task can count on is its share among all tasks that will then have rows."""
     alone: FairQueue[str] = FairQueue(LIMITS)
-    alone.batch_done([row(100, task_id=9)], seconds=1)
+    alone.start(replace(LIMITS, speed=100), now=0)
+    alone.admit([row(1)], now=0)
     alone.admit([row(40, deadline=3), row(10, deadline=3)], now=0)
     together: FairQueue[str] = FairQueue(LIMITS)
-    together.batch_done([row(100, task_id=9)], seconds=1)
+    together.start(replace(LIMITS, speed=100), now=0)
+    together.admit([row(1)], now=0)
     with pytest.raises(TooLate):
         together.admit([row(40, task_id=task_id, deadline=3) for task_id in (0, 1, 2, 3) for _ in range(2)], now=0)
 
@@ -211,7 +216,7 @@ def test_tasks_that_come_together_count_as_neighbours() -> None:
 def test_what_there_is_no_room_for_is_known_beforehand() -> None:
     """`require_room` refuses a row with the wait that `admit` would give; with an empty queue it refuses nothing."""
     queue: FairQueue[str] = FairQueue(PLAIN)
-    queue.batch_done([row(100)], seconds=2)
+    queue.start(replace(PLAIN, speed=50), now=0)
     queue.require_room(0, num_tokens=10_000, before=0, deadline=0, now=10)
     queue.admit([row(50) for _ in range(7)], now=0)
     queue.require_room(0, num_tokens=49, before=1, deadline=99, now=0)
@@ -222,7 +227,7 @@ def test_what_there_is_no_room_for_is_known_beforehand() -> None:
             queue.require_room(task_id, num_tokens, before, deadline=99, now=0)
         with pytest.raises(Full) as late:
             queue.admit([row(89)], now=0)
-        assert early.value.wait_s == late.value.wait_s == pytest.approx((350 + 89 - 400) / 50)
+        assert early.value.wait_s == late.value.wait_s == pytest.approx(1.25 * (350 + 89 - 400) / 50)
     queue.close()
     with pytest.raises(Closed):
         queue.require_room(0, num_tokens=1, before=0, deadline=99, now=0)
