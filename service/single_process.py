@@ -73,7 +73,9 @@ def assemble(
     )
 
     def page() -> bytes:
-        versions.active.worker.update_metrics()
+        worker = versions.active.worker
+        worker.update_metrics()
+        metrics.observe_ready(ready=worker.ready)
         return metrics.page()
 
     return versions.active.worker, application(versions, settings, metrics.requests, page, versions.running())

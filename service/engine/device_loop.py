@@ -3,8 +3,8 @@
 An asynchronous backend runs a batch by itself. Meanwhile the next batch is taken and started, but only one, so that rows
 that arrive later can still enter the batch after it. Otherwise a batch is taken when the thread is free.
 
-Health follows from work: after a failed forward the probe row is run, and the loop is ready if that succeeds. If not,
-the probe row is tried again at each `SharedQueue.recover`.
+Health follows from work: after a failed forward the probe row is run, and again every second until it succeeds; until
+then the loop is not ready. A device that has nothing to do runs it now and then, so that it is known whether it could.
 """
 
 from __future__ import annotations
@@ -21,12 +21,16 @@ from polytask.model.encoding import Encoding
 from polytask.service.backends.contract import DeviceLost
 from polytask.service.backends.forward import Forward
 from polytask.service.engine.shared_queue import SharedQueue
+from polytask.service.liveness import BEAT_S
 from polytask.service.observability.metrics import WorkerMetrics
 from polytask.service.observability.request_metrics import DEADLINE
 from polytask.service.pending import RowPayload
 from polytask.service.scheduling.queue import Row
 
 logger = logging.getLogger(__name__)
+
+PROBE_S = 5.0
+"""Seconds without a batch after which a device that is idle runs the probe row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +45,45 @@ class _Started:
 class DeviceLoop:
     """Runs batches until the queue is closed and empty.
 
-    `probe_row`: task id and encoding of a row that runs if the device works.
+    `probe_row`: task id and encoding of a row that runs if the device works. `beats`: a count of what it does, at least one
+    a second unless a batch takes longer. `ended`: whether it has returned.
     """
 
     def __init__(
         self, queue: SharedQueue, forward: Forward, metrics: WorkerMetrics, probe_row: tuple[int, Encoding]
     ) -> None:
         self.ready = True
+        self.beats = 0
+        self.ended = False
         self._queue = queue
         self._forward = forward
         self._metrics = metrics
         self._probe_row = probe_row
         self._last_succeeded = True
-        self._recoveries = 0
         self._started: deque[_Started] = deque()
         self._free_at = 0.0
 
     @property
     def unanswered(self) -> list[Row[RowPayload]]:
         """The rows that were taken and are not answered yet."""
-        return [row for batch in self._started for row in batch.rows]
+        # A copy, as another thread may ask while a batch runs.
+        return [row for batch in list(self._started) for row in batch.rows]
 
     def run(self) -> None:
         """Returns when the queue is closed and empty. Raises DeviceLost."""
         num_ahead = 1 if self._forward.is_async else 0
-        while self._started or self._queue.wait(self._recoveries):
-            self._recoveries = self._queue.recoveries
-            if not self._start_next() or len(self._started) > num_ahead:
-                self._finish_first()
-            self.ready = self._last_succeeded or self._probe_succeeds()
+        self._free_at = time.monotonic()
+        try:
+            while self._started or self._queue.wait(BEAT_S):
+                self.beats += 1
+                if not self._start_next() or len(self._started) > num_ahead:
+                    self._finish_first()
+                is_idle = not self._started and time.monotonic() - self._free_at > PROBE_S
+                if not self._last_succeeded or is_idle:
+                    self._probe()
+                self.ready = self._last_succeeded
+        finally:
+            self.ended = True
 
     def _start_next(self) -> bool:
         """Takes a batch and starts it. Returns False when there was none."""
@@ -100,6 +114,7 @@ class DeviceLoop:
 
     def _finish(self, batch: _Started) -> None:
         rows, self._last_succeeded = batch.rows, False
+        self.beats += 1
         try:
             logits = batch.logits()
         except DeviceLost:
@@ -127,17 +142,19 @@ class DeviceLoop:
             [row.task_id for row in batch.rows], [row.num_tokens for row in batch.rows], ended - began
         )
 
-    def _probe_succeeds(self) -> bool:
+    def _probe(self) -> None:
         task_id, encoding = self._probe_row
+        self._last_succeeded = False
         try:
             self._forward([task_id], [encoding])
         except DeviceLost:
             raise
         except Exception:
-            logger.exception("not ready: a row that used to run fails")
+            if self.ready:
+                logger.exception("not ready: a row that used to run fails")
         else:
             self._last_succeeded = True
-        return self._last_succeeded
+        self._free_at = time.monotonic()
 
 
 def _fail(error: Exception) -> list[Logits]:

@@ -17,17 +17,11 @@ class SharedQueue:
         self._queue = queue
         self._changed = threading.Condition()
         self._num_busy = 0
-        self._recoveries = 0
 
     @property
     def closed(self) -> bool:
         """Whether no more rows are admitted."""
         return self._queue.closed
-
-    @property
-    def recoveries(self) -> int:
-        """How often `recover` was called."""
-        return self._recoveries
 
     @property
     def limits(self) -> BatchLimits:
@@ -65,27 +59,21 @@ class SharedQueue:
         with self._changed:
             return self._queue.waiting(), self._queue.oldest_s(time.monotonic())
 
-    def recover(self) -> None:
-        """Wakes every stream, whether there are rows or not."""
-        with self._changed:
-            self._recoveries += 1
-            self._changed.notify_all()
-
     def close(self) -> None:
         """Admits nothing from now on; the streams run what is queued."""
         with self._changed:
             self._queue.close()
             self._changed.notify_all()
 
-    def wait(self, recoveries: int) -> bool:
-        """Waits for rows, or for more than `recoveries` recoveries. False when the queue is closed and empty."""
+    def wait(self, timeout_s: float) -> bool:
+        """Waits for rows, but not longer than `timeout_s`. False when the queue is closed and empty."""
 
         def has_news() -> bool:
-            return bool(self._queue) or self._queue.closed or self._recoveries > recoveries
+            return bool(self._queue) or self._queue.closed
 
         with self._changed:
             if not has_news():
-                self._changed.wait_for(has_news)
+                self._changed.wait_for(has_news, timeout_s)
             return bool(self._queue) or not self._queue.closed
 
     def take(self) -> Taken[RowPayload]:
@@ -102,13 +90,11 @@ class SharedQueue:
             if seconds is not None:
                 self._queue.batch_done(rows, seconds, time.monotonic())
 
-    def close_and_drain(self) -> list[Row[RowPayload]]:
-        """Closes the queue, empties it, and returns its rows."""
+    def drain(self) -> list[Row[RowPayload]]:
+        """Empties the queue and returns its rows."""
         rows: list[Row[RowPayload]] = []
         with self._changed:
-            self._queue.close()
             while self._queue:
                 taken = self._queue.take(time.monotonic())
                 rows += [*taken.rows, *taken.expired]
-            self._changed.notify_all()
         return rows

@@ -38,7 +38,9 @@ class Metrics:
     ) -> None:
         self._storage = storage = storage or ProcessStorage()
 
-        def gauge(name: str, text: str, *labels: str, mode: Literal["livesum", "livemax"] = "livemax") -> Gauge:
+        def gauge(
+            name: str, text: str, *labels: str, mode: Literal["livesum", "livemax", "livemostrecent"] = "livemax"
+        ) -> Gauge:
             return Gauge(name, text, labels, registry=storage.registry, multiprocess_mode=mode)
 
         self._predictions = PredictionMetrics(storage.cells("predictions"), tasks) if predictions else None
@@ -51,7 +53,8 @@ class Metrics:
         self._queued: set[str] = set()
         self._oldest = gauge("polytask_queue_oldest_seconds", "Seconds that the oldest queued row has been waiting.")
         self.memory = gauge("polytask_device_memory_bytes", "Memory of the device, by state.", "device", "state")
-        self._ready = gauge("polytask_ready", "1 when requests are answered.")
+        # Of the process that writes the page: an engine that hangs would leave the last thing that it said of itself.
+        self._ready = gauge("polytask_ready", "1 when requests are answered.", mode="livemostrecent")
         self._model = gauge("polytask_model_info", "What is served.", "revision", "backend", "dtype", "device")
         gauge("polytask_build_info", "Release of polytask.", "version").labels(version("polytask")).set(1)
         self._info = gauge("polytask_task_info", "Tasks served.", "task", "kind", "num_labels")
@@ -80,14 +83,17 @@ class Metrics:
             self._queued.discard(task)
             self._queue.remove(task)
 
-    def observe_queue(self, waiting: Mapping[str, tuple[int, int]], oldest_s: float, *, ready: bool) -> None:
-        """Sets the rows and tokens that wait, by task, the age of the oldest row, and whether requests are answered."""
+    def observe_queue(self, waiting: Mapping[str, tuple[int, int]], oldest_s: float) -> None:
+        """Sets the rows and tokens that wait, by task, and the age of the oldest row."""
         for task in self._queued | waiting.keys():
             rows, tokens = waiting.get(task, (0, 0))
             self._queue_inputs(task).set(rows)
             self._queue_tokens(task).set(tokens)
         self._queued = set(waiting)
         self._oldest.set(oldest_s)
+
+    def observe_ready(self, *, ready: bool) -> None:
+        """Sets whether requests are answered; to be called before `page` by the process that writes it."""
         self._ready.set(ready)
 
     def page(self) -> bytes:
@@ -143,8 +149,8 @@ class WorkerMetrics:
         self.device.warmup.set(seconds)
         self.device.token_budget.set(token_budget)
 
-    def observe_queue(self, waiting: Mapping[int, tuple[int, int]], oldest_s: float, *, ready: bool) -> None:
-        """Sets the rows and tokens that wait, by task id, the age of the oldest row, and whether requests are answered."""
+    def observe_queue(self, waiting: Mapping[int, tuple[int, int]], oldest_s: float) -> None:
+        """Sets the rows and tokens that wait, by task id, and the age of the oldest row."""
         by_name = {self._tasks[task_id].name: size for task_id, size in waiting.items()}
-        self._metrics.observe_queue(by_name, oldest_s, ready=ready)
+        self._metrics.observe_queue(by_name, oldest_s)
         self._measure_memory()

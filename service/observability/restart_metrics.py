@@ -1,4 +1,4 @@
-"""Restart metrics: how often the supervisor has started a process again that died."""
+"""Restart metrics: how often the supervisor has started a process again that died or hung."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RestartMetrics:
     def __init__(self, storage: MetricStorage) -> None:
         restarts = Counter(
             "polytask_process_restarts_total",
-            "Processes that died and were started again.",
+            "Processes that died or hung and were started again.",
             ["process"],
             registry=storage.registry,
         )

@@ -34,8 +34,9 @@ class EngineClient(Protocol):
     def draining(self) -> bool:
         """Whether the engine is shutting down and accepts no more rows."""
 
-    def recover(self) -> None:
-        """Asks an engine that is not ready to try again."""
+    @property
+    def lost(self) -> bool:
+        """Whether only a restart of this process would help."""
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
         """Raises queue.Refused if a request is sure to be refused.
@@ -55,12 +56,17 @@ class EngineClient(Protocol):
 
 
 def require_ready(engine: EngineClient) -> None:
-    """Raises NotReady or Draining if rows would not be answered. Asks an engine that is not ready to recover."""
+    """Raises NotReady or Draining if rows would not be answered."""
     if engine.draining:
         raise Draining(_DRAINING)
     if not engine.ready:
-        engine.recover()
-        raise NotReady("the service is warming up, or its last batch failed", retry_after_s=1)
+        raise NotReady("the service is warming up, its last batch failed, or its device hangs", retry_after_s=1)
+
+
+def require_live(engine: EngineClient) -> None:
+    """Raises NotReady if only a restart of this process would help."""
+    if engine.lost:
+        raise NotReady("the device has hung for so long that only a restart helps")
 
 
 def refusal(error: Refused) -> ServiceError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -57,11 +58,17 @@ class SupervisorLink:
         self._shut_down: Callable[[], None] | None = None
         self._limit_s = 0.0
         os.dup2(_STDERR, _STDOUT)
+        # A supervisor that does not read must hold up nothing.
+        os.set_blocking(self._reports, False)
         threading.Thread(target=self._watch_lifeline, name="lifeline", daemon=True).start()
 
     def report_ready(self) -> None:
         """Reports that this process is ready."""
         self._report(ready=True)
+
+    def report_alive(self) -> None:
+        """Reports that this process goes on. After `report_ready` to be called every second, or the process is killed."""
+        self._report(alive=True)
 
     def report_error(self, error: Exception) -> None:
         """Reports why this process ends."""
@@ -91,7 +98,12 @@ class SupervisorLink:
         # OSError: the supervisor has gone, and so does this process.
         with self._lock, contextlib.suppress(OSError):
             while line:
-                line = line[os.write(self._reports, line) :]
+                try:
+                    line = line[os.write(self._reports, line) :]
+                except BlockingIOError:
+                    if "alive" in report:
+                        return
+                    select.select([], [self._reports], [])
 
 
 def run_child(name: str, folder: Path, main: Callable[[Settings, SupervisorLink, MetricStorage], None]) -> None:

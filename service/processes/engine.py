@@ -27,6 +27,7 @@ from polytask.service.config.settings import SHUTDOWN_S, Settings
 from polytask.service.engine.build import build_worker
 from polytask.service.engine.worker import Worker
 from polytask.service.errors import DeadlineExceeded, InternalError, ServiceError, StartupError
+from polytask.service.liveness import BEAT_S
 from polytask.service.observability.metric_storage import MetricStorage
 from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from polytask.service.observability.request_metrics import DISCONNECT
@@ -38,9 +39,6 @@ from polytask.service.scheduling.queue import Refused, Row
 
 _TICK_S = 0.05
 """Interval between updates of the metrics and of the status that frontends get."""
-
-_RECOVERY_S = 1.0
-"""Interval between attempts of a worker that is not ready."""
 
 _DECODER: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
 
@@ -63,6 +61,7 @@ class EngineServer:
         self._outcomes = LoopMailbox(loop, self._send)
         self._clients: dict[Client, dict[int, list[Row[RowPayload]]]] = {}
         self._status = Status(ready=False, speed=math.inf)
+        self._sent_at = 0.0
 
     @property
     def num_clients(self) -> int:
@@ -74,10 +73,10 @@ class EngineServer:
         return Connection(_DECODER, self._received, self._disconnected, self._connected)
 
     def broadcast_status(self, *, ready: bool, speed: float) -> None:
-        """Sends the frontends whether the engine answers and how fast it is, when that has changed."""
-        status = Status(ready, float(f"{speed:.2g}"))
-        if status != self._status:
-            self._status = status
+        """Sends the frontends whether the engine answers and how fast it is, when that has changed, and else every second."""
+        status, now = Status(ready, float(f"{speed:.2g}")), time.monotonic()
+        if status != self._status or now - self._sent_at >= BEAT_S:
+            self._status, self._sent_at = status, now
             for client in self._clients:
                 client.send([status])
 
@@ -194,8 +193,8 @@ def run_engine(settings: Settings, socket: Path, supervisor: SupervisorLink, sto
 
 
 async def _watch(worker: Worker, server: EngineServer, supervisor: SupervisorLink) -> None:
-    """Publishes the worker's state to frontends, metrics and supervisor, and lets it recover."""
-    reported, tried = False, time.monotonic()
+    """Publishes the worker's state to frontends, metrics and supervisor."""
+    reported, alive_at = False, 0.0
     while True:
         ready = worker.ready
         server.broadcast_status(ready=ready, speed=worker.queue.speed())
@@ -203,9 +202,9 @@ async def _watch(worker: Worker, server: EngineServer, supervisor: SupervisorLin
         if ready and not reported:
             reported = True
             supervisor.report_ready()
-        if not ready and time.monotonic() - tried > _RECOVERY_S:
-            tried = time.monotonic()
-            worker.recover()
+        if not worker.hung and time.monotonic() - alive_at >= BEAT_S:
+            alive_at = time.monotonic()
+            supervisor.report_alive()
         await asyncio.sleep(_TICK_S)
 
 

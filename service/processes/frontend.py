@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ from polytask.model_store.tokenizer import load_tokenizer
 from polytask.model_store.versions import resolve
 from polytask.service.api.task_info import describe_tasks, revision
 from polytask.service.config.settings import Settings
+from polytask.service.liveness import BEAT_S
 from polytask.service.observability.metric_storage import MetricStorage
 from polytask.service.observability.metrics import Metrics
 from polytask.service.prediction.predictor import Predictor
@@ -45,8 +47,14 @@ def run_frontend(
     async def running() -> AsyncIterator[None]:
         async with engine_client.connected():
             supervisor.report_ready()
+            alive = asyncio.create_task(_report_alive(supervisor))
             yield
+            alive.cancel()
         predictor.close()
+
+    def page() -> bytes:
+        metrics.observe_ready(ready=engine_client.ready)
+        return metrics.page()
 
     process_index = ProcessIndex(folder / "rate_limits", number, settings.num_frontends)
     served = ServedVersion(
@@ -56,10 +64,16 @@ def run_frontend(
         task_info=describe_tasks(manifest, settings),
         card=read_card(version, manifest),
     )
-    app = application(FixedVersion(served), settings, metrics.requests, metrics.page, running(), process_index)
+    app = application(FixedVersion(served), settings, metrics.requests, page, running(), process_index)
     server = http_server(app, settings, accept_at_once=1)
     supervisor.on_shutdown(partial(setattr, server, "should_exit", True), settings)
     run_server(server, Listener(listener))
+
+
+async def _report_alive(supervisor: SupervisorLink) -> None:
+    while True:
+        supervisor.report_alive()
+        await asyncio.sleep(BEAT_S)
 
 
 def main() -> None:

@@ -115,7 +115,7 @@ class Failed(_Message, frozen=True):
 
 
 class Status(_Message, frozen=True):
-    """To a frontend, at each change: whether the engine answers, and its speed (`FairQueue.speed`) in two digits."""
+    """To a frontend, at each change and every second: whether the engine answers, and its speed (`FairQueue.speed`)."""
 
     ready: bool
     speed: float

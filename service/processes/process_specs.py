@@ -51,7 +51,7 @@ class RestartPolicy:
 class ProcessSpec:
     """A process to keep running: its module, arguments and environment, and the process that runs now.
 
-    `ready`: whether that process has been ready.
+    `ready`: whether that process has been ready. `num_reports`: it has sent.
     """
 
     name: str
@@ -62,6 +62,7 @@ class ProcessSpec:
     restart_policy: RestartPolicy = field(default_factory=RestartPolicy)
     process: asyncio.subprocess.Process | None = None
     ready: bool = False
+    num_reports: int = 0
 
 
 def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:

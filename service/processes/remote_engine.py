@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from polytask.service.errors import NotReady
+from polytask.service.liveness import HUNG_S, TICK_S, ProgressWatch
 from polytask.service.pending import ResultSink, RowPayload
 from polytask.service.processes.ipc import Answered, Cancel, Connection, EncodedRow, Failed, Status, Submit, ToFrontend
 from polytask.service.scheduling.queue import Full, Row
@@ -31,11 +32,13 @@ class RemoteEngineClient:
     """Submits rows to engine processes (`EngineClient`). All methods are called on one event loop.
 
     All rows of a request go to one engine: among those that are ready, the one with the fewest tokens in flight from
-    here, in turn where these are equal. The request's sink gets an engine's refusal or death. `sockets`: of the engines.
-    `max_waiting_tokens`: in the queue of each.
+    here, in turn where these are equal. The request's sink gets an engine's refusal or death. An engine that says nothing
+    for HUNG_S is not ready until it speaks again. `sockets`: of the engines. `max_waiting_tokens`: in the queue of each.
     """
 
     draining = False
+    # The supervisor restarts an engine that hangs; no restart of a frontend would help.
+    lost = False
 
     def __init__(self, sockets: Sequence[Path], max_waiting_tokens: int) -> None:
         self._max_waiting_tokens = max_waiting_tokens
@@ -52,13 +55,11 @@ class RemoteEngineClient:
         """The number of engines that are ready."""
         return sum(engine.ready for engine in self._engines)
 
-    def recover(self) -> None:
-        """Does nothing: an engine process recovers by itself."""
-
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Within this block every engine that is up is connected."""
         loops = [asyncio.create_task(engine.stay_connected()) for engine in self._engines]
+        loops.append(asyncio.create_task(self._watch()))
         try:
             yield
         finally:
@@ -92,6 +93,12 @@ class RemoteEngineClient:
         for engine in self._engines:
             engine.cancel(sink, reason)
 
+    async def _watch(self) -> None:
+        while True:
+            for engine in self._engines:
+                engine.look()
+            await asyncio.sleep(TICK_S)
+
 
 @dataclass(frozen=True, slots=True)
 class _Sent:
@@ -113,6 +120,14 @@ class _EngineConnection:
         self._sent: dict[int, _Sent] = {}
         self._by_sink: dict[ResultSink, int] = {}
         self._connection: Connection[ToFrontend] | None = None
+        self._num_received = 0
+        self._progress = ProgressWatch()
+
+    def look(self) -> None:
+        """Fails what was sent to the engine if it has said nothing for long. To be called every TICK_S."""
+        if self._progress.look(self._num_received) > HUNG_S and (self.ready or self._sent):
+            self.ready = False
+            self._fail_sent("hangs")
 
     async def stay_connected(self) -> None:
         """Connects, and connects again after a loss, until cancelled."""
@@ -151,6 +166,7 @@ class _EngineConnection:
             self._connection.send([Cancel(number, reason)])
 
     def _received(self, _: Connection[ToFrontend], message: ToFrontend) -> None:
+        self._num_received += 1
         match message:
             case Status(ready, speed):
                 self.ready, self.speed = ready, speed
@@ -176,10 +192,15 @@ class _EngineConnection:
         self.ready = False
         self._connection = None
         if self._sent:
-            logger.warning("an engine has ended with %d requests unanswered", len(self._sent))
+            self._fail_sent("has died")
+
+    def _fail_sent(self, reason: str) -> None:
+        logger.warning("an engine %s with %d requests unanswered", reason, len(self._sent))
         for number in list(self._sent):
+            if self._connection is not None:
+                self._connection.send([Cancel(number, None)])
             if sink := self._remove(number):
-                sink.fail(NotReady("the engine that was to run this has died; it is started again", retry_after_s=1))
+                sink.fail(NotReady(f"the engine that was to run this {reason}; it is started again", retry_after_s=1))
 
 
 _tokens = attrgetter("tokens")

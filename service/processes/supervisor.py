@@ -1,7 +1,8 @@
-"""Supervisor: holds the port, starts engines and frontends, restarts those that die, and shuts them down in order.
+"""Supervisor: holds the port, starts engines and frontends, restarts those that die or hang, and shuts them down in order.
 
 A process ends when its standard input does, so none outlives the supervisor. Frontends first answer the requests that
-they have accepted. An engine ends after the last frontend. Who is starting has accepted nothing, and is killed.
+they have accepted. An engine ends after the last frontend. Who is starting has accepted nothing, and is killed; so is who
+hangs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from polytask.model_store.versions import resolve
 from polytask.service.config.settings import Settings
 from polytask.service.config.shutdown_signals import shutdown_signals
 from polytask.service.errors import StartupError
+from polytask.service.liveness import HUNG_S, RESTART_S, TICK_S, ProgressWatch
 from polytask.service.observability.metric_storage import SharedStorage, remove_gauges
 from polytask.service.observability.restart_metrics import RestartMetrics
 from polytask.service.processes.child_process import CANNOT_START, MAX_REPORT, METRICS, SHUTDOWN_MARGIN_S, engine_socket
@@ -84,6 +86,7 @@ class _Supervisor:
             asyncio.get_running_loop().add_signal_handler(signal_number, self._shutdown.set)
         keepers = [asyncio.create_task(self._keep(spec)) for spec in self._specs]
         signalled = asyncio.create_task(self._shutdown.wait())
+        watches = [asyncio.create_task(self._watch(spec)) for spec in self._specs]
         await asyncio.wait([*keepers, signalled], return_when=asyncio.FIRST_COMPLETED)
         self._shut_down()
         _, late = await asyncio.wait(keepers, timeout=self._shutdown_s)
@@ -92,7 +95,8 @@ class _Supervisor:
             for spec in self._specs:
                 _signal(spec, signal.SIGKILL)
         results = await asyncio.gather(*keepers, return_exceptions=True)
-        signalled.cancel()
+        for task in (signalled, *watches):
+            task.cancel()
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -130,6 +134,17 @@ class _Supervisor:
             if not self._shutdown.is_set():
                 self._restarts.restarted(spec.name)
 
+    async def _watch(self, spec: ProcessSpec) -> None:
+        """Kills the process whenever it was ready and hangs. Then `_keep` starts it again, unless the service shuts down."""
+        progress = ProgressWatch()
+        while True:
+            await asyncio.sleep(TICK_S)
+            still_s = progress.look((spec.process, spec.num_reports))
+            if spec.ready and still_s > (HUNG_S if self._shutdown.is_set() else RESTART_S):
+                logger.error("%s hangs: it has done nothing for %.0f s, and is killed", spec.name, still_s)
+                _signal(spec, signal.SIGKILL)
+                progress = ProgressWatch()
+
     async def _run_once(self, spec: ProcessSpec) -> str:
         """Runs a process until it ends. Returns the error that it reported."""
         spec.process = process = await asyncio.create_subprocess_exec(
@@ -152,6 +167,7 @@ class _Supervisor:
         assert process.stdout is not None
         async for line in process.stdout:
             report = json.loads(line)
+            spec.num_reports += 1
             error = report.get("error", error)
             if "ready" in report:
                 spec.ready = spec.restart_policy.was_ready = True

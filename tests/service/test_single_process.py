@@ -74,6 +74,40 @@ def test_sigterm_is_seen_before_the_port_is_closed(store: Path) -> None:
         assert started.popen.wait(PATIENCE_S) == 0
 
 
+def test_a_device_that_hangs_is_not_ready_and_in_the_end_not_live(store: Path) -> None:
+    """Requests get 503 at once, every probe says so, and SIGTERM still ends the service; when the device goes on, so does all."""
+    ready = ("/readyz", "/v2/health/ready", "/v2/models/mood/ready", "/v2/models/mood/versions/1/ready")
+    live = ("/livez", "/v2/health/live")
+
+    def post(task: str) -> int:
+        url = f"{started.client.base_url}/v1/tasks/{task}/predict"
+        return httpx.post(url, content=body("cat"), timeout=PATIENCE_S).status_code
+
+    def statuses(*paths: str) -> set[int]:
+        return {started.client.get(path).status_code for path in paths}
+
+    with (
+        process(store, HUNG_S="1.5", RESTART_S="2", POLYTASK_DEADLINE_S="60") as started,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        assert statuses(*ready, *live) == {200}
+        assert started.sample("polytask_ready") == 1
+        started.tell("shut")
+        calls = [pool.submit(post, task) for task in ("mood", "topics", "entities")]
+        assert [call.result() for call in calls] == [503] * 3
+        assert statuses(*ready) == {503}
+        assert started.sample("polytask_ready") == 0
+        assert post("mood") == 503
+        until(lambda: statuses(*live) == {503})
+        started.tell("open")
+        until(lambda: statuses(*ready, *live) == {200})
+        assert post("mood") == 200
+        started.tell("shut")
+        assert post("mood") == 503
+        started.popen.send_signal(signal.SIGTERM)
+        assert started.popen.wait(PATIENCE_S) == 0
+
+
 @pytest.mark.usefixtures("untouched")
 def test_a_wrong_golden_answer_is_a_failed_start(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A service with other answers than the checkpoint's ends with an error instead of serving."""

@@ -25,7 +25,7 @@ from polytask.service.api.tensors import (
     write_response,
 )
 from polytask.service.errors import UnknownTask, UnknownVersion
-from polytask.service.prediction.engine_client import require_ready
+from polytask.service.prediction.engine_client import require_live, require_ready
 from polytask.service.versions.served import ServedVersion, Versions
 from polytask.service.web.routes.predict_call import PARAMETERS, run_prediction
 from polytask.service.web.server import require_accepting
@@ -66,7 +66,8 @@ class OpenInference:
         return {"name": "polytask", "version": release("polytask"), "extensions": ["binary_tensor_data"]}
 
     async def live(self) -> dict[str, bool]:
-        """Whether the process answers at all."""
+        """Raises NotReady where only a restart helps."""
+        require_live(self._versions.active.engine)
         return {"live": True}
 
     async def ready(self, request: Request) -> dict[str, bool]:
@@ -158,7 +159,7 @@ def open_inference_routes(handlers: OpenInference) -> APIRouter:
     # A supervisor that sends HEAD needs only the status.
     router.head("/v2/health/live", include_in_schema=False)(handlers.live)
     router.head("/v2/health/ready", include_in_schema=False)(handlers.ready)
-    router.get("/v2/health/live", summary="Whether the process answers at all")(handlers.live)
+    router.get("/v2/health/live", summary="Whether the process answers at all", responses=_NOT_READY)(handlers.live)
     router.get("/v2/health/ready", summary="Whether requests are answered", responses=_NOT_READY)(handlers.ready)
     task_parameter, prediction_parameters = {"parameters": PARAMETERS[:1]}, {"parameters": PARAMETERS}
     for path in ("/v2/models/{task}", "/v2/models/{task}/versions/{version}"):

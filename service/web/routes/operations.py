@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import PlainTextResponse
 
 from polytask.service.observability.metrics import CONTENT_TYPE
-from polytask.service.prediction.engine_client import require_ready
+from polytask.service.prediction.engine_client import require_live, require_ready
 from polytask.service.versions.served import Versions
 from polytask.service.web.server import require_accepting
 
@@ -19,8 +19,11 @@ def operation_routes(versions: Versions, metrics_page: Callable[[], bytes]) -> A
 
     # A supervisor that sends HEAD needs only the status.
     @router.head("/livez", include_in_schema=False)
-    @router.get("/livez", summary="Whether the process answers at all")
+    @router.get(
+        "/livez", summary="Whether the process answers at all, and a restart would not help", responses={503: {}}
+    )
     async def live() -> dict[str, str]:
+        require_live(versions.active.engine)
         return {"status": "live"}
 
     @router.head("/readyz", include_in_schema=False)

@@ -80,12 +80,12 @@ def test_a_network_with_other_answers_never_gets_ready() -> None:
 
 
 def test_the_state_of_the_worker_is_in_the_metrics() -> None:
-    """Readiness, the warm-up time and the token budget are gauges of the worker."""
+    """The warm-up time and the token budget are gauges of the worker."""
     worker, metrics = build(Settings(token_budget=64), real_backend())
     worker.start()
     worker.wait_until_ready()
     worker.update_metrics()
     page = metrics.page().decode()
-    assert "polytask_ready 1.0" in page
+    assert "polytask_warmup_duration_seconds 0.0\n" not in page
     assert "polytask_batch_token_budget 64.0" in page
     assert worker.stop(30)

@@ -16,7 +16,7 @@ from polytask.model.encoding import Encoding
 from polytask.service.backends.contract import Backend, DeviceLost
 from polytask.service.backends.forward import Forward, Run
 from polytask.service.engine.worker import Worker
-from polytask.service.errors import DeadlineExceeded, InternalError
+from polytask.service.errors import DeadlineExceeded, InternalError, NotReady
 from polytask.service.observability.metrics import Metrics, WorkerMetrics
 from polytask.service.pending import PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.scheduling.queue import BatchLimits, Closed, FairQueue, Row
@@ -177,18 +177,73 @@ async def test_a_failing_batch_hurts_only_the_row_that_fails() -> None:
 
 
 async def test_it_is_not_ready_while_the_probe_row_fails() -> None:
-    """The worker is ready if its last forward succeeded; `recover` makes it try the probe row again."""
+    """The worker is ready if its last forward succeeded; the probe row is tried again by itself."""
     backend = FailingBackend(lambda _: True)
     with working(backend) as bench:
         with pytest.raises(InternalError):
             await bench.submit(7)
         await until(lambda: not bench.worker.ready)
         tried = len(backend.batches)
-        bench.worker.recover()
         await until(lambda: len(backend.batches) > tried)
         assert not bench.worker.ready
         backend.fails = lambda _: False
-        bench.worker.recover()
+        await until(lambda: bench.worker.ready)
+
+
+async def test_a_device_that_hangs_answers_nobody_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Running and waiting rows fail while the batch still runs, nothing is ready until it has ended, and then all is as before."""
+    monkeypatch.setattr("polytask.service.engine.worker.HUNG_S", 0.3)
+    backend = GatedBackend()
+    with working(backend) as bench:
+        backend.shut()
+        running = bench.submit(7)
+        await until(lambda: len(backend.batches) == 1)
+        for call in (running, bench.submit(8, 10)):
+            with pytest.raises(NotReady):
+                await call
+        assert (bench.worker.ready, bench.worker.hung, bench.worker.draining) == (False, True, False)
+        with pytest.raises(NotReady):
+            await bench.submit(8)
+        backend.open()
+        await until(lambda: bench.worker.ready)
+        assert len((await bench.submit(8)).logits) == 1
+    assert [len(batch.lengths) for batch in backend.batches] == [1, 1]
+
+
+async def test_a_batch_may_take_as_long_as_the_warm_up_leads_to_expect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batches of the warm-up are slow, one that takes some times as long does not hang."""
+    monkeypatch.setattr("polytask.service.engine.worker.HUNG_S", 0.1)
+    monkeypatch.setattr("polytask.service.engine.worker._SLOWEST", 1000)
+    backend = GatedBackend()
+
+    def warm_up(run: Run) -> BatchLimits:
+        threading.Timer(0.1, backend.open).start()
+        backend.shut()
+        run([0], [KNOWN_GOOD[1]])
+        return LIMITS
+
+    with working(backend, warm_up) as bench:
+        await until(lambda: bench.worker.ready)
+        backend.shut()
+        call = bench.submit(7)
+        await asyncio.sleep(1)
+        assert bench.worker.ready
+        backend.open()
+        assert len((await call).logits) == 1
+
+
+async def test_without_requests_the_device_is_tried_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle worker counts on, runs the probe row now and then, and is not ready where that fails, with no request at all."""
+    monkeypatch.setattr("polytask.service.engine.worker.HUNG_S", 2.5)
+    monkeypatch.setattr("polytask.service.engine.device_loop.PROBE_S", 0.5)
+    backend = FailingBackend(lambda _: False)
+    with working(backend) as bench:
+        await until(lambda: len(backend.batches) >= 4)
+        assert bench.worker.ready
+        backend.fails = lambda _: True
+        await until(lambda: not bench.worker.ready)
+        assert not bench.worker.hung
+        backend.fails = lambda _: False
         await until(lambda: bench.worker.ready)
 
 
@@ -354,7 +409,7 @@ async def test_a_device_that_is_lost_in_one_stream_ends_them_all() -> None:
 
 
 async def test_one_stream_that_fails_makes_it_not_ready() -> None:
-    """After a failure in one of two streams the worker is not ready until `recover` succeeds."""
+    """After a failure in one of two streams the worker is not ready until the probe row succeeds there."""
     backend = FailingBackend(lambda batch: POISON in batch.input_ids or fails, num_streams=2)
     fails = True
     with working(backend) as bench:
@@ -362,5 +417,4 @@ async def test_one_stream_that_fails_makes_it_not_ready() -> None:
             await bench.submit(POISON)
         await until(lambda: not bench.worker.ready)
         fails = False
-        bench.worker.recover()
         await until(lambda: bench.worker.ready)

@@ -138,8 +138,9 @@ def test_what_the_page_adds(metrics: Metrics) -> None:
     metrics.device.golden_check(passed=False)
     reserved = iter((5, 6, 7))
     worker.track_memory("cuda:0", lambda: {"reserved": next(reserved)})
-    worker.observe_queue({0: Waiting(1, 9)}, 2.5, ready=True)
-    worker.observe_queue({1: Waiting(2, 30)}, 1.5, ready=False)
+    worker.observe_queue({0: Waiting(1, 9)}, 2.5)
+    worker.observe_queue({1: Waiting(2, 30)}, 1.5)
+    metrics.observe_ready(ready=False)
     page = metrics.page().decode()
     for line in (
         'polytask_queue_inputs{task="topics"} 2.0',

@@ -34,6 +34,12 @@ from tests.support import tiny
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These engines say nothing by themselves; only the test that waits for it finds that they hang."""
+    monkeypatch.setattr("polytask.service.processes.remote_engine.HUNG_S", float("inf"))
+
+
 @dataclass
 class Engine:
     """A worker remote a socket, with its metrics."""
@@ -261,6 +267,32 @@ async def test_an_engine_that_dies_fails_its_rows_at_once_and_its_successor_is_f
             async with engine(socket, real_backend()):
                 await until(lambda: engine_client.ready)
                 assert (await service.predict("mood", "cat")).status_code == 200
+
+
+async def test_an_engine_that_says_nothing_is_not_ready_until_it_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests at an engine that says nothing get 503, and its rows are cancelled; with its next word it is ready again."""
+    backend = GatedBackend()
+    async with both(tmp_path, backend) as (service, remote):
+        calls = [await hold(service, backend), asyncio.create_task(service.predict("mood", "cat", "paris"))]
+        await until(lambda: service.num_waiting() == 2)
+        monkeypatch.setattr("polytask.service.processes.remote_engine.HUNG_S", 0.1)
+        for call in calls:
+            response = await call
+            assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
+            assert "hangs" in response.json()["detail"]
+        await until(lambda: service.num_waiting() == 0)
+        assert (await service.client.get("/readyz")).status_code == 503
+        assert (await service.client.get("/livez")).status_code == 200
+        monkeypatch.setattr("polytask.service.processes.remote_engine.HUNG_S", float("inf"))
+        backend.open()
+        remote.endpoint.broadcast_status(ready=False, speed=1e6)
+        remote.endpoint.broadcast_status(ready=True, speed=1e6)
+        async with asyncio.timeout(30):
+            while (await service.client.get("/readyz")).status_code != 200:  # noqa: ASYNC110, a client has nothing else
+                await asyncio.sleep(0.01)
+        assert (await service.predict("mood", "cat")).status_code == 200
 
 
 async def test_a_frontend_that_dies_takes_its_rows_along(tmp_path: Path) -> None:

@@ -350,6 +350,63 @@ def test_nothing_outlives_the_supervisor(
             assert list(service.temporary.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("hangs", ["process", "device"])
+def test_an_engine_that_hangs_is_not_ready_and_is_restarted(
+    hangs: str, tmp_path: Path, pool: ThreadPoolExecutor
+) -> None:
+    """A stopped engine, and one whose batch does not end: waiting requests get 503, all probes say so, a new engine follows."""
+    hung_s = "1" if hangs == "device" else "inf"
+    with supervised(tmp_path, POLYTASK_FRONTENDS="1", RESTART_S="8", HUNG_S=hung_s) as service:
+        (engine,) = service.children("gated_engine")
+        service.gate.touch()
+        calls = [pool.submit(service.post, task) for task in ("entities", "topics", "mood")]
+        until(lambda: service.sample("inputs_total") == 3)
+        if hangs == "process":
+            engine.suspend()
+        assert [call.result() for call in calls] == [503] * 3
+        until(lambda: not service.ready())
+        for path in ("/readyz", "/v2/health/ready", "/v2/models/mood/ready"):
+            assert service.client.get(path).status_code == 503
+        assert service.sample("ready") == 0
+        assert service.client.get("/livez").status_code == 200
+        assert service.post("mood") == 503
+        engine.wait(PATIENCE_S)
+        service.gate.unlink()
+        until(service.ready)
+        assert service.children("gated_engine") != [engine]
+        assert service.sample("ready") == 1
+        assert service.sample("process_restarts_total", process="engine") == 1
+        assert service.post("mood") == 200
+
+
+def test_a_pause_of_everything_ends_nothing_and_a_hang_of_one_process_does(tmp_path: Path) -> None:
+    """After a pause of all processes all go on; a frontend that alone is stopped is replaced; SIGTERM waits for none that is."""
+    with supervised(tmp_path, POLYTASK_FRONTENDS="2", RESTART_S="4", POLYTASK_DEADLINE_S="3600") as service:
+        until(lambda: len(service.children()) == 3)
+        supervisor, before = psutil.Process(service.popen.pid), service.children()
+        time.sleep(1)  # the second frontend may have just reported that it is ready
+        for process in (supervisor, *before):
+            process.suspend()
+        time.sleep(8)
+        for process in (supervisor, *before):
+            process.resume()
+        time.sleep(2)
+        assert service.children() == before
+        assert service.sample("process_restarts_total") == 0
+        until(service.ready)
+        service.client.close()
+        (engine,), frontends = service.children("gated_engine"), service.children("processes.frontend")
+        frontends[0].suspend()
+        frontends[0].wait(PATIENCE_S)
+        until(lambda: len(service.children("processes.frontend")) == 2)
+        assert engine.is_running()
+        for process in (engine, frontends[1]):
+            process.suspend()
+        supervisor.terminate()
+        assert service.popen.wait(PATIENCE_S) == 0
+        assert not list(service.temporary.iterdir())
+
+
 def test_the_limits_of_a_key_hold_over_all_frontends(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     """The limits of a key hold over all frontends together, also after a frontend has been restarted."""
     keys = tmp_path / "keys"

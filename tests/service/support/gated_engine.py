@@ -1,4 +1,7 @@
-"""An engine process whose device waits while the file GATE exists, or gives wrong answers if WRONG is set."""
+"""An engine process whose device waits while the file GATE exists, or gives wrong answers if WRONG is set.
+
+It hangs after HUNG_S seconds of waiting, if that is set, and else never.
+"""
 
 from __future__ import annotations
 
@@ -28,5 +31,10 @@ class _Gated(TorchBackend):
 
 
 if __name__ == "__main__":
-    with patch("polytask.service.backends.selection.TorchBackend", _Gated):
+    with (
+        patch("polytask.service.backends.selection.TorchBackend", _Gated),
+        patch("polytask.service.engine.worker.HUNG_S", float(os.environ.get("HUNG_S", "inf"))),
+        # A probe that waits at the gate would be counted among what a test holds there.
+        patch("polytask.service.engine.device_loop.PROBE_S", float("inf")),
+    ):
         main()

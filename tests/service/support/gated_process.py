@@ -1,6 +1,7 @@
 """A service in a process of its own whose device waits on command: `shut` and `open`, a line each on stdin.
 
-Where SHUT is set it waits from the start.
+Where SHUT is set it waits from the start. It hangs after HUNG_S seconds of waiting, if that is set, and else never; a restart is said to
+help after RESTART_S more.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ def gated(network: Network) -> GatedBackend:
 
 
 if __name__ == "__main__":
-    with patch("polytask.service.backends.selection.TorchBackend", gated):
+    with (
+        patch("polytask.service.backends.selection.TorchBackend", gated),
+        patch("polytask.service.engine.worker.HUNG_S", float(os.environ.get("HUNG_S", "inf"))),
+        patch("polytask.service.engine.worker.RESTART_S", float(os.environ.get("RESTART_S", "inf"))),
+        patch("polytask.service.engine.device_loop.PROBE_S", float("inf")),
+    ):
         settings = Settings.from_environment(os.environ)
         configure_logs("service", settings.log_format)
         serve(settings)

@@ -17,13 +17,10 @@ class RecordingEngine:
         self.refusal: Exception | None = None
         self.early_refusal: Exception | None = None
         self.estimates: list[tuple[int | None, int, int]] = []
-        self.num_recoveries = 0
+        self.lost = False
         self.rows: list[Row[RowPayload]] = []
         self.cancelled: list[Row[RowPayload]] = []
         self.reasons: list[str | None] = []
-
-    def recover(self) -> None:
-        self.num_recoveries += 1
 
     def require_room(self, task_id: int | None, num_tokens: int, before: int, deadline: float) -> None:
         assert deadline > 0
