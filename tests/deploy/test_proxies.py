@@ -153,7 +153,7 @@ def test_the_shipped_haproxy(tmp_path: Path, service: str) -> None:
     configuration = replaced(
         SHIPPED, "server-template replica 8 service:8000 resolvers docker", f"server one {address}"
     )
-    configuration = replaced(configuration, "init-state down ", "")  # HAProxy 3.1 and later know it
+    configuration = replaced(configuration, " init-state down", "")  # HAProxy 3.1 and later know it
     with haproxy(tmp_path, configuration, "bind :8000") as url, httpx.Client(base_url=url) as client:
         until(lambda: client.get("/readyz").status_code == 200)
         assert_serves(url)
@@ -171,6 +171,13 @@ def test_the_ingress_is_valid() -> None:
     (path,) = ingress["spec"]["rules"][0]["http"]["paths"]
     assert path["path"] == PREFIX
     assert path["backend"]["service"] == {"name": "polytask", "port": {"number": 8000}}
+
+
+def test_the_service_keeps_idle_connections_longer_than_proxies() -> None:
+    """Without a time of their own the page's proxies give an idle connection up before the service does, by defaults known here."""
+    nginx_s = 60  # keepalive_timeout of an upstream; ingress-nginx has the same; HAProxy's pool-purge-delay is 5 s
+    assert Settings().keep_alive_s > nginx_s
+    assert not re.search(r"keepalive_timeout|pool-purge-delay", shown("nginx") + shown("haproxy") + SHIPPED)
 
 
 def test_proxies_wait_longer_than_the_service() -> None:

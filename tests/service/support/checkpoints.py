@@ -34,8 +34,10 @@ def in_memory() -> Checkpoint:
     return Checkpoint(manifest, tiny.network(), tiny.tokenizer(), "# tiny\n")
 
 
-def saved(store: Path, seed: int = 0, tasks: Sequence[Task] = tiny.tasks(), spoilt: str | None = None) -> None:
-    """Saves the next version of `tiny`, of the network of that seed, and makes it current; the first is `in_memory`.
+def saved(
+    store: Path, seed: int = 0, tasks: Sequence[Task] = tiny.tasks(), spoilt: str | None = None, name: str = "tiny"
+) -> None:
+    """Saves the next version of `tiny`, or `name`, of the network of that seed, and makes it current; the first is `in_memory`.
 
     The golden answer of the task `spoilt` is another one's.
     """
@@ -54,7 +56,7 @@ def saved(store: Path, seed: int = 0, tasks: Sequence[Task] = tiny.tasks(), spoi
         provenance={},
         card="# tiny\n",
     )
-    promote(store, "tiny", int(save(store, "tiny", contents).name))
+    promote(store, name, int(save(store, name, contents).name))
 
 
 def export(version: Path, file: Path, answers: Sequence[Golden] = ()) -> None:

@@ -132,11 +132,11 @@ def write_data(folder: Path, train: int = 60, validation: int = 24) -> Path:
 # Backbone
 
 
-def write_backbone(folder: Path, layers: int = _LAYERS) -> Path:
+def write_backbone(folder: Path, layers: int = _LAYERS, positions: int = _POSITIONS) -> Path:
     """A published BERT of two or more layers and width 32, with the tokenizer of `tests.tiny`."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = published_tensors(layers)
-    config = published_config() | {"num_hidden_layers": layers}
+    tensors = published_tensors(layers, positions)
+    config = published_config() | {"num_hidden_layers": layers, "max_position_embeddings": positions}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     tiny.tokenizer().save(str(folder / "tokenizer.json"))
     save_file(tensors, folder / "model.safetensors")
@@ -171,11 +171,11 @@ def published_config() -> dict[str, Any]:
     }
 
 
-def published_tensors(layers: int = _LAYERS) -> dict[str, Tensor]:
+def published_tensors(layers: int = _LAYERS, positions: int = _POSITIONS) -> dict[str, Tensor]:
     """Random weights under the names of a published BERT."""
     matrices = {
         "embeddings.word_embeddings": (len(tiny.VOCABULARY), _WIDTH),
-        "embeddings.position_embeddings": (_POSITIONS, _WIDTH),
+        "embeddings.position_embeddings": (positions, _WIDTH),
         "embeddings.token_type_embeddings": (2, _WIDTH),
     }
     linear, norms = {"pooler.dense": (_WIDTH, _WIDTH)}, ["embeddings.LayerNorm"]
