@@ -49,7 +49,7 @@ def test_the_card_of_the_demo_agrees_with_its_manifest(demo: Checkpoint) -> None
     """The card's row of each task has the main metric and baseline of the manifest, and names a licence."""
     card = (resolve(DEFAULT_STORE, "demo") / "card.md").read_text(encoding="utf-8")
     for task in demo.manifest.tasks:
-        (row,) = [line for line in card.splitlines() if line.startswith(f"| `{task.name}` |")]
+        row = next(line for line in card.splitlines() if line.startswith(f"| `{task.name}` |"))
         main, value = next(iter(demo.manifest.metrics[task.name].items()))
         cells = [cell.strip() for cell in row.strip("|").split("|")]
         assert cells[2:5] == [main, f"{value:.4f}", f"{demo.manifest.baselines[task.name][main]:.4f}"]
