@@ -84,6 +84,16 @@ def test_changed_files_are_named(published: Published) -> None:
     assert len(changed_files(untold, published.data)) == len(toy.TASKS)
 
 
+def test_a_held_out_part_by_other_rules_is_named(published: Published, workshop: Workshop) -> None:
+    """A version whose held-out records were drawn by other rules was not measured on those that are held out now."""
+    fields = toy.fields(workshop.backbone.folder)
+    fields["tasks"][0] |= {"validation": {}, "holdout": 0.2}
+    origin = provenance(Recipe.model_validate(fields), toy.to_toml(fields), published.data)
+    assert changed_files(published.version(**origin), published.data) == []
+    older = published.version(**{**origin, "reading": 1})
+    assert changed_files(older, published.data) == [fields["tasks"][0]["train"]]
+
+
 def test_several_splits_are_measured_again(published: Published, workshop: Workshop) -> None:
     """Named validation splits, or a held-out share of train, have the same examples as in training."""
     near, far = toy.fields(workshop.backbone.folder, [Kind.SPAN, Kind.RANKING])["tasks"]
