@@ -242,6 +242,31 @@ class BodyTooLarge(ServiceError):
         super().__init__(f"a request body has at most {limit} bytes; split the request")
 
 
+class UnsupportedEncoding(ServiceError):
+    """The body has a Content-Encoding that the service does not read. It was not read."""
+
+    status = 415
+    title = "Unsupported encoding"
+    when = "The body has another Content-Encoding than gzip, deflate or identity."
+    outcome = "invalid"
+    headers = {"Accept-Encoding": "gzip, deflate, identity"}  # noqa: RUF012, as in the base
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"Content-Encoding: must be gzip, deflate or identity; got {encoding[:40]!r}")
+
+
+class BrokenEncoding(ServiceError):
+    """The body is not what its Content-Encoding says."""
+
+    status = 400
+    title = "Broken encoding"
+    when = "The body is not what its Content-Encoding says, or is cut off."
+    outcome = "invalid"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"the body is not {encoding}, as its Content-Encoding says, or is cut off")
+
+
 class QueueFull(ServiceError):
     """The queue has no room for the request. None of its rows was run."""
 

@@ -39,7 +39,7 @@ def hostile(number: int, seed: int = 0) -> Iterator[Hostile]:
         ("cut off", lambda draw: _valid(draw)[: draw.randrange(30)]),
         ("UTF-16", lambda draw: _valid(draw).decode().encode("utf-16")),
         ("Latin-1", lambda _: _all_protocols('"stra\u00dfe"').encode("latin-1")),
-        ("gzip", lambda draw: gzip.compress(_valid(draw))),
+        ("gzip", lambda draw: gzip.compress(_valid(draw))[:-1]),
         ("deep", lambda _: _all_protocols("[" * _DEEP + "]" * _DEEP).encode()),
         ("deep and open", lambda draw: draw.choice([b"[", b'{"a":', b'{"inputs":[']) * (_DEEP // 10)),
         ("NaN", lambda draw: _all_protocols(draw.choice(["NaN", "Infinity", "-Infinity", "1e999"])).encode()),

@@ -17,6 +17,7 @@ from polytask.service.observability.request_log import RequestLog
 from polytask.service.observability.request_metrics import RequestMetrics
 from polytask.service.versions.served import Versions
 from polytask.service.web.middleware.authentication import AuthenticationMiddleware
+from polytask.service.web.middleware.compression import CompressionMiddleware
 from polytask.service.web.middleware.path_prefix import PathPrefixMiddleware
 from polytask.service.web.middleware.rate_limits import ProcessIndex
 from polytask.service.web.middleware.request_tracking import RequestTrackingMiddleware, Traces
@@ -32,6 +33,7 @@ from polytask.service.web.routes.tasks import PREDICT, predict_handler, task_rou
 
 _CORS_REQUEST_HEADERS = [
     "Authorization",
+    "Content-Encoding",
     "Content-Type",
     "Polytask-Deadline-Ms",
     "traceparent",
@@ -78,6 +80,7 @@ def application(
         app.openapi(), versions.active.task_info, versions.active.examples(), needs_key=bool(settings.keys)
     )
     # The middleware that is added last runs first.
+    app.add_middleware(CompressionMiddleware)
     app.add_middleware(
         AuthenticationMiddleware, keys=settings.keys, versions=versions, metrics=metrics, process_index=process_index
     )

@@ -12,8 +12,8 @@ from tests.service.support import checkpoints
 from tests.service.support.doubles import real_backend
 from tests.service.web.middleware.test_authentication import KEYS
 
-_PREDICT = dict.fromkeys(("404", "413", "422", "429", "500", "503", "504"), "Problem")
-_REFUSED = dict.fromkeys(("400", "404", "413", "429", "500", "503", "504"), "ErrorMessage")
+_PREDICT = dict.fromkeys(("400", "404", "413", "415", "422", "429", "500", "503", "504"), "Problem")
+_REFUSED = dict.fromkeys(("400", "404", "413", "415", "429", "500", "503", "504"), "ErrorMessage")
 
 PATHS = {
     "GET /v1/tasks": {"200": "TaskList", "500": "Problem"},
@@ -37,6 +37,7 @@ PATHS = {
 
 PROBLEMS = {
     "bad-request": 400,
+    "broken-encoding": 400,
     "unauthorized": 401,
     "not-allowed": 403,
     "not-found": 404,
@@ -47,6 +48,7 @@ PROBLEMS = {
     "body-too-large": 413,
     "too-long-to-run": 413,
     "too-many-inputs": 413,
+    "unsupported-encoding": 415,
     "invalid-input": 422,
     "queue-full": 429,
     "rate-limited": 429,
@@ -247,7 +249,7 @@ def test_the_types_of_problems_are_a_closed_list(document: dict[str, Any]) -> No
     """The document lists all types of problems; each path shows those that it returns, some of them only if keys are needed."""
     types = document["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
     assert types == [f"urn:polytask:{name}" for name in PROBLEMS]
-    elsewhere = {"bad-request", "not-found", "method-not-allowed", "head-too-large"}
+    elsewhere = {"not-found", "method-not-allowed", "head-too-large"}
     of_admins = {"not-allowed", "conflict", "several-processes"}
     of_keys = {"unauthorized", "rate-limited", "too-many-at-once"} | of_admins
     assert examples_of_problems(document) == {name: PROBLEMS[name] for name in PROBLEMS.keys() - elsewhere - of_keys}

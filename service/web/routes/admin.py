@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 
 from polytask.service.api.parsing import parse_load
 from polytask.service.versions.served import LoadStatus, Versions
-from polytask.service.web.routes.predict_call import read_body
+from polytask.service.web.request_body import read_body
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ def admin_routes(versions: Versions, max_body_bytes: int) -> APIRouter:
         "/load",
         summary="Loads a version beside the active one and compares them; GET /admin/models says how far it is",
         status_code=202,
-        responses={**refusals, 404: {}, 413: {}, 422: {}},
+        responses={**refusals, 400: {}, 404: {}, 413: {}, 415: {}, 422: {}},
     )
     async def load(request: Request) -> SwapState:
         body = parse_load(await read_body(request, max_body_bytes))

@@ -30,7 +30,7 @@ from polytask.service.versions.served import ServedVersion, Versions
 from polytask.service.web.routes.predict_call import PARAMETERS, run_prediction
 from polytask.service.web.server import require_accepting
 
-_FAILURES: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 404, 413, 422, 429, 503, 504)}
+_FAILURES: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 400, 404, 413, 415, 422, 429, 503, 504)}
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {}}
 _NOT_READY: dict[int | str, dict[str, Any]] = {503: {}}
 

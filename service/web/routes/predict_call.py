@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from codecs import BOM_UTF8
 from collections.abc import Callable
 
 from fastapi import Request
 
-from polytask.service.errors import BodyTooLarge, BodyTooSlow, ClientGone, FieldError, InvalidInput
+from polytask.service.errors import BodyTooSlow, FieldError, InvalidInput
 from polytask.service.prediction.predictor import PredictCall, Translate, before
 from polytask.service.request_context import REQUEST_CONTEXT, RequestContext
 from polytask.service.versions.served import ServedVersion
 from polytask.service.web.connection import DISCONNECT_EVENT, DisconnectEvent
+from polytask.service.web.request_body import read_body
 
 _DEADLINE = "Polytask-Deadline-Ms"
 _MAX_DEADLINE_MS = 86_400_000
@@ -81,24 +81,6 @@ def _allowed_s(milliseconds: str | None) -> float | None:
         return int(milliseconds) / 1000
     message = f"must be whole milliseconds, at least 1 and at most {_MAX_DEADLINE_MS}; got {milliseconds[:20]!r}"
     raise InvalidInput([FieldError(_DEADLINE, message)])
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, of which at most `limit` bytes are kept, whatever its Content-Length. Raises BodyTooLarge or ClientGone.
-
-    Without a byte order mark, which some editors and shells write, and readers of JSON may ignore (RFC 8259, 8.1).
-    """
-    body, more = b"", True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone("the connection was closed before the request was complete")
-        # Usually the whole body is one message, which is not copied.
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise BodyTooLarge(limit)
-        more = message.get("more_body", False)
-    return body.removeprefix(BOM_UTF8)
 
 
 def _watch_disconnect(request: Request, callback: Callable[[], None]) -> Callable[[], object]:

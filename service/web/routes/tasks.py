@@ -35,7 +35,9 @@ def predict_handler(versions: Versions, max_body_bytes: int) -> Handler:
 def task_routes(predict: Handler, versions: Versions) -> APIRouter:
     """Routes for clients. `predict`: a `predict_handler`."""
     router = APIRouter(tags=["tasks"])
-    responses: dict[int | str, dict[str, Any]] = {status: {} for status in (200, 404, 413, 422, 429, 503, 504)}
+    responses: dict[int | str, dict[str, Any]] = {
+        status: {} for status in (200, 400, 404, 413, 415, 422, 429, 503, 504)
+    }
     router.post(
         PREDICT,
         summary="Answers, one for each input, in order",
