@@ -178,19 +178,14 @@ class InputEncoder:
         """
         if task.kind in CANDIDATE_KINDS and not all(item.candidates for item in inputs):
             raise ValueError(f"task {task.name!r}: an input of a {task.kind} task needs candidates")
-        cache = TokenCache(task.max_length) if cache is None else cache
         # What no row can read need not be kept, only counted.
-        keep = Keep(None if truncation is Truncation.WINDOW else cache.max_length, truncation is Truncation.LEFT)
+        most = None if truncation is Truncation.WINDOW else cache.max_length if cache else task.max_length
+        keep = Keep(most, truncation is Truncation.LEFT)
         if task.kind is Kind.TAGGING:
-            for item in inputs:
-                if (task.name, item) not in cache.texts:
-                    cache.texts[task.name, item] = self._tokenise_words(task, item, keep, limits)
-            return [tuple(self._word_rows(task, cache.texts[task.name, item], truncation)) for item in inputs]
-        new = dict.fromkeys(text for item in inputs for text in _texts(item) if text not in cache.texts)
-        cache.texts.update(zip(new, self._tokenise(list(new), keep, limits), strict=True))
-        return [
-            self._encode_item(task, item, [cache.texts[text] for text in _texts(item)], truncation) for item in inputs
-        ]
+            words = (self._tokenise_words(task, item, keep, limits, cache) for item in inputs)
+            return [tuple(self._word_rows(task, text, truncation)) for text in words]
+        texts = iter(self._tokenise_cached([text for item in inputs for text in _texts(item)], keep, limits, cache))
+        return [self._encode_item(task, item, [next(texts) for _ in _texts(item)], truncation) for item in inputs]
 
     def tokens(self, task: Task, item: Input, rows: Sequence[Encoding], cache: TokenCache) -> list[list[Token]]:
         """The tokens of each row of `item` without special tokens. `cache`: as filled by `encode`."""
@@ -219,17 +214,25 @@ class InputEncoder:
         first, second = (self._tokenizer.encode(text, add_special_tokens=False).offsets[-1] for text in (" a", "a a"))
         return int(first == (0, 2) and second == (2, 3))
 
+    def _tokenise_cached(
+        self, texts: Sequence[str], keep: Keep, limits: EncodingLimits, cache: TokenCache | None
+    ) -> list[TokenisedText]:
+        if cache is None:
+            return self._tokenise(texts, keep, limits)
+        new = [text for text in dict.fromkeys(texts) if text not in cache.texts]
+        cache.texts.update(zip(new, self._tokenise(new, keep, limits), strict=True))
+        return [cache.texts[text] for text in texts]
+
     def _tokenise(self, texts: Sequence[str], keep: Keep, limits: EncodingLimits) -> list[TokenisedText]:
-        if len(texts) > _SERIAL_LIMIT and all(len(text) <= PIECE_LENGTH for text in texts):
-            limits.check()
+        if max(map(len, texts), default=0) > PIECE_LENGTH:
+            return [self._tokenise_text(text, keep, limits) for text in texts]
+        if len(texts) > _SERIAL_LIMIT:
             encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-            return [TokenisedText((Piece(0, encoding),), len(encoding)) for encoding in encodings]
-        return [self._tokenise_text(text, keep, limits) for text in texts]
+        else:
+            encodings = [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        return [TokenisedText((Piece(0, encoding),), len(encoding)) for encoding in encodings]
 
     def _tokenise_text(self, text: str, keep: Keep, limits: EncodingLimits) -> TokenisedText:
-        if len(text) <= PIECE_LENGTH:
-            encoding = self._tokenizer.encode(text, add_special_tokens=False)
-            return TokenisedText((Piece(0, encoding),), len(encoding))
         pieces = (
             # As a batch of one, which lets other threads run while it is tokenised.
             Piece(base, self._tokenizer.encode_batch([part], add_special_tokens=False)[0], self._blanks if base else 0)
@@ -237,21 +240,26 @@ class InputEncoder:
         )
         return gather(_limited(pieces, keep, limits), keep)
 
-    def _tokenise_words(self, task: Task, item: Input, keep: Keep, limits: EncodingLimits) -> TokenisedText:
+    def _tokenise_words(
+        self, task: Task, item: Input, keep: Keep, limits: EncodingLimits, cache: TokenCache | None
+    ) -> TokenisedText:
+        if cache is not None and (task.name, item) in cache.texts:
+            return cache.texts[task.name, item]
         ranges = task.word_rule.words(item.text, limits.check) if item.words is None else item.words
         if len(item.text) <= PIECE_LENGTH:
-            words = _words(item, ranges)
-            encoding = self._tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
-            return TokenisedText((Piece(0, encoding),), len(encoding), word_ranges=ranges)
-        parts = ((base, ranges[base : base + _WORDS_IN_PIECE]) for base in range(0, len(ranges), _WORDS_IN_PIECE))
-        pieces = (
-            Piece(
-                base,
-                self._tokenizer.encode_batch([_words(item, part)], is_pretokenized=True, add_special_tokens=False)[0],
-            )
-            for base, part in parts
-        )
-        return gather(_limited(pieces, keep, limits), keep, ranges)
+            encoding = self._tokenizer.encode(_words(item, ranges), is_pretokenized=True, add_special_tokens=False)
+            text = TokenisedText((Piece(0, encoding),), len(encoding), word_ranges=ranges)
+        else:
+            text = gather(_limited(self._word_pieces(item, ranges), keep, limits), keep, ranges)
+        if cache is not None:
+            cache.texts[task.name, item] = text
+        return text
+
+    def _word_pieces(self, item: Input, ranges: Offsets) -> Iterator[Piece]:
+        for base in range(0, len(ranges), _WORDS_IN_PIECE):
+            words = _words(item, ranges[base : base + _WORDS_IN_PIECE])
+            (encoding,) = self._tokenizer.encode_batch([words], is_pretokenized=True, add_special_tokens=False)
+            yield Piece(base, encoding)
 
     def _encode_item(
         self, task: Task, item: Input, texts: Sequence[TokenisedText], truncation: Truncation
@@ -274,7 +282,7 @@ class InputEncoder:
         ids = text.ids()
         if not self._reserved.isdisjoint(ids):
             ids = [self._unknown if token_id in self._reserved else token_id for token_id in ids]
-        return _Read(text, ids)
+        return _Read(ids, text.first, text.num_tokens)
 
     def _single_rows(self, task: Task, text: _Read, truncation: Truncation) -> Iterator[Encoding]:
         num_tokens = text.num_tokens
@@ -319,18 +327,15 @@ class InputEncoder:
 
 
 class _Read(NamedTuple):
-    """A text and the ids of its kept tokens."""
+    """The ids of a text's kept tokens, the number of the first of them, and how many tokens the text has."""
 
-    text: TokenisedText
     ids: list[int]
+    first: int
+    num_tokens: int
 
-    @property
-    def num_tokens(self) -> int:
-        return self.text.num_tokens
-
-    def part(self, start: int, stop: int) -> Sequence[int]:
+    def part(self, start: int, stop: int) -> list[int]:
         """The ids of the tokens `start` to before `stop` of the text."""
-        return self.text.part(self.ids, start, stop)
+        return self.ids[start - self.first : stop - self.first]
 
 
 def _limited(pieces: Iterable[Piece], keep: Keep, limits: EncodingLimits) -> Iterator[Piece]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import msgspec
 
-from polytask.model.answers import AnswerOptions
-from polytask.model.encoding import Encoding, Input
 from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task, answer_labels
 
 _NUMBER = 25
@@ -27,27 +25,38 @@ _ENTITY_FRAME = len('{"text":"","label":"","start":,"end":,"score":},') + 2 * _I
 _LABEL_FRAME = len('{"label":,"score":},') + _NUMBER
 _CANDIDATE_FRAME = len('{"index":,"text":"","score":},') + _INDEX + _NUMBER
 
-_ECHOING = CANDIDATE_KINDS | {Kind.TAGGING, Kind.SPAN}
-
 _ENCODER = msgspec.json.Encoder()
 
 
-def max_answers_bytes(
-    task: Task, inputs: Sequence[Input], rows: Sequence[Sequence[Encoding]], options: AnswerOptions, *, read: bool
-) -> int:
-    """The most bytes that the answers to inputs of a task may have. `rows`: of each. `read`: whether they list tokens."""
-    size = len(inputs) * (_FRAME + _labels_bytes(task.kind, task.labels, options.top_k))
+class RequestSize(NamedTuple):
+    """What is known of one task's part of a request: its inputs, rows and tokens, and the bytes of its texts as JSON."""
+
+    inputs: int
+    rows: int
+    tokens: int
+    text_bytes: int
+
+
+def max_answers_bytes(task: Task, size: RequestSize, top_k: int | None, *, read: bool) -> int:
+    """The most bytes that the answers of a task may have. `read`: whether they list the tokens.
+
+    From numbers only, as it is computed for every request: a text may come once in each answer, a word has a token, and a
+    candidate a row.
+    """
+    most = size.inputs * (_FRAME + _labels_bytes(task.kind, task.labels, top_k)) + size.text_bytes
     if task.kind is Kind.TAGGING:
-        words = sum(len(row.positions) for its_rows in rows for row in its_rows)
-        size += words * (_ENTITY_FRAME + max(map(_json_bytes, answer_labels(task)), default=0))
+        most += size.tokens * (_ENTITY_FRAME + _longest_label(task))
     if task.kind in CANDIDATE_KINDS:
-        size += _CANDIDATE_FRAME * sum(len(item.candidates) for item in inputs)
-    if task.kind in _ECHOING or read:
-        # Of tokens: windows have a text up to twice, and a vocabulary of bytes writes two signs for some characters.
-        size += sum(map(_text_bytes, inputs)) * (5 if read else 1)
+        most += size.rows * _CANDIDATE_FRAME
     if read:
-        size += _TOKEN_FRAME * sum(len(row) for its_rows in rows for row in its_rows)
-    return size
+        # Windows have a text up to twice, and a vocabulary of bytes writes two signs for some characters.
+        most += size.tokens * _TOKEN_FRAME + 4 * size.text_bytes
+    return most
+
+
+@lru_cache(maxsize=1024)
+def _longest_label(task: Task) -> int:
+    return max(map(_json_bytes, answer_labels(task)), default=0)
 
 
 @lru_cache(maxsize=1024)
@@ -61,10 +70,6 @@ def _labels_bytes(kind: Kind, labels: tuple[str, ...], top_k: int | None) -> int
         case Kind.MULTILABEL:
             return scores + sum(sizes) + len(sizes) * _LABEL_FRAME
     return 0
-
-
-def _text_bytes(item: Input) -> int:
-    return sum(map(_json_bytes, (item.text, item.text_pair or "", *item.candidates)))
 
 
 def _json_bytes(text: str) -> int:

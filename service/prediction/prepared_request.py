@@ -20,7 +20,7 @@ from polytask.model.encoding import (
 from polytask.model.tasks import LABELLED_KINDS, Kind, Task
 from polytask.model.truncation import Truncation
 from polytask.model_store.manifest import Golden
-from polytask.service.api.answer_size import max_answers_bytes
+from polytask.service.api.answer_size import RequestSize, max_answers_bytes
 from polytask.service.api.options import Options, answer_options
 from polytask.service.api.parsing import parse, parse_for_tasks
 from polytask.service.api.responses import (
@@ -122,16 +122,18 @@ class RequestPreparer:
         ]
         reused = len(parts) > 1 or options.return_tokens
         token_cache = TokenCache(max(task.max_length for task in tasks)) if reused else None
-        num_tokens = 0
+        num_tokens, answer_bytes = 0, 0
         for part in parts:
             room = self._settings.max_waiting_tokens - num_tokens
-            num_tokens += self._encode(part, options.truncation or Truncation.LONGEST_FIRST, token_cache, room, check)
+            its_tokens = self._encode(part, options.truncation or Truncation.LONGEST_FIRST, token_cache, room, check)
             if options.truncation is Truncation.ERROR and not parsed.per_item:
                 _require_none_refused(part)
-        rows = [(part.task_id, row) for part in parts for encodings in part.encodings for row in encodings]
-        answer_bytes = sum(_max_answer_bytes(part, read=bool(options.return_tokens)) for part in parts)
+            size = RequestSize(len(part.items), sum(map(len, part.encodings)), its_tokens, len(body))
+            answer_bytes += max_answers_bytes(part.task, size, options.top_k, read=bool(options.return_tokens))
+            num_tokens += its_tokens
         if answer_bytes > self._settings.max_answer_bytes:
             raise AnswersTooLarge(answer_bytes, self._settings.max_answer_bytes, _how_to_ask_for_less(tasks, options))
+        rows = [(part.task_id, row) for part in parts for encodings in part.encodings for row in encodings]
         return PreparedRequest(
             parts, task is not None, len(parsed.items), options, token_cache, rows, num_tokens, answer_bytes
         )
@@ -205,11 +207,6 @@ class RequestPreparer:
                 for tokens in self._encoder.tokens(part.task, item, rows, request.token_cache)
             ]
         return as_json
-
-
-def _max_answer_bytes(part: TaskPart, *, read: bool) -> int:
-    inputs = [item for item in part.items if isinstance(item, Input)]
-    return max_answers_bytes(part.task, inputs, part.encodings, part.options, read=read)
 
 
 def _how_to_ask_for_less(tasks: Sequence[Task], options: Options) -> str:

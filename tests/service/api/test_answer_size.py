@@ -15,8 +15,9 @@ from polytask.model.answers import AnswerOptions, answer
 from polytask.model.encoding import Encoding, Input, InputEncoder, TokenCache
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
-from polytask.service.api.answer_size import max_answers_bytes
+from polytask.service.api.answer_size import RequestSize, max_answers_bytes
 from polytask.service.api.responses import answer_json, token_json
+from polytask.service.api.schemas import from_input
 from tests.support import tiny
 
 ENCODER = InputEncoder(tiny.tokenizer())
@@ -34,7 +35,8 @@ def _rendered(task: Task, item: Input, options: AnswerOptions, seed: int, *, rea
     as_json: dict[str, Any] = answer_json(answer(task, item, rows, logits, options), rows)
     if read:
         as_json["read"] = [token_json(task, item, tokens) for tokens in ENCODER.tokens(task, item, rows, cache)]
-    return len(msgspec.json.encode(as_json)) + 1, max_answers_bytes(task, [item], [rows], options, read=read)
+    size = RequestSize(1, len(rows), sum(map(len, rows)), len(msgspec.json.encode(from_input(task, item))))
+    return len(msgspec.json.encode(as_json)) + 1, max_answers_bytes(task, size, options.top_k, read=read)
 
 
 def _shape(task: Task, row: Encoding) -> tuple[int, ...]:
@@ -75,7 +77,6 @@ def test_the_bound_is_near() -> None:
 def test_fewer_scores_are_a_smaller_answer() -> None:
     """`top_k` lowers the bound, so that a request of many labels can be sent with it."""
     task = Task("topic", Kind.CLASSIFICATION, 32, labels=tuple(map(str, range(10_000))))
-    all_scores, ten_scores = (
-        max_answers_bytes(task, [Input("cat")], [()], AnswerOptions(k), read=False) for k in (None, 10)
-    )
+    size = RequestSize(inputs=1, rows=1, tokens=3, text_bytes=5)
+    all_scores, ten_scores = (max_answers_bytes(task, size, top_k, read=False) for top_k in (None, 10))
     assert all_scores > 100 * ten_scores
