@@ -225,7 +225,10 @@ class InputEncoder:
 
     def _tokenise(self, texts: Sequence[str], keep: Keep, limits: EncodingLimits) -> list[TokenisedText]:
         if max(map(len, texts), default=0) > PIECE_LENGTH:
-            return [self._tokenise_text(text, keep, limits) for text in texts]
+            short = iter(self._tokenise([text for text in texts if len(text) <= PIECE_LENGTH], keep, limits))
+            return [
+                next(short) if len(text) <= PIECE_LENGTH else self._tokenise_text(text, keep, limits) for text in texts
+            ]
         if len(texts) > _SERIAL_LIMIT:
             encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         else:

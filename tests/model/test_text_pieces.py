@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
@@ -76,12 +76,24 @@ def _byte_level(*, prefix: bool, trim: bool) -> tokenizers.Tokenizer:
 
 
 def _unigram(**options: object) -> tokenizers.Tokenizer:
-    """As sentencepiece's own models are converted: its normalizer, and words marked by the blank before them."""
+    """As sentencepiece's own models are converted: its normalizers, and words marked by the blank before them."""
     built = _published("xlm-roberta")
     built.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Strip(left=False), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
+        [
+            normalizers.Nmt(),
+            normalizers.NFKC(),
+            normalizers.Strip(left=False),
+            normalizers.Replace(tokenizers.Regex(" {2,}"), " "),
+        ]
     )
     built.pre_tokenizer = pre_tokenizers.Metaspace(**options)  # type: ignore[arg-type]
+    return built
+
+
+def _unstripped() -> tokenizers.Tokenizer:
+    """A normalizer that makes blanks of signs without width, and one blank of several, also at the end of a text."""
+    built = _unigram()
+    built.normalizer = normalizers.Sequence([normalizers.Nmt(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")])
     return built
 
 
@@ -104,6 +116,7 @@ TOKENIZERS = {
     "byte level, with blanks": _byte_level(prefix=True, trim=False),
     "xlm-roberta": _published("xlm-roberta"),
     "unigram": _unigram(),
+    "unigram, unstripped": _unstripped(),
     "unigram, first": _unigram(prepend_scheme="first"),
     "unigram, never": _unigram(prepend_scheme="never"),
 }
@@ -126,6 +139,8 @@ def _task(kind: Kind, max_length: int) -> Task:
 
 @pytest.mark.parametrize("sort", TOKENIZERS)
 @given(TEXTS, st.integers(1, 20))
+@example("cat\u200b dog", 1)
+@example("cat \u037adog", 1)
 def test_pieces_have_the_tokens_of_the_whole(sort: str, text: str, length: int) -> None:
     """The tokens of a text and their characters are those of its pieces one after the other, wherever it is cut."""
     tokenizer, blanks = PIECEWISE[sort]._tokenizer, PIECEWISE[sort]._blanks
@@ -186,6 +201,14 @@ def test_rows_of_long_texts_are_those_of_the_whole(sort: str, kind: Kind, part: 
     one_piece, whole_cache = _whole(encoder), TokenCache(10**6)
     assert (rows,) == tuple(one_piece.encode(task, [item], rule, whole_cache))
     assert encoder.tokens(task, item, rows, cache) == one_piece.tokens(task, item, rows, whole_cache)
+
+
+def test_short_and_long_texts_may_come_together() -> None:
+    """Each of many texts has its own rows, in order, whatever the lengths of the others."""
+    texts = ["cat", "the cat " * 1_000, "sat", *["a " * length for length in (1, 3_000, 5, 4_000, 2)], *["the"] * 9]
+    inputs, task = [Input(text) for text in texts], _task(Kind.CLASSIFICATION, 16)
+    together = PIECEWISE["bert"].encode(task, inputs)
+    assert together == [rows for item in inputs for rows in PIECEWISE["bert"].encode(task, [item])]
 
 
 class _Stop(Exception):
