@@ -102,12 +102,12 @@ _MOMENTS = {
 
 @pytest.mark.parametrize(("event", "path", "left"), _MOMENTS.values(), ids=_MOMENTS)
 def test_killed_while_publishing(folder: Path, event: str, path: str, left: list[int]) -> None:
-    """After a kill at any step of saving, a version exists completely or not at all, and the next run cleans up and publishes."""
+    """After a kill at any step of saving, a version exists completely or not at all; the resumed run cleans up and has published once."""
     process = _start(folder, 16, (event, path))
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert _verified(folder / "store") == left
-    _assert_the_next_run_publishes(folder, [*left, len(left) + 1])
+    _assert_the_next_run_publishes(folder, [1])
 
 
 def test_killed_while_training(folder: Path) -> None:
