@@ -109,7 +109,7 @@ def _read(file: Path) -> str:
     if file.is_dir():
         raise KeyLineError(f"is a folder: {file}; Docker makes one where the file of a volume is not there")
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except PermissionError as error:
         raise KeyLineError(f"cannot be read: {error}; let user {os.geteuid()}, who runs the service, read it") from None
     except (OSError, UnicodeError) as error:

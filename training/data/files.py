@@ -24,7 +24,11 @@ from polytask.training.recipes.validation_errors import did_you_mean
 
 _HUGGING_FACE = "hf:"
 _GZIP = ".gz"
-_TEXT_TABLES = {".csv": ",", ".tsv": "\t"}
+_TEXT_TABLES = {".csv": ",;\t|", ".tsv": "\t"}
+"""The separators that a format may have, the usual one first."""
+
+# Documents are longer than the 128 KiB of a cell that Python's reader takes by default.
+csv.field_size_limit(2**31 - 1)
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -103,9 +107,15 @@ def _json_rows(path: Path, issues: DataIssues) -> Rows:
                 issues.add(location, "not a JSON object", category="not a JSON object")
 
 
-def _table_rows(path: Path, separator: str, columns: Iterable[str], issues: DataIssues) -> Rows:
-    """The rows below the header. An empty cell is a missing value. CSV has quotes, TSV has none."""
-    quotes: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+def _table_rows(path: Path, separators: str, columns: Iterable[str], issues: DataIssues) -> Rows:
+    """The rows below the header. An empty cell is a missing value.
+
+    CSV has quotes, and the first of the separators with which the header has the `columns`, as Excel writes semicolons in
+    half of Europe. TSV has no quotes, but cells that pandas has quoted are read as they were.
+    """
+    columns, is_plain = set(columns), separators == "\t"
+    separator = next((each for each in separators if columns <= set(_header(path, each))), separators[0])
+    quotes: Any = csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
     reader = csv.reader(_decoded(path, issues), delimiter=separator, quoting=quotes, strict=True)
     header: list[str] = []
     start = 1
@@ -118,7 +128,8 @@ def _table_rows(path: Path, separator: str, columns: Iterable[str], issues: Data
                 header = cells
                 _check_header(path, header, columns)
             elif len(cells) == len(header):
-                yield location, {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+                values = map(_unquoted, cells) if is_plain else cells
+                yield location, {name: value for name, value in zip(header, values, strict=True) if value}
             else:
                 message = f"{len(cells)} cells, but the header has {len(header)}"
                 issues.add(location, message, category="another number of cells than the header")
@@ -126,6 +137,20 @@ def _table_rows(path: Path, separator: str, columns: Iterable[str], issues: Data
         # No row after this one can be read, so it is not a single bad row.
         issues.add(f"{path}:{start}", f"not a valid table from here on: {error}")
         raise DataError(issues) from error
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    """The first line that is not empty, split at the separator."""
+    lines = (line.decode("utf-8", errors="replace") for _, line in _lines(path))
+    first = next((line for line in lines if line.strip()), "")
+    return next(csv.reader([first], delimiter=separator), [])
+
+
+def _unquoted(cell: str) -> str:
+    """A cell of a TSV file, without quotes if it has been quoted because of quotes in it, all of which are doubled."""
+    inner = cell[1:-1]
+    is_quoted = len(cell) > 3 and cell[0] == cell[-1] == '"' and '"' in inner and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if is_quoted else cell
 
 
 def _decoded(path: Path, issues: DataIssues) -> Iterator[str]:

@@ -394,7 +394,7 @@ class Recipe(_Section):
 def read_recipe(path: Path) -> tuple[Recipe, str]:
     """The recipe and its text. Raises RecipeError naming the file and each key that is wrong."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         return Recipe.model_validate(tomllib.loads(text)), text
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error

@@ -132,6 +132,33 @@ def test_quotes_are_plain_characters_in_tsv(tmp_path: Path) -> None:
     assert [row["text"] for _, row in _rows(tmp_path, "a.tsv")] == ['"so it began', 'a "b"']
 
 
+def test_cells_that_pandas_has_quoted_in_tsv_are_read_as_they_were(tmp_path: Path) -> None:
+    """TSV as pandas writes it, with quotes in texts and labels, is read with the same texts and labels."""
+    rows = [["text", "label"], ['he said "fine" x', 'ask "billing"'], ["plain", 'a "b"']]
+    with (tmp_path / "a.tsv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t", lineterminator="\n").writerows(rows)  # as pandas' to_csv does
+    assert [list(row.values()) for _, row in _rows(tmp_path, "a.tsv", "text")] == rows[1:]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_the_separator_of_csv_is_found_by_its_header(tmp_path: Path, separator: str, quoting: Any) -> None:
+    """CSV may be separated by commas, semicolons, tabs or bars: by what makes the wanted columns of the header."""
+    rows = [["text", "label"], ["good; really, a | film", "pos"], ["bad", "neg"]]
+    with (tmp_path / "a.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=separator, quoting=quoting).writerows(rows)
+    found = [list(row.values()) for _, row in _rows(tmp_path, "a.csv", "text", "label")]
+    assert found == rows[1:]
+
+
+def test_a_cell_may_be_as_long_as_a_document(tmp_path: Path) -> None:
+    """A cell of CSV or TSV has no limit below that of memory."""
+    text = "word " * 100_000 + "end"
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        (tmp_path / name).write_text(f"text{separator}label\n{text}{separator}x\n", encoding="utf-8")
+        assert _rows(tmp_path, name, "text") == [(f"{tmp_path}/{name}:2", {"text": text, "label": "x"})]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
     """A byte order mark before the header, as spreadsheets write it, is not part of the first column's name."""
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\na,x\n")

@@ -262,6 +262,14 @@ def test_a_file_that_is_no_toml_is_an_error(tmp_path: Path, content: bytes) -> N
         read_recipe(path)
 
 
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """A recipe as Windows' Notepad saves it is read as without the mark."""
+    path = tmp_path / "a.toml"
+    content = toy.to_toml(toy.fields("backbone"))
+    path.write_text(content, encoding="utf-8-sig")
+    assert read_recipe(path)[1] == content
+
+
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     """A missing recipe, or a folder in its place, is an error that names it."""
     for path in (tmp_path / "none.toml", tmp_path):
