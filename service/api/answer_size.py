@@ -21,7 +21,7 @@ _FRAME = 250
 _TOKEN_FRAME = 90
 """Bytes of an entry of `read` beside its token: `{"token":"","field":"candidates[127]","start":…,"end":…},`."""
 
-_ENTITY_FRAME = len('{"text":"","label":"","start":,"end":,"score":},') + 2 * _INDEX + _NUMBER
+_ENTITY_FRAME = len('{"text":"","label":"","start":,"end":,"score":,"start_word":,"end_word":},') + 4 * _INDEX + _NUMBER
 _LABEL_FRAME = len('{"label":,"score":},') + _NUMBER
 _CANDIDATE_FRAME = len('{"index":,"text":"","score":},') + _INDEX + _NUMBER
 

@@ -51,7 +51,8 @@ def test_every_kind_of_answer_comes_back_as_it_is(take: Take, service: str) -> N
 def assert_alike(expected: Any, found: Any) -> None:
     """Asserts equality, with scores equal up to rounding."""
     if isinstance(expected, dict):
-        assert set(expected) == set(found)
+        # Of entities in texts the client has None for the words that only entities of `tokens` have.
+        assert set(expected) == {name for name, value in found.items() if value is not None}
         expected, found = list(expected.values()), [found[name] for name in expected]
     if isinstance(expected, (list, tuple)):
         assert len(expected) == len(found)

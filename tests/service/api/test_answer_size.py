@@ -80,3 +80,9 @@ def test_fewer_scores_are_a_smaller_answer() -> None:
     size = RequestSize(inputs=1, rows=1, tokens=3, text_bytes=5)
     all_scores, ten_scores = (max_answers_bytes(task, size, top_k, read=False) for top_k in (None, 10))
     assert all_scores > 100 * ten_scores
+
+
+def test_entities_of_given_words_are_within_their_bound() -> None:
+    """An answer with an entity for every given word has at most as many bytes as were expected."""
+    size, most = _rendered(PLAIN, Input.from_words(["cat"] * 2_000), AnswerOptions(raw_scores=True), 0, read=False)
+    assert size <= most
