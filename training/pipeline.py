@@ -58,12 +58,12 @@ def run_recipe(
     run_folder = RunFolder(folder or Path("runs") / recipe.name)
     with process_group() as group:
         if not group.is_main:
-            return train_only(prepare(recipe, text, data_folder), run_folder, group)
+            return train_only(prepare(recipe, text, data_folder, Console(quiet=True)), run_folder, group)
         check_writable(store, recipe.name)
         run_folder.check(resume=resume)
-        prepared = prepare(recipe, text, data_folder)
+        prepared = prepare(recipe, text, data_folder, console)
         draws = planned_draws([len(examples) for examples in prepared.examples], recipe.sampler, recipe.length.examples)
-        console.print(data_statistics(prepared.data, prepared.examples, draws))
+        console.print(data_statistics(prepared.data, prepared.examples, draws, prepared.encoder))
         counts = parameter_counts(prepared.network)
         console.print(f"{counts}, on {device_name(choose_device())}; kept in {run_folder.path}", soft_wrap=True)
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network
@@ -27,6 +28,7 @@ from polytask.training.data.issues import DataError, read_all
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.recipes.schema import Recipe
+from polytask.training.runs.progress import track
 from polytask.training.runs.provenance import provenance
 
 
@@ -66,19 +68,19 @@ class PreparedRun:
         return self.backbone.tokenizer.decode(list(example.encodings[0].input_ids))
 
 
-def prepare(recipe: Recipe, text: str, data_folder: Path) -> PreparedRun:
+def prepare(recipe: Recipe, text: str, data_folder: Path, console: Console) -> PreparedRun:
     """Prepares the run of a recipe; `text` is the recipe as it was written. Raises DataError, RecipeError or StoreError."""
-    data = load_data(recipe, data_folder)
+    data = load_data(recipe, data_folder, console)
     backbone = load_backbone(recipe.backbone.name)
     encoder = InputEncoder(backbone.tokenizer)
-    examples = encode_tasks(encoder, data)
+    examples = encode_tasks(encoder, data, console)
     data = [_bound_answers(*each) for each in zip(data, examples, strict=True)]
     network = build_network(recipe, backbone, [task_data.task for task_data in data]).to(choose_device())
     return PreparedRun(
         recipe=recipe,
         data=data,
         examples=examples,
-        baselines={task_data.task.name: score_baseline(task_data) for task_data in data},
+        baselines={each.task.name: score_baseline(each) for each in track(console, "scoring trivial answers", data)},
         provenance=provenance(recipe, text, data_folder),
         backbone=backbone,
         network=network,
@@ -86,15 +88,16 @@ def prepare(recipe: Recipe, text: str, data_folder: Path) -> PreparedRun:
     )
 
 
-def load_data(recipe: Recipe, folder: Path) -> list[TaskData]:
+def load_data(recipe: Recipe, folder: Path, console: Console) -> list[TaskData]:
     """Every task's examples. Raises one DataError that names the errors of all tasks, or RecipeError."""
-    return read_all(partial(load_task, config, folder) for config in recipe.tasks)
+    configs = track(console, "reading tasks", recipe.tasks)
+    return read_all(partial(load_task, config, folder) for config in configs)
 
 
-def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData]) -> list[list[EncodedExample]]:
+def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData], console: Console) -> list[list[EncodedExample]]:
     """Every task's training examples as rows. Raises DataError for a task of which truncation leaves none."""
     tasks = []
-    for task_id, task_data in enumerate(data):
+    for task_id, task_data in enumerate(track(console, "tokenising tasks", data)):
         examples = encode_examples(encoder, task_data.task, task_id, task_data.train)
         if not examples:
             files = ", ".join(task_data.config.train)

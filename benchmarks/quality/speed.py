@@ -18,6 +18,7 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
+from rich.console import Console
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
@@ -75,8 +76,8 @@ def main(
     recipe = read_recipe(_RECIPE)[0]
     backbone = load_backbone(recipe.backbone.name)
     encoder = InputEncoder(backbone.tokenizer)
-    tasks = load_data(recipe, data)
-    encoded = encode_tasks(encoder, tasks)
+    tasks = load_data(recipe, data, Console())
+    encoded = encode_tasks(encoder, tasks, Console())
     uncertain = {"name": "mt-uncertainty", "horizon": 10}
     systems = {
         title: _ours(own, backbone, encoder, tasks, encoded)

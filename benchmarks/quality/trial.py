@@ -62,10 +62,10 @@ class Outcome:
 def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, console: Console) -> Outcome:
     """Trains the recipe's tasks by the method and measures them. `recipe` has the trial's tasks and seed."""
     recipe = method.recipe(recipe)
-    data = load_data(recipe, data_folder)
+    data = load_data(recipe, data_folder, Console(quiet=True))
     backbone = load_backbone(recipe.backbone.name)
     encoder = InputEncoder(backbone.tokenizer)
-    examples = encode_tasks(encoder, data)
+    examples = encode_tasks(encoder, data, Console(quiet=True))
     if method.epochs:
         recipe = changed(recipe, length={"examples": method.epochs * sum(map(len, examples))})
     network = _network(method, recipe, backbone, data)

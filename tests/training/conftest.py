@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network
@@ -37,7 +38,7 @@ def build_workshop(folder: Path) -> Workshop:
     recipe = toy.recipe(folder / "backbone")
     backbone = load_backbone(recipe.backbone.name)
     encoder = InputEncoder(backbone.tokenizer)
-    data = load_data(recipe, folder / "data")
+    data = load_data(recipe, folder / "data", Console(quiet=True))
     examples = [
         encode_examples(encoder, task_data.task, task_id, task_data.train) for task_id, task_data in enumerate(data)
     ]

@@ -12,12 +12,18 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from polytask.model.encoding import InputEncoder
 from polytask.model.tasks import LABELLED_KINDS, Kind
 from polytask.training.data.examples import EncodedExample, Example, TaskData
 from polytask.training.data.running_text import running_text
 from polytask.training.data.word_rules import agreement, describe
 
 _NAMED_LABELS = 5
+
+_SAMPLE = 1000
+"""Validation examples whose lengths are measured."""
+
+_MUCH_CUT = 0.05
 _FEW_DRAWS = 100
 
 _LOW_AGREEMENT = 0.9
@@ -40,16 +46,19 @@ class Lengths:
 
 
 def data_statistics(
-    data: Sequence[TaskData], examples: Sequence[Sequence[EncodedExample]], draws: Sequence[int] | None
+    data: Sequence[TaskData],
+    examples: Sequence[Sequence[EncodedExample]],
+    draws: Sequence[int] | None,
+    encoder: InputEncoder,
 ) -> Group:
     """The tables and notes to print before training; `examples[t]` are the training examples of task t as rows.
 
     `draws[t]`: about how many examples of task t the run will draw; None if that is not known before.
     """
     lengths = [measure_lengths(task_data, encoded) for task_data, encoded in zip(data, examples, strict=True)]
-    notes = [
-        note for task_data, task_lengths in zip(data, lengths, strict=True) for note in _notes(task_data, task_lengths)
-    ]
+    notes = []
+    for task_data, task_lengths in zip(data, lengths, strict=True):
+        notes += [*_notes(task_data, task_lengths), *_cut_validation(task_data, encoder)]
     notes += _draw_notes(data, draws) if draws is not None else []
     return Group(_sizes(data, lengths, draws), _targets(data), *(Text(note) for note in notes))
 
@@ -193,6 +202,18 @@ def _notes(task_data: TaskData, lengths: Lengths) -> Iterator[str]:
         yield (
             f"warning: {name}: {lengths.left_out:,} of {len(task_data.train):,} training examples are left out: "
             f"nothing to learn is left of them within {task_data.task.max_length} tokens"
+        )
+
+
+def _cut_validation(task_data: TaskData, encoder: InputEncoder) -> Iterator[str]:
+    """A warning where validation loses so much by truncation that its scores say little about whole texts."""
+    inputs = [example.input for example in task_data.validation[:_SAMPLE]]
+    rows = encoder.encode(task_data.task, inputs)
+    cut = sum(any(row.dropped_tokens for row in own) for own in rows) / max(1, len(inputs))
+    if cut > _MUCH_CUT:
+        yield (
+            f"warning: {task_data.task.name}: {cut:.1%} of validation lose text beyond {task_data.task.max_length} tokens "
+            "(`max_length` in the recipe); the scores count what was cut as missed"
         )
 
 

@@ -34,7 +34,7 @@ def _shown(*data: TaskData, width: int = 200, draws: Sequence[int] | None = None
     encoded = [
         encode_examples(ENCODER, task_data.task, task_id, task_data.train) for task_id, task_data in enumerate(data)
     ]
-    console.print(data_statistics(data, encoded, draws))
+    console.print(data_statistics(data, encoded, draws, ENCODER))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -190,3 +190,12 @@ def test_the_recipes_choices_are_shown() -> None:
     assert "mood: 25% of train is held out and validated on\n" in _shown(held)
     splits = replace(_data(TASKS[Kind.CLASSIFICATION], train), splits={"near": 2000, "far": 10})
     assert "mood: validation splits: near 2,000, far 10; the main score is over the first\n" in _shown(splits)
+
+
+def test_validation_that_is_cut_is_warned_of() -> None:
+    """If truncation takes text from more than a twentieth of validation, a warning says so, and else none does."""
+    task = replace(TASKS[Kind.CLASSIFICATION], max_length=12)
+    short, long = _texts(("the cat", 0)), _texts(("the cat " * 9, 0))
+    warning = "25.0% of validation lose text beyond 12 tokens (`max_length` in the recipe)"
+    assert warning in _shown(_data(task, short, [*short * 3, *long]))
+    assert "lose text" not in _shown(_data(task, long, [*short * 30, *long]))

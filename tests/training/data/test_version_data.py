@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from polytask.model.tasks import Kind
 from polytask.model_store.errors import ManifestInvalid
@@ -106,7 +107,7 @@ def test_several_splits_are_measured_again(published: Published, workshop: Works
     recipe = Recipe.model_validate(fields)
     version = published.version(**provenance(recipe, toy.to_toml(fields), published.data))
     assert validation_data(version, published.data) == [
-        replace(own, train=()) for own in load_data(recipe, published.data)
+        replace(own, train=()) for own in load_data(recipe, published.data, Console(quiet=True))
     ]
     assert changed_files(version, published.data) == []
     toy.write_records(published.data / "answer" / "far.jsonl", toy.records(Kind.SPAN, 5, seed=3))
