@@ -1,4 +1,4 @@
-"""Swaps under load: versions are swapped back and forth, no request fails, and each is answered by one version answers_without_load."""
+"""Swaps under load: versions are swapped back and forth, no request fails, and each is answered by one version, which it names."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.anyio
 
 Json = dict[str, Any]
 
+_OF_FIRST = "/v2/models/mood/versions/1/infer"
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -34,36 +36,50 @@ def flat(value: Any) -> list[Any]:
     return [leaf for entry in value for leaf in flat(entry)] if isinstance(value, list) else [value]
 
 
-async def answers_without_load(client: httpx.AsyncClient, examples: dict[str, Json]) -> dict[str, Json]:
-    """The active version's answers to each example without other requests."""
-    return {
-        task: (await client.post(f"/v1/tasks/{task}/predict", json=example)).json()
-        for task, example in examples.items()
+async def calls(client: httpx.AsyncClient) -> dict[str, Json]:
+    """Bodies by path: the example of each task, several tasks at once, and tensors of any version and of version 1."""
+    tasks = (await client.get("/v1/tasks")).json()["tasks"]
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["the cat sat"]}
+    return {f"/v1/tasks/{task['name']}/predict": task["example"] for task in tasks} | {
+        "/v1/predict": {"tasks": ["mood", "topics"], "inputs": ["the cat sat", "a cat"]},
+        "/v2/models/mood/infer": {"inputs": [tensor]},
+        _OF_FIRST: {"inputs": [tensor]},
     }
+
+
+async def answers_without_load(client: httpx.AsyncClient, bodies: dict[str, Json]) -> dict[str, Json]:
+    """The active version's response to each call without other requests."""
+    return {path: (await client.post(path, json=body)).json() for path, body in bodies.items()}
 
 
 @dataclass
 class Crowd:
-    """Clients that send the `examples` in turn and check each answer against `expected`, the answers of each version without load."""
+    """Clients that send the `bodies` in turn and check each response against `expected`, that of each version without load."""
 
     client: httpx.AsyncClient
-    examples: dict[str, Json]
+    bodies: dict[str, Json]
     expected: dict[str, dict[str, Json]]
     answered: Counter[str] = field(default_factory=Counter)
     over: bool = False
 
     async def ask(self, index: int) -> None:
-        """Sends requests until `over`. Fails at the first that has no answer, or not the one of the version that it names."""
-        tasks = list(self.examples)
+        """Sends requests until `over`. Fails at the first that has no answer, or not the one of the version that it names.
+
+        A call of a version by its number is refused while another one is active, and never answered by that.
+        """
+        paths = list(self.bodies)
         while not self.over:
-            task = tasks[index % len(tasks)]
+            path = paths[index % len(paths)]
             index += 1
-            response = await self.client.post(f"/v1/tasks/{task}/predict", json=self.examples[task])
+            response = await self.client.post(path, json=self.bodies[path])
+            if path == _OF_FIRST and response.status_code == 404:
+                continue
             assert response.status_code == 200, response.text
-            found = response.json()
-            assert response.headers["polytask-model"] == found["model"]
-            assert flat(found) == pytest.approx(flat(self.expected[found["model"]][task]), abs=1e-4)
-            self.answered[found["model"]] += 1
+            found, model = response.json(), response.headers["polytask-model"]
+            assert path != _OF_FIRST or model == "tiny/1"
+            assert found.get("model", model) == model
+            assert flat(found) == pytest.approx(flat(self.expected[model][path]), abs=1e-4)
+            self.answered[model] += 1
 
 
 @dataclass
@@ -113,17 +129,18 @@ async def swapped(store: Path, clients: int, swaps: int) -> int:
     flags = ("--store", str(store), "--model", "tiny/1", "--threads", "1", "--api-keys-file", str(keys))
     with polytask_serve(*flags) as url:
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, headers=bearer("ops"), limits=limits) as client:
-            examples = {task["name"]: task["example"] for task in (await client.get("/v1/tasks")).json()["tasks"]}
-            admin, expected = Admin(client), {"tiny/1": await answers_without_load(client, examples)}
+            bodies = await calls(client)
+            admin, expected = Admin(client), {"tiny/1": await answers_without_load(client, bodies)}
             await admin.load("tiny/2")
             await admin.change("activate")
-            expected["tiny/2"] = await answers_without_load(client, examples)
-            assert expected["tiny/1"] != expected["tiny/2"]
-            crowd = Crowd(client, examples, expected)
+            expected["tiny/2"] = await answers_without_load(client, bodies)
+            assert all(expected["tiny/1"][path] != expected["tiny/2"][path] for path in bodies)
+            crowd = Crowd(client, bodies, expected)
             await swap(admin, crowd, clients, swaps)
             page = (await client.get("/metrics")).text.splitlines()
     counts = [line for line in page if line.startswith("polytask_requests_total{") and not line.endswith(" 0.0")]
-    assert all('outcome="ok"' in line for line in counts)
+    refused = [line for line in counts if 'outcome="ok"' not in line]
+    assert all('outcome="invalid"' in line and 'task="mood"' in line for line in refused)  # version 1 by its number
     return crowd.answered.total()
 
 
