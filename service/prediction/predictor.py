@@ -23,7 +23,7 @@ from polytask.service.observability.request_metrics import UNKNOWN_TASK, Request
 from polytask.service.pending import Completion, LoopMailbox, PendingRequest, Results, RowPayload, completion_mailbox
 from polytask.service.prediction.engine_client import EngineClient, drop_reason, refusal, require_ready
 from polytask.service.prediction.prepared_request import PreparedRequest, RequestPreparer
-from polytask.service.prediction.stop_signal import StopSignal
+from polytask.service.prediction.stop_signal import TOO_LATE, StopSignal
 from polytask.service.prediction.token_estimate import TokenEstimator
 from polytask.service.request_context import RequestContext
 from polytask.service.scheduling.queue import Refused, Row
@@ -223,7 +223,7 @@ class Predictor:
 
     async def _on_thread(self, call: PredictCall, num_bytes: int, work: Callable[[Check], _Result]) -> _Result:
         """The result of work for a call, of about `num_bytes`. It is told to stop at the deadline or at a disconnect."""
-        signal, late = StopSignal(call.deadline), DeadlineExceeded("the deadline passed before the request was queued")
+        signal, late = StopSignal(call.deadline), DeadlineExceeded(TOO_LATE)
         stop_watching = call.watch_disconnect(lambda: signal.stop(ClientGone("nobody waits")))
         threads = self._threads if num_bytes < _LARGE else self._thread_for_large
         try:

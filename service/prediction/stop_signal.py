@@ -6,6 +6,8 @@ import time
 
 from polytask.service.errors import DeadlineExceeded, ServiceError
 
+TOO_LATE = "the deadline passed while the request was tokenised or its answers were written"
+
 
 class StopSignal:
     """Ends work at its deadline, in seconds of `time.monotonic()`, or when `stop` is called."""
@@ -23,4 +25,4 @@ class StopSignal:
         if self._reason is not None:
             raise self._reason
         if time.monotonic() >= self._deadline:
-            raise DeadlineExceeded("the deadline passed while the request was tokenised or its answers were written")
+            raise DeadlineExceeded(TOO_LATE)

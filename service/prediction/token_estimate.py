@@ -7,6 +7,7 @@ for its estimate teaches nothing, so one of each size is tokenised every ten sec
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 _DECAY = 0.99
@@ -32,7 +33,7 @@ class TokenEstimator:
 
     def __init__(self) -> None:
         self.pending_tokens = 0
-        self._sizes: dict[int, _Size] = {}
+        self._sizes: defaultdict[int, _Size] = defaultdict(_Size)
 
     def estimate(self, num_bytes: int) -> int:
         """Estimated tokens of a body of `num_bytes`."""
@@ -62,4 +63,4 @@ class TokenEstimator:
         size.num_tokens = _DECAY * size.num_tokens + num_tokens
 
     def _size(self, num_bytes: int) -> _Size:
-        return self._sizes.setdefault(num_bytes.bit_length(), _Size())
+        return self._sizes[num_bytes.bit_length()]

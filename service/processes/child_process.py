@@ -26,6 +26,12 @@ from polytask.service.observability.metric_storage import MetricStorage, SharedS
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
+_MAX_ERROR = 16_384
+"""Characters of an error that are reported. What an engine found wrong may be as long as a task's labels together."""
+
+MAX_REPORT = 2**20
+"""Bytes of a report, whatever its characters are in JSON."""
+
 METRICS = "metrics"
 """The folder of the metrics, inside the folder that the processes share."""
 
@@ -39,13 +45,6 @@ CANNOT_START = 2
 def engine_socket(folder: Path, number: int) -> Path:
     """The Unix socket of an engine."""
     return folder / f"engine-{number}.sock"
-
-
-_MAX_ERROR = 16_384
-"""Characters of an error that are reported. What an engine found wrong may be as long as a task's labels together."""
-
-MAX_REPORT = 2**20
-"""Bytes of a report, whatever its characters are in JSON."""
 
 
 class SupervisorLink:

@@ -64,6 +64,11 @@ class ProcessSpec:
     ready: bool = False
     num_reports: int = 0
 
+    @property
+    def runs(self) -> bool:
+        """Whether the process has been started and has not ended."""
+        return self.process is not None and self.process.returncode is None
+
 
 def engine_specs(settings: Settings, folder: Path, module: str) -> list[ProcessSpec]:
     """A spec for each engine. Each sees its own device only; those on the CPU share its cores."""

@@ -140,7 +140,7 @@ class _Supervisor:
         while True:
             await asyncio.sleep(TICK_S)
             still_s = progress.look((spec.process, spec.num_reports))
-            if spec.ready and still_s > (HUNG_S if self._shutdown.is_set() else RESTART_S):
+            if spec.ready and spec.runs and still_s > (HUNG_S if self._shutdown.is_set() else RESTART_S):
                 logger.error("%s hangs: it has done nothing for %.0f s, and is killed", spec.name, still_s)
                 _signal(spec, signal.SIGKILL)
                 progress = ProgressWatch()
@@ -185,6 +185,7 @@ def _end(spec: ProcessSpec) -> None:
 
 
 def _signal(spec: ProcessSpec, signal_number: signal.Signals) -> None:
-    if spec.process is not None and spec.process.returncode is None:
+    if spec.runs:
+        assert spec.process is not None
         with contextlib.suppress(ProcessLookupError):
             spec.process.send_signal(signal_number)

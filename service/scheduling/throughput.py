@@ -11,7 +11,7 @@ few, many, short and long rows give the same speed.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -42,7 +42,9 @@ class ThroughputEstimator:
 
     def __init__(self, num_streams: int = 1) -> None:
         self._num_streams = num_streams
-        self._batches: list[_Batch] = []
+        self._batches: deque[_Batch] = deque()
+        # Of these batches together, as each request asks for a share.
+        self._tokens: Counter[int] = Counter()
         self._speed: float | None = None
         self._highest: float | None = None
         self._measured_at = 0.0
@@ -59,9 +61,11 @@ class ThroughputEstimator:
             tokens[row.task_id] += row.num_tokens
         work = limits.forward_tokens + tokens.total()
         self._batches.append(_Batch(now, work, max(seconds, 1e-6) / self._num_streams, tokens))
+        self._tokens.update(tokens)
         self._measured_at, self._present_s = now, max(_PRESENT_S, _PRESENT_TIMES * seconds)
         most = _BATCHES * self._num_streams
-        self._batches = [batch for batch in self._batches[-most:] if now - batch.ended <= self._present_s]
+        while len(self._batches) > most or now - self._batches[0].ended > self._present_s:
+            self._tokens.subtract(self._batches.popleft().tokens)
         self._speed = self._measured_speed()
         full_batches = sum(batch.work for batch in self._batches) / (limits.forward_tokens + limits.token_budget)
         if self._speed is not None and full_batches > most / 2:
@@ -70,7 +74,9 @@ class ThroughputEstimator:
     def speed(self, now: float) -> float | None:
         """The present speed; without one the highest; None if neither is known."""
         if now - self._measured_at > self._present_s:
-            self._batches, self._speed = [], None
+            self._batches.clear()
+            self._tokens.clear()
+            self._speed = None
         return self._highest if self._speed is None else self._speed
 
     def certain_speed(self, now: float) -> float | None:
@@ -81,8 +87,8 @@ class ThroughputEstimator:
 
     def task_share(self, task_id: int) -> float:
         """The task's share of the tokens of the last batches, from 0 to 1."""
-        total = sum(batch.tokens.total() for batch in self._batches)
-        return sum(batch.tokens[task_id] for batch in self._batches) / total if total else 0.0
+        total = self._tokens.total()
+        return self._tokens[task_id] / total if total else 0.0
 
     def _measured_speed(self) -> float | None:
         """Of all batches but the slowest, as many as there are streams; None if there are no others."""

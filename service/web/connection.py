@@ -119,7 +119,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_made(CoalescingTransport(transport, self.loop))  # type: ignore[arg-type]
         self.flow = _PipelineFlow(self.transport, self.pipeline)
         self._since = self.loop.time()
-        self._timer = self.loop.call_later(self.head_timeout_s, self._on_timer)
+        self._timer = self.loop.call_later(self._look_every_s, self._on_timer)
         if len(self.connections) > self._max_connections:
             make_room(cast("set[BoundedConnection]", self.connections), self._max_connections)
 
@@ -257,6 +257,11 @@ class BoundedConnection(HttpToolsProtocol):
         self._framing_bytes = 0
         self._unparsed = memoryview(b"\r\n".join([line, *headers, b"\r\n"]) + rest + self._unparsed.tobytes())
 
+    @property
+    def _look_every_s(self) -> float:
+        """Soon enough for a head, or an idle time, that begins just after a look."""
+        return min(self.head_timeout_s, self.timeout_keep_alive)
+
     def _on_timer(self) -> None:
         now = self.loop.time()
         unsent = self.transport.get_write_buffer_size()
@@ -265,13 +270,12 @@ class BoundedConnection(HttpToolsProtocol):
         elif now - self._unsent_since >= self.unread_timeout_s:
             self.abort()
             return
-        left_s = self.head_timeout_s
+        left_s = self._look_every_s
         if self.waiting_since is not None and not self.transport.is_closing():
             left_s = self._since - now + (self.head_timeout_s if self._in_message else self.timeout_keep_alive)
             if left_s <= 0:
                 self.transport.close()
-        # Looks again soon enough for a head that begins now.
-        self._timer = self.loop.call_later(min(max(left_s, 0.001), self.head_timeout_s), self._on_timer)
+        self._timer = self.loop.call_later(min(max(left_s, 0.001), self._look_every_s), self._on_timer)
 
     def _refuse(self, status: int, title: str, detail: str) -> None:
         """Writes a problem after the answers to the requests before, and closes the connection."""

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 BACKLOG = 2048
 """How many connections the kernel keeps until they are accepted."""
 
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_SHORTAGES = {errno.EMFILE, errno.ENFILE}
 
 _refused = RecurringLine(
     logger, logging.WARNING, "%d connections were refused since the last such line: there is no file descriptor left"
@@ -51,7 +51,7 @@ class Listener(socket.socket):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(fileno=descriptor)
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        self._reserve: int | None = os.open(os.devnull, os.O_RDONLY)
 
     def listen(self, *_: Any) -> None:
         """Does nothing. An event loop accepts as many connections at a time as the backlog that it passes here."""
@@ -59,19 +59,27 @@ class Listener(socket.socket):
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection. Raises BlockingIOError where there is none, or none can be opened."""
         try:
+            if self._reserve is None:
+                self._reserve = os.open(os.devnull, os.O_RDONLY)
             return super().accept()
         except OSError as error:
-            if error.errno not in _SHORTAGES:
+            # Without the reserve, which another thread may have taken, the event loop waits a second.
+            if error.errno not in _SHORTAGES or self._reserve is None:
                 raise
-        os.close(self._reserve)
+        self._close_reserve()
         with contextlib.suppress(OSError):
             super().accept()[0].close()
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
         _refused.count()
         raise BlockingIOError
 
     def close(self) -> None:
         """Closes the socket."""
-        if self.fileno() >= 0:
-            os.close(self._reserve)
+        self._close_reserve()
         super().close()
+
+    def _close_reserve(self) -> None:
+        if self._reserve is not None:
+            os.close(self._reserve)
+            self._reserve = None

@@ -227,7 +227,7 @@ def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
             assert client.recv(1000).startswith(b"HTTP/1.1 200")
         answered = time.monotonic()
         assert client.recv(1000) == b""
-        assert time.monotonic() - answered > 0.9
+        assert 0.9 < time.monotonic() - answered < 9  # which is less than a head may take
 
 
 def refused_and_closed(client: socket.socket, status: bytes) -> None:

@@ -84,10 +84,6 @@ class OpenInference:
         require_ready(served.engine)
         return {"name": task.name, "ready": True}
 
-    async def kserve_ready(self, request: Request) -> dict[str, Any]:
-        """The same in KServe's v1. Raises UnknownTask."""
-        return await self.model_ready(request)
-
     async def metadata(self, request: Request) -> dict[str, Any]:
         """The tensors of a task. Raises UnknownTask or UnknownVersion."""
         served = self._versions.active
@@ -192,7 +188,7 @@ def open_inference_routes(handlers: OpenInference) -> APIRouter:
         summary="Whether requests for a task are answered (KServe v1)",
         responses=_UNKNOWN | _NOT_READY,
         openapi_extra=task_parameter,
-    )(handlers.kserve_ready)
+    )(handlers.model_ready)
     router.post(
         "/v1/models/{task}:predict", summary="KServe v1", responses=_FAILURES, openapi_extra=prediction_parameters
     )(handlers.predict)

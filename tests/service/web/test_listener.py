@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
 import resource
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from polytask.service.observability.logs import RecurringLine
+from polytask.service.web import listener as listener_module
 from polytask.service.web.listener import BACKLOG, Listener, listen
 
 
@@ -31,29 +37,64 @@ def test_many_clients_may_come_at_once() -> None:
         assert struct.unpack_from("8B6I", information)[-1] == most
 
 
-def test_a_client_is_refused_where_no_descriptor_is_left(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a descriptor `accept` closes the connection, which the log says once; later ones are accepted again."""
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Within this block the process can open nothing."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = []
+    try:
+        highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        with contextlib.suppress(OSError):
+            while True:  # fills the gaps below
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+
+
+def test_a_client_is_refused_where_no_descriptor_is_left(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a descriptor `accept` closes the connection, which the log says once; later ones are accepted again."""
+    line = RecurringLine(logging.getLogger("polytask"), logging.WARNING, "%d connections were refused")
+    monkeypatch.setattr(listener_module, "_refused", line)
     with listen("127.0.0.1", 0) as listener:
         clients = [socket.create_connection(listener.getsockname(), timeout=10) for _ in range(3)]
-        taken = []
-        try:
-            highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
-            resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
-            while True:  # fills the gaps below
-                try:
-                    taken.append(os.open(os.devnull, os.O_RDONLY))
-                except OSError:
-                    break
+        with no_descriptors():
             for _ in clients[:2]:
                 with pytest.raises(BlockingIOError):
                     listener.accept()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            for descriptor in taken:
-                os.close(descriptor)
         listener.accept()[0].close()
         for client in clients:
             with client:
                 assert client.recv(1) == b""
-    assert [record.args for record in caplog.records if record.levelname == "WARNING"] in ([(1,)], [])
+    assert [record.args for record in caplog.records if record.levelname == "WARNING"] == [(1,)]
+
+
+def test_a_reserve_that_another_took_is_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another thread has the descriptor of the reserve, `accept` fails, and no descriptor of another is closed."""
+    opened = os.open
+
+    def taken_at_once(*_: object) -> int:
+        raise OSError(errno.EMFILE, "taken by another thread")
+
+    with listen("127.0.0.1", 0) as listener:
+        clients = [socket.create_connection(listener.getsockname(), timeout=10) for _ in range(2)]
+        with no_descriptors():
+            monkeypatch.setattr(os, "open", taken_at_once)
+            with pytest.raises(BlockingIOError):
+                listener.accept()
+            monkeypatch.setattr(os, "open", opened)
+            others = os.open(os.devnull, os.O_RDONLY)
+            try:
+                with pytest.raises(OSError, match="Too many open files"):
+                    listener.accept()
+                os.fstat(others)
+            finally:
+                os.close(others)
+        listener.accept()[0].close()
+        for client in clients:
+            client.close()
