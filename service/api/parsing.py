@@ -30,6 +30,9 @@ from polytask.service.errors import FieldError, InvalidInput, ServiceError, TooM
 
 _MAX_REPORTED = 20
 
+_MAX_NAME = 80
+"""Characters of a name that are repeated in an error. A client may have sent half a million."""
+
 _MAX_EXPLAINED = 1000
 """Errors of a body above which none is explained. Pydantic explains all or none, at 1 to 2 µs each."""
 
@@ -92,7 +95,7 @@ def parse_load(body: bytes) -> LoadRequest:
         messages = {"missing": f"is required: {whole}", "extra_forbidden": f"is not a field: {whole}"}
         raise InvalidInput(
             [
-                FieldError(".".join(map(str, detail["loc"])) or "body", messages.get(detail["type"], detail["msg"]))
+                FieldError(_path(detail["loc"]), messages.get(detail["type"], detail["msg"]))
                 for detail in error.errors(include_url=False, include_input=False)[:_MAX_REPORTED]
             ]
         ) from None
@@ -211,6 +214,7 @@ def _field_error(detail: ErrorDetails, task: Task | None, path: tuple[str | int,
 
 
 def _path(location: Sequence[str | int]) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part[:_MAX_NAME]}" for part in location)
+    path = "".join(parts).removeprefix(".")
     # The name of an unknown field may have a lone surrogate.
     return path.encode(errors="backslashreplace").decode() or "body"

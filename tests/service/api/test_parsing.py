@@ -184,3 +184,15 @@ def test_a_body_of_too_many_errors_is_refused_as_a_whole() -> None:
     with pytest.raises(InvalidInput, match=r"^body: has 5000 errors") as refused:
         parsed("mood", [""] * 5000)
     assert fields_of(refused.value) == ["body"]
+
+
+def test_what_is_repeated_of_a_name_is_bounded() -> None:
+    """The error of an unknown field has the beginning of its name: the client knows the rest, however long."""
+    name = "n" * 100_000
+    for rest in ({name: 1}, {"options": {name: 1}}):
+        with pytest.raises(InvalidInput, match=r"nnn: is not a field") as refused:
+            parsed("mood", ["a"], **rest)
+        assert len(refused.value.detail) < 1000
+    with pytest.raises(InvalidInput, match=r"nnn: is not a field") as refused:
+        parsed("mood", [{"text": "a", name: 1}])
+    assert len(refused.value.errors[0].field) < 1000
