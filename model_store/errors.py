@@ -86,4 +86,4 @@ class BaseMismatch(StoreError):
 
 
 class ExportInvalid(StoreError):
-    """The exports of a version cannot be read or belong to another version."""
+    """The exports of a version cannot be read or run, or belong to another version."""

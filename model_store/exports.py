@@ -26,7 +26,8 @@ FORMAT = 1
 
 _MOST_BYTES = 64 * MIB
 
-_EXPORT_AGAIN = "run `polytask export` again"
+EXPORT_AGAIN = "run `polytask export` again"
+"""What to do about an export that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +131,15 @@ def read_exports(version: Path, tasks: Sequence[Task]) -> tuple[Path, Exports] |
         values = parse(content.decode("utf-8"))
         if isinstance(values, dict) and values.get("format") != FORMAT:
             raise ExportInvalid(
-                path, f"has format {values.get('format')}, this release reads format {FORMAT}", _EXPORT_AGAIN
+                path, f"has format {values.get('format')}, this release reads format {FORMAT}", EXPORT_AGAIN
             )
         exports = decode(Exports, values)
         for candidate in exports.candidates:
             check_goldens(candidate.goldens, tasks)
     except (ValueError, DecodingError) as error:
-        raise ExportInvalid(path, f"cannot be read: {error}", _EXPORT_AGAIN) from error
+        raise ExportInvalid(path, f"cannot be read: {error}", EXPORT_AGAIN) from error
     if exports.version_sha256 != sha256_of(version / MANIFEST):
-        raise ExportInvalid(path, f"was made from another version than {version}", _EXPORT_AGAIN)
+        raise ExportInvalid(path, f"was made from another version than {version}", EXPORT_AGAIN)
     return folder, exports
 
 
@@ -146,11 +147,11 @@ def exported_file(folder: Path, exports: Exports, name: str) -> Path:
     """The path of a file of the exports in `folder`. Raises FileCorrupt if it is missing or has another hash."""
     path, expected = folder / name, exports.files.get(name)
     if expected is None or Path(name).name != name:
-        raise ExportInvalid(folder / EXPORT_MANIFEST, f"does not list the file {name!r} of this folder", _EXPORT_AGAIN)
+        raise ExportInvalid(folder / EXPORT_MANIFEST, f"does not list the file {name!r} of this folder", EXPORT_AGAIN)
     try:
         check_hash(path, expected)
     except FileCorrupt as error:
-        raise FileCorrupt(path, error.problem, _EXPORT_AGAIN) from error
+        raise FileCorrupt(path, error.problem, EXPORT_AGAIN) from error
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 
 from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
+
+INPUTS = frozenset({"input_ids", "segment_ids", "lengths", "task_ids"})
+"""Names of the inputs of an exported network."""
+
+
+def require_inputs(names: Collection[str]) -> None:
+    """Raises ValueError unless these are the inputs of an exported network."""
+    if set(names) != INPUTS:
+        raise ValueError(f"its inputs are {', '.join(names)}, not {', '.join(sorted(INPUTS))}")
 
 
 def feed(batch: Batch) -> dict[str, NDArray[np.int64]]:

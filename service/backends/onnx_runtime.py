@@ -12,7 +12,7 @@ import onnxruntime
 from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
 from polytask.service.backends.contract import DeviceLost
-from polytask.service.backends.exported import feed, outputs
+from polytask.service.backends.exported import feed, outputs, require_inputs
 from polytask.service.errors import StartupError
 
 CPU = ("CPUExecutionProvider",)
@@ -49,6 +49,7 @@ class OnnxRuntimeBackend:
         self._session = onnxruntime.InferenceSession(
             file, _options(max(1, threads // num_streams)), providers=list(providers), disabled_optimizers=disabled
         )
+        require_inputs([each.name for each in self._session.get_inputs()])
         self._names = [output.name for output in self._session.get_outputs()]
 
     def run(self, batch: Batch) -> Outputs:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from polytask.model.batch import Batch
 from polytask.model.heads import Outputs
-from polytask.service.backends.exported import feed, outputs
+from polytask.service.backends.exported import feed, outputs, require_inputs
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 """The type of computations that the file does not do in 8 bits."""
@@ -39,6 +39,7 @@ class OpenVinoBackend:
         # process. So it runs in a thread that gets no signals and ends at once.
         with ThreadPoolExecutor(1) as thread:
             self._model = thread.submit(_compiled, file, precision, threads).result()
+        require_inputs([each.any_name for each in self._model.inputs])
         self._request = self._model.create_infer_request()
         self._names = [output.any_name for output in self._model.outputs]
 

@@ -13,7 +13,8 @@ import torch
 
 from polytask.model.network import Network
 from polytask.model.tasks import Task
-from polytask.model_store.exports import Candidate, exported_file, read_exports
+from polytask.model_store.errors import ExportInvalid
+from polytask.model_store.exports import EXPORT_AGAIN, Candidate, exported_file, read_exports
 from polytask.model_store.load import Checkpoint, load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.contract import Backend
@@ -28,6 +29,10 @@ from polytask.service.errors import StartupError
 logger = logging.getLogger(__name__)
 
 _INSTALL = {"onnxruntime": "pip install 'polytask[onnx]'", "openvino": "pip install 'polytask[openvino]'"}
+
+
+_MAX_REASON = 500
+"""Characters of a library's error that are repeated."""
 
 
 def load_backend(settings: Settings) -> tuple[Checkpoint, Backend]:
@@ -113,16 +118,22 @@ def open_export(
 ) -> Backend:
     """The backend of that name with an exported file. `num_streams`: share the threads, in ONNX Runtime only.
 
-    Raises StartupError.
+    Raises StartupError, or ExportInvalid for a file that the backend cannot run.
     """
     require_installed(name)
-    if name == "onnxruntime":
-        from polytask.service.backends.onnx_runtime import CPU, CUDA, OnnxRuntimeBackend  # noqa: PLC0415, not installed everywhere
+    try:
+        if name == "onnxruntime":
+            from polytask.service.backends.onnx_runtime import CPU, CUDA, OnnxRuntimeBackend  # noqa: PLC0415, not installed everywhere
 
-        return OnnxRuntimeBackend(file, precision, threads, num_streams, CUDA if device == "cuda" else CPU)
-    from polytask.service.backends.open_vino import OpenVinoBackend  # noqa: PLC0415, not installed everywhere
+            return OnnxRuntimeBackend(file, precision, threads, num_streams, CUDA if device == "cuda" else CPU)
+        from polytask.service.backends.open_vino import OpenVinoBackend  # noqa: PLC0415, not installed everywhere
 
-    return OpenVinoBackend(file, precision, threads)
+        return OpenVinoBackend(file, precision, threads)
+    except StartupError:
+        raise
+    except Exception as error:  # the exceptions of these libraries have no common base class
+        reason = " ".join(str(error).split())[:_MAX_REASON]
+        raise ExportInvalid(file, f"cannot be run by {name}: {reason}", EXPORT_AGAIN) from error
 
 
 def _free_weights(network: Network) -> None:

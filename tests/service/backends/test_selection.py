@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
 from polytask.model.network import Network
+from polytask.model_store.errors import ExportInvalid
 from polytask.model_store.exports import Candidate
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
@@ -111,6 +114,21 @@ def test_what_was_exported_runs(store: Path, tmp_path: Path) -> None:
     assert (expected - found).abs().mean() < 0.1 * expected.std()
     _, backend = load_backend(Settings(store=store, model="tiny", device="cpu", threads=1, runner="torch"))
     assert isinstance(backend, TorchBackend)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("other", ["no graph", "other inputs"])
+def test_an_export_that_is_none_is_named(tmp_path: Path, backend: str, other: str) -> None:
+    """A file that is no network of this kind, whatever its hash, is an error of the store that says what to do."""
+    file = tmp_path / "other.onnx"
+    if other == "no graph":
+        file.write_bytes(b"no graph" * 100)
+    else:
+        value = partial(onnx.helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=[1])
+        graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value("x")], [value("y")])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), file)
+    with pytest.raises(ExportInvalid, match=rf"other\.onnx: cannot be run by {backend}: .*polytask export"):
+        open_backend(backend, "float32", file, tiny.network(), 1)
 
 
 @pytest.mark.usefixtures("untouched")
