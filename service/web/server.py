@@ -7,6 +7,7 @@ import gc
 import socket
 import time
 from functools import partial
+from typing import cast
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -20,6 +21,9 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 """Rare collections: a request allocates hundreds of objects and leaves no reference cycles."""
 
 _TICK_S = 0.05
+
+_CUT_OFF_S = 1
+"""Seconds before the end of a shutdown at which connections are cut off. Then uvicorn cancels what still runs."""
 
 
 def run_server(server: uvicorn.Server, listener: socket.socket) -> None:
@@ -72,7 +76,18 @@ class DrainingServer(uvicorn.Server):
         end = time.monotonic() + self._drain_s
         while not self.force_exit and time.monotonic() < end:  # noqa: ASYNC110, a signal handler sets it
             await asyncio.sleep(_TICK_S)
-        await super().shutdown(sockets)
+        # No request is in time any more. Who trickles a body or reads no answer ends as one who has disconnected, without
+        # a traceback in the log.
+        limit_s = self.config.timeout_graceful_shutdown or 0
+        cut_off = asyncio.get_running_loop().call_later(max(0, limit_s - _CUT_OFF_S), self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut_off.cancel()
+
+    def _cut_off(self) -> None:
+        for connection in cast("set[BoundedConnection]", set(self.server_state.connections)):
+            connection.abort()
 
 
 def require_accepting(request: Request) -> None:
