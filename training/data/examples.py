@@ -54,8 +54,8 @@ class EncodedExample:
     """An example of the task with id `task_id` as rows for the network.
 
     `target` as in Example, but in terms of the rows. Tagging: a label index per word that has a token. Span: the first
-    and last index into the encoding's positions of one right answer. `weight`: factor of its loss, 1 on average over the
-    task.
+    and last index into the encoding's positions of one right answer, (0, 0) if there is none. `weight`: factor of its loss,
+    1 on average over the task.
     """
 
     task_id: int
@@ -200,7 +200,7 @@ def _require_records(
 
 
 def _check_rankings(config: TaskConfig, validation: Sequence[Sequence[Example]], notes: list[str]) -> None:
-    """Notes queries that cannot be measured, because no order of their candidates is better than another.
+    """Notes what cannot be measured: queries of which no order is better than another, and MAP and MRR without a wrong one.
 
     Raises DataError if a split has no others.
     """
@@ -214,6 +214,10 @@ def _check_rankings(config: TaskConfig, validation: Sequence[Sequence[Example]],
         if useless:
             notes.append(
                 f"{useless:,} of {len(examples):,} queries of {name} are not measured: any order of their candidates is right"
+            )
+        if not any(0 in example.target for example in examples):
+            notes.append(
+                f"warning: map and mrr of {name} are 0, as no candidate has the grade 0 and all are relevant; ndcg counts"
             )
 
 
@@ -350,9 +354,9 @@ def _fitting(
     task: Task, config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues
 ) -> list[SourcedRecord]:
     """The records that fit the task; the others become issues."""
-    fitting, queries = [], dict[str | int | None, str]()
+    fitting, queries, labels = [], dict[str | int | None, str](), frozenset(task.labels)
     for sourced in records:
-        misfit = _misfit(task, config, sourced)
+        misfit = _misfit(task, config, sourced, labels)
         if (
             not misfit
             and task.kind is Kind.RANKING
@@ -367,8 +371,8 @@ def _fitting(
     return fitting
 
 
-def _misfit(task: Task, config: TaskConfig, sourced: SourcedRecord) -> tuple[str, str] | None:
-    """How a record contradicts its task, as message and category; None if it fits."""
+def _misfit(task: Task, config: TaskConfig, sourced: SourcedRecord, known: frozenset[str]) -> tuple[str, str] | None:
+    """How a record contradicts its task, of which the labels are `known`, as message and category; None if it fits."""
     record = sourced.record
     if _is_grouped(config) and sourced.group is None:
         return f"{config.group_by}: no text or number; `group_by` in the recipe names the field of groups", "no group"
@@ -376,7 +380,7 @@ def _misfit(task: Task, config: TaskConfig, sourced: SourcedRecord) -> tuple[str
         how = "missing" if task.pair else "unexpected"
         return f"text_pair: {how}; a task's records all have it or none has", f"text_pair {how}"
     if task.kind in LABELLED_KINDS:
-        unknown = [label for label in labels_of(task.kind, record) if label not in task.labels]
+        unknown = [label for label in labels_of(task.kind, record) if label not in known]
         if unknown:
             question = did_you_mean(unknown[0], task.labels)
             what = f"label {unknown[0]!r} is not one of the task's {len(task.labels)} labels"
@@ -396,7 +400,8 @@ def _example(task: Task, config: TaskConfig, record: Any, label_ids: dict[str, i
         case Kind.CLASSIFICATION:
             return Example(Input(record.text, record.text_pair), label_ids[record.label])
         case Kind.MULTILABEL:
-            return Example(Input(record.text, record.text_pair), tuple(int(x in record.labels) for x in task.labels))
+            applying = frozenset(record.labels)
+            return Example(Input(record.text, record.text_pair), tuple(int(x in applying) for x in task.labels))
         case Kind.REGRESSION:
             return Example(Input(record.text, record.text_pair), record.label)
         case Kind.MULTIPLE_CHOICE:

@@ -116,13 +116,20 @@ def _table_rows(path: Path, separators: str, columns: Iterable[str], issues: Dat
     columns, is_plain = set(columns), separators == "\t"
     separator = next((each for each in separators if columns <= set(_header(path, each))), separators[0])
     quotes: Any = csv.QUOTE_NONE if is_plain else csv.QUOTE_MINIMAL
-    reader = csv.reader(_decoded(path, issues), delimiter=separator, quoting=quotes, strict=True)
+    reader = csv.reader(_decoded(path), delimiter=separator, quoting=quotes, strict=True)
     header: list[str] = []
     start = 1
     try:
         for cells in reader:
             location, start = f"{path}:{start}", reader.line_num + 1
             if not cells:
+                continue
+            try:
+                separator.join(cells).encode(errors="surrogateescape").decode()
+            except UnicodeDecodeError as error:
+                issues.add(location, f"not UTF-8: {error}", category="not UTF-8")
+                if not header:
+                    raise DataError(issues) from error
                 continue
             if not header:
                 header = cells
@@ -141,8 +148,7 @@ def _table_rows(path: Path, separators: str, columns: Iterable[str], issues: Dat
 
 def _header(path: Path, separator: str) -> list[str]:
     """The first line that is not empty, split at the separator."""
-    lines = (line.decode("utf-8", errors="replace") for _, line in _lines(path))
-    first = next((line for line in lines if line.strip()), "")
+    first = next((line for line in _decoded(path) if line.strip()), "")
     return next(csv.reader([first], delimiter=separator), [])
 
 
@@ -153,13 +159,9 @@ def _unquoted(cell: str) -> str:
     return inner.replace('""', '"') if is_quoted else cell
 
 
-def _decoded(path: Path, issues: DataIssues) -> Iterator[str]:
-    for number, line in _lines(path):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            issues.add(f"{path}:{number}", f"not UTF-8: {error}", category="not UTF-8")
-            yield line.decode("utf-8", errors="replace")
+def _decoded(path: Path) -> Iterator[str]:
+    """Every line as text, in which bytes that are not UTF-8 are surrogates."""
+    return (line.decode("utf-8", errors="surrogateescape") for _, line in _lines(path))
 
 
 def _check_header(source: object, header: Sequence[str], columns: Iterable[str]) -> None:

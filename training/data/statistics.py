@@ -131,7 +131,7 @@ def _draw_notes(data: Sequence[TaskData], draws: Sequence[int]) -> list[str]:
         for task_data, count in zip(data, draws, strict=True)
         if count < min(len(task_data.train), _FEW_DRAWS)
     ]
-    remedy = 'more `examples` in [length], or [sampler] name = "temperature", draw more of them'
+    remedy = 'more `examples` in [length], or [sampler] name = "temperature" with `temperature = 2`, draw more of them'
     return [f"warning: few examples are drawn of {', '.join(rare)}; {remedy}"] if rare else []
 
 

@@ -1,4 +1,4 @@
-"""Entity scores: precision, recall and F1 of whole entities, as CoNLL counts them: right is one with the right words and label."""
+"""Entity scores: precision, recall and F1 of whole entities, as CoNLL counts: right are those with the right words and label."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from polytask.model.answers import word_runs
 
 @dataclass(frozen=True, slots=True)
 class EntityScores:
-    """Scores from 0 to 1 of entities: `precision` is 0 where none was found, `recall` where there is none. `support`: how many there are."""
+    """Scores from 0 to 1 of entities, of which there are `support`.
+
+    `precision` is 0 where none was found, `recall` where there is none.
+    """
 
     precision: float
     recall: float

@@ -1,6 +1,6 @@
 """Metrics: scores of answers by kind of task, all from 0 to 1 (correlations: -1 to 1).
 
-They are computed by scikit-learn, scipy and torchmetrics, entities in a file of their own; this module only converts answers to their form.
+scikit-learn, scipy and torchmetrics compute them, and `entity_scores`; this module only converts answers to their form.
 """
 
 from __future__ import annotations

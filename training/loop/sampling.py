@@ -192,8 +192,8 @@ class EntropyCache:
 class BatchSampler:
     """An endless supply of training batches, with a state from which it can be resumed exactly.
 
-    By task share, with a floor under each: a window of examples is drawn, sorted by length and cut into batches, which are shuffled. So a batch
-    holds examples of similar length of any tasks. Task-uncertainty: by task share as well, and the shares follow the
+    By task share, with a floor under each: a window of examples is drawn, sorted by length and cut into batches, which are
+    shuffled. So a batch holds examples of similar length of any tasks. Task-uncertainty: by task share as well, and the shares follow the
     mean entropies seen in training; a task's examples come in random order. MT-Uncertainty: `horizon` times b candidates
     of every task are drawn (b: `batch_rows`), the number that fits into `horizon` batches is selected from all of them,
     and the rest are dropped. Exact: the network scores every candidate first. Amortised: scores come from `EntropyCache`,

@@ -25,7 +25,7 @@ def render_card(
 {len(data)} tasks in one checkpoint on the backbone {recipe.backbone.name}.
 
 Every figure is measured on the validation split with the weights as they are stored; the trivial baseline beside it
-is learned from the training split alone. Thresholds of multilabel tasks are set on training examples.
+is learned from the training split alone. Thresholds are set on training examples.
 
 | task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
 |---|---|---|---:|---:|---|---:|---|---|

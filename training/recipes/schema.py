@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from polytask.model.config import NetworkConfig
-from polytask.model.tasks import NAME, Kind
+from polytask.model.tasks import LABELLED_KINDS, NAME, Kind
 from polytask.model.words import WordSplit
 from polytask.training.recipes.architecture import BackboneConfig, ConditioningConfig, network_config
 from polytask.training.recipes.architecture import Section as _Section
@@ -168,6 +168,20 @@ METRICS = {
 The main metric of a ranking by grades is `ndcg`.
 """
 
+_KINDS_OF_KEYS = {
+    "balanced": {Kind.CLASSIFICATION},
+    "positive_label": {Kind.CLASSIFICATION},
+    "labels": LABELLED_KINDS,
+    "value_range": {Kind.REGRESSION},
+    "regression": {Kind.REGRESSION},
+    "positive": {Kind.RANKING},
+    "use_question": {Kind.MULTIPLE_CHOICE},
+    "entities": {Kind.TAGGING},
+    "words": {Kind.TAGGING},
+    "max_answer_tokens": {Kind.SPAN},
+}
+"""The keys of a task that mean nothing in tasks of other kinds."""
+
 
 def _files(value: object) -> object:
     return (value,) if isinstance(value, str) else value
@@ -297,16 +311,16 @@ class TaskConfig(_Section):
     licence: str = Field(default="", description="licence of the data; printed in the card of the version")
 
     @pydantic.model_validator(mode="after")
+    def _keys_are_of_the_kind(self) -> TaskConfig:
+        for key, kinds in _KINDS_OF_KEYS.items():
+            if self.kind not in kinds and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: a key of {', '.join(sorted(kinds))} only, not of {self.kind}")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _range_rises(self) -> TaskConfig:
-        if self.regression is RegressionLoss.MSE and self.kind is not Kind.REGRESSION:
-            raise ValueError(f"regression: only a regression has it, not {self.kind}")
-        if self.max_answer_tokens is not None and self.kind is not Kind.SPAN:
-            raise ValueError(f"max_answer_tokens: only a span task has it, not {self.kind}")
-        if self.value_range is not None:
-            if self.kind is not Kind.REGRESSION:
-                raise ValueError(f"value_range: only regression has one, not {self.kind}")
-            if not self.value_range[0] < self.value_range[1]:
-                raise ValueError(f"value_range: must rise, is {list(self.value_range)}")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range: must rise, is {list(self.value_range)}")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -334,14 +348,6 @@ class TaskConfig(_Section):
             raise ValueError(
                 f"metric: {self.metric!r} is no metric of {self.kind}; there are {', '.join(allowed)}{question}"
             )
-        if self.kind is not Kind.TAGGING and self.entities is not None:
-            raise ValueError(f"entities: only tagging has tags, not {self.kind}")
-        if self.kind is not Kind.TAGGING and self.words is not None:
-            raise ValueError(f"words: only tagging splits texts into words, not {self.kind}")
-        if self.kind is not Kind.CLASSIFICATION and self.balanced:
-            raise ValueError(f"balanced: only classification has labels to balance, not {self.kind}")
-        if self.kind is not Kind.CLASSIFICATION and self.positive_label is not None:
-            raise ValueError(f"positive_label: only classification has one, not {self.kind}")
         if self.kind is Kind.CLASSIFICATION and self.metric in {"f1", "f1_accuracy"} and self.positive_label is None:
             raise ValueError(f"metric: {self.metric!r} needs positive_label, the label whose F1 it is")
         return self

@@ -415,6 +415,10 @@ def test_a_ranking_that_cannot_be_measured_is_refused(tmp_path: Path) -> None:
         _load(tmp_path, Kind.RANKING, _graded(0, 1), useless)
     mixed = _load(tmp_path, Kind.RANKING, _graded(0, 1), [*useless, {**useless[0], "label": 0}])
     assert mixed.notes[0].startswith("1 of 2 queries of validation.jsonl are not measured")
+    assert "warning: map and mrr of validation.jsonl are 0" in str(
+        _load(tmp_path, Kind.RANKING, _graded(1, 2, 5)).notes
+    )
+    assert "map and mrr" not in str(_load(tmp_path, Kind.RANKING, _graded(0, 1, 2)).notes)
 
 
 # Broken records
@@ -495,6 +499,18 @@ def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
     assert note.startswith("warning: 3 of 223 rows are left out:\n")
     for number, file in ((201, "train"), (202, "train"), (21, "validation")):
         assert f"\n{tmp_path / file}.jsonl:{number}: " in note
+
+
+def test_rows_of_a_table_that_are_not_text_are_left_out(tmp_path: Path) -> None:
+    """Rows of a CSV file with bytes that are not UTF-8 are bad rows as any, and nothing of them is trained on."""
+    (tmp_path / "a.csv").write_bytes(b'text,label\na,x\ncaf\xe9,x\n"two\n\xff lines",y\nb,y\n')
+    with pytest.raises(DataError, match=r"(?s)a.csv:3: not UTF-8: .*a.csv:4: not UTF-8: "):
+        _load(tmp_path, Kind.CLASSIFICATION, [], _numbered(2), train="a.csv")
+    data = _load(tmp_path, Kind.CLASSIFICATION, [], _numbered(2), train="a.csv", on_bad_row="skip", bad_row_limit=1)
+    assert (_texts(data.train), data.bad_rows) == (["a", "b"], 2)
+    (tmp_path / "a.csv").write_bytes("text,label\na,x\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"\A\S*a.csv:1: not UTF-8: .*\Z"):
+        _load(tmp_path, Kind.CLASSIFICATION, [], _numbered(2), train="a.csv")
 
 
 def test_too_many_bad_rows_stop_the_run(tmp_path: Path) -> None:

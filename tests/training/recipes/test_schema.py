@@ -206,7 +206,10 @@ def test_a_wrong_value_of_a_task_is_an_error(tmp_path: Path, key: str, value: ob
         (Kind.REGRESSION, {"metric": "accuracy"}, "metric: 'accuracy' is no metric of regression; there are pearson"),
         (Kind.CLASSIFICATION, {"metric": "f1"}, "metric: 'f1' needs positive_label"),
         (Kind.CLASSIFICATION, {"metric": "f1_accuracy"}, "metric: 'f1_accuracy' needs positive_label"),
-        (Kind.SPAN, {"positive_label": "yes"}, "positive_label: only classification has one, not span"),
+        (Kind.SPAN, {"positive_label": "yes"}, "positive_label: a key of classification only, not of span"),
+        (Kind.SPAN, {"labels": ["a", "b"]}, "labels: a key of classification, multilabel, tagging only, not of span"),
+        (Kind.CLASSIFICATION, {"positive": "yes"}, "positive: a key of ranking only, not of classification"),
+        (Kind.RANKING, {"use_question": False}, "use_question: a key of multiple_choice only, not of ranking"),
     ],
 )
 def test_what_does_not_fit_a_task_is_an_error(
