@@ -16,10 +16,12 @@ from polytask_client.call_protocol import CallSteps, Send
 from polytask_client.calls import Calls
 from polytask_client.connection import (
     DEFAULT_URL,
+    MAX_RESPONSE_BYTES,
     TRANSPORT_ERRORS,
     connection_options,
     out_of_time,
     timeouts,
+    too_large,
     translate_error,
 )
 from polytask_client.errors import Closed, PolytaskError
@@ -146,11 +148,18 @@ class AsyncClient:
         if self._http.is_closed:
             return Closed("the client is closed")
         try:
-            async with asyncio.timeout(send.timeout_s):
-                response = await self._http.request(
+            async with (
+                asyncio.timeout(send.timeout_s),
+                self._http.stream(
                     send.method, send.path, headers=send.headers, content=send.content, timeout=timeouts(send.timeout_s)
-                )
-                return Reply(response.status_code, response.headers, response.content)
+                ) as response,
+            ):
+                content = bytearray()
+                async for chunk in response.aiter_bytes():
+                    content += chunk
+                    if len(content) > MAX_RESPONSE_BYTES:
+                        return too_large(self._http.base_url)
+                return Reply(response.status_code, response.headers, bytes(content))
         except TimeoutError:
             return out_of_time(self._http.base_url)
         except TRANSPORT_ERRORS as error:

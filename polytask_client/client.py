@@ -18,10 +18,12 @@ from polytask_client.call_protocol import CallSteps, Send, Wait
 from polytask_client.calls import Calls
 from polytask_client.connection import (
     DEFAULT_URL,
+    MAX_RESPONSE_BYTES,
     TRANSPORT_ERRORS,
     connection_options,
     out_of_time,
     timeouts,
+    too_large,
     translate_error,
 )
 from polytask_client.errors import Closed, PolytaskError
@@ -164,6 +166,8 @@ class Client:
                     content += chunk
                     if time.monotonic() > end:  # httpx bounds each read, not all of them
                         return out_of_time(self._http.base_url)
+                    if len(content) > MAX_RESPONSE_BYTES:
+                        return too_large(self._http.base_url)
                 return Reply(response.status_code, response.headers, bytes(content))
         except TRANSPORT_ERRORS as error:
             return translate_error(error, self._http.base_url)

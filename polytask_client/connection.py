@@ -20,6 +20,10 @@ _CONNECT_S = 5.0
 """Limit for connecting, so that a host that does not answer leaves time for another try at another address."""
 
 
+MAX_RESPONSE_BYTES = 256 * 1024 * 1024
+"""Bytes of a response, decompressed, above which it is not read: many times what a service sends."""
+
+
 def connection_options(url: str, api_key: str | None) -> dict[str, Any]:
     """The arguments of an httpx client for a service. The default key is that of POLYTASK_API_KEY.
 
@@ -53,6 +57,13 @@ def _user_agent() -> str:
 def timeouts(seconds: float) -> httpx.Timeout:
     """The timeouts of httpx for a try of `seconds`: every step may take all of them, connecting at most `_CONNECT_S`."""
     return httpx.Timeout(seconds, connect=min(seconds, _CONNECT_S))
+
+
+def too_large(url: httpx.URL) -> BadResponse:
+    """The error of a response over MAX_RESPONSE_BYTES."""
+    return BadResponse(
+        f"the response of {url} has more than {MAX_RESPONSE_BYTES // 2**20} MiB; is it a Polytask service?"
+    )
 
 
 def translate_error(error: Exception, url: httpx.URL) -> PolytaskError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import itertools
 import json
 import subprocess
@@ -46,6 +47,7 @@ from tests.client.support.scripted import (
     Handler,
     Step,
     breaks,
+    floods,
     hangs,
     numbers,
     problem,
@@ -289,6 +291,15 @@ def test_whatever_is_replied_is_an_error_of_the_client(take: Take, reply: Step) 
     """A response that is none of this API, or broken, is a PolytaskError."""
     with scripted(reply) as server, pytest.raises(PolytaskError):
         take(server.url, ask, retries=Retries(max_tries=2, first_s=0.001), deadline_s=5)
+
+
+@pytest.mark.parametrize("reply", [floods, says(200, gzip.compress(b" " * 10_000_000), Content_Encoding="gzip")])
+def test_a_response_without_bound_is_not_read(take: Take, reply: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A response that never ends, or is large decompressed, is no answer as soon as it is larger than any."""
+    for module in ("client", "async_client"):
+        monkeypatch.setattr(f"polytask_client.{module}.MAX_RESPONSE_BYTES", 1_000_000)
+    with scripted(reply) as server, pytest.raises(BadResponse, match="has more than"):
+        take(server.url, ask)
 
 
 def test_a_closed_client_says_so() -> None:

@@ -110,6 +110,15 @@ def trickles(handler: Handler, _: Asked) -> None:
         handler.wfile.write(b" ")
 
 
+def floods(handler: Handler, _: Asked) -> None:
+    """Sends a response as fast as the client reads it, without end."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000000000")
+    handler.end_headers()
+    while not handler.played.over.is_set():
+        handler.wfile.write(b" " * 65_536)
+
+
 def numbers(limit: int = 1000) -> Step:
     """A step that answers texts that are numbers with their value, and refuses others, and too many, as the service does."""
 
