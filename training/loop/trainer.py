@@ -210,7 +210,7 @@ def train(training: Training, logger: RunLogger, checkpoints: Path, evaluate: Ca
     """Trains to the end of the recipe. Writes checkpoints to the folder `checkpoints` on the way and at the end.
 
     `evaluate` is called when an evaluation is due and iterated; between its items a signal can stop it. Raises
-    Interrupted after SIGTERM or SIGINT, once the checkpoint is written; RunError if it cannot be written;
+    Interrupted after SIGTERM or SIGINT, once the checkpoint is written; OSError if it cannot be written;
     NonFiniteLossError, after the weights before that update were saved beside the checkpoints.
     """
     stop, failed = False, checkpoints / FAILED

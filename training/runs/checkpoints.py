@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 from collections.abc import Mapping
@@ -34,22 +35,21 @@ class Snapshot:
 
 
 def write_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Writes a file that is complete or, whenever the machine stops, not there. Raises RunError.
+    """Writes a file that is complete or, whenever the machine stops, not there. Raises OSError.
 
     The JSON is stored as a tensor of bytes, because the header of safetensors is limited in size.
     """
     text = bytearray(json.dumps(snapshot.state, separators=(",", ":")).encode())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}
     temporary = path.with_name(f".{path.name}.new")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors | {_STATE: torch.frombuffer(text, dtype=torch.uint8)}, temporary)
-        flush(temporary)
-        temporary.rename(path)
-        flush(path.parent)
-    except (OSError, SafetensorError) as error:
-        remedy = "make room and go on with --resume from the checkpoint before"
-        raise RunError(f"{path}: the checkpoint cannot be written ({error}); {remedy}") from error
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
+    flush(temporary)
+    temporary.rename(path)
+    flush(path.parent)
 
 
 def read_snapshot(path: Path) -> Snapshot:
