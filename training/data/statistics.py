@@ -131,7 +131,8 @@ def _draw_notes(data: Sequence[TaskData], draws: Sequence[int]) -> list[str]:
         for task_data, count in zip(data, draws, strict=True)
         if count < min(len(task_data.train), _FEW_DRAWS)
     ]
-    remedy = 'more `examples` in [length], or [sampler] name = "temperature" with `temperature = 2`, draw more of them'
+    sampler = ', or [sampler] name = "temperature" with `temperature = 2`,' if len(data) > 1 else ""
+    remedy = f"more `examples` in [length]{sampler} draw more of them"
     return [f"warning: few examples are drawn of {', '.join(rare)}; {remedy}"] if rare else []
 
 

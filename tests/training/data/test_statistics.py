@@ -153,6 +153,7 @@ def test_a_task_that_is_hardly_drawn_is_a_warning() -> None:
     assert "warning: few examples are drawn of mood 99; more `examples` in [length]" in shown
     assert [line.split()[3] for line in shown.splitlines() if line.split()[:2] == ["mood", "150"]] == ["99", "1,200"]
     assert "few examples" not in _shown(data, draws=(100,))
+    assert "more `examples` in [length] draw more of them" in _shown(data, draws=(99,))
 
 
 def test_what_cannot_be_measured_is_a_warning() -> None:
