@@ -36,12 +36,13 @@ _SMALL_BODY = 2048
 _THREADS = 2
 """Threads that tokenise and decode. Python runs on one of them at a time; most of tokenising is not Python."""
 
-_LARGE = 65_536
-"""Bytes of a body or of answers that a thread of their own works on, so that only other large ones wait for it."""
+_LARGE_BODY, _LARGE_ANSWERS = 65_536, 1_048_576
+"""Bytes that a thread of their own works on, so that only other large ones wait for it: about 20 ms of work."""
 
 _ROWS_DECODED_AT_ONCE = 8
 _TOKENS_DECODED_AT_ONCE = 256
-"""Limits on rows, and on tokens of token-level rows, that are decoded on the event loop. More are decoded on a thread."""
+_BYTES_WRITTEN_AT_ONCE = 65_536
+"""Limits on rows, on tokens of token-level rows, and on bytes that are decoded on the event loop, else on a thread."""
 
 Translate = Callable[[bytes], bytes]
 """Makes a body of this API from one of another protocol, or a response of that from one of this. Raises ServiceError."""
@@ -172,7 +173,7 @@ class Predictor:
         else:
             self._token_estimator.add(estimate)
             try:
-                prepared = await self._on_thread(call, num_bytes, prepare)
+                prepared = await self._on_thread(call, prepare, is_large=num_bytes >= _LARGE_BODY)
             finally:
                 self._token_estimator.remove(estimate)
         # Tokens of one task: the sum over several tasks that read the same texts would be expected of each single one.
@@ -217,15 +218,15 @@ class Predictor:
 
         num_tokens = sum(len(row) for row in logits if row.ndim > 1)
         few = len(logits) <= _ROWS_DECODED_AT_ONCE and num_tokens <= _TOKENS_DECODED_AT_ONCE
-        if few and prepared.max_answer_bytes < _LARGE:
+        if few and prepared.max_answer_bytes < _BYTES_WRITTEN_AT_ONCE:
             return render()
-        return await self._on_thread(call, prepared.max_answer_bytes, render)
+        return await self._on_thread(call, render, is_large=prepared.max_answer_bytes >= _LARGE_ANSWERS)
 
-    async def _on_thread(self, call: PredictCall, num_bytes: int, work: Callable[[Check], _Result]) -> _Result:
-        """The result of work for a call, of about `num_bytes`. It is told to stop at the deadline or at a disconnect."""
+    async def _on_thread(self, call: PredictCall, work: Callable[[Check], _Result], *, is_large: bool) -> _Result:
+        """The result of work for a call. It is told to stop at the deadline or at a disconnect."""
         signal, late = StopSignal(call.deadline), DeadlineExceeded(TOO_LATE)
         stop_watching = call.watch_disconnect(lambda: signal.stop(ClientGone("nobody waits")))
-        threads = self._threads if num_bytes < _LARGE else self._thread_for_large
+        threads = self._thread_for_large if is_large else self._threads
         try:
             started = asyncio.get_running_loop().run_in_executor(threads, _unless_stopped, work, signal)
             return await before(call.deadline, started, late)

@@ -183,6 +183,7 @@ def open_inference_routes(handlers: OpenInference) -> APIRouter:
             include_in_schema=documented,
             openapi_extra=prediction_parameters,
         )(handlers.infer)
+    router.head("/v1/models/{task}", include_in_schema=False)(handlers.model_ready)
     router.get(
         "/v1/models/{task}",
         summary="Whether requests for a task are answered (KServe v1)",

@@ -192,7 +192,8 @@ async def test_it_is_not_ready_while_the_probe_row_fails() -> None:
 
 async def test_a_device_that_hangs_answers_nobody_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Running and waiting rows fail while the batch still runs, nothing is ready until it has ended, and then all is as before."""
-    monkeypatch.setattr("polytask.service.engine.worker.HUNG_S", 0.3)
+    monkeypatch.setattr("polytask.service.engine.worker.HUNG_S", 1)
+    monkeypatch.setattr("polytask.service.engine.device_loop.BEAT_S", 0.05)
     backend = GatedBackend()
     with working(backend) as bench:
         backend.shut()

@@ -248,6 +248,26 @@ async def test_large_requests_keep_only_large_ones_waiting(
     await asyncio.gather(*large_ones, usual)
 
 
+@pytest.mark.parametrize(("num_blanks", "writer"), [(65_000, "prepare_0"), (1_100_000, "prepare_large_0")])
+async def test_only_very_large_answers_are_written_by_the_thread_for_large_ones(
+    engine: RecordingEngine, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, num_blanks: int, writer: str
+) -> None:
+    """Answers that may have as many bytes as a usual batch do not wait for large bodies."""
+    writers = set[str]()
+
+    def noted(*arguments: Any) -> Any:
+        writers.add(threading.current_thread().name)
+        return answer(*arguments)
+
+    monkeypatch.setattr("polytask.service.prediction.prepared_request.answer", noted)
+    task = asyncio.create_task(predict(predictor, "mood", body(*["cat"] * 10) + b" " * num_blanks))
+    await until(lambda: len(engine.rows) == 10)
+    for row in engine.rows:
+        row.payload.sink.answer(row.payload.index, np.zeros(3, np.float32), 1.0, 2.0)
+    await task
+    assert writers == {writer}
+
+
 async def test_a_small_request_does_not_stand_behind_what_is_being_tokenised(
     engine: RecordingEngine, encoder: GatedEncoder, predictor: Predictor
 ) -> None:

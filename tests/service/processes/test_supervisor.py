@@ -51,8 +51,11 @@ class Supervised:
 
     def children(self, module: str = "") -> list[psutil.Process]:
         """The processes that run the module, or all."""
-        found = psutil.Process(self.popen.pid).children()
-        return [child for child in found if module in " ".join(child.cmdline())]
+        found = []
+        for child in psutil.Process(self.popen.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                found += [child] if module in " ".join(child.cmdline()) else []
+        return found
 
     def ready(self) -> bool:
         """Whether the service reports that it is ready."""

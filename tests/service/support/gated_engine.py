@@ -34,6 +34,8 @@ if __name__ == "__main__":
     with (
         patch("polytask.service.backends.selection.TorchBackend", _Gated),
         patch("polytask.service.engine.worker.HUNG_S", float(os.environ.get("HUNG_S", "inf"))),
+        # Much more often than that, also on a slow machine.
+        patch("polytask.service.engine.device_loop.BEAT_S", 0.1),
         # A probe that waits at the gate would be counted among what a test holds there.
         patch("polytask.service.engine.device_loop.PROBE_S", float("inf")),
     ):

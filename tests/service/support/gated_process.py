@@ -39,6 +39,8 @@ if __name__ == "__main__":
     with (
         patch("polytask.service.backends.selection.TorchBackend", gated),
         patch("polytask.service.engine.worker.HUNG_S", float(os.environ.get("HUNG_S", "inf"))),
+        # Much more often than that, also on a slow machine.
+        patch("polytask.service.engine.device_loop.BEAT_S", 0.1),
         patch("polytask.service.engine.worker.RESTART_S", float(os.environ.get("RESTART_S", "inf"))),
         patch("polytask.service.engine.device_loop.PROBE_S", float("inf")),
     ):

@@ -365,7 +365,7 @@ def test_the_connections_that_waited_longest_end_when_there_are_too_many() -> No
         await answer_read(scope, receive, send)
 
     with contextlib.ExitStack() as stack:
-        busy = stack.enter_context(connected(answer, partial(BoundedConnection, max_connections=32)))
+        busy = stack.enter_context(connected(answer, partial(BoundedConnection, max_connections=32), keep_alive_s=3600))
         busy.sendall(GET.replace(b"/ ", b"/slow ") + b"\r\n")
         assert started.wait(PATIENCE_S)
         idle = []
@@ -468,3 +468,28 @@ def test_few_pipelined_requests_become_objects_at_a_time() -> None:
         answers = re.findall(rb"(\d{5})ok", read_all(client))
     assert [int(answer) for answer in answers] == list(range(5000))
     assert 0 < longest < 8192 // len(GET)
+
+
+def test_what_is_pipelined_behind_a_slow_request_is_not_read() -> None:
+    """While a request is worked on, no more than one read of what comes behind it is held in memory."""
+    held, go_on = 0, threading.Event()
+
+    class Watched(BoundedConnection):
+        def data_received(self, data: bytes) -> None:
+            nonlocal held
+            super().data_received(data)
+            held = max(held, len(self._unparsed))
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(go_on.wait, PATIENCE_S)
+        await answer_body(scope, receive, send)
+
+    with connected(answer, Watched) as client:
+        sent = (GET + b"Content-Length: 10000\r\n\r\n" + b"a" * 10_000) * 200
+        sending = threading.Thread(target=client.sendall, args=(sent + GET + b"Connection: close\r\n\r\n",))
+        sending.start()
+        sending.join(1)  # of what the kernel takes, more would be read in that time
+        go_on.set()
+        assert read_all(client).count(b"aok") == 200
+        sending.join()
+    assert 0 < held <= 256 * 1024
