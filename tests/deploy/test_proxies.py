@@ -142,7 +142,7 @@ def test_nginx(tmp_path: Path, service: str, target: str) -> None:
 
 def test_haproxy(tmp_path: Path, service: str) -> None:
     """With the page's lines for HAProxy the service works below a path."""
-    configuration = replaced(shown("haproxy"), "127.0.0.1:8000", service.removeprefix("http://"))
+    configuration = replaced(shown("text"), "127.0.0.1:8000", service.removeprefix("http://"))
     with haproxy(tmp_path, configuration, "bind :8080") as url:
         assert_serves(url)
 
@@ -177,12 +177,12 @@ def test_the_service_keeps_idle_connections_longer_than_proxies() -> None:
     """Without a time of their own the page's proxies give an idle connection up before the service does, by defaults known here."""
     nginx_s = 60  # keepalive_timeout of an upstream; ingress-nginx has the same; HAProxy's pool-purge-delay is 5 s
     assert Settings().keep_alive_s > nginx_s
-    assert not re.search(r"keepalive_timeout|pool-purge-delay", shown("nginx") + shown("haproxy") + SHIPPED)
+    assert not re.search(r"keepalive_timeout|pool-purge-delay", shown("nginx") + shown("text") + SHIPPED)
 
 
 def test_proxies_wait_longer_than_the_service() -> None:
     """Each timeout for a response is longer than the longest deadline, and each bound of bodies larger than the service's."""
-    for text in (shown("nginx"), shown("haproxy"), SHIPPED):
+    for text in (shown("nginx"), shown("text"), SHIPPED):
         (seconds,) = re.findall(r"(?:proxy_read_timeout|timeout server) (\d+)s", text)
         assert int(seconds) > Settings().deadline_s
     for size in re.findall(r"(?:client_max_body_size|client_body_buffer_size|proxy-body-size:) (\d+)m", PAGE):
