@@ -23,7 +23,7 @@ import psutil
 import typer
 
 from benchmarks.serving import results
-from benchmarks.serving.hostile import Call, Stream, calls, streams
+from benchmarks.serving.attacks import Call, Stream, calls, streams
 from benchmarks.serving.servers import Server, polytask
 from polytask.service.config.api_keys import new_key
 

@@ -28,7 +28,7 @@ import typer
 
 from benchmarks.serving import results
 from benchmarks.serving.abuse import hostile, post, posting_paths, refused, unanswered
-from benchmarks.serving.hostile import Stream, calls, streams
+from benchmarks.serving.attacks import Stream, calls, streams
 from benchmarks.serving.servers import Server, polytask
 from polytask.service.config.api_keys import new_key
 

@@ -1,4 +1,4 @@
-"""Hostile traffic: what a connection without a key can send without end, and requests that cost much for their size."""
+"""Attacks: what a connection without a key can send without end, and requests that cost much for their size."""
 
 from __future__ import annotations
 
