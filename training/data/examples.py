@@ -16,7 +16,7 @@ from polytask.model.words import WordRule, WordSplit
 from polytask.training.data.holdout import choose_held_out
 from polytask.training.data.issues import DataError, DataIssues, read_all
 from polytask.training.data.labels import LabelReading, labels_of, lookalikes
-from polytask.training.data.records import SourcedRecord, read_records
+from polytask.training.data.records import SourcedRecord, read_records, whole_queries
 from polytask.training.data.relevance import Relevance, read_relevance
 from polytask.training.data.running_text import running_text
 from polytask.training.data.splits import subsample
@@ -354,7 +354,8 @@ def _fitting(
     task: Task, config: TaskConfig, records: Sequence[SourcedRecord], issues: DataIssues
 ) -> list[SourcedRecord]:
     """The records that fit the task; the others become issues."""
-    fitting, queries, labels = [], dict[str | int | None, str](), frozenset(task.labels)
+    fitting, queries, labels = list[SourcedRecord](), dict[str | int | None, str](), frozenset(task.labels)
+    bad_groups = set[str | int | None]()
     for sourced in records:
         misfit = _misfit(task, config, sourced, labels)
         if (
@@ -366,8 +367,11 @@ def _fitting(
             misfit = f"text: differs from the query of its group {sourced.group!r}", category
         if misfit:
             issues.add(sourced.location, *misfit)
+            bad_groups.add(sourced.group)
         else:
             fitting.append(sourced)
+    if task.kind is Kind.RANKING and config.on_bad_row is OnBadRow.SKIP:
+        return whole_queries(fitting, bad_groups, issues)
     return fitting
 
 

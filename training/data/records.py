@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,11 @@ def read_records(
 
     `columns`: the file's column of a field, if their names differ. `group_by`: the field whose value records of a group
     share; a value that is neither text nor a whole number is ignored. `grouped`: the file must have the field. With
-    `bad_rows`, rows that are no valid records are added to it and left out.
+    `bad_rows`, rows that are no valid records are added to it and left out; of a ranking with their whole query.
     """
     issues = DataIssues() if bad_rows is None else bad_rows
     records: list[SourcedRecord] = []
+    bad_groups: set[str | int | None] = set()
     schema, columns = RECORD_CLASSES[kind], columns or {}
     strings = is_text_table(name)
     required = [*required_fields(kind), *([group_by] if grouped else [])]
@@ -57,14 +58,30 @@ def read_records(
             record = schema.model_validate(_decode_lists(row) if strings else row, strict=not strings)
         except pydantic.ValidationError as error:
             issues.add(location, *_problem(error, raw, columns, name))
+            bad_groups.add(_group(row.get(group_by)))
         else:
             records.append(SourcedRecord(record, location, _group(row.get(group_by))))
     if bad_rows is None:
         issues.raise_if_any()
+    elif kind is Kind.RANKING:
+        records = whole_queries(records, bad_groups, issues)
     if not records:
         issues.raise_if_any()
         raise DataError(f"{folder / name}: no records")
     return records
+
+
+def whole_queries(
+    records: Sequence[SourcedRecord], bad_groups: Collection[str | int | None], issues: DataIssues
+) -> list[SourcedRecord]:
+    """The candidates of queries of which none is a bad row; the others become issues.
+
+    Without its right answer a query would be learnt as one that has none.
+    """
+    for sourced in records:
+        if sourced.group in bad_groups:
+            issues.add(sourced.location, "another candidate of its query is a bad row")
+    return [sourced for sourced in records if sourced.group not in bad_groups]
 
 
 def _group(value: object) -> str | int | None:

@@ -241,7 +241,7 @@ class TaskConfig(_Section):
     on_bad_row: OnBadRow = Field(
         default=OnBadRow.STOP,
         description="whether rows that are no valid records of the task stop the run before it starts, or are left out "
-        "(`skip`) and counted",
+        "(`skip`, of a ranking with their whole query) and counted",
     )
     bad_row_limit: Fraction = Field(
         default=0.05, description="with `skip`: largest share of bad rows; more of them stop the run"

@@ -501,6 +501,22 @@ def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
         assert f"\n{tmp_path / file}.jsonl:{number}: " in note
 
 
+def test_a_query_with_a_bad_row_is_left_out_whole(tmp_path: Path) -> None:
+    """With `on_bad_row = "skip"` a ranking loses the queries of bad rows, as one without its right answer would mislead."""
+    good = [
+        {"group": f"q{number}", "text": f"query {number}", "text_pair": f"answer {label}", "label": label}
+        for number in range(100)
+        for label in (0, 1)
+    ]
+    invalid = good[3] | {"text_pair": ""}
+    other_query = good[5] | {"text": "something else"}
+    train = [*good[:3], invalid, good[4], other_query, *good[6:]]
+    data = _load(tmp_path, Kind.RANKING, train, good, on_bad_row="skip")
+    assert data.train == _load(tmp_path, Kind.RANKING, [*good[:2], *good[6:]], good).train
+    assert data.bad_rows == 4
+    assert "train.jsonl:3: another candidate of its query is a bad row" in data.notes[-1]
+
+
 def test_rows_of_a_table_that_are_not_text_are_left_out(tmp_path: Path) -> None:
     """Rows of a CSV file with bytes that are not UTF-8 are bad rows as any, and nothing of them is trained on."""
     (tmp_path / "a.csv").write_bytes(b'text,label\na,x\ncaf\xe9,x\n"two\n\xff lines",y\nb,y\n')
