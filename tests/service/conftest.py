@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from polytask.model_store.load import Checkpoint
@@ -12,6 +15,14 @@ from tests.service.support import checkpoints
 def anyio_backend() -> str:
     """Tests that are coroutines run on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture
+def hangup_ends() -> Iterator[None]:
+    """SIGHUP ends what the test starts, also where the tests themselves run under `nohup`, whose children ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.usefixtures("hangup_ends")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_end_answers_what_was_accepted_and_exits_with_zero(store: Path, number: signal.Signals) -> None:
     """Requests that run or wait when the signal comes get their answers; after it nothing new is accepted."""

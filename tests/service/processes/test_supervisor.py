@@ -310,6 +310,7 @@ def test_sigterm_answers_what_was_accepted_and_ends_every_process(
     assert not any(child.is_running() for child in children)
 
 
+@pytest.mark.usefixtures("hangup_ends")
 def test_the_end_is_seen_before_the_port_is_closed(tmp_path: Path) -> None:
     """For POLYTASK_DRAIN_S seconds after the SIGHUP of a terminal to all processes, new requests are still answered."""
     with supervised(tmp_path, POLYTASK_FRONTENDS="2", POLYTASK_DRAIN_S="3") as service:
