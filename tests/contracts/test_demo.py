@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from polytask.model.encoding import InputEncoder
+from polytask.model.answers import AnswerOptions, answer
+from polytask.model.encoding import Input, InputEncoder
 from polytask.model.tasks import Kind
+from polytask.model.truncation import Truncation
+from polytask.model.window_merging import WindowScore
 from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.load import Checkpoint, load
 from polytask.model_store.versions import resolve
 from polytask.service.backends.forward import Forward
 from polytask.service.backends.torch_cpu import TorchBackend
 from polytask.service.engine.golden_check import TOLERANCES, check_goldens
+from polytask.training.evaluation.evaluate import row_logits
 
 MAX_BYTES = 25_000_000
 PROMISED = {
@@ -62,3 +68,39 @@ def test_the_demo_repeats_its_golden_answers(demo: Checkpoint) -> None:
     assert {golden.task for golden in demo.manifest.goldens} == {task.name for task in tasks}
     forward = Forward(TorchBackend(demo.network), tasks, encoder.pad_id)
     check_goldens(forward, tasks, encoder, demo.manifest.goldens, TOLERANCES["float32"])
+
+
+ANSWER = "The first public railway opened in 1825 between two towns in the north of England."
+THANKS, INSULT = "Thank you so much, this made my whole week!", "You are a stupid bitch and everybody hates you."
+PLANTS = ("Roses", "Beans", "Lilies", "Apple trees", "Tomatoes", "Herbs", "Ferns", "Tulips")
+HABITS = (
+    "need water on dry days",
+    "grow along the southern wall",
+    "are cut back in the autumn",
+    "flower for most of June",
+    "stand beside the old shed",
+)
+GARDEN = " ".join(f"{plant} {habit}." for habit in HABITS for plant in PLANTS)
+
+
+def _in_windows(demo: Checkpoint, name: str, item: Input, windows: WindowScore | None = None) -> Any:
+    """The answer of a task to a text that is read in windows."""
+    encoder, tasks = InputEncoder(demo.tokenizer), demo.network.tasks
+    task_id = [task.name for task in tasks].index(name)
+    (rows,) = encoder.encode(tasks[task_id], [item], Truncation.WINDOW)
+    logits = row_logits(demo.network, rows, task_id, encoder.pad_id)
+    return answer(tasks[task_id], item, rows, logits, AnswerOptions(windows=windows))
+
+
+def test_windows_score_as_the_page_of_options_says(demo: Checkpoint) -> None:
+    """The figures of docs/api.md for what matters in one place, alone and behind forty sentences about a garden."""
+    item = Input("When did the first railway open?", candidates=(ANSWER, f"{GARDEN} {ANSWER}"))
+    for windows, expected in ((None, [0.99, 0.90]), (WindowScore.MEAN, [0.99, 0.12])):
+        ranking = _in_windows(demo, "relevance", item, windows).ranking
+        assert [one.score for one in sorted(ranking, key=lambda one: one.index)] == pytest.approx(expected, abs=0.01)
+    for windows, gratitude in ((None, 0.02), (WindowScore.BEST, 0.94)):
+        found = _in_windows(demo, "emotions", Input(f"{GARDEN} {THANKS}"), windows)
+        assert found.scores["gratitude"] == pytest.approx(gratitude, abs=0.01)
+    for text, offensive in ((INSULT, 0.97), (f"{GARDEN} {INSULT}", 0.23)):
+        found = _in_windows(demo, "toxicity", Input(text))
+        assert found.scores["offensive_language"] == pytest.approx(offensive, abs=0.01)

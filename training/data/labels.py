@@ -20,7 +20,8 @@ from polytask.training.data.tag_schemes import ENTITY, recognise, to_iob2
 Split = Sequence[SourcedRecord]
 
 _FIELDS = {Kind.CLASSIFICATION: "label", Kind.MULTILABEL: "labels", Kind.TAGGING: "tags"}
-_WHOLE_NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
+WHOLE_NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
+"""A whole number as text, also as tables with gaps store it: the number, and the decimal point with zeros if it has one."""
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
 
 
@@ -161,7 +162,7 @@ def _without_blanks(names: Sequence[str], known: Sequence[str]) -> dict[str, str
 
 def _whole_numbers(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     """Names such as `1.0` with their whole numbers, if all names are such numbers, as tables with gaps store them."""
-    matches = {name: _WHOLE_NUMBER.fullmatch(name) for name in names}
+    matches = {name: WHOLE_NUMBER.fullmatch(name) for name in names}
     if not all(matches.values()):
         return {}
     return {name: match[1] for name, match in matches.items() if match and match[2] and name not in known}

@@ -7,15 +7,13 @@ the expected grade as its optimum, and the order of expected grades maximises th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from polytask.training.data.issues import DataError
+from polytask.training.data.labels import WHOLE_NUMBER
 from polytask.training.data.records import SourcedRecord
 from polytask.training.recipes.schema import TaskConfig
-
-_WHOLE_NUMBER = re.compile(r"(-?[0-9]+)(\.0+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +52,5 @@ def read_relevance(config: TaskConfig, records: Iterable[SourcedRecord]) -> Rele
 
 
 def _whole_number(label: int | str) -> int | None:
-    match = _WHOLE_NUMBER.fullmatch(str(label).strip())
+    match = WHOLE_NUMBER.fullmatch(str(label).strip())
     return int(match[1]) if match else None
