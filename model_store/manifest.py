@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from polytask.model import answers
 from polytask.model.config import NetworkConfig, ParameterCounts
@@ -26,7 +26,7 @@ from polytask.model_store.errors import (
 )
 from polytask.model_store.reading import MIB, read_bytes, read_hashed
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST = "manifest.json"
 MANIFEST_HASH = "manifest.sha256"
 WEIGHTS = "weights.safetensors"
@@ -192,9 +192,8 @@ def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
     new: dict[str, Any] = {"format": FORMAT}
     if values["format"] == 1:
         new["parameters"] = None
-        if isinstance(values.get("network"), dict):
-            switches = {field.name: field.default for field in fields(NetworkConfig) if field.default is not MISSING}
-            new["network"] = json.loads(json.dumps(switches)) | values["network"]
+    if isinstance(values.get("network"), dict):
+        new["network"] = _defaults(NetworkConfig) | values["network"]
     if isinstance(values.get("tasks"), list):
         new["tasks"] = [
             _upgrade_task(task, values["format"]) if isinstance(task, dict) else task for task in values["tasks"]
@@ -203,8 +202,16 @@ def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _upgrade_task(task: dict[str, Any], format_number: int) -> dict[str, Any]:
-    implied = {"max_answer_tokens": _MAX_ANSWER_TOKENS if task.get("kind") == Kind.SPAN else None, "words": None}
-    return implied | ({"raw_output": False} if format_number == 1 else {}) | task
+    implied = _defaults(Task)
+    if format_number < 3 and task.get("kind") == Kind.SPAN:
+        implied["max_answer_tokens"] = _MAX_ANSWER_TOKENS
+    return implied | task
+
+
+def _defaults(kind: type[NetworkConfig | Task]) -> dict[str, Any]:
+    """The default values of a dataclass as they are in JSON."""
+    values = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    return cast(dict[str, Any], json.loads(json.dumps(values)))
 
 
 def _check(manifest: Manifest) -> None:

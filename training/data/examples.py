@@ -25,14 +25,17 @@ from polytask.training.data.word_rules import choose_word_rule
 from polytask.training.recipes.schema import OnBadRow, RecipeError, RegressionLoss, TaskConfig
 from polytask.training.recipes.validation_errors import did_you_mean
 
-READING = 2
+READING = 3
 """The rules by which files become examples, numbered: another number may give other examples of the same recipe and files.
 
 1: `holdout` drew groups at random; tags were read as they are. 2: `holdout` keeps labels equally frequent and equal texts
-together; labels and tags are put right, see `polytask.training.data.labels`.
+together; labels and tags are put right, see `polytask.training.data.labels`. 3: `selection` keeps training examples.
 """
 
 _THRESHOLD = 0.5
+_FEWEST_TO_SELECT_FROM = 100
+"""Training examples; of fewer, a tenth would decide nothing."""
+_MOST_SELECTION = 1_000
 _TEXT_KINDS = frozenset({Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.REGRESSION})
 
 
@@ -73,8 +76,10 @@ class EncodedExample:
 class TaskData:
     """A task with its training and validation examples.
 
-    `validation` holds all validation splits, one after the other. `splits`: their numbers of examples by name. `notes`:
-    what was recognised in the data, and warnings, for people. `bad_rows`: number of rows that were left out.
+    `validation` holds all validation splits, one after the other. `splits`: their numbers of examples by name.
+    `selection`: training examples that no update sees; what is chosen while training and after it, such as the best state
+    and thresholds, is chosen on them. `notes`: what was recognised in the data, and warnings, for people. `bad_rows`:
+    number of rows that were left out.
     """
 
     task: Task
@@ -82,6 +87,7 @@ class TaskData:
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     splits: Mapping[str, int]
+    selection: tuple[Example, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
     bad_rows: int = field(default=0, compare=False)
 
@@ -101,7 +107,7 @@ def load_task(config: TaskConfig, folder: Path) -> TaskData:
         data = _make_examples(task, config, files, labels.splits, bad_rows, labels.notes)
     else:
         data = _make_examples(_task(config, splits[0]), config, files, splits, bad_rows)
-    return replace(data, train=tuple(subsample(data.train, config.cap, config.cap_seed)))
+    return data
 
 
 def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
@@ -120,7 +126,7 @@ def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
         _require_records(splits, files, bad_rows)
     # Without `holdout` there is no training split here.
     data = _make_examples(task, config, files if config.holdout else [(), *files], splits, bad_rows, notes)
-    return replace(data, train=())
+    return replace(data, train=(), selection=())
 
 
 def _make_examples(
@@ -157,18 +163,49 @@ def _make_examples(
     if bad_rows.count:
         notes.append(f"warning: {bad_rows.count:,} of {num_rows:,} rows are left out:\n{bad_rows}")
     train, *validation = examples if len(examples) == len(files) else [[], *examples]
+    train_records = records[0]
     if config.holdout:
-        split = choose_held_out(config, records[0], [e.input for e in train], [e.target for e in train])
-        notes += split.notes
-        validation = [[example for example, is_held in zip(train, split.held_out, strict=True) if is_held]]
-        train = [example for example, is_held in zip(train, split.held_out, strict=True) if not is_held]
+        train, held_out, train_records = _hold_out(config, train, train_records, config.holdout, notes)
+        validation = [held_out]
+    train, selection = _keep_selection(config, train, train_records)
     if task.kind is Kind.RANKING:
         _check_rankings(config, validation, notes)
     notes += [
         f"warning: the labels {' and '.join(map(repr, names))} are almost the same"
         for names in lookalikes(answer_labels(task))
     ]
-    return _task_data(task, config, train, validation, notes, bad_rows.count)
+    return _task_data(task, config, train, selection, validation, notes, bad_rows.count)
+
+
+def _keep_selection(
+    config: TaskConfig, train: Sequence[Example], records: Sequence[SourcedRecord]
+) -> tuple[list[Example], list[Example]]:
+    """The examples to train on, `cap` at most, and those to choose by. None are kept where all are in one group."""
+    kept = subsample(range(len(train)), config.cap, config.cap_seed)
+    train = [train[index] for index in kept]
+    if not config.selection or len(train) < _FEWEST_TO_SELECT_FROM:
+        return train, []
+    if config.kind is not Kind.RANKING:
+        records = [records[index] for index in kept]
+    try:
+        train, selection, _ = _hold_out(config, train, records, min(config.selection, _MOST_SELECTION / len(train)), [])
+    except DataError:
+        return train, []
+    return train, selection
+
+
+def _hold_out(
+    config: TaskConfig, examples: Sequence[Example], records: Sequence[SourcedRecord], share: float, notes: list[str]
+) -> tuple[list[Example], list[Example], list[SourcedRecord]]:
+    """The examples to go on with, those held out, and the records of the former (of a ranking: all)."""
+    split = choose_held_out(config, records, [e.input for e in examples], [e.target for e in examples], share)
+    notes += split.notes
+    sides: tuple[list[Example], list[Example]] = [], []
+    for example, is_held in zip(examples, split.held_out, strict=True):
+        sides[is_held].append(example)
+    if config.kind is Kind.RANKING:
+        return *sides, list(records)
+    return *sides, [record for record, is_held in zip(records, split.held_out, strict=True) if not is_held]
 
 
 def _files_of_splits(config: TaskConfig) -> list[tuple[str, ...]]:
@@ -230,13 +267,16 @@ def _task_data(
     task: Task,
     config: TaskConfig,
     train: Sequence[Example],
+    selection: Sequence[Example],
     validation: Sequence[Sequence[Example]],
     notes: Sequence[str],
     left_out: int,
 ) -> TaskData:
     names = tuple(config.validation) or ("held-out",)
     splits = {name: len(examples) for name, examples in zip(names, validation, strict=True)}
-    return TaskData(task, config, tuple(train), tuple(chain(*validation)), splits, tuple(notes), left_out)
+    return TaskData(
+        task, config, tuple(train), tuple(chain(*validation)), splits, tuple(selection), tuple(notes), left_out
+    )
 
 
 def encode_examples(

@@ -24,9 +24,15 @@ class Holdout:
 
 
 def choose_held_out(
-    config: TaskConfig, records: Sequence[SourcedRecord], inputs: Sequence[Input], targets: Sequence[Any]
+    config: TaskConfig,
+    records: Sequence[SourcedRecord],
+    inputs: Sequence[Input],
+    targets: Sequence[Any],
+    share: float,
 ) -> Holdout:
-    """The examples to hold out, of which the inputs and targets are given; `records[i]` is that of example i, but for rankings.
+    """The `share` of the examples to hold out, of which the inputs and targets are given.
+
+    `records[i]` is that of example i, but for rankings.
 
     Examples stay together that have the same group or a text in common; where texts link so many examples that too few
     could be held out, those whose whole input is the same. Raises DataError if nothing can be held out.
@@ -42,15 +48,15 @@ def choose_held_out(
 
     def held_out(keys: Sequence[Sequence[Hashable]]) -> list[bool]:
         linked = [[*group, *own] for group, own in zip(groups, keys, strict=True)]
-        return hold_out(connected(linked), strata, config.holdout)
+        return hold_out(connected(linked), strata, share)
 
-    by_text, wanted = held_out(texts), config.holdout * len(inputs)
+    by_text, wanted = held_out(texts), share * len(inputs)
     if sum(by_text) >= wanted / 2:
         return Holdout(by_text)
     by_input = held_out([["\n".join((*own, *item.candidates))] for own, item in zip(texts, inputs, strict=True)])
     if not any(by_input):
         raise DataError(
-            f"{config.train[0]}: holdout = {config.holdout}: all records have the same group or text, so none can be held "
+            f"{config.train[0]}: holdout = {share:g}: all records have the same group or text, so none can be held "
             "out; name a `validation` file"
         )
     if sum(by_input) == sum(by_text):

@@ -246,6 +246,11 @@ class TaskConfig(_Section):
     bad_row_limit: Fraction = Field(
         default=0.05, description="with `skip`: largest share of bad rows; more of them stop the run"
     )
+    selection: Fraction = Field(
+        default=0.1,
+        description="share of the training examples, 1,000 at most, that no update sees: the best state, thresholds and "
+        "the like are chosen on them; of fewer than 100 examples none",
+    )
     cap: int | None = Field(
         default=None,
         ge=1,
