@@ -56,6 +56,17 @@ class BottleneckForm(StrEnum):
     LADDER = "ladder"
 
 
+class Product(StrEnum):
+    """The six matrix products of a layer, to which a task may add a low-rank residual of its own."""
+
+    QUERY = "query"
+    KEY = "key"
+    VALUE = "value"
+    ATTENTION_OUTPUT = "attention_output"
+    EXPAND = "expand"
+    CONTRACT = "contract"
+
+
 _MINIMUMS = {
     "vocab_size": 1,
     "hidden_size": 1,
@@ -67,6 +78,9 @@ _MINIMUMS = {
     "relative_attention_buckets": 0,
     "film_rank": 0,
     "task_size": 0,
+    "alignment_layer": 0,
+    "joint_rows": 0,
+    "residual_rank": 0,
 }
 
 
@@ -78,7 +92,12 @@ class NetworkConfig:
     every FiLM's projection (0: full). `task_size`: length of a task's vector (0: hidden_size). Every FiLM reads a task
     vector, and T tasks span at most T dimensions, so a short vector makes all FiLMs cheaper. `num_segments`: 0 for a
     backbone without segment embeddings. `embedding_size`: width of the embeddings (0: hidden_size).
-    `relative_attention_buckets`: number of buckets of token distances, as in MPNet (0: none).
+    `relative_attention_buckets`: number of buckets of token distances, as in MPNet (0: none). `alignment_layer`: the
+    layer whose input the alignment changes.
+
+    `task_rows`: the row of the task tables that each task reads (empty: task t reads row t). The first `joint_rows` rows
+    (0: one a task) are computed by the hypernetwork, the others are stored: tuned rows. `residual_rank`: rank of what a
+    tuned row adds to the `residual_products` of the `residual_layers` (0: nothing).
     Raises ValueError if the sizes do not fit each other.
     """
 
@@ -108,6 +127,12 @@ class NetworkConfig:
     bottleneck_form: BottleneckForm = BottleneckForm.RESIDUAL
     embedding_size: int = 0
     relative_attention_buckets: int = 0
+    alignment_layer: int = 0
+    joint_rows: int = 0
+    task_rows: tuple[int, ...] = ()
+    residual_rank: int = 0
+    residual_layers: tuple[int, ...] = ()
+    residual_products: tuple[Product, ...] = ()
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUMS.items():
@@ -132,10 +157,45 @@ class NetworkConfig:
             raise ValueError(f"conditional_pooling weights the mean of the tokens, but pooling is {self.pooling}")
         if self.pooling is Pooling.PAIRS and self.num_segments < 2:
             raise ValueError("pooling pairs tells two texts apart by their segments, which this backbone does not have")
-        for name in ("conditional_attention", "conditional_layer_norm", "conditional_bottleneck"):
+        for name in (
+            "conditional_attention",
+            "conditional_layer_norm",
+            "conditional_bottleneck",
+            "residual_layers",
+        ):
             layers = getattr(self, name)
             if any(not 0 <= layer < self.num_layers for layer in layers):
                 raise ValueError(f"{name} {list(layers)} names a layer outside 0..{self.num_layers - 1}")
+        if self.alignment_layer >= self.num_layers:
+            raise ValueError(f"alignment_layer {self.alignment_layer} is outside 0..{self.num_layers - 1}")
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        if self.task_rows and not self.joint_rows:
+            raise ValueError("task_rows needs the number of rows that are computed, joint_rows")
+        unread = set(range(self.joint_rows, self.joint_rows + self.num_tuned_rows)) - set(self.task_rows)
+        if unread or any(row < 0 for row in self.task_rows):
+            raise ValueError(
+                f"task_rows {list(self.task_rows)} must read every row from {self.joint_rows} on, none below 0"
+            )
+        if bool(self.residual_rank) != bool(self.residual_layers and self.residual_products):
+            raise ValueError("a residual needs residual_rank, residual_layers and residual_products, or none of them")
+
+    @property
+    def num_tuned_rows(self) -> int:
+        """Number of rows of the task tables that are stored."""
+        return max(0, max(self.task_rows, default=-1) + 1 - self.joint_rows)
+
+    @property
+    def first_conditioned_layer(self) -> int:
+        """The lowest layer whose input or inner values depend on the task: what is below is the same for all tasks."""
+        layers = {
+            *self.conditional_attention,
+            *self.conditional_layer_norm,
+            *self.conditional_bottleneck,
+            *self.residual_layers,
+        }
+        return min(layers | ({self.alignment_layer} if self.conditional_alignment else set()), default=self.num_layers)
 
     @property
     def attention_block_width(self) -> int:

@@ -6,8 +6,8 @@ N layers with an attention bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -23,24 +23,40 @@ from polytask.model.conditioning import (
     attention_masks,
     modulate,
 )
-from polytask.model.config import AlignmentForm, BottleneckForm, NetworkConfig
+from polytask.model.config import AlignmentForm, BottleneckForm, NetworkConfig, Product
 from polytask.model.embeddings import Embeddings
 from polytask.model.kernels import Dropout, attend
+
+Residual = tuple[Tensor, Tensor]
+"""What a task adds to a product x W: x down up. `down`: [T, in, r]. `up`: [T, r, out]."""
+
+Change = Callable[[str, Tensor], Tensor]
+"""From a table and its name, as in `Tables.map_named`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTables:
     """Conditioning of one layer; None where a module is off. The first axis is the task or, once gathered, the row."""
 
-    attention_norm: Tensor | None
-    bottleneck: Tensor | None
-    output_norm: Tensor | None
+    attention_norm: Tensor | None = None
+    bottleneck: Tensor | None = None
+    output_norm: Tensor | None = None
     bottleneck_norm: Tensor | None = None
+    residuals: Mapping[Product, Residual] = field(default_factory=dict)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> LayerTables:
-        """The same tables with `function` applied to each tensor."""
-        tables = (self.attention_norm, self.bottleneck, self.output_norm, self.bottleneck_norm)
-        return LayerTables(*(None if table is None else function(table) for table in tables))
+    def map_named(self, change: Change, prefix: str) -> LayerTables:
+        """The same tables, each changed by `change`, which gets its name behind `prefix`."""
+        residuals = {
+            product: (change(f"{prefix}{product}_down", down), change(f"{prefix}{product}_up", up))
+            for product, (down, up) in self.residuals.items()
+        }
+        return LayerTables(
+            _changed(change, f"{prefix}attention_norm", self.attention_norm),
+            _changed(change, f"{prefix}bottleneck", self.bottleneck),
+            _changed(change, f"{prefix}output_norm", self.output_norm),
+            _changed(change, f"{prefix}bottleneck_norm", self.bottleneck_norm),
+            residuals,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +73,27 @@ class Tables:
     pooling: Tensor | None = None
     matrices: Tensor | None = None
 
+    def map_named(self, change: Change) -> Tables:
+        """The same tables, each that has a task axis changed by `change`, which gets its name: `layer_3_output_norm`."""
+        return Tables(
+            _changed(change, "alignment", self.alignment),
+            _changed(change, "attention", self.attention),
+            tuple(layer.map_named(change, f"layer_{index}_") for index, layer in enumerate(self.layers)),
+            _changed(change, "pooling", self.pooling),
+            self.matrices,
+        )
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Tables:
         """The same tables with `function` applied to each tensor that has a task axis."""
-        alignment, attention, pooling = (
-            None if table is None else function(table) for table in (self.alignment, self.attention, self.pooling)
-        )
-        return Tables(alignment, attention, tuple(layer.map(function) for layer in self.layers), pooling, self.matrices)
+        return self.map_named(lambda _, table: function(table))
 
     def gather(self, task_ids_B: Tensor) -> Tables:
         """The constants of each row of a batch: one gather per table."""
         return self.map(lambda table: table[task_ids_B])
+
+
+def _changed(change: Change, name: str, table: Tensor | None) -> Tensor | None:
+    return None if table is None else change(name, table)
 
 
 class JoinedTables:
@@ -134,10 +161,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, states_BLD: Tensor, mask_BHLL: Tensor, constants: LayerTables) -> Tensor:
         """`mask_BHLL` is added to attention scores: -inf at padding, else the bias. Axes before the last may be 1."""
-        attended = self.dropout(self._attend(states_BLD, mask_BHLL))
+        attended = self.dropout(self._attend(states_BLD, mask_BHLL, constants))
         attended = self.attention_norm(states_BLD + attended, constants.attention_norm)
-        inner = functional.gelu(self.expand(attended))
-        states = self.output_norm(attended + self.dropout(self.contract(inner)), constants.output_norm)
+        inner = functional.gelu(self._product(Product.EXPAND, attended, constants))
+        contracted = self.dropout(self._product(Product.CONTRACT, inner, constants))
+        states = self.output_norm(attended + contracted, constants.output_norm)
         if self.bottleneck is None or self.bottleneck.form is BottleneckForm.LADDER:
             return cast(Tensor, states)
         narrowed = self.bottleneck(states, constants.bottleneck)
@@ -145,14 +173,24 @@ class EncoderLayer(nn.Module):
             return cast(Tensor, states + narrowed)
         return cast(Tensor, self.bottleneck.norm(narrowed + attended, constants.bottleneck_norm))
 
-    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor) -> Tensor:
-        def heads(projected_BLD: Tensor) -> Tensor:
+    def _attend(self, states_BLD: Tensor, mask_BHLL: Tensor, constants: LayerTables) -> Tensor:
+        def heads(product: Product) -> Tensor:
+            projected_BLD = self._product(product, states_BLD, constants)
             return projected_BLD.view(*projected_BLD.shape[:2], self.num_heads, -1).transpose(1, 2)
 
-        query = heads(self.query(states_BLD))
         dropout = self.attention_dropout if self.training else 0.0
-        attended_BHLd = attend(query, heads(self.key(states_BLD)), heads(self.value(states_BLD)), mask_BHLL, dropout)
-        return cast(Tensor, self.attention_output(attended_BHLd.transpose(1, 2).flatten(2)))
+        query, key, value = heads(Product.QUERY), heads(Product.KEY), heads(Product.VALUE)
+        attended_BLD = attend(query, key, value, mask_BHLL, dropout).transpose(1, 2).flatten(2)
+        return self._product(Product.ATTENTION_OUTPUT, attended_BLD, constants)
+
+    def _product(self, product: Product, states: Tensor, constants: LayerTables) -> Tensor:
+        """A product of the layer, with what the task of each row adds to it."""
+        output = cast(Tensor, getattr(self, product)(states))
+        residual = constants.residuals.get(product)
+        if residual is None:
+            return output
+        down, up = residual
+        return output + states @ down @ up
 
 
 class Encoder(nn.Module):
@@ -171,6 +209,8 @@ class Encoder(nn.Module):
             if config.conditional_alignment and config.alignment_form is AlignmentForm.MATRIX
             else None
         )
+        self.alignment_layer = config.alignment_layer
+        self.first_conditioned_layer = config.first_conditioned_layer
         self.attention_block_width = config.attention_block_width
         self.layers = nn.ModuleList(EncoderLayer(config, index) for index in range(config.num_layers))
 
@@ -188,29 +228,43 @@ class Encoder(nn.Module):
 
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor, is_token_BL: Tensor, constants: Tables) -> Tensor:
         """Token states [B, L, D]. `constants` holds the gathered constants of each row."""
+        return self.upper(self.lower(input_ids_BL, segment_ids_BL, is_token_BL), is_token_BL, constants)
+
+    def lower(self, input_ids_BL: Tensor, segment_ids_BL: Tensor, is_token_BL: Tensor) -> Tensor:
+        """Token states [B, L, D] in front of the first conditioned layer: the same for all tasks."""
         states = self.embeddings(input_ids_BL, segment_ids_BL)
-        if constants.alignment is not None:
-            align = modulate if self.alignment_matrix is None else self.alignment_matrix
-            states = align(states, constants.alignment)
-        padding = torch.zeros_like(is_token_BL, dtype=states.dtype).masked_fill(~is_token_BL, float("-inf"))
-        masks = self._masks(padding, constants)
-        ladder = None
-        for layer, mask, layer_constants in zip(self.layers, masks, constants.layers, strict=True):
-            states = layer(states, mask, layer_constants)
+        layers = list(self.layers)[: self.first_conditioned_layer]
+        for layer, mask in zip(layers, self._masks(layers, is_token_BL, states.dtype, None), strict=True):
+            states = layer(states, mask, LayerTables())
+        return cast(Tensor, states)
+
+    def upper(self, states_BLD: Tensor, is_token_BL: Tensor, constants: Tables) -> Tensor:
+        """Token states [B, L, D] from those of `lower`. `constants` holds the gathered constants of each row."""
+        first, states, ladder = self.first_conditioned_layer, states_BLD, None
+        layers = list(self.layers)[first:]
+        masks = self._masks(layers, is_token_BL, states.dtype, constants)
+        for index, (layer, mask) in enumerate(zip(layers, masks, strict=True), first):
+            if constants.alignment is not None and index == self.alignment_layer:
+                align = modulate if self.alignment_matrix is None else self.alignment_matrix
+                states = align(states, constants.alignment)
+            states = layer(states, mask, constants.layers[index])
             bottleneck = cast(EncoderLayer, layer).bottleneck
             if bottleneck is not None and bottleneck.form is BottleneckForm.LADDER:
-                ladder = bottleneck(states if ladder is None else states + ladder, layer_constants.bottleneck)
+                ladder = bottleneck(states if ladder is None else states + ladder, constants.layers[index].bottleneck)
         return cast(Tensor, states if ladder is None else ladder)
 
-    def _masks(self, padding_BL: Tensor, constants: Tables) -> Iterator[Tensor]:
+    def _masks(
+        self, layers: Sequence[nn.Module], is_token_BL: Tensor, dtype: torch.dtype, constants: Tables | None
+    ) -> Iterator[Tensor]:
         """Yields the mask that each layer adds to its attention scores, [B, 1 or H, L, L], one at a time."""
+        padding_BL = torch.zeros_like(is_token_BL, dtype=dtype).masked_fill(~is_token_BL, float("-inf"))
         length, distance = padding_BL.shape[1], self.embeddings.distance
         # Expanded over all queries, as ONNX Runtime's attention does not broadcast the mask.
         unbiased = padding_BL[:, None, None].expand(-1, -1, length, -1)
         biased: Iterator[Tensor] = iter(())
-        if constants.attention is not None and constants.matrices is not None:
+        if constants is not None and constants.attention is not None and constants.matrices is not None:
             biased = attention_masks(constants.matrices, constants.attention, padding_BL, self.attention_block_width)
-        for layer in self.layers:
+        for layer in layers:
             mask = unbiased if cast(EncoderLayer, layer).attention_bias is None else next(biased)
             yield mask if distance is None else mask + distance(length)
 

@@ -19,6 +19,7 @@ from polytask.model.config import NetworkConfig, ParameterCounts, Pooling
 from polytask.model.encoder import Encoder, JoinedTables, Tables
 from polytask.model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
 from polytask.model.tasks import Task, check_tasks
+from polytask.model.tuned_rows import TunedRows
 
 
 class Network(nn.Module):
@@ -29,7 +30,9 @@ class Network(nn.Module):
         self.config = config
         self.tasks = check_tasks(tasks, config.max_length)
         self.output_slices = output_slices(self.tasks)
-        self.task_embedding = TaskEmbedding(len(self.tasks), config.task_vector_size)
+        if config.task_rows and len(config.task_rows) != len(self.tasks):
+            raise ValueError(f"task_rows has {len(config.task_rows)} entries for {len(self.tasks)} tasks")
+        self.task_embedding = TaskEmbedding(config.joint_rows or len(self.tasks), config.task_vector_size)
         self.encoder = Encoder(config)
         self.pooler = nn.Linear(config.hidden_size, config.hidden_size) if config.pooling is Pooling.CLS else None
         self.conditional_pooling = (
@@ -39,9 +42,17 @@ class Network(nn.Module):
         )
         pooled_size = config.hidden_size * (3 if config.pooling is Pooling.PAIRS else 1)
         self.heads = Heads(pooled_size, config.hidden_size, self.tasks, config.dropout)
+        self.tuned_rows: TunedRows | None = None
+        if config.num_tuned_rows or config.residual_rank:
+            with torch.no_grad():
+                self.tuned_rows = TunedRows(config, self._computed_rows(), len(self.task_embedding.weight))
 
     def condition(self) -> Tables:
-        """The task tables: the hypernetwork's output for every task, [T, ...] each."""
+        """The task tables, [T, ...] each: for every task the row that the hypernetwork computes or its tuned row."""
+        rows = self._computed_rows()
+        return rows if self.tuned_rows is None else cast(Tables, self.tuned_rows(rows))
+
+    def _computed_rows(self) -> Tables:
         raw_TE, transformed_TE = self.task_embedding()
         tables = self.encoder.tables(raw_TE, transformed_TE)
         if self.conditional_pooling is None:
@@ -50,10 +61,17 @@ class Network(nn.Module):
 
     def forward(self, batch: Batch, tables: Tables | JoinedTables) -> Outputs:
         """The logits of every head for every row."""
-        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        is_token_BL = positions < batch.lengths[:, None]
+        return self.forward_from(self.lower(batch), batch, tables)
+
+    def lower(self, batch: Batch) -> Tensor:
+        """The token states [B, L, D] of a batch in front of the first conditioned layer: the same for all tasks."""
+        return self.encoder.lower(batch.input_ids, batch.segment_ids, _is_token(batch))
+
+    def forward_from(self, states_BLD: Tensor, batch: Batch, tables: Tables | JoinedTables) -> Outputs:
+        """The same as `forward`, from the states of `lower`."""
+        is_token_BL = _is_token(batch)
         constants = tables.gather(batch.task_ids)
-        states = self.encoder(batch.input_ids, batch.segment_ids, is_token_BL, constants)
+        states = self.encoder.upper(states_BLD, is_token_BL, constants)
         # Behind a bfloat16 encoder, pooling and heads stay in float32: bfloat16 cannot hold a count of 257 tokens.
         states = states.to(self.heads.sentence.weight.dtype)
         pooled = self._pool(states, is_token_BL, batch.segment_ids, constants.pooling)
@@ -67,6 +85,12 @@ class Network(nn.Module):
         if self.config.pooling is Pooling.PAIRS:
             return pool_pairs(states_BLD, is_token_BL, segment_ids_BL)
         return pool_mean(states_BLD, is_token_BL)
+
+
+def _is_token(batch: Batch) -> Tensor:
+    """Which positions hold a token: [B, L]."""
+    positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+    return positions < batch.lengths[:, None]
 
 
 def parameter_counts(network: Network) -> ParameterCounts:

@@ -48,6 +48,12 @@ def _sizes(network: NetworkConfig) -> Iterator[_Size]:
     yield _Size("task_size", network.task_vector_size, "task_embedding.weight", 1)
     yield _Size("hidden_size", network.hidden_size, ".query.weight", 0)
     yield _Size("intermediate_size", network.intermediate_size, ".expand.weight", 0)
+    if network.joint_rows:
+        yield _Size("joint_rows", network.joint_rows, "task_embedding.weight", 0)
+    for table in _tuned_tables(network) if network.num_tuned_rows else ():
+        yield _Size("tuned rows", network.num_tuned_rows, f"tuned_rows.{table}", 0)
+    if network.residual_rank:
+        yield _Size("residual_rank", network.residual_rank, "_down", 2)
     if network.num_segments:
         yield _Size("num_segments", network.num_segments, "embeddings.segment.weight", 0)
     if network.relative_attention_buckets:
@@ -60,6 +66,22 @@ def _sizes(network: NetworkConfig) -> Iterator[_Size]:
         yield _Size("attention_blocks", network.attention_block_width, ".attention_bias.matrix", 1)
     if network.film_rank and _has_films(network):
         yield _Size("film_rank", network.film_rank, ".reduce.weight", 0)
+
+
+def _tuned_tables(network: NetworkConfig) -> Iterator[str]:
+    """Names of tables that tuned rows have."""
+    if network.conditional_alignment:
+        yield "alignment"
+    if network.conditional_attention:
+        yield "attention"
+    for layer in network.conditional_layer_norm:
+        yield f"layer_{layer}_output_norm"
+    for layer in network.conditional_bottleneck:
+        yield f"layer_{layer}_bottleneck"
+    for layer in network.residual_layers:
+        yield f"layer_{layer}_{network.residual_products[0]}_down"
+    if network.conditional_pooling:
+        yield "pooling"
 
 
 def _has_films(network: NetworkConfig) -> bool:

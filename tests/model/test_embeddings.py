@@ -13,7 +13,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from polytask.model.config import NetworkConfig
 from polytask.model.embeddings import DistanceBias, Embeddings, _bucket
-from polytask.model.encoder import EncoderLayer
+from polytask.model.encoder import EncoderLayer, LayerTables
 from polytask.model.network import Network, freeze_backbone
 from polytask.model.tasks import Task
 from tests.model.support import literal
@@ -89,14 +89,14 @@ def test_distance_and_task_add_up(mpnet_like: Network) -> None:
     assert layer.attention_bias is not None
     assert distance is not None
     tables = mpnet_like.condition()
-    constants, padding = tables.gather(torch.zeros(1, dtype=torch.long)), torch.zeros(1, 20)
+    constants, is_token = tables.gather(torch.zeros(1, dtype=torch.long)), torch.ones(1, 20, dtype=torch.bool)
     states = torch.randn(1, 20, mpnet_like.config.hidden_size, generator=torch.Generator().manual_seed(0))
     of_distance = distance(20)[0]
-    mask = next(mpnet_like.encoder._masks(padding, constants))
+    mask = next(mpnet_like.encoder._masks([layer], is_token, states.dtype, constants))
     of_task = literal.attention_bias(layer.attention_bias, mpnet_like.task_embedding()[1][0])[:20, :20]
     assert of_task.abs().max() > 0.1
     expected = _literal_attention(layer, states[0], of_distance + of_task)
-    torch.testing.assert_close(layer._attend(states, mask)[0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(layer._attend(states, mask, LayerTables())[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_and_batch_mates_do_not_matter_with_distances(mpnet_like: Network) -> None:

@@ -123,7 +123,9 @@ def _with_norm_in_alignment(encoder: Encoder, tables: Tables) -> Tables:
     Tables and layer norm stay unchanged if there is something between the two.
     """
     norm = encoder.embeddings.norm
-    if tables.alignment is None or encoder.alignment_matrix is not None or encoder.embeddings.project is not None:
+    if tables.alignment is None or encoder.alignment_layer:
+        return tables
+    if encoder.alignment_matrix is not None or encoder.embeddings.project is not None:
         return tables
     scale, shift = tables.alignment.unbind(1)
     folded = torch.stack([scale * norm.weight, scale * norm.bias + shift], dim=1)

@@ -106,6 +106,12 @@ class ConditioningConfig(Section):
         default=AlignmentForm.FILM,
         description="how it does: by FiLM, as in the released code, or by a matrix, as in the paper",
     )
+    alignment_layer: int = Field(
+        default=0,
+        ge=0,
+        description="the layer whose input it changes. What is below the first conditioned layer can be computed once for "
+        "all tasks; 0: the embeddings, as published",
+    )
     attention: Layers = Field(default=(), description="layers with conditional attention")
     attention_blocks: Annotated[int, Field(ge=1)] | Literal["published"] = Field(
         default=1,
@@ -154,6 +160,7 @@ def network_config(
         conditional_bottleneck=_layers(conditioning.bottleneck, backbone),
         conditional_pooling=conditioning.pooling,
         alignment_form=conditioning.alignment_form,
+        alignment_layer=conditioning.alignment_layer,
         layer_norm_form=conditioning.layer_norm_form,
         bottleneck_form=conditioning.bottleneck_form,
     )

@@ -280,7 +280,7 @@ def _holding_out(folder: Path, records: Sequence[toy.Record], share: float, kind
     toy.write_records(folder / "train.jsonl", records)
     entry = {"name": "task", "kind": kind, "train": "train.jsonl", "holdout": share, **config}
     data = load_task(TaskConfig.model_validate(entry), folder)
-    assert load_validation(data.task, data.config, folder) == replace(data, train=())
+    assert load_validation(data.task, data.config, folder) == replace(data, train=(), selection=())
     return data
 
 
@@ -336,6 +336,35 @@ def test_labels_are_equally_frequent_in_what_is_held_out(tmp_path: Path) -> None
     listed = [{"text": f"text {n}", "labels": ["usual", "rare"][: 1 + is_rare]} for n, is_rare in enumerate(rare)]
     data = _holding_out(tmp_path, listed, 0.1, Kind.MULTILABEL)
     assert sum(example.target[0] for example in data.validation) == 4
+
+
+def test_a_tenth_of_train_is_kept_for_choices(tmp_path: Path) -> None:
+    """`selection` is a share of what the cap leaves, 1,000 examples at most, with whole groups, labels as frequent as in
+    train, and of fewer than 100 examples nothing.
+    """
+    records = [{**record, "group": number // 4} for number, record in enumerate(_numbered(400))]
+    data = _holding_out(tmp_path, records, 0.1, Kind.CLASSIFICATION)
+    assert (len(data.train), len(data.selection)) == (324, 36)
+    groups = [{int(text.split()[1]) // 4 for text in _texts(own)} for own in (data.train, data.selection)]
+    assert not groups[0] & groups[1]
+    everything = _holding_out(tmp_path, records, 0.1, Kind.CLASSIFICATION, selection=0)
+    assert everything.selection == ()
+    assert set(everything.train) == {*data.train, *data.selection}
+    capped = _holding_out(tmp_path, records, 0.1, Kind.CLASSIFICATION, cap=200)
+    assert len(capped.selection) == pytest.approx(20, abs=3)
+    assert len(capped.train) + len(capped.selection) == 200
+    assert _holding_out(tmp_path, records, 0.1, Kind.CLASSIFICATION, cap=99).selection == ()
+    many = [{"text": f"text {number}", "label": "ab"[number % 2]} for number in range(12_000)]
+    assert len(_holding_out(tmp_path, many, 0.01, Kind.CLASSIFICATION).selection) == 1_000
+
+
+def test_one_group_is_trained_on_whole(tmp_path: Path) -> None:
+    """Where nothing can be kept without tearing a group apart, there is no selection."""
+    toy.write_records(tmp_path / "train.jsonl", [{**record, "group": 1} for record in _numbered(150)])
+    toy.write_records(tmp_path / "validation.jsonl", _numbered(150)[:20])
+    entry = {"name": "task", "kind": "classification", "train": "train.jsonl", "validation": "validation.jsonl"}
+    data = load_task(TaskConfig.model_validate(entry), tmp_path)
+    assert (len(data.train), data.selection) == (150, ())
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.RANKING])
