@@ -29,13 +29,14 @@ class AnswerOptions:
 
     `top_k`: number of entries in a ranking and in the `scores` of classification and multilabel. `raw_scores`: logits
     instead of probabilities, for kinds that have them: for an entity the mean logit of its words' tags, for a span the
-    sum of the logits of its start and end. `thresholds`: replace those of the task. `windows`: what windows over
-    a text score together, in place of the default of the kind.
+    sum of the logits of its start and end. `thresholds` and `min_confidence`: replace those of the task. `windows`: what
+    windows over a text score together, in place of the default of the kind.
     """
 
     top_k: int | None = None
     raw_scores: bool = False
     thresholds: tuple[float, ...] | None = None
+    min_confidence: float | None = None
     windows: WindowScore | None = None
 
 
@@ -55,9 +56,12 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationAnswer:
-    """The likeliest label, its probability, and the probability of every label, likeliest first."""
+    """The likeliest label, its probability, and the probability of every label, likeliest first.
 
-    label: str
+    The label is null, for "none of these", where its probability is below the `min_confidence` of the task or the request.
+    """
+
+    label: str | None
     score: float
     scores: dict[str, float]
 
@@ -196,9 +200,13 @@ def sigmoid(logits: Logits) -> Logits:
 
 
 def _classification(task: Task, logits: Logits, options: AnswerOptions) -> ClassificationAnswer:
-    scores = _by_label(task, logits if options.raw_scores else softmax(logits), options.top_k)
+    probabilities = softmax(logits)
+    scores = _by_label(task, logits if options.raw_scores else probabilities, options.top_k)
     label = next(iter(scores))
-    return ClassificationAnswer(label, scores[label], scores)
+    least = task.min_confidence if options.min_confidence is None else options.min_confidence
+    # As an answer shows it: whoever compares the score with the limit finds the same.
+    is_sure = least is None or _rounded(probabilities.max()) >= least
+    return ClassificationAnswer(label if is_sure else None, scores[label], scores)
 
 
 def _multilabel(task: Task, logits: Logits, options: AnswerOptions) -> MultilabelAnswer:

@@ -45,7 +45,8 @@ class Task:
     `thresholds`: probabilities by `threshold_names`: of multilabel, one per label; of a span task whose questions may have
     no answer, the one from which it says so. `pair`: the task reads two texts. `max_length`: tokens of a row, special
     tokens included. `max_answer_tokens`: of span, tokens of the longest answer; None for any length. `words`: of tagging,
-    how raw text is split; None as by `WordRule()`. Raises ValueError if these do not fit the kind.
+    how raw text is split; None as by `WordRule()`. `min_confidence`: of classification, the probability below which an
+    answer has no label; None for always one. Raises ValueError if these do not fit the kind.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Task:
     raw_output: bool = False
     max_answer_tokens: int | None = None
     words: WordRule | None = None
+    min_confidence: float | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -129,6 +131,8 @@ def _misplaced_key(task: Task) -> str | None:
         return "max_answer_tokens must be at least 1, and only span has it"
     if task.words is not None and task.kind is not Kind.TAGGING:
         return "only tagging splits texts into words"
+    if task.min_confidence is not None and (task.kind is not Kind.CLASSIFICATION or not 0 <= task.min_confidence <= 1):
+        return "min_confidence must be a probability from 0 to 1, and only classification has it"
     return None
 
 

@@ -32,9 +32,12 @@ class LabelScore:
 
 @dataclass(frozen=True, slots=True)
 class ClassificationAnswer(Answer):
-    """The likeliest label, its probability, and the probabilities of all labels that the service sends."""
+    """The likeliest label, its probability, and the probabilities of all labels that the service sends.
 
-    label: str
+    `label` is None, for "none of these", where its probability is below `min_confidence` of the task or the request.
+    """
+
+    label: str | None
     score: float
     scores: Mapping[str, float]
 

@@ -18,6 +18,7 @@ _KINDS = {
     "top_k": (Kind.CLASSIFICATION, Kind.MULTILABEL, Kind.RANKING),
     "raw_scores": tuple(kind for kind in Kind if kind is not Kind.REGRESSION),
     "thresholds": (Kind.MULTILABEL, Kind.SPAN),
+    "min_confidence": (Kind.CLASSIFICATION,),
     "windows": (Kind.MULTILABEL, Kind.RANKING),
 }
 """Kinds to which an option applies, if not to all; thresholds only to tasks that have some."""
@@ -53,6 +54,11 @@ class Options(BaseModel):
         description="multilabel: the probability from which a label is given, instead of the task's own threshold; span, if "
         "questions may have no answer: that of `no_answer` from which the answer is empty",
     )
+    min_confidence: Probability | None = Field(
+        default=None,
+        description="classification: the probability below which an answer's `label` is null, for none of these, instead of "
+        "the task's own; 0 for always a label",
+    )
     windows: Annotated[WindowScore, Field(strict=False)] | None = Field(
         default=None,
         description="with `truncation` `window`: what the rows over a text score together: `best`, the row that scores "
@@ -83,6 +89,7 @@ def answer_options(options: Options | None, tasks: Sequence[Task]) -> list[Answe
             raw_scores=bool(options.raw_scores),
             windows=options.windows if _applies("windows", task) else None,
             thresholds=_thresholds(task, options.thresholds) if options.thresholds else None,
+            min_confidence=options.min_confidence,
         )
         for task in tasks
     ]

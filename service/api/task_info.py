@@ -37,7 +37,8 @@ class TaskInfo:
     """One task: what goes in, what comes out, how good it is.
 
     `labels`: as in answers. `thresholds`: by label, for multilabel; `no_answer`, for span tasks whose questions may have
-    no answer. `value_range`: for regression. `example`: a request body that works as it is. `metrics` and `baselines`: of
+    no answer. `min_confidence`: for classification, the probability below which an answer's label is null, if there is one.
+    `value_range`: for regression. `example`: a request body that works as it is. `metrics` and `baselines`: of
     the model and of the trivial baseline, on validation.
     """
 
@@ -45,6 +46,7 @@ class TaskInfo:
     kind: Kind
     labels: tuple[str, ...]
     thresholds: dict[str, float] | None
+    min_confidence: float | None
     value_range: tuple[float, float] | None
     input_fields: list[InputField]
     input_may_be_a_string: bool
@@ -84,6 +86,7 @@ def _info(task: Task, manifest: Manifest, settings: Settings) -> TaskInfo:
         kind=task.kind,
         labels=answer_labels(task),
         thresholds=dict(zip(task.threshold_names, task.thresholds, strict=True)) or None,
+        min_confidence=task.min_confidence,
         value_range=task.value_range,
         input_fields=input_fields(task),
         input_may_be_a_string=not task.pair,

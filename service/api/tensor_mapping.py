@@ -14,7 +14,7 @@ from polytask.service.api.schemas import input_fields
 from polytask.service.api.tensors import InferenceRequest, ResponseOutput, Texts
 from polytask.service.errors import FieldError, InvalidInput
 
-_OPTIONS = ("raw_scores", "truncation", "windows")
+_OPTIONS = ("raw_scores", "truncation", "windows", "min_confidence")
 _TRANSPORT_PARAMETERS = ("binary_data_output", "content_type")
 _ENCODER = msgspec.json.Encoder()
 
@@ -42,6 +42,11 @@ def _field(name: str) -> Callable[[Task, AnswerJson], Any]:
     return lambda _, answer: answer[name]
 
 
+def _label(_: Task, answer: AnswerJson) -> str:
+    """An empty text for none of the labels, as a tensor of texts cannot hold null."""
+    return answer["label"] or ""
+
+
 def _by_label(task: Task, answer: AnswerJson) -> list[float]:
     return [answer["scores"][label] for label in task.labels]
 
@@ -58,7 +63,7 @@ def _json(name: str) -> Callable[[Task, AnswerJson], str]:
     return lambda _, answer: _ENCODER.encode(answer[name]).decode()
 
 
-_LABEL, _SCORE = _Output("label", "BYTES", _field("label")), _Output("score", "FP32", _field("score"))
+_LABEL, _SCORE = _Output("label", "BYTES", _label), _Output("score", "FP32", _field("score"))
 _SCORES, _TEXT = _Output("scores", "FP32", _by_label, has_columns=True), _Output("text", "BYTES", _field("text"))
 
 _OUTPUTS: dict[Kind, tuple[_Output, ...]] = {

@@ -45,7 +45,8 @@ class RequestOutput(msgspec.Struct, forbid_unknown_fields=True):
 class InferenceRequest(msgspec.Struct, forbid_unknown_fields=True):
     """A request of the Open Inference Protocol.
 
-    `parameters`: the options `raw_scores`, `truncation` and `windows`, and `binary_data_output` for outputs as bytes. Without `outputs` all are given.
+    `parameters`: the options `raw_scores`, `truncation`, `windows` and `min_confidence`, and `binary_data_output` for outputs as bytes.
+    Without `outputs` all are given.
     """
 
     inputs: list[RequestInput]

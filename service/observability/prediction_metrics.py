@@ -61,7 +61,7 @@ def _labels_and_scores(answer: Answer) -> tuple[list[str], list[float]]:
     """The labels of an answer, and the probability of each chosen label, candidate, choice or span."""
     match answer:
         case ClassificationAnswer(label, score):
-            return [label], [score]
+            return [] if label is None else [label], [score]
         case MultilabelAnswer(labels):
             return [chosen.label for chosen in labels], [chosen.score for chosen in labels]
         case TaggingAnswer(entities):

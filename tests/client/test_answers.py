@@ -26,6 +26,14 @@ def test_what_may_be_left_out_may_be_missing() -> None:
     assert (label.scores, choice.scores) == ({}, ())
 
 
+def test_none_of_the_labels_is_none() -> None:
+    """A classification that says none of the labels has the label None and keeps its scores."""
+    answer = read_answer({"label": None, "score": 0.4, "scores": {"a": 0.4, "b": 0.3}})
+    assert isinstance(answer, ClassificationAnswer)
+    assert answer.label is None
+    assert (answer.score, answer.scores) == (0.4, {"a": 0.4, "b": 0.3})
+
+
 def test_an_error_may_stand_in_the_place_of_an_answer() -> None:
     """An error in place of an answer is read as a `Failed` with its problem, and is written as it was read."""
     problem = {"type": "urn:polytask:invalid-input", "title": "Invalid input", "status": 422, "detail": "blank"}

@@ -21,7 +21,7 @@ def test_answers_of_the_client_have_the_type_of_their_kind() -> None:
         prediction = assert_type(client.predict("mood", ["x"]), Prediction)
         answers = assert_type(prediction.of(ClassificationAnswer), tuple[ClassificationAnswer, ...])
         stream = assert_type(client.stream("mood", ["x"]), Generator[Answer, None, None])
-        assert assert_type(answers[0].label, str) == "good"
+        assert assert_type(answers[0].label, str | None) == "good"
         assert list(stream) == list(answers)
 
 

@@ -168,6 +168,21 @@ async def test_fewer_scores_and_logits() -> None:
     )
 
 
+async def test_none_of_these() -> None:
+    """With a limit over every probability the label is null, in tensors an empty text; the scores stay."""
+    options = {"min_confidence": 1}
+    async with serving(prediction_metrics=True) as service:
+        (usual,) = await answers(service, "mood", "cat")
+        (found,) = await answers(service, "mood", "cat", options=options)
+        assert await service.metric(f'polytask_predictions_total{{label="{usual["label"]}",task="mood"}}') == 1
+        texts = [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["cat"]}]
+        tensors = await post(service, "/v2/models/mood/infer", inputs=texts, parameters=options)
+        info = (await service.client.get("/v1/tasks/mood")).json()
+    assert found == usual | {"label": None}
+    assert {tensor["name"]: tensor["data"] for tensor in tensors["outputs"]}["label"] == [""]
+    assert info["min_confidence"] is None
+
+
 async def test_thresholds_of_the_client() -> None:
     """A threshold of 0 gives every label and of 1 none; an unknown label is named."""
     async with serving() as service:
@@ -284,7 +299,9 @@ async def test_several_tasks_are_refused_together() -> None:
 
 _odd = st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["window", "left", "per_item", "cats"])
 _options = st.dictionaries(
-    st.sampled_from(["top_k", "raw_scores", "truncation", "thresholds", "windows", "return_tokens", "x"]),
+    st.sampled_from(
+        ["top_k", "raw_scores", "truncation", "thresholds", "min_confidence", "windows", "return_tokens", "x"]
+    ),
     _odd
     | st.dictionaries(st.sampled_from(["cats", "food", "x"]), _odd, max_size=2)
     | st.sampled_from([1, 10**30, True]),

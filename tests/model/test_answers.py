@@ -88,7 +88,7 @@ def test_classification_names_the_likeliest_label(logits: list[float]) -> None:
     given_answer = cast(ClassificationAnswer, _single(Task("task", Kind.CLASSIFICATION, 32, labels=labels), logits))
     assert [given_answer.scores[label] for label in labels] == pytest.approx(_exact_softmax(logits), rel=1e-5, abs=1e-6)
     assert list(given_answer.scores.values()) == sorted(given_answer.scores.values(), reverse=True)
-    assert given_answer.score == max(given_answer.scores.values()) == given_answer.scores[given_answer.label]
+    assert given_answer.score == max(given_answer.scores.values()) == given_answer.scores[str(given_answer.label)]
 
 
 def test_a_tie_between_labels_goes_to_the_first() -> None:
@@ -399,6 +399,20 @@ def test_only_the_likeliest_may_be_wanted() -> None:
     task = Task("task", Kind.RANKING, 32, pair=True)
     ranking = answer(task, item, [ROW] * 3, [_logits([value]) for value in (0, 2, 1)], AnswerOptions(top_k=2))
     assert [entry.text for entry in cast(RankingAnswer, ranking).ranking] == ["y", "z"]
+
+
+@given(st.lists(LOGIT, min_size=3, max_size=3), st.floats(0, 1), st.booleans())
+def test_below_its_confidence_an_answer_is_none_of_the_labels(
+    logits: list[float], least: float, raw_scores: bool
+) -> None:
+    """The label is None exactly where the likeliest one's probability is below the limit; score and scores stay."""
+    always = cast(ClassificationAnswer, _with(MOOD, logits, raw_scores=raw_scores))
+    probability = cast(ClassificationAnswer, _single(MOOD, logits)).score
+    expected = replace(always, label=always.label if probability >= least else None)
+    assert _with(MOOD, logits, min_confidence=least, raw_scores=raw_scores) == expected
+    task = replace(MOOD, min_confidence=least)
+    assert _with(task, logits, raw_scores=raw_scores) == expected
+    assert _with(task, logits, min_confidence=0.0, raw_scores=raw_scores) == always
 
 
 def test_logits_may_be_wanted() -> None:

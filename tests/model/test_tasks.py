@@ -76,6 +76,8 @@ def test_bad_names_are_refused(name: str) -> None:
         (Kind.SPAN, {"thresholds": (0.5, 0.5)}, "span may have one"),
         (Kind.SPAN, {"max_answer_tokens": 0}, "max_answer_tokens must be at least 1"),
         (Kind.TAGGING, {"max_answer_tokens": 9}, "only span has it"),
+        (Kind.CLASSIFICATION, {"min_confidence": 1.5}, "min_confidence must be a probability from 0 to 1"),
+        (Kind.MULTILABEL, {"min_confidence": 0.5}, "only classification has it"),
         (Kind.RANKING, {"pair": False}, "always reads pairs"),
         (Kind.MULTIPLE_CHOICE, {"pair": False}, "always reads pairs"),
         (Kind.SPAN, {"pair": False}, "always reads pairs"),

@@ -349,6 +349,7 @@ def _task(config: TaskConfig, train: Sequence[SourcedRecord], *, entities: bool 
             raw_output=config.regression is RegressionLoss.MSE,
             max_answer_tokens=config.max_answer_tokens,
             words=_word_rule(config, train) if config.kind is Kind.TAGGING else None,
+            min_confidence=config.min_confidence,
         )
     except ValueError as error:
         key = "value_range" if config.kind is Kind.REGRESSION else "labels"

@@ -19,7 +19,7 @@ from polytask.model.answers import Answer
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
 from polytask.training.evaluation.entity_scores import score_entities
-from polytask.training.evaluation.metrics import score_answers, word_tags
+from polytask.training.evaluation.metrics import likeliest_label, score_answers, word_tags
 from polytask.training.evaluation.worst_mistakes import worst_mistakes
 
 Diagnosis = dict[str, Any]
@@ -81,7 +81,7 @@ def calibration(confidence: ArrayLike, outcome: ArrayLike) -> Diagnosis:
 
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
     correct = [task.labels[example.target] for example in examples]
-    predicted = [answer.label for answer in answers]
+    predicted = [likeliest_label(answer) for answer in answers]
     scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
     one_hot = np.eye(len(task.labels))[[example.target for example in examples]]
     calibrated = calibration([answer.score for answer in answers], np.array(correct) == np.array(predicted))

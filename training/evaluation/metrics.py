@@ -21,7 +21,7 @@ from torchmetrics.functional.retrieval import (
 )
 from torchmetrics.functional.text import squad
 
-from polytask.model.answers import Answer, tagged_ranges
+from polytask.model.answers import Answer, ClassificationAnswer, tagged_ranges
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example, TaskData
 from polytask.training.evaluation.entity_scores import score_entities
@@ -90,13 +90,18 @@ def score_answers(
 
 def _label_f1(task: Task, examples: Sequence[Example], answers: Sequence[Any], label: str) -> float:
     correct = [task.labels[example.target] == label for example in examples]
-    predicted = [answer.label == label for answer in answers]
+    predicted = [likeliest_label(answer) == label for answer in answers]
     return float(metrics.f1_score(correct, predicted, zero_division=0.0))
+
+
+def likeliest_label(answer: ClassificationAnswer) -> str:
+    """The label that all figures are about: also where an answer says none of them, as that is a choice of its user."""
+    return next(iter(answer.scores)) if answer.label is None else answer.label
 
 
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
     correct = [task.labels[example.target] for example in examples]
-    predicted = [answer.label for answer in answers]
+    predicted = [likeliest_label(answer) for answer in answers]
     return {
         "accuracy": float(metrics.accuracy_score(correct, predicted)),
         "macro_f1": float(metrics.f1_score(correct, predicted, average="macro", zero_division=0.0)),

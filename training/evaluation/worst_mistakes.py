@@ -8,7 +8,7 @@ from typing import Any
 from polytask.model.answers import Answer, tagged_ranges
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
-from polytask.training.evaluation.metrics import score_answers
+from polytask.training.evaluation.metrics import likeliest_label, score_answers
 
 MAX_MISTAKES = 10
 
@@ -43,8 +43,9 @@ def _shorten(text: str) -> str:
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:
     for example, answer in zip(examples, answers, strict=True):
         correct = task.labels[example.target]
-        if answer.label != correct:
-            yield answer.score, answer.score, example, correct, answer.label
+        predicted = likeliest_label(answer)
+        if predicted != correct:
+            yield answer.score, answer.score, example, correct, predicted
 
 
 def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Iterator[_Mistake]:

@@ -171,6 +171,7 @@ The main metric of a ranking by grades is `ndcg`.
 _KINDS_OF_KEYS = {
     "balanced": {Kind.CLASSIFICATION},
     "positive_label": {Kind.CLASSIFICATION},
+    "min_confidence": {Kind.CLASSIFICATION},
     "labels": LABELLED_KINDS,
     "value_range": {Kind.REGRESSION},
     "regression": {Kind.REGRESSION},
@@ -261,6 +262,11 @@ class TaskConfig(_Section):
     positive_label: str | None = Field(
         default=None,
         description="of a classification: the label whose F1 is measured, for the metrics f1 and f1_accuracy",
+    )
+    min_confidence: Fraction | None = Field(
+        default=None,
+        description="of a classification: the probability below which an answer is none of the labels (`null`); by default "
+        "it is always one. Metrics are of the likeliest label; the version's card shows what a limit costs and gains",
     )
     max_length: int = Field(
         default=128, ge=8, description="most tokens in a row of the task, not more than `max_length` of the backbone"

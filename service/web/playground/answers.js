@@ -8,8 +8,11 @@ import { textOf } from "./shapes.js";
 
 const KINDS = {
   classification: {
-    view: (answer) => labelBars(answer.scores, [answer.label]),
-    cells: ({ label, score }) => [label, score],
+    view: ({ label, scores }) => [
+      label === null && h("p", { class: "hint" }, "None of these: no label is likely enough."),
+      labelBars(scores, [label]),
+    ],
+    cells: ({ label, score }) => [label ?? "none of these", score],
   },
   multilabel: {
     view: ({ labels, scores }, task) => [

@@ -32,6 +32,7 @@ def test_no_options_are_the_defaults() -> None:
         ("top_k", 2, {"mood", "topics", "relevance"}),
         ("raw_scores", True, set(TASKS) - {"closeness"}),
         ("thresholds", {"cats": 0.5}, {"topics"}),
+        ("min_confidence", 0.5, {"mood"}),
         ("windows", "mean", {"topics", "relevance"}),
     ],
 )

@@ -121,6 +121,14 @@ def _classified(pairs: Sequence[tuple[int, int]]) -> tuple[list[Example], list[A
     ]
 
 
+def test_none_of_the_labels_changes_no_metric() -> None:
+    """Where an answer says none of the labels, the likeliest one is measured."""
+    task = TASKS[Kind.CLASSIFICATION]
+    examples, answers = _classified(PAIRS)
+    unsure = [ClassificationAnswer(None, 0.4, {answer.label: 0.4}) for answer in answers]  # type: ignore[union-attr, dict-item]
+    assert score_answers(task, examples, unsure) == score_answers(task, examples, answers)
+
+
 @pytest.mark.parametrize("kind", Kind)
 def test_every_metric_of_a_kind_can_be_the_main_one(workshop: Workshop, kind: Kind) -> None:
     """Each metric that a recipe may name is measured and comes first; the default is the kind's first."""

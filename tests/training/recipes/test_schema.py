@@ -23,13 +23,13 @@ RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
 KEYS = {
     "Recipe": "name seed backbone conditioning optimizer sampler losses length tasks",
     "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers dropout attention_dropout",
-    "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form alignment_layer attention "
+    "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form attention "
     "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
     "LossConfig": "task_mean",
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
     "SamplerConfig": "name temperature cap form regression horizon amortised refresh",
     "LengthConfig": "examples batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
-    "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit selection cap cap_seed metric positive_label max_length weight balanced labels value_range regression max_answer_tokens words group_by positive entities "
+    "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit selection cap cap_seed metric positive_label min_confidence max_length weight balanced labels value_range regression max_answer_tokens words group_by positive entities "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
 }
