@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polytask.model.encoding import Encoding, Input
+from polytask.model.tag_decoding import decode_tags
 from polytask.model.tasks import Kind, Task
 from polytask.model.window_merging import WindowScore, merge_windows
 from polytask.model.words import Offsets
@@ -256,10 +257,10 @@ def _tagging(task: Task, item: Input, encoding: Encoding, logits: Logits, option
         logits[list(encoding.positions)] if encoding.positions else np.zeros((0, len(task.labels)), np.float32)
     )
     scores = softmax(word_logits) if len(word_logits) else word_logits
-    tags = [task.labels[i] for i in scores.argmax(axis=-1).tolist()]
-    confidence = (word_logits if options.raw_scores else scores).max(axis=-1).tolist()
+    tags = decode_tags(task, word_logits)
+    confidence = (word_logits if options.raw_scores else scores)[range(len(tags)), tags].tolist()
     entities: list[Entity] = []
-    for label, first, stop in word_runs(tags, bio=task.bio):
+    for label, first, stop in word_runs([task.labels[tag] for tag in tags], bio=task.bio):
         start, end = encoding.offsets[first][0], encoding.offsets[stop - 1][1]
         entity = (item.text[start:end], label, start, end, _rounded(fmean(confidence[first:stop])))
         if item.words is None:

@@ -46,7 +46,9 @@ class Task:
     no answer, the one from which it says so. `pair`: the task reads two texts. `max_length`: tokens of a row, special
     tokens included. `max_answer_tokens`: of span, tokens of the longest answer; None for any length. `words`: of tagging,
     how raw text is split; None as by `WordRule()`. `min_confidence`: of classification, the probability below which an
-    answer has no label; None for always one. Raises ValueError if these do not fit the kind.
+    answer has no label; None for always one. `transitions`: of tagging, learnt scores of a tag behind another, one per
+    label in a row of the first word and in a row behind each label, see `polytask.model.tag_decoding`; none if empty.
+    Raises ValueError if these do not fit the kind.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Task:
     max_answer_tokens: int | None = None
     words: WordRule | None = None
     min_confidence: float | None = None
+    transitions: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -133,6 +136,15 @@ def _misplaced_key(task: Task) -> str | None:
         return "only tagging splits texts into words"
     if task.min_confidence is not None and (task.kind is not Kind.CLASSIFICATION or not 0 <= task.min_confidence <= 1):
         return "min_confidence must be a probability from 0 to 1, and only classification has it"
+    return _misplaced_transitions(task)
+
+
+def _misplaced_transitions(task: Task) -> str | None:
+    size = len(task.labels)
+    if task.transitions and task.kind is not Kind.TAGGING:
+        return "only tagging has transitions between labels"
+    if task.transitions and [len(row) for row in task.transitions] != [size] * (size + 1):
+        return f"transitions need {size + 1} rows of {size} scores"
     return None
 
 

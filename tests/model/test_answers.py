@@ -34,6 +34,7 @@ from polytask.model.answers import (
     word_runs,
 )
 from polytask.model.encoding import Encoding, Input, InputEncoder
+from polytask.model.tag_decoding import decode_tags
 from polytask.model.tasks import Kind, Task
 from polytask.model.truncation import Truncation
 from tests.support import tiny
@@ -228,20 +229,22 @@ STEP = st.integers(-40, 40).map(lambda quarters: quarters / 4)
 
 @given(st.lists(st.lists(STEP, min_size=5, max_size=5), min_size=1, max_size=8), st.integers(0, 2))
 def test_entities_are_the_runs_of_the_words_tags(word_logits: list[list[float]], gap: int) -> None:
-    """Only the logits at the words' positions count: entities are the runs of their likeliest tags, scored by the mean."""
+    """Only the logits at the words' positions count: entities are the runs of their decoded tags, scored by the mean."""
     item = Input.from_words([f"word{index}" for index in range(len(word_logits))])
     positions = [1 + index * (gap + 1) for index in range(len(word_logits))]
     logits = np.full((positions[-1] + 2, 5), np.nan, dtype=np.float32)
     logits[positions] = word_logits
-    entities = _tagged(Task("task", Kind.TAGGING, 64, labels=LABELS), item, positions, logits).entities
-    scores = [_exact_softmax(row) for row in word_logits]
-    runs = word_runs([LABELS[row.index(max(row))] for row in word_logits], bio=True)
+    task = Task("task", Kind.TAGGING, 64, labels=LABELS)
+    entities = _tagged(task, item, positions, logits).entities
+    tags = decode_tags(task, _logits(word_logits))
+    scores = [_exact_softmax(row)[tag] for row, tag in zip(word_logits, tags, strict=True)]
+    runs = word_runs([LABELS[tag] for tag in tags], bio=True)
     assert item.words is not None
     assert len(entities) == len(runs)
     for entity, (label, first, stop) in zip(entities, runs, strict=True):
         assert (entity.label, entity.start, entity.end) == (label, item.words[first][0], item.words[stop - 1][1])
         assert entity.text == item.text[entity.start : entity.end]
-        assert entity.score == pytest.approx(np.mean([max(row) for row in scores[first:stop]]), rel=1e-5, abs=1e-6)
+        assert entity.score == pytest.approx(np.mean(scores[first:stop]), rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("side", [Truncation.RIGHT, Truncation.LEFT])

@@ -14,6 +14,7 @@ from torch import Tensor
 from polytask.model.answers import Answer
 from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
+from polytask.model.tasks import Kind, Task
 from polytask.model_store.backbones import BASE_WEIGHTS
 from polytask.model_store.durable_files import sha256_of
 from polytask.model_store.errors import StoreError
@@ -25,6 +26,7 @@ from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_network
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.preparation import PreparedRun
+from polytask.training.publishing.tag_transitions import learn_transitions
 from polytask.training.publishing.version_card import render_card
 
 _PRECISION = torch.float16
@@ -85,18 +87,26 @@ def round_weights(network: Network, precision: torch.dtype, *, kept: Mapping[str
 
 
 def calibrate(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> None:
-    """Sets the thresholds of the tasks that have some, on training examples, so that validation data stay unseen."""
-    network.tasks = tuple(
-        calibrate_thresholds(network, encoder, task_id, task_data.train[:_CALIBRATION_EXAMPLES])
-        if task_data.task.thresholds
-        else task_data.task
-        for task_id, task_data in enumerate(data)
-    )
+    """Sets what tasks of some kinds choose after training, on training examples, so that validation data stay unseen."""
+    network.tasks = tuple(_calibrated(network, encoder, task_id, task_data) for task_id, task_data in enumerate(data))
+
+
+def _calibrated(network: Network, encoder: InputEncoder, task_id: int, task_data: TaskData) -> Task:
+    if task_data.task.kind is Kind.TAGGING:
+        return learn_transitions(network, encoder, task_id, task_data.selection)
+    if task_data.task.thresholds:
+        return calibrate_thresholds(network, encoder, task_id, task_data.train[:_CALIBRATION_EXAMPLES])
+    return task_data.task
 
 
 def num_calibration_rows(data: Sequence[TaskData]) -> int:
     """The number of rows that `calibrate` reads."""
-    return sum(min(len(each.train), _CALIBRATION_EXAMPLES) for each in data if each.task.thresholds)
+    return sum(
+        len(each.selection)
+        if each.task.kind is Kind.TAGGING
+        else min(len(each.train), _CALIBRATION_EXAMPLES) * bool(each.task.thresholds)
+        for each in data
+    )
 
 
 def goldens(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> tuple[Golden, ...]:
