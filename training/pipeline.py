@@ -26,11 +26,14 @@ from polytask.training.data.version_data import changed_files, validation_data
 from polytask.training.evaluation.diagnostics import diagnose
 from polytask.training.evaluation.evaluate import answer_tasks, evaluate_tasks, score_tasks
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.one_label import head_warnings
 from polytask.training.evaluation.score_table import scores_table
+from polytask.training.evaluation.selection import Selection, mean_score
 from polytask.training.loop.distributed import Group, process_group
 from polytask.training.loop.interrupts import Interrupted
-from polytask.training.loop.sampling import planned_draws
-from polytask.training.loop.trainer import Training, train
+from polytask.training.loop.length import check_passes, length_line, planned_examples
+from polytask.training.loop.shares import planned_draws
+from polytask.training.loop.trainer import Training, ending_line, train
 from polytask.training.preparation import PreparedRun, choose_device, prepare
 from polytask.training.publishing.publish import num_calibration_rows, publish
 from polytask.training.recipes.schema import read_recipe
@@ -43,6 +46,9 @@ from polytask.training.runs.run_folder import RunFolder
 from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.run_reader import RunFolderError
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter
+
+_WARNED_FROM = 0.3
+"""Progress from which on a head that says one label only is a warning; before, every head does."""
 
 
 def run_recipe(
@@ -62,16 +68,23 @@ def run_recipe(
         check_writable(store, recipe.name)
         run_folder.check(resume=resume)
         prepared = prepare(recipe, text, data_folder, console)
-        draws = planned_draws([len(examples) for examples in prepared.examples], recipe.sampler, recipe.length.examples)
+        sizes = [len(examples) for examples in prepared.examples]
+        check_passes(sizes, recipe.sampler, recipe.length)
+        total = planned_examples(sizes, recipe.sampler, recipe.length)
+        draws = planned_draws(sizes, recipe.sampler, total)
         console.print(data_statistics(prepared.data, prepared.examples, draws, prepared.encoder))
         counts = parameter_counts(prepared.network)
         console.print(f"{counts}, on {device_name(choose_device())}; kept in {run_folder.path}", soft_wrap=True)
+        console.print(length_line(recipe.length, total), soft_wrap=True)
+        training = _new_training(prepared, group)
+        if recipe.length.bf16 is None and not resume:
+            prepared = prepared.with_provenance({**prepared.provenance, "bf16": training.choose_precision()})
         try:
             with run_folder.locked(
                 prepared.fingerprint(group.size), prepared.provenance, resume=resume
             ) as original_provenance:
                 prepared = prepared.with_provenance(original_provenance)
-                version = train_and_publish(prepared, run_folder, store, console, group)
+                version = train_and_publish(prepared, training, run_folder, store, console)
         except OSError as error:
             command = _resume_command(path, data_folder, store, run_folder.path, group.size)
             where, reason = error.filename or run_folder.path, error.strerror or error
@@ -93,12 +106,12 @@ def run_recipe(
 
 
 def train_and_publish(
-    prepared: PreparedRun, run_folder: RunFolder, store: Path, console: Console, group: Group
+    prepared: PreparedRun, training: Training, run_folder: RunFolder, store: Path, console: Console
 ) -> Path:
     """Trains and publishes, in the main process. Returns the version's folder. Raises as `train`."""
-    training = _new_training(prepared, group)
+    _share_precision(training, prepared.provenance.get("bf16", False))
     snapshot = _restore(training, latest_checkpoint(run_folder.checkpoints))
-    recipe, tasks, total = prepared.recipe, prepared.network.tasks, prepared.recipe.length.examples
+    recipe, tasks, total = prepared.recipe, prepared.network.tasks, training.num_examples
     display = Display(console, tasks, total)
     with ExitStack() as stack:
         log = EventLog(run_folder.history, 0 if snapshot is None else snapshot.state["journal"]["history"])
@@ -125,20 +138,42 @@ def train_and_publish(
             logger.log_evaluation(scores)
             console.print(scores_table(scores, prepared.baselines))
 
+        def select() -> Iterator[None]:
+            """Pauses after each task, as well."""
+            answers = {}
+            display.begin("evaluating on selection", selection.num_rows)
+            with rows_counted(prepared.network, display.advance_work):
+                for task, task_answers in selection.answers(prepared.network, prepared.encoder):
+                    answers[task] = task_answers
+                    yield
+            if not answers:
+                return
+            scores = selection.scores(answers)
+            training.best.add(mean_score(scores), training.examples)
+            warnings = selection.warnings(answers) if training.progress >= _WARNED_FROM else {}
+            logger.log_selection(scores, warnings)
+            for task, warning in warnings.items():
+                console.print(f"warning: {task} {warning}", soft_wrap=True, markup=False, highlight=False)
+
+        selection = Selection(prepared.data)
         with display:
-            train(training, logger, run_folder.checkpoints, evaluate)
+            train(training, logger, run_folder.checkpoints, evaluate, select)
+            ending = ending_line(training)
+            console.print(ending, soft_wrap=True, highlight=False)
             training.average.apply()
-            version = _publish(prepared, run_folder, store, display, console)
-        logger.finish(f"{version.parent.name}/{version.name}")
+            training.best.apply()
+            version = _publish(prepared, run_folder, store, display, console, ending)
+        logger.finish(f"{version.parent.name}/{version.name}", ending)
     shutil.rmtree(run_folder.checkpoints)
-    return group.broadcast(version)
+    return training.group.broadcast(version)
 
 
 def train_only(prepared: PreparedRun, run_folder: RunFolder, group: Group) -> Path:
     """Trains in any other process, then waits for the main one. Returns the version's folder."""
     training = _new_training(prepared, group)
+    _share_precision(training, False)
     _restore(training, None)
-    tasks, total = prepared.network.tasks, prepared.recipe.length.examples
+    tasks, total = prepared.network.tasks, training.num_examples
     logger = RunLogger(tasks, total, Display(Console(quiet=True), tasks, total))
     train(training, logger, run_folder.checkpoints, lambda: ())
     return group.broadcast(Path())
@@ -153,6 +188,12 @@ def _new_training(prepared: PreparedRun, group: Group) -> Training:
         text_of=prepared.text_of,
         group=group,
     )
+
+
+def _share_precision(training: Training, bf16: bool) -> None:
+    """Sets the precision of a run whose recipe leaves it open to that of the main process."""
+    if training.recipe.length.bf16 is None:
+        training.bf16 = training.group.broadcast(bf16)
 
 
 def _restore(training: Training, checkpoint: Path | None) -> Snapshot | None:
@@ -178,13 +219,18 @@ def _open_tensorboard(
     return writer
 
 
-def _publish(prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console) -> Path:
+def _publish(
+    prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console, ending: str
+) -> Path:
     """Publishes the network and writes its scores and diagnostics into the run's folder."""
     display.begin("publishing", _num_validation_rows(prepared.data) + num_calibration_rows(prepared.data))
     with rows_counted(prepared.network, display.advance_work):
-        version, scores, answers = publish(prepared, store)
+        version, scores, answers = publish(prepared, store, ending)
     display.show_scores(scores)
     console.print(scores_table(scores, prepared.baselines))
+    warnings = head_warnings(prepared.data, answers)
+    for name, warning in warnings.items():
+        console.print(f"warning: {name} {warning}", soft_wrap=True, markup=False, highlight=False)
     diagnostics = {}
     display.begin("diagnosing", len(prepared.data))
     for task, task_data in zip(prepared.network.tasks, prepared.data, strict=True):
@@ -192,6 +238,7 @@ def _publish(prepared: PreparedRun, run_folder: RunFolder, store: Path, display:
         display.advance_work()
     bad_rows = {task_data.task.name: task_data.bad_rows for task_data in prepared.data if task_data.bad_rows}
     results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics, "bad_rows": bad_rows}
+    results["warnings"] = warnings
     replace_text(run_folder.results, json.dumps(results, ensure_ascii=False))
     return version
 

@@ -89,6 +89,7 @@ def uncertainty(*, amortised: bool) -> Callable[[Recipe], Recipe]:
 
     def change(recipe: Recipe) -> Recipe:
         sampler = {"name": "mt-uncertainty", "amortised": amortised}
+        assert recipe.length.examples is not None, "the recipes of the suites name their length"
         return changed(recipe, sampler=sampler, length={"examples": recipe.length.examples // 6})
 
     return change

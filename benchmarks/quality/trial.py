@@ -77,7 +77,7 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
     before = _go_on(training, checkpoints, drawn)
     started, done = time.monotonic() - before, training.examples
     steps = _steps(training, drawn, checkpoints, started)
-    for _ in track(steps, name, console=console, total=recipe.length.examples, completed=done):
+    for _ in track(steps, name, console=console, total=training.num_examples, completed=done):
         pass
     seconds = time.monotonic() - started
     with torch.no_grad(), training.average.applied():

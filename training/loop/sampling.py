@@ -1,7 +1,6 @@
-"""Sampling: task shares, MT-Uncertainty, and batches of similar length that mix tasks.
+"""Sampling: batches of similar length that mix tasks, drawn by the tasks' shares or by MT-Uncertainty.
 
-Sources: temperature and cap as in Hyperformer and jiant; annealed as in Stickland & Murray, "BERT and PALs", 2019;
-MT-Uncertainty: Pilault et al., ICLR 2021. Its amortised form and task-uncertainty are ours.
+MT-Uncertainty: Pilault et al., ICLR 2021. Its amortised form is ours.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from polytask.training.data.examples import EncodedExample
+from polytask.training.loop.length import planned_examples
+from polytask.training.loop.shares import bounded_shares, task_shares, uncertainty_shares
 from polytask.training.loop.uncertainty import Entropy, select_examples
 from polytask.training.recipes.schema import LengthConfig, SamplerConfig, SamplerName
 
@@ -22,65 +23,6 @@ EntropyFunction = Callable[[Sequence[EncodedExample]], list[Entropy]]
 
 _WINDOW_BATCHES = 50
 _NUM_RECENT = 256
-_MIN_DRAWS = 100
-_MIN_ENTROPY = 0.1
-"""For task-uncertainty: a task of which the network is sure is still drawn."""
-
-
-def task_shares(sizes: Sequence[int], config: SamplerConfig, progress: float = 0.0) -> list[float]:
-    """The probability of each task, given the tasks' numbers of examples and the run's progress, 0 to 1.
-
-    Proportional: n_t / sum. Uniform: 1 / T. Temperature (tau): min(n_t, cap) ** (1 / tau), normalised. Annealed:
-    n_t ** (1 - 0.8 * progress), normalised: from proportional towards uniform. Task-uncertainty starts from temperature.
-    """
-    match config.name:
-        case SamplerName.UNIFORM:
-            power = 0.0
-        case SamplerName.TEMPERATURE | SamplerName.TASK_UNCERTAINTY:
-            power = 1 / config.temperature
-        case SamplerName.ANNEALED:
-            power = 1 - 0.8 * progress
-        case _:
-            power = 1.0
-    weights = [min(size, config.cap) ** power for size in sizes]
-    return [weight / sum(weights) for weight in weights]
-
-
-def with_floor(shares: Sequence[float], sizes: Sequence[int], num_draws: int) -> list[float]:
-    """The shares, with those raised of which a run of `num_draws` draws would see too little; the others give way.
-
-    A task gets at least as many draws as it has examples and 100, but for that never more than a tenth of an equal share.
-    """
-    floors = [min(max(size, _MIN_DRAWS) / num_draws, 0.1 / len(sizes)) for size in sizes]
-    raised = set[int]()
-    result = list(shares)
-    while below := {task for task, floor in enumerate(floors) if task not in raised and result[task] < floor}:
-        raised |= below
-        others = sum(share for task, share in enumerate(shares) if task not in raised)
-        factor = (1 - sum(floors[task] for task in raised)) / others
-        result = [floors[task] if task in raised else share * factor for task, share in enumerate(shares)]
-    return result
-
-
-def planned_draws(sizes: Sequence[int], config: SamplerConfig, num_draws: int) -> list[int] | None:
-    """About how many of `num_draws` examples a run draws of each task; None if the network decides it while it learns."""
-    if config.name in {SamplerName.MT_UNCERTAINTY, SamplerName.TASK_UNCERTAINTY}:
-        return None
-    steps = 100  # the shares may change in the course of the run
-    shares = [with_floor(task_shares(sizes, config, (step + 0.5) / steps), sizes, num_draws) for step in range(steps)]
-    return [round(num_draws * sum(task) / steps) for task in zip(*shares, strict=True)]
-
-
-def uncertainty_shares(shares: Sequence[float], means: Sequence[Entropy]) -> list[float]:
-    """The tasks' shares times their mean entropies, normalised. A task without entropy (regression) keeps its share."""
-    weights = [
-        None if mean is None else share * max(mean, _MIN_ENTROPY) for share, mean in zip(shares, means, strict=True)
-    ]
-    measured = sum(share for share, weight in zip(shares, weights, strict=True) if weight is not None)
-    total = sum(weight for weight in weights if weight is not None)
-    return [
-        share if weight is None else weight / total * measured for share, weight in zip(shares, weights, strict=True)
-    ]
 
 
 class ShuffledExamples:
@@ -192,7 +134,7 @@ class EntropyCache:
 class BatchSampler:
     """An endless supply of training batches, with a state from which it can be resumed exactly.
 
-    By task share, with a floor under each: a window of examples is drawn, sorted by length and cut into batches, which are
+    By task share, with a floor under each and a cap over it: a window of examples is drawn, sorted by length and cut into batches, which are
     shuffled. So a batch holds examples of similar length of any tasks. Task-uncertainty: by task share as well, and the shares follow the
     mean entropies seen in training; a task's examples come in random order. MT-Uncertainty: `horizon` times b candidates
     of every task are drawn (b: `batch_rows`), the number that fits into `horizon` batches is selected from all of them,
@@ -211,6 +153,8 @@ class BatchSampler:
         """`examples[t]` are the training examples of task t. Raises ValueError if a task has none."""
         self._examples, self._config, self._length, self._score = examples, config, length, score
         self._sizes = [len(task_examples) for task_examples in examples]
+        self.num_draws = planned_examples(self._sizes, config, length)
+        """Number of examples that the run will draw, as far as known; floors and caps of tasks are parts of it."""
         self._draws = ShuffledExamples(self._sizes, seed)
         self._next_batches: list[list[ExampleRef]] = []
         self._current: list[ExampleRef] = []
@@ -263,7 +207,7 @@ class BatchSampler:
         shares = task_shares(self._sizes, self._config, progress)
         if self._adapts_shares:
             shares = uncertainty_shares(shares, [self._entropies.mean(task_id) for task_id in range(len(self._sizes))])
-        shares = with_floor(shares, self._sizes, self._length.examples)
+        shares = bounded_shares(shares, self._sizes, self._config, self.num_draws)
         return self._draws.draw(self._length.batch_rows * _WINDOW_BATCHES, shares)
 
     def _select_examples(self) -> list[ExampleRef]:

@@ -25,6 +25,7 @@ from polytask.training.backbone import weights_file
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_network
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.one_label import head_warnings
 from polytask.training.preparation import PreparedRun
 from polytask.training.publishing.tag_transitions import learn_transitions
 from polytask.training.publishing.version_card import render_card
@@ -33,8 +34,8 @@ _PRECISION = torch.float16
 _CALIBRATION_EXAMPLES = 10_000
 
 
-def publish(run: PreparedRun, store: Path) -> tuple[Path, dict[str, Scores], dict[str, list[Answer]]]:
-    """Rounds, calibrates, evaluates and saves the run's network, in place.
+def publish(run: PreparedRun, store: Path, ending: str) -> tuple[Path, dict[str, Scores], dict[str, list[Answer]]]:
+    """Rounds, calibrates, evaluates and saves the run's network, in place. `ending`: how the training ended, for the card.
 
     Returns the version's folder, its metrics, and the answers to the validation examples that they were computed from.
 
@@ -58,7 +59,7 @@ def publish(run: PreparedRun, store: Path) -> tuple[Path, dict[str, Scores], dic
         baselines=run.baselines,
         goldens=goldens(run.network, run.encoder, run.data),
         provenance=run.provenance,
-        card=render_card(run.recipe, run.data, scores, run.baselines),
+        card=render_card(run.recipe, run.data, scores, run.baselines, ending, head_warnings(run.data, answers)),
     )
     # A run that was stopped after it had published, as by a full disk, publishes no second version.
     version = _published_before(store, run.recipe.name, run.provenance)

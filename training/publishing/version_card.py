@@ -14,10 +14,19 @@ from polytask.training.recipes.schema import Recipe
 
 
 def render_card(
-    recipe: Recipe, data: Sequence[TaskData], scores: Mapping[str, Scores], baselines: Mapping[str, Scores]
+    recipe: Recipe,
+    data: Sequence[TaskData],
+    scores: Mapping[str, Scores],
+    baselines: Mapping[str, Scores],
+    ending: str,
+    warnings: Mapping[str, str],
 ) -> str:
-    """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data."""
+    """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data.
+
+    `ending`: how the training ended. `warnings`: what is wrong with a task's head, by task.
+    """
     bad_rows = ", ".join(f"`{task_data.task.name}` {task_data.bad_rows:,}" for task_data in data if task_data.bad_rows)
+    warning_lines = "".join(f"\nWarning: `{task}` {warning}.\n" for task, warning in warnings.items())
     bad_rows_line = f"\nRows that are no valid records were left out: {bad_rows}.\n" if bad_rows else ""
     rows = "\n".join(_row(task_data, scores[task_data.task.name], baselines[task_data.task.name]) for task_data in data)
     return f"""# {recipe.name}
@@ -30,8 +39,8 @@ is learned from the training split alone. Thresholds are set on training example
 | task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
 |---|---|---|---:|---:|---|---:|---|---|
 {rows}
-{_words_section(data, scores)}{bad_rows_line}
-Trained on {recipe.length.examples:,} drawn examples (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
+{_words_section(data, scores)}{bad_rows_line}{warning_lines}
+{ending[0].upper()}{ending[1:]} (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
 recipe, the hashes of the data, the code's commit and further metrics are in `manifest.json`.
 """
 

@@ -11,6 +11,7 @@ import pydantic
 from pydantic import Field
 
 from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, NetworkConfig, Pooling
+from polytask.training.recipes.defaults import BACKBONE
 from polytask.training.recipes.presets import Preset
 
 
@@ -45,7 +46,8 @@ class BackboneConfig(Section):
     """The pretrained encoder: a Hugging Face name or a folder, and which part of it is frozen."""
 
     name: str = Field(
-        description="Hugging Face name, or a folder with config.json, tokenizer.json and model.safetensors"
+        default=BACKBONE,
+        description="Hugging Face name, or a folder with config.json, tokenizer.json and model.safetensors",
     )
     pooling: Pooling = Field(
         default=Pooling.MEAN,

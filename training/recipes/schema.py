@@ -21,6 +21,7 @@ from polytask.model.tasks import LABELLED_KINDS, NAME, Kind
 from polytask.model.words import WordSplit
 from polytask.training.recipes.architecture import BackboneConfig, ConditioningConfig, network_config
 from polytask.training.recipes.architecture import Section as _Section
+from polytask.training.recipes.defaults import with_defaults
 from polytask.training.recipes.presets import with_preset
 from polytask.training.recipes.validation_errors import did_you_mean, error_details
 from polytask.training.record_schemas import field_names
@@ -35,9 +36,9 @@ class RecipeError(Exception):
 class OptimizerConfig(_Section):
     """AdamW, the learning rates, and the average of the weights."""
 
-    learning_rate: float = Field(gt=0, description="highest learning rate of the backbone's weights")
+    learning_rate: float = Field(default=1e-4, gt=0, description="highest learning rate of the backbone's weights")
     added_learning_rate: float = Field(
-        gt=0, description="highest learning rate of all other weights: heads and conditional modules"
+        default=1e-3, gt=0, description="highest learning rate of all other weights: heads and conditional modules"
     )
     weight_decay: float = Field(default=0.01, ge=0, description="weight decay of AdamW, for matrices only")
     warmup: Fraction = Field(
@@ -102,6 +103,16 @@ class SamplerConfig(_Section):
         description="a task is drawn in proportion to min(its examples, `cap`) ** (1 / `temperature`)",
     )
     cap: int = Field(default=2**31, ge=1, description="number of examples beyond which a task is not drawn more often")
+    min_passes: float = Field(
+        default=0.0,
+        ge=0,
+        description="how often each example of a task is drawn at least, on average; a floor for small tasks",
+    )
+    max_passes: float | None = Field(
+        default=None,
+        gt=0,
+        description="how often each example of a task is drawn at most, on average; by default there is no limit",
+    )
     form: UncertaintyForm = Field(
         default=UncertaintyForm.PAPER,
         description="for `mt-uncertainty`: how examples of different tasks are compared, as in the paper or as in the code "
@@ -127,21 +138,63 @@ class SamplerConfig(_Section):
 
 
 class LengthConfig(_Section):
-    """The length of the training, the size of a batch, and evaluations and checkpoints on the way."""
+    """The length of the training, the size of a batch, and evaluations and checkpoints on the way.
 
-    examples: int = Field(ge=1, description="number of examples to draw, after which the run ends")
+    `polytask.training.loop.length` says how a run chooses its length itself.
+    """
+
+    examples: int | None = Field(
+        default=None,
+        ge=1,
+        description="number of examples to draw, after which the run ends; without it and `passes` the run chooses its "
+        "length by the sizes of its tasks",
+    )
+    passes: float | None = Field(
+        default=None,
+        gt=0,
+        description="in place of `examples`: how often the examples of all tasks are drawn, on average",
+    )
+    minutes: float | None = Field(
+        default=None,
+        ge=0,
+        description="most minutes of training, evaluations included; the learning rates fall to zero by then; 0: no limit; "
+        "by default 10 if the run chooses its length, else no limit",
+    )
+    patience: int | None = Field(
+        default=None,
+        ge=0,
+        description="number of tenths of the run without a better mean score on `selection` after which it ends; the best "
+        "state is published; 0: the run goes to its end, and its last state is published; by default 4 if the run chooses "
+        "its length, else 0",
+    )
     batch_rows: int = Field(default=32, ge=1, description="most rows in a batch")
     batch_tokens: int = Field(default=4096, ge=8, description="most tokens in a batch, padding included")
     evaluate_every: int = Field(
-        default=0, ge=0, description="number of drawn examples between evaluations; 0: only at the end"
+        default=0,
+        ge=0,
+        description="number of drawn examples between evaluations on validation data; 0: only at the end",
     )
     checkpoint_every: int = Field(
         default=20_000,
         ge=0,
         description="number of drawn examples between checkpoints; 0: only at the end and when a signal stops the run",
     )
-    bf16: bool = Field(default=False, description="whether the network computes in bfloat16")
+    bf16: bool | None = Field(
+        default=None,
+        description="whether the network computes in bfloat16; by default if some steps at the start are faster so",
+    )
     tensorboard: bool = Field(default=True, description="whether events for TensorBoard are written")
+
+    @pydantic.model_validator(mode="after")
+    def _is_given_once(self) -> LengthConfig:
+        if self.examples is not None and self.passes is not None:
+            raise ValueError("passes: give `examples` or `passes`, not both")
+        return self
+
+    @property
+    def is_chosen_by_run(self) -> bool:
+        """Whether the run chooses its length itself."""
+        return self.examples is None and self.passes is None
 
 
 class ExampleConfig(_Section):
@@ -387,18 +440,22 @@ class Recipe(_Section):
     seed: int = Field(
         default=0, description="seed of all that is random in a run: new weights, dropout, the order of the examples"
     )
-    backbone: BackboneConfig
+    backbone: BackboneConfig = BackboneConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
-    optimizer: OptimizerConfig
+    optimizer: OptimizerConfig = OptimizerConfig()
     sampler: SamplerConfig = SamplerConfig()
     losses: LossConfig = LossConfig()
-    length: LengthConfig
+    length: LengthConfig = LengthConfig()
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _put_preset_beneath(cls, fields: Any) -> Any:
-        return with_preset(fields) if isinstance(fields, dict) else fields
+    def _complete(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        conditioning = fields.get("conditioning")
+        has_preset = isinstance(conditioning, dict) and "preset" in conditioning
+        return with_preset(fields) if has_preset else with_defaults(fields)
 
     def network(self, backbone: NetworkConfig) -> NetworkConfig:
         """The network's sizes: the backbone's, with this recipe's conditioning. Raises RecipeError if they do not fit."""

@@ -176,7 +176,7 @@ def overall_charts(run: RecordedRun, curves: Sequence[Curve]) -> list[Chart]:
 
 
 def curve_chart(curve: Curve) -> Chart:
-    """One task's metric on validation data over the number of examples, and its training loss below."""
+    """One task's metric over the number of examples, and its training loss below."""
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subplots(2, 1, height_ratios=(3, 2), sharex=True, gridspec_kw={"hspace": 0.24})
@@ -186,7 +186,9 @@ def curve_chart(curve: Curve) -> Chart:
         upper.set_xlim(0, 1.03 * max((at for at, _ in (*curve.scores, *curve.losses)), default=1))
 
     last = (
-        f"{curve.metric} {number(curve.scores[-1][1])} at the last evaluation" if curve.scores else "Not evaluated yet"
+        f"{curve.metric} {number(curve.scores[-1][1])} on {curve.measured_on} at the last evaluation"
+        if curve.scores
+        else "Not evaluated yet"
     )
     words = f"{last}; the dashed line is the trivial baseline, {number(curve.baseline)}."
     return render(f"{curve.task}: learning curve", words, (360, 300), draw)
@@ -194,7 +196,7 @@ def curve_chart(curve: Curve) -> Chart:
 
 def draw_scores(axes: Axes, curve: Curve) -> None:
     """Draws one task's metric at each evaluation, with the last value as text and the trivial baseline dashed."""
-    axes.set_title(curve.metric)
+    axes.set_title(f"{curve.metric} on {curve.measured_on}")
     if curve.baseline is not None:
         axes.axhline(curve.baseline, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     if curve.scores:

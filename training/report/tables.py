@@ -46,7 +46,10 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The curves of a task over the number of examples. `scores`, `losses`: (examples, value) in order."""
+    """The curves of a task over the number of examples. `scores`, `losses`: (examples, value) in order.
+
+    `measured_on`: the examples of which the scores are.
+    """
 
     task: str
     kind: Kind
@@ -54,6 +57,7 @@ class Curve:
     scores: Sequence[tuple[int, float]]
     losses: Sequence[tuple[int, float]]
     baseline: float | None = None
+    measured_on: str = "validation"
 
 
 def number(value: float | None, form: str = ".4f") -> str:
@@ -73,19 +77,29 @@ def task_scores(run: RecordedRun) -> list[TaskScore]:
 
 
 def task_curves(run: RecordedRun) -> dict[str, Curve]:
-    """Every task's curves by name. Those of a finished run end with the published score."""
+    """Every task's curves by name: on validation if the run measured it on the way, else on selection.
+
+    Those on validation of a finished run end with the published score.
+    """
+    on_selection = bool(run.selections) and not run.evaluations
+    measured_on = "selection" if on_selection else "validation"
     progress = merge(run.progress, INTERVALS)
     curves = {}
     for score in task_scores(run):
         task, metric = score.task, score.metric
         all_losses = [(event["examples"], event["tasks"].get(task, {}).get("loss")) for event in progress]
-        points = [(event["examples"], event["scores"].get(task, {}).get(metric)) for event in run.evaluations]
-        if run.finish is not None and score.value is not None:  # the published score replaces the last evaluation
+        points = [
+            (event["examples"], event["scores"].get(task, {}).get(metric))
+            for event in (run.selections if on_selection else run.evaluations)
+        ]
+        if (
+            run.finish is not None and score.value is not None and not on_selection
+        ):  # the published score replaces the last evaluation
             points = [point for point in points if point[0] < run.examples] + [(run.examples, score.value)]
         present, losses = (
             [(at, value) for at, value in series if value is not None] for series in (points, all_losses)
         )
-        curves[task] = Curve(task, score.kind, metric, present, losses, score.baseline)
+        curves[task] = Curve(task, score.kind, metric, present, losses, score.baseline, measured_on)
     return curves
 
 
@@ -98,7 +112,8 @@ def mean_curve(curves: Sequence[Curve]) -> Curve:
     scores = [(at, fmean(measured)) for at, measured in sorted(values.items()) if len(measured) == len(curves)]
     baselines = [curve.baseline for curve in curves if curve.baseline is not None]
     baseline = fmean(baselines) if curves and len(baselines) == len(curves) else None
-    return Curve("all", Kind.CLASSIFICATION, "mean of the main metrics", scores, (), baseline)
+    measured_on = curves[0].measured_on if curves else "validation"
+    return Curve("all", Kind.CLASSIFICATION, "mean of the main metrics", scores, (), baseline, measured_on)
 
 
 def scores_table(scores: Sequence[TaskScore]) -> Table:

@@ -33,6 +33,7 @@ class Display:
         self._total = total
         self._losses: list[float | None] = [None] * len(tasks)
         self._counts = [0] * len(tasks)
+        self._lines = 0
         self._metrics = [""] * len(tasks)
         self._doing, self._done, self._work, self._said = "", 0, 0, time.monotonic()
         self._progress = Progress(
@@ -49,6 +50,7 @@ class Display:
 
     def __enter__(self) -> Self:
         self._progress.reset(self._bar, completed=min(sum(self._counts), self._total))
+        self._lines = int(min(sum(self._counts), self._total) * _NUM_LOG_LINES / self._total)
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -58,18 +60,19 @@ class Display:
     ) -> None:
         self._live.stop()
 
-    def advance(self, task_ids: Sequence[int], losses: Sequence[float]) -> None:
-        """Adds a batch of the training: the task and the loss of each example."""
+    def advance(self, task_ids: Sequence[int], losses: Sequence[float], total: int | None = None) -> None:
+        """Adds a batch of the training: the task and the loss of each example. `total`: of the run, if it has changed."""
         for task_id, loss in zip(task_ids, losses, strict=True):
             mean = self._losses[task_id]
             self._losses[task_id] = loss if mean is None else _SMOOTHING * mean + (1 - _SMOOTHING) * loss
             self._counts[task_id] += 1
         before = self._progress.tasks[0].completed
+        self._total = total or self._total
         after = min(before + len(losses), self._total)
-        self._progress.update(self._bar, completed=after)
-        if not self._console.is_terminal and int(before * _NUM_LOG_LINES / self._total) < int(
-            after * _NUM_LOG_LINES / self._total
-        ):
+        self._progress.update(self._bar, completed=after, total=self._total)
+        line = int(after * _NUM_LOG_LINES / self._total)
+        if not self._console.is_terminal and line > self._lines:
+            self._lines = line
             self._console.print(f"{self._time_line(int(after))}  {self._loss_line()}", soft_wrap=True, highlight=False)
 
     def begin(self, doing: str, total: int) -> None:
@@ -83,11 +86,11 @@ class Display:
         self._show_work()
 
     def show_scores(self, scores: Mapping[str, Scores]) -> None:
-        """Shows the first metric of each task, after an evaluation."""
+        """Shows the first metric of each measured task, after an evaluation."""
         self._set_status("")
         for index, task in enumerate(self._tasks):
-            metric, value = next(iter(scores[task.name].items()))
-            self._metrics[index] = f"{metric} {value:.4f}"
+            for metric, value in [*scores.get(task.name, {}).items()][:1]:
+                self._metrics[index] = f"{metric} {value:.4f}"
 
     def state(self) -> dict[str, Any]:
         """The content of the table, as JSON values."""
@@ -112,7 +115,7 @@ class Display:
         return Group(self._progress, self._table())
 
     def _table(self) -> Table:
-        table = Table("task", "loss", "validation", "share", "examples", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        table = Table("task", "loss", "score", "share", "examples", box=box.SIMPLE, padding=(0, 1, 0, 0))
         seen = sum(self._counts) or 1
         for task, loss, count, metric in zip(self._tasks, self._losses, self._counts, self._metrics, strict=True):
             loss_text = "" if loss is None else f"{loss:.3f}"

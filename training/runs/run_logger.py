@@ -23,7 +23,8 @@ class Step:
 
     `examples`, `updates`: numbers over the whole run, this update included. `learning_rate`: the largest of any group.
     `task_ids`, `losses`: of the batch's examples; losses before they are weighted. `tokens`: of the batch, without
-    padding. `stop`: whether any process was asked to stop.
+    padding. `stop`: whether any process was asked to stop. `total`: number of examples of the whole run, as far as known;
+    None if it is as before.
     """
 
     examples: int
@@ -33,6 +34,7 @@ class Step:
     losses: Sequence[float]
     tokens: int
     stop: bool
+    total: int | None = None
 
 
 class RunLogger:
@@ -49,8 +51,8 @@ class RunLogger:
         event_log: EventLog | None = None,
         tensorboard: TensorBoardWriter | None = None,
     ) -> None:
-        """`total`: the number of examples of the whole run."""
-        self.examples = 0
+        """`total`: the number of examples of the whole run, as planned."""
+        self.examples = self._intervals = 0
         self._tasks, self._total, self._display = tasks, total, display
         self._event_log, self._tensorboard = event_log, tensorboard
         self._earlier_seconds, self._started = 0.0, time.monotonic()
@@ -71,25 +73,35 @@ class RunLogger:
         for task_id, loss in zip(step.task_ids, step.losses, strict=True):
             self._counts[task_id] += 1
             self._sums[task_id] += loss
-        before, self.examples = self.examples, step.examples
-        self._display.advance(step.task_ids, step.losses)
-        if before * _NUM_PROGRESS_EVENTS // self._total < self.examples * _NUM_PROGRESS_EVENTS // self._total:
+        self.examples, self._total = step.examples, step.total or self._total
+        self._display.advance(step.task_ids, step.losses, step.total)
+        if self._intervals < self._num_intervals:
+            self._intervals = self._num_intervals
             self._emit(self._progress(step))
             self._reset_interval()
 
     def log_evaluation(self, scores: Mapping[str, Scores]) -> None:
-        """Logs the metrics of every task, as just measured."""
+        """Logs the metrics of every task on validation data, as just measured."""
         self._display.show_scores(scores)
         self._emit({"event": "evaluation", "examples": self.examples, "scores": scores})
 
-    def finish(self, version: str) -> None:
-        """Logs that the run has published `version` and ends."""
-        self._emit({"event": "finish", "examples": self.examples, "seconds": self._seconds, "version": version})
+    def log_selection(self, scores: Mapping[str, Scores], warnings: Mapping[str, str]) -> None:
+        """Logs the metrics on selection of every task that has some, as just measured, and what is wrong with some heads."""
+        self._display.show_scores(scores)
+        event = {"event": "selection", "examples": self.examples, "scores": scores}
+        self._emit(event | ({"warnings": dict(warnings)} if warnings else {}))
+
+    def finish(self, version: str, ending: str) -> None:
+        """Logs that the run has published `version` and ends. `ending`: why, and which state it published."""
+        event = {"event": "finish", "examples": self.examples, "seconds": self._seconds, "version": version}
+        self._emit(event | {"ending": ending})
 
     def state(self) -> dict[str, Any]:
         """The state to resume from, as JSON values. `history`: the size of the event log in bytes."""
         return {
             "examples": self.examples,
+            "total": self._total,
+            "intervals": self._intervals,
             "seconds": self._seconds,
             "counts": self._counts,
             "sums": self._sums,
@@ -100,8 +112,13 @@ class RunLogger:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores a `state`."""
         self.examples, self._counts, self._sums = state["examples"], state["counts"], state["sums"]
+        self._total, self._intervals = state["total"], state["intervals"]
         self._earlier_seconds, self._started = state["seconds"], time.monotonic()
         self._display.restore(state["display"])
+
+    @property
+    def _num_intervals(self) -> int:
+        return self.examples * _NUM_PROGRESS_EVENTS // self._total
 
     @property
     def _seconds(self) -> float:

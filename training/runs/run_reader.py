@@ -25,20 +25,22 @@ class RunFolderError(Exception):
 class RecordedRun:
     """A run as recorded in its folder, finished or not.
 
-    `progress` and `evaluations` are ascending in `examples`: events that a resumed run repeated replace the first ones.
+    `progress`, `evaluations` (on validation) and `selections` (on selection) are ascending in `examples`: events that a resumed run repeated replace the first ones.
     `references`: other systems by name, each with its value of the main metric by task (`rivals` in the file).
-    `diagnostics`: `diagnose(...)` by task.
+    `diagnostics`: `diagnose(...)` by task. `warnings`: what is wrong with a task's head, by task.
     """
 
     start: Event = field(default_factory=dict)
     progress: Sequence[Event] = ()
     evaluations: Sequence[Event] = ()
+    selections: Sequence[Event] = ()
     resumed: int = 0
     finish: Event | None = None
     scores: Scores = field(default_factory=dict)
     baselines: Scores = field(default_factory=dict)
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     diagnostics: Mapping[str, Event] = field(default_factory=dict)
+    warnings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -66,29 +68,34 @@ def read_run(folder: Path) -> RecordedRun:
     if not (folder / HISTORY).is_file():
         raise RunFolderError(f"{folder}: no {HISTORY} in it; give the folder of a run, finished or not")
     events = _read_events(folder / HISTORY)
-    progress, evaluations = list[Event](), list[Event]()
+    progress, evaluations, selections = list[Event](), list[Event](), list[Event]()
     for event in events:
-        series = {"progress": progress, "evaluation": evaluations}.get(event["event"])
+        series_of = {"progress": progress, "evaluation": evaluations, "selection": selections}
+        series = series_of.get(event["event"])
         if event["event"] == "resume" and "examples" in event:
             _drop_from(progress, event["examples"] + 1)
             _drop_from(evaluations, event["examples"] + 1)
+            _drop_from(selections, event["examples"] + 1)
         elif series is not None:
             _drop_from(series, event["examples"])
             series.append(event)
     # The last start counts: a run that was resumed may have written a second one.
     last_events = {event["event"]: event for event in events}
     results = _read_results(folder / RESULTS)
+    last_selection = selections[-1] if selections else {}
     last_scores = evaluations[-1]["scores"] if evaluations else {}
     return RecordedRun(
         start=last_events.get("start", {}),
         progress=progress,
         evaluations=evaluations,
+        selections=selections,
         resumed=sum(event["event"] == "resume" for event in events),
         finish=last_events.get("finish"),
         scores=results.get("scores") or last_scores,
         baselines=results.get("baselines") or {},
         references=results.get("rivals") or {},
         diagnostics=results.get("diagnostics") or {},
+        warnings=results.get("warnings") or last_selection.get("warnings") or {},
     )
 
 

@@ -38,7 +38,8 @@ def scalars(event: Event) -> Iterator[tuple[str, float]]:
             yield f"share/{name}", values["examples"] / total
             if values["loss"] is not None:
                 yield f"loss/{name}", values["loss"]
-    elif event["event"] == "evaluation":
+    elif event["event"] in {"evaluation", "selection"}:
+        split = "selection/" if event["event"] == "selection" else ""
         for name, values in event["scores"].items():
             for metric, value in values.items():
-                yield f"{metric}/{name}", value
+                yield f"{split}{metric}/{name}", value

@@ -1,4 +1,4 @@
-"""Sampling: task shares, batches, MT-Uncertainty and the state from which sampling resumes."""
+"""Sampling: batches, MT-Uncertainty and the state from which sampling resumes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,8 @@ from polytask.training.loop.sampling import (
     ExampleRef,
     ShuffledExamples,
     batch_by_length,
-    planned_draws,
-    task_shares,
-    uncertainty_shares,
-    with_floor,
 )
+from polytask.training.loop.shares import bounded_shares, planned_draws, task_shares
 from polytask.training.loop.uncertainty import Entropy
 from polytask.training.recipes.schema import LengthConfig, RegressionPolicy, SamplerConfig, SamplerName
 
@@ -118,23 +115,6 @@ def _kept(num_tasks: int) -> EntropyCache:
 # Shares
 
 
-@given(st.lists(st.tuples(st.floats(0.01, 1), st.none() | st.floats(0, 1)), min_size=1, max_size=20))
-def test_uncertainty_shares_are_shares(tasks: list[tuple[float, float | None]]) -> None:
-    """For all entropies the shares have the same sum, none is zero, and a task without entropy keeps its share."""
-    before, means = [share for share, _ in tasks], [mean for _, mean in tasks]
-    after = uncertainty_shares(before, means)
-    assert sum(after) == pytest.approx(sum(before))
-    assert all(share > 0 for share in after)
-    assert [b for b, m in zip(before, means, strict=True) if m is None] == [
-        a for a, m in zip(after, means, strict=True) if m is None
-    ]
-
-
-def test_a_task_twice_as_unsure_has_twice_the_share() -> None:
-    """Shares of tasks of equal size are proportional to their mean entropies."""
-    assert uncertainty_shares([0.25] * 4, [0.8, 0.4, 0.4, None]) == pytest.approx([0.375, 0.1875, 0.1875, 0.25])
-
-
 def test_task_uncertainty_follows_what_training_sees() -> None:
     """Tasks are drawn by size, then by the mean entropies seen in training; the network scores nothing for it."""
     batches = _batches(_tasks(40, 40, 40), STEERED)
@@ -145,90 +125,20 @@ def test_task_uncertainty_follows_what_training_sees() -> None:
     assert late[0] / late.total() == pytest.approx(0.6, abs=0.03)
 
 
-def test_proportional_shares_are_those_of_the_sizes() -> None:
-    """Proportional shares are those of the sizes, throughout the run."""
-    assert task_shares([10, 30, 40], PROPORTIONAL) == [0.125, 0.375, 0.5]
-    assert task_shares([10, 30, 40], PROPORTIONAL, 1.0) == [0.125, 0.375, 0.5]
-
-
-def test_uniform_shares_are_equal() -> None:
-    """Uniform shares are equal for all sizes."""
-    assert task_shares([1, 30, 400, 5000], UNIFORM) == [0.25] * 4
-
-
-def test_temperature_flattens_the_shares() -> None:
-    """Shares are n ** (1 / tau), normalised; tau 1 is proportional, and a cap bounds n."""
-    assert task_shares([100, 400, 900], TEMPERATURE) == pytest.approx([10 / 60, 20 / 60, 30 / 60])
-    flat = SamplerConfig(name=SamplerName.TEMPERATURE, temperature=1.0)
-    assert task_shares([10, 30], flat) == task_shares([10, 30], PROPORTIONAL)
-    capped = SamplerConfig(name=SamplerName.TEMPERATURE, temperature=2.0, cap=400)
-    assert task_shares([100, 400, 900], capped) == pytest.approx([10 / 50, 20 / 50, 20 / 50])
-
-
-def test_annealed_shares_go_from_the_sizes_towards_equal() -> None:
-    """Shares are n ** (1 - 0.8 progress): proportional at the start, those of temperature 5 at the end."""
-    assert task_shares([10, 30, 40], ANNEALED) == task_shares([10, 30, 40], PROPORTIONAL)
-    assert task_shares([32, 243], ANNEALED, 0.5) == pytest.approx([1 / (1 + 7.59375**0.6), 1 / (1 + 7.59375**-0.6)])
-    assert task_shares([32, 243], ANNEALED, 1.0) == pytest.approx([2 / 5, 3 / 5])
-
-
-@given(
-    st.lists(st.integers(1, 10**7), min_size=1, max_size=30),
-    st.sampled_from(list(SamplerName)),
-    st.floats(1, 20),
-    st.integers(1, 10**6),
-    st.floats(0, 1),
-)
-def test_shares_are_probabilities(
-    sizes: list[int], name: SamplerName, temperature: float, cap: int, progress: float
-) -> None:
-    """For all sizes the shares add up to 1, and a larger task never has a smaller share."""
-    shares = task_shares(sizes, SamplerConfig(name=name, temperature=temperature, cap=cap), progress)
-    assert math.isclose(sum(shares), 1)
-    ordered = [share for _, share in sorted(zip(sizes, shares, strict=True))]
-    assert ordered == sorted(ordered)
-    assert min(shares) > 0
-
-
-@given(st.lists(st.integers(1, 10**7), min_size=1, max_size=30), st.integers(1, 10**7))
-def test_no_share_is_below_its_floor(sizes: list[int], num_draws: int) -> None:
-    """Every task gets a draw for each example and at least 100, or a tenth of an equal share; all other order stays."""
-    shares = task_shares(sizes, PROPORTIONAL)
-    raised = with_floor(shares, sizes, num_draws)
-    assert math.isclose(sum(raised), 1)
-    for size, before, after in zip(sizes, shares, raised, strict=True):
-        floor = min(max(size, 100) / num_draws, 0.1 / len(sizes))
-        assert after >= floor * (1 - 1e-9)
-        assert after <= max(before, floor) * (1 + 1e-9)
-    ordered = [share for _, share in sorted(zip(sizes, raised, strict=True))]
-    assert ordered == pytest.approx(sorted(ordered))
-
-
-def test_shares_above_the_floor_are_kept_to_the_bit() -> None:
-    """Shares of which none is too small are returned unchanged, so runs draw what they drew without a floor."""
-    shares = task_shares([1000, 3000, 7000], TEMPERATURE)
-    assert with_floor(shares, [1000, 3000, 7000], 20_000) == shares
-
-
 @pytest.mark.parametrize("config", BY_SHARE, ids=_name)
 def test_a_small_task_is_drawn_as_planned(config: SamplerConfig) -> None:
     """Beside 10,000 times as many examples a task of ten is drawn a hundred times, and the plan says so."""
-    sizes, length = (100_000, 10), LENGTH.model_copy(update={"examples": 4000})
-    planned = planned_draws(sizes, config, length.examples)
+    sizes, num_draws = (100_000, 10), 4000
+    length = LENGTH.model_copy(update={"examples": num_draws})
+    planned = planned_draws(sizes, config, num_draws)
     assert planned is not None
-    assert sum(planned) == pytest.approx(length.examples, abs=2)
+    assert sum(planned) == pytest.approx(num_draws, abs=2)
     assert planned[1] >= 100
     batches = _batches([[_example(0, 5)] * sizes[0], [_example(1, 5, target=i) for i in range(10)]], config, length)
     drawn = Counter[int]()
-    while drawn.total() < length.examples:
-        drawn.update(example.task_id for example in batches.next(drawn.total() / length.examples))
+    while drawn.total() < num_draws:
+        drawn.update(example.task_id for example in batches.next(drawn.total() / num_draws))
     assert drawn[1] == pytest.approx(planned[1], abs=4 * math.sqrt(planned[1]))
-
-
-def test_what_the_network_decides_is_not_planned() -> None:
-    """Samplers that follow the network's uncertainty have no planned draws."""
-    assert planned_draws([10, 20], EXACT, 100) is None
-    assert planned_draws([10, 20], STEERED, 100) is None
 
 
 @pytest.mark.parametrize("progress", [0, 0.5, 1])
@@ -239,7 +149,7 @@ def test_tasks_come_by_their_shares(config: SamplerConfig, progress: float) -> N
     batches, counts = _batches(_tasks(*sizes), config, seed=5), Counter[int]()
     while counts.total() < total:
         counts.update(task_id for task_id, _ in _next(batches, progress=progress))
-    shares = with_floor(task_shares(sizes, config, progress), sizes, LENGTH.examples)
+    shares = bounded_shares(task_shares(sizes, config, progress), sizes, config, 1)
     for task_id, share in enumerate(shares):
         sigma = math.sqrt(total * share * (1 - share))
         assert abs(counts[task_id] - total * share) < 3 * sigma

@@ -41,7 +41,7 @@ def _train(
 ) -> tuple[Network, str]:
     """A network trained from the start, and what the console showed."""
     training, shown = start(workshop, recipe), io.StringIO()
-    network, total = training.network, recipe.length.examples
+    network, total = training.network, training.num_examples
     logger = RunLogger(network.tasks, total, Display(Console(file=shown, width=200), network.tasks, total))
 
     def evaluate_once() -> Iterator[None]:
@@ -158,7 +158,7 @@ def test_a_run_has_the_length_of_its_recipe(workshop: Workshop) -> None:
 def _step(workshop: Workshop, network: Network, examples: list[EncodedExample], recipe: Recipe) -> list[float]:
     """The losses of one update on the examples, in the middle of a run."""
     training = start(workshop, recipe, network)
-    training.examples = recipe.length.examples // 2
+    training.examples = training.num_planned // 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.batches, "next", lambda _: examples)
         return list(training.step().losses)

@@ -27,8 +27,8 @@ KEYS = {
     "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
     "LossConfig": "task_mean",
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
-    "SamplerConfig": "name temperature cap form regression horizon amortised refresh",
-    "LengthConfig": "examples batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
+    "SamplerConfig": "name temperature cap min_passes max_passes form regression horizon amortised refresh",
+    "LengthConfig": "examples passes minutes patience batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
     "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit selection cap cap_seed metric positive_label min_confidence max_length weight balanced labels value_range regression max_answer_tokens words group_by positive entities "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
@@ -245,7 +245,42 @@ def test_a_missing_key_is_an_error(tmp_path: Path) -> None:
         read_recipe(path)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{path}:"
-    assert lines[1:] == [f"  {key}: Field required" for key in ("backbone.name", "optimizer", "tasks")]
+    assert lines[1:] == [f"  {key}: Field required" for key in ("tasks",)]
+
+
+def test_the_shortest_recipe_is_complete() -> None:
+    """A name and tasks are a whole recipe: MiniLM with conditional modules, which chooses its length itself."""
+    fields = toy.fields("", [Kind.CLASSIFICATION])
+    recipe = Recipe.model_validate({"name": "short", "tasks": fields["tasks"]})
+    assert recipe.backbone.name == "sentence-transformers/all-MiniLM-L6-v2"
+    network = recipe.network(replace(_network_config(), max_positions=512))
+    assert network.conditional_attention == network.conditional_layer_norm == network.conditional_bottleneck == (1,)
+    assert recipe.sampler.name is SamplerName.TEMPERATURE
+    assert recipe.length.is_chosen_by_run
+
+
+def test_a_section_that_is_there_means_what_it_says() -> None:
+    """A backbone by name has no settings of the default one, and [conditioning] and [sampler] are taken as a whole."""
+    recipe = toy.recipe("backbone", [Kind.CLASSIFICATION])
+    assert (recipe.backbone.pooling, recipe.backbone.attention_dropout) == (Pooling.MEAN, 0.1)
+    assert recipe.sampler.name is SamplerName.PROPORTIONAL
+    assert recipe.conditioning.film_rank == 0
+    longer = Recipe.model_validate({"name": "a", "tasks": recipe.tasks, "backbone": {"max_length": 384}})
+    assert (longer.backbone.max_length, longer.backbone.pooling) == (384, Pooling.PAIRS)
+
+
+def test_a_preset_has_none_of_the_defaults() -> None:
+    """With a preset, sections that a recipe leaves out are those of the published method."""
+    fields = {"name": "a", "tasks": toy.fields("", [Kind.CLASSIFICATION])["tasks"]}
+    recipe = Recipe.model_validate(fields | {"conditioning": {"preset": "released-base"}})
+    assert (recipe.backbone.pooling, recipe.backbone.attention_dropout) == (Pooling.CLS, 0.1)
+    assert (recipe.sampler.name, recipe.conditioning.film_rank) == (SamplerName.PROPORTIONAL, 0)
+
+
+def test_examples_and_passes_do_not_go_together(tmp_path: Path) -> None:
+    """A length is given once."""
+    with pytest.raises(RecipeError, match="passes: give `examples` or `passes`, not both"):
+        read_recipe(_write(tmp_path / "a.toml", length={"passes": 2.0}))
 
 
 def test_a_recipe_without_tasks_is_an_error(tmp_path: Path) -> None:

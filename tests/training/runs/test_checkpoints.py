@@ -65,7 +65,11 @@ def _run(workshop: Workshop, recipe: Recipe, folder: Path, dies_after: int | Non
         yield
         own.log_evaluation(evaluate_tasks(training.network, workshop.encoder, workshop.data))
 
-    train(training, own, folder / "checkpoints", evaluate)
+    def select() -> Iterator[None]:
+        yield
+        training.best.add(training.network.heads.sentence.bias.sum().item(), training.examples)
+
+    train(training, own, folder / "checkpoints", evaluate, select)
     return training
 
 
@@ -74,7 +78,7 @@ def _everything(training: Training) -> dict[str, Any]:
     snapshot = training.snapshot()
     frozen = {f"all.{name}": tensor for name, tensor in training.network.state_dict().items()}
     tensors = {name: _bits(tensor) for name, tensor in (snapshot.tensors | frozen).items()}
-    return tensors | snapshot.state
+    return tensors | {key: value for key, value in snapshot.state.items() if key != "seconds"}
 
 
 def _bits(tensor: Tensor) -> bytes:
@@ -95,7 +99,10 @@ _RUNS: dict[str, dict[str, Any]] = {
     "annealed, in bf16": {"sampler": {"name": "annealed"}, "length": {"bf16": True}},
     "mt-uncertainty": {"sampler": {"name": "mt-uncertainty"}},
     "mt-uncertainty, amortised": {"sampler": {"name": "mt-uncertainty", "amortised": True, "horizon": 2}},
-    "task-uncertainty": {"sampler": {"name": "task-uncertainty"}},
+    "task-uncertainty, with a best state": {
+        "sampler": {"name": "task-uncertainty"},
+        "length": {"patience": 9, "minutes": 600},
+    },
 }
 
 

@@ -59,7 +59,7 @@ def test_a_terminal_shows_every_task() -> None:
     last = _plain(console).split("4/10 examples,")[-1]
     assert " left" in last
     rows = {cells[0]: cells[1:] for cells in (line.split() for line in last.splitlines()) if cells}
-    assert rows["task"] == ["loss", "validation", "share", "examples"]
+    assert rows["task"] == ["loss", "score", "share", "examples"]
     assert rows["mood"] == ["1.000", "first", "0.0000", "75.0%", "3"]
     assert rows["topics"] == ["0.500", "first", "0.1000", "25.0%", "1"]
     assert rows["answer"] == ["first", "0.6000", "0.0%", "0"]

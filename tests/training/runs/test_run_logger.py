@@ -85,7 +85,7 @@ def test_the_other_events_say_what_happened(tmp_path: Path) -> None:
     logger.resume()
     scores = {task.name: {"accuracy": 0.5} for task in _TASKS}
     logger.log_evaluation(scores)
-    logger.finish("toy/1")
+    logger.finish("toy/1", "trained")
     start, resume, evaluation, finish = read_history(tmp_path / "history")
     assert (start["recipe"], start["total_examples"], start["parameters"]) == ("toy", _TOTAL, {"total": 3})
     assert start["tasks"][0] == {"name": _TASKS[0].name, "kind": "classification"}

@@ -28,5 +28,5 @@ def start(workshop: Workshop, recipe: Recipe, network: Network | None = None, gr
 
 def quiet_logger(training: Training, kind: type[RunLogger] = RunLogger, history: EventLog | None = None) -> RunLogger:
     """A logger for the run that prints nothing."""
-    tasks, total = training.network.tasks, training.recipe.length.examples
+    tasks, total = training.network.tasks, training.num_examples
     return kind(tasks, total, Display(Console(quiet=True), tasks, total), history)

@@ -211,7 +211,7 @@ def fields(
         | {"bottleneck": [0, 1], "bottleneck_size": 8},
         "optimizer": {"learning_rate": 2e-3, "added_learning_rate": 1e-2},
         "sampler": {},
-        "length": {"examples": 480, "batch_rows": 16, "batch_tokens": 512},
+        "length": {"examples": 480, "batch_rows": 16, "batch_tokens": 512, "bf16": False},
         "tasks": [task_fields(kind) for kind in kinds],
     }
     for section, changes in sections.items():
