@@ -23,7 +23,7 @@ RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
 KEYS = {
     "Recipe": "name seed backbone conditioning optimizer sampler losses length tasks",
     "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers dropout attention_dropout",
-    "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form attention "
+    "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form alignment_layer attention "
     "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
     "LossConfig": "task_mean",
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
