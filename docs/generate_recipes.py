@@ -1,8 +1,10 @@
-"""The tables of recipe keys and of metrics in `recipes.md`, made from the recipe schema: `make docs` writes them anew."""
+"""The tables of recipe keys, of defaults and of metrics in `recipes.md`, made from the recipe schema: `make docs` writes them anew."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -10,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from polytask.training.recipes.architecture import BackboneConfig, ConditioningConfig, Section, Share
+from polytask.training.recipes.defaults import DEFAULTS
 from polytask.training.recipes.schema import (
     METRICS,
     ExampleConfig,
@@ -65,7 +68,15 @@ def with_tables(page: str) -> str:
     page = re.sub(r"<!-- keys: (\w+) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
     rows = [f"| `{kind}` | {', '.join(f'`{metric}`' for metric in metrics)} |" for kind, metrics in METRICS.items()]
     metrics_table = ["<!-- metrics -->", "| kind | metrics, the main one first |", "|---|---|", *rows, "<!-- end -->"]
-    return re.sub(r"<!-- metrics -->.*?<!-- end -->", "\n".join(metrics_table), page, flags=re.DOTALL)
+    page = re.sub(r"<!-- metrics -->.*?<!-- end -->", "\n".join(metrics_table), page, flags=re.DOTALL)
+    rows = [f"| `[{section}]` | {_keys(keys)} |" for section, keys in DEFAULTS.items()]
+    defaults = ["<!-- defaults -->", "| left out | is |", "|---|---|", *rows, "<!-- end -->"]
+    return re.sub(r"<!-- defaults -->.*?<!-- end -->", "\n".join(defaults), page, flags=re.DOTALL)
+
+
+def _keys(keys: Mapping[str, Any]) -> str:
+    """Keys with their values, as in a recipe."""
+    return ", ".join(f"`{name} = {json.dumps(value)}`" for name, value in keys.items())
 
 
 def _row(name: str, field: FieldInfo) -> str:

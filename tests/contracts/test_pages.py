@@ -153,6 +153,5 @@ def test_the_quickstart_trains_on_what_it_writes(tmp_path: Path) -> None:
     team, urgent = (load_task(config, tmp_path) for config in Recipe.model_validate(tomllib.loads(text)).tasks)
     assert team.task.labels == ("account", "billing", "delivery")
     assert urgent.task.labels == ("no", "yes")
-    learned, measured = ({wishes[example.input.text] for example in part} for part in (team.train, team.validation))
-    assert len(learned) + len(measured) == len(set(wishes.values()))
-    assert not learned & measured
+    parts = [{wishes[example.input.text] for example in part} for part in (team.train, team.selection, team.validation)]
+    assert sum(map(len, parts)) == len(set().union(*parts)) == len(set(wishes.values()))

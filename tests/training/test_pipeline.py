@@ -118,6 +118,25 @@ def test_a_run_leaves_its_files(room: Room, monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+def test_a_run_without_a_length_chooses_it(room: Room) -> None:
+    """Without [length] a run is measured on selection on its way, publishes its best state, and says how it ended."""
+    toy.write_records(room.data / "mood" / "train.jsonl", toy.records(Kind.CLASSIFICATION, 120))
+    room.fields["tasks"] = [toy.task_fields(Kind.CLASSIFICATION)]
+    room.fields["length"] = {"tensorboard": False}
+    manifest = verify(version := room.run())
+    assert type(manifest.provenance["bf16"]) is bool
+    history = read_history(room.folder / "history.jsonl")
+    measured = [event for event in history if event["event"] == "selection"]
+    assert 5 <= len(measured) <= 10
+    assert all(set(event["scores"]) == {"mood"} for event in measured)
+    best = max(event["scores"]["mood"]["accuracy"] for event in measured)
+    kept = [event["examples"] for event in measured if event["scores"]["mood"]["accuracy"] == best][-1]
+    ending = history[-1]["ending"]
+    assert f"kept is the state after {kept:,}, the best on selection" in ending
+    assert ending[1:] in (version / "card.md").read_text(encoding="utf-8")
+    assert ending in room.shown
+
+
 def _no_room(_: object, store: Path, *__: object) -> None:
     raise StoreUnwritable(store, "is full", "make room")
 
