@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from polytask.model.config import Product
 from polytask.training.recipes.architecture import BackboneConfig, ConditioningConfig, Section, Share
 from polytask.training.recipes.defaults import DEFAULTS
 from polytask.training.recipes.schema import (
@@ -23,6 +24,7 @@ from polytask.training.recipes.schema import (
     SamplerConfig,
     TaskConfig,
 )
+from polytask.training.recipes.second_stage import SecondStageConfig
 
 PAGE = Path(__file__).with_name("recipes.md")
 SECTIONS: dict[str, type[Section]] = {
@@ -33,6 +35,7 @@ SECTIONS: dict[str, type[Section]] = {
     "sampler": SamplerConfig,
     "losses": LossConfig,
     "length": LengthConfig,
+    "second_stage": SecondStageConfig,
     "tasks": TaskConfig,
     "examples": ExampleConfig,
 }
@@ -48,6 +51,7 @@ _TYPES = {
     tuple[str, ...]: "list of texts",
     tuple[int, ...]: "list of layers",
     tuple[float, float]: "two numbers",
+    tuple[Product, ...]: "list of products",
     tuple[ExampleConfig, ...]: "list of tables",
 }
 _SHORT_FORMS = {"train": "text or ", "validation": "text or "}
@@ -113,6 +117,8 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if default is None or default in ("", (), {}):
         return ""
+    if isinstance(default, tuple):
+        return ", ".join(f"`{value}`" for value in default)
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 

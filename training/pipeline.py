@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -30,12 +30,12 @@ from polytask.training.evaluation.one_label import head_warnings
 from polytask.training.evaluation.score_table import scores_table
 from polytask.training.evaluation.selection import Selection, mean_score
 from polytask.training.loop.distributed import Group, process_group
-from polytask.training.loop.interrupts import Interrupted
+from polytask.training.loop.interrupts import Interrupted, InterruptHandler
 from polytask.training.loop.length import check_passes, length_line, planned_examples
 from polytask.training.loop.shares import planned_draws
 from polytask.training.loop.trainer import Training, ending_line, train
 from polytask.training.preparation import PreparedRun, choose_device, prepare
-from polytask.training.publishing.publish import num_calibration_rows, publish
+from polytask.training.publishing.publish import num_calibration_rows, publish, round_network
 from polytask.training.recipes.schema import read_recipe
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError, Snapshot, latest_checkpoint, read_snapshot
@@ -46,6 +46,7 @@ from polytask.training.runs.run_folder import RunFolder
 from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.run_reader import RunFolderError
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter
+from polytask.training.tuning.second_stage import tune_tasks, with_kept
 
 _WARNED_FROM = 0.3
 """Progress from which on a head that says one label only is a warning; before, every head does."""
@@ -160,12 +161,18 @@ def train_and_publish(
             train(training, logger, run_folder.checkpoints, evaluate, select)
             ending = ending_line(training)
             console.print(ending, soft_wrap=True, highlight=False)
-            training.average.apply()
-            training.best.apply()
+            _apply_published_weights(training)
+            prepared = _tune(prepared, run_folder, display, logger, console)
             version = _publish(prepared, run_folder, store, display, console, ending)
         logger.finish(f"{version.parent.name}/{version.name}", ending)
     shutil.rmtree(run_folder.checkpoints)
     return training.group.broadcast(version)
+
+
+def _apply_published_weights(training: Training) -> None:
+    """Gives the network the weights that are published: the average, or the best state."""
+    training.average.apply()
+    training.best.apply()
 
 
 def train_only(prepared: PreparedRun, run_folder: RunFolder, group: Group) -> Path:
@@ -219,6 +226,38 @@ def _open_tensorboard(
     return writer
 
 
+def _tune(
+    prepared: PreparedRun, run_folder: RunFolder, display: Display, logger: RunLogger, console: Console
+) -> PreparedRun:
+    """The run after its second stage, if the recipe has one. Raises Interrupted after a signal; finished tasks stay so."""
+    config = prepared.recipe.second_stage
+    if config is None:
+        return prepared
+    round_network(prepared)
+    data = [each for each in prepared.data if not config.tasks or each.task.name in config.tasks]
+    with InterruptHandler() as interrupts:
+
+        def advance(count: int) -> None:
+            display.advance_work(count)
+            if interrupts.received is not None:
+                raise Interrupted(interrupts.received)
+
+        tuned = tune_tasks(
+            prepared.network,
+            prepared.encoder,
+            data,
+            config,
+            console,
+            run_folder.second_stage,
+            seed=prepared.recipe.seed,
+            begin=display.begin,
+            advance=advance,
+        )
+    gains = {name: task.gain for name, task in tuned.items()}
+    logger.log_tuning(gains)
+    return replace(prepared, network=with_kept(prepared.network, tuned, config), gains=gains)
+
+
 def _publish(
     prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console, ending: str
 ) -> Path:
@@ -239,6 +278,7 @@ def _publish(
     bad_rows = {task_data.task.name: task_data.bad_rows for task_data in prepared.data if task_data.bad_rows}
     results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics, "bad_rows": bad_rows}
     results["warnings"] = warnings
+    results["second_stage"] = {name: asdict(gain) for name, gain in prepared.gains.items()}
     replace_text(run_folder.results, json.dumps(results, ensure_ascii=False))
     return version
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from polytask.training.data.examples import (
 from polytask.training.data.issues import DataError, read_all
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.paired_gain import PairedGain
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.progress import track
 from polytask.training.runs.provenance import provenance
@@ -37,7 +38,7 @@ class PreparedRun:
     """A run that is ready to train.
 
     `examples[t]`: the training examples of task t as rows. `baselines`: the scores of trivial answers, by task.
-    `provenance`: where everything comes from, see `polytask.training.runs.provenance`.
+    `provenance`: where everything comes from, see `polytask.training.runs.provenance`. `gains`: of the second stage, by task.
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class PreparedRun:
     backbone: Backbone
     network: Network
     encoder: InputEncoder
+    gains: Mapping[str, PairedGain] = field(default_factory=dict)
 
     def fingerprint(self, num_processes: int) -> dict[str, Any]:
         """The values that must be unchanged when the run is resumed, as JSON values."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from polytask.model.network import parameter_counts
 from polytask.model.tasks import Kind
 from polytask.model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
-from polytask.model_store.load import verify
+from polytask.model_store.load import load, verify
 from polytask.training import pipeline, preparation
 from polytask.training.data.issues import DataError
 from polytask.training.loop.trainer import Training, train
@@ -31,6 +31,7 @@ from polytask.training.recipes.schema import RecipeError
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import read_history
+from polytask.training.tuning import second_stage
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 
@@ -150,6 +151,34 @@ def test_a_failed_publication_can_be_resumed(room: Room, monkeypatch: pytest.Mon
     monkeypatch.setattr(Training, "step", _no_room)
     assert verify(room.run(resume=True)).version == 1
     assert "of 48 examples\n" in room.shown.split("goes on after ")[1]
+
+
+def test_a_second_stage_is_part_of_a_run(room: Room, toy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tasks that are better alone have rows of their own in the version; console, history, results and card say so.
+
+    A run that is resumed in its second stage tunes no finished task again.
+    """
+    toy.write_data(room.data, train=120)
+    stage = {"tasks": ["mood"], "rank": 2, "learning_rate": 2e-2, "passes": 4, "batch_rows": 16}
+    kinds = [Kind.CLASSIFICATION, Kind.MULTILABEL]
+    room.fields = toy.fields(
+        toy_folder / "backbone", kinds, length={"examples": 16, "tensorboard": False}, second_stage=stage
+    )
+    monkeypatch.setattr(pipeline, "publish", _no_room)
+    with pytest.raises(StoreUnwritable):
+        room.run()
+    monkeypatch.setattr(pipeline, "publish", publish)
+    monkeypatch.setattr(second_stage, "tune_task", _no_room)
+    version = room.run(resume=True)
+    checkpoint = load(version)
+    assert checkpoint.network.config.task_rows == (2, 1)
+    assert checkpoint.network.config.residual_rank == 2
+    assert "| `mood` | accuracy | " in checkpoint.card
+    assert "mood: accuracy " in room.shown
+    results = json.loads((room.folder / "results.json").read_text(encoding="utf-8"))
+    (event,) = (event for event in read_history(room.folder / "history.jsonl") if event["event"] == "tuned")
+    assert (event["task"], event["kept"]) == ("mood", True)
+    assert event["after"] == results["second_stage"]["mood"]["after"] > event["before"] + event["error"]
 
 
 @pytest.mark.parametrize("file", ["run.json", "results.json"])

@@ -42,11 +42,8 @@ def publish(run: PreparedRun, store: Path, ending: str) -> tuple[Path, dict[str,
     A backbone given by name becomes the version's base, and only tensors that differ from it are stored. With a backbone
     given by folder, or one that is not in a single safetensors file, the version holds all tensors.
     """
-    base = None
-    weights = weights_file(run.backbone.folder)
-    if not Path(run.recipe.backbone.name).is_dir() and weights.name == BASE_WEIGHTS:
-        base = Base(run.recipe.backbone.name, sha256_of(weights))
-    round_weights(run.network, _PRECISION, kept={} if base is None else run.backbone.tensors)
+    base = _base(run)
+    round_network(run)
     calibrate(run.network, run.encoder, run.data)
     answers = dict(answer_tasks(run.network, run.encoder, run.data))
     scores = score_network(run.network, run.encoder, run.data, answers)
@@ -59,11 +56,25 @@ def publish(run: PreparedRun, store: Path, ending: str) -> tuple[Path, dict[str,
         baselines=run.baselines,
         goldens=goldens(run.network, run.encoder, run.data),
         provenance=run.provenance,
-        card=render_card(run.recipe, run.data, scores, run.baselines, ending, head_warnings(run.data, answers)),
+        card=render_card(
+            run.recipe, run.data, scores, run.baselines, ending, head_warnings(run.data, answers), run.gains
+        ),
     )
     # A run that was stopped after it had published, as by a full disk, publishes no second version.
     version = _published_before(store, run.recipe.name, run.provenance)
     return version or save(store, run.recipe.name, new_version), scores, answers
+
+
+def round_network(run: PreparedRun) -> None:
+    """Rounds the run's network to the precision in which it will be stored. A second time changes nothing."""
+    round_weights(run.network, _PRECISION, kept={} if _base(run) is None else run.backbone.tensors)
+
+
+def _base(run: PreparedRun) -> Base | None:
+    weights = weights_file(run.backbone.folder)
+    if Path(run.recipe.backbone.name).is_dir() or weights.name != BASE_WEIGHTS:
+        return None
+    return Base(run.recipe.backbone.name, sha256_of(weights))
 
 
 def _published_before(store: Path, name: str, provenance: Mapping[str, Any]) -> Path | None:

@@ -10,6 +10,7 @@ from polytask.training.data.statistics import measure_agreement
 from polytask.training.data.word_rules import describe
 from polytask.training.evaluation.baselines import DESCRIPTIONS
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.paired_gain import PairedGain
 from polytask.training.recipes.schema import Recipe
 
 
@@ -20,10 +21,12 @@ def render_card(
     baselines: Mapping[str, Scores],
     ending: str,
     warnings: Mapping[str, str],
+    gains: Mapping[str, PairedGain] = {},
 ) -> str:
     """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data.
 
-    `ending`: how the training ended. `warnings`: what is wrong with a task's head, by task.
+    `ending`: how the training ended. `warnings`: what is wrong with a task's head, by task. `gains`: of the second stage, by
+    task.
     """
     bad_rows = ", ".join(f"`{task_data.task.name}` {task_data.bad_rows:,}" for task_data in data if task_data.bad_rows)
     warning_lines = "".join(f"\nWarning: `{task}` {warning}.\n" for task, warning in warnings.items())
@@ -39,7 +42,7 @@ is learned from the training split alone. Thresholds are set on training example
 | task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
 |---|---|---|---:|---:|---|---:|---|---|
 {rows}
-{_words_section(data, scores)}{bad_rows_line}{warning_lines}
+{_words_section(data, scores)}{tuning_section(gains)}{bad_rows_line}{warning_lines}
 {ending[0].upper()}{ending[1:]} (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
 recipe, the hashes of the data, the code's commit and further metrics are in `manifest.json`.
 """
@@ -57,6 +60,24 @@ their words joined as people write them:
 | task | words are split by the rule | words found | on given words | text_f1, on running text |
 |---|---|---:|---:|---:|
 """ + "".join(f"{row}\n" for row in rows)
+
+
+def tuning_section(gains: Mapping[str, PairedGain]) -> str:
+    """What the second stage came to, as a table; empty without one."""
+    if not gains:
+        return ""
+    rows = [
+        f"| `{task}` | {gain.metric} | {gain.before:.4f} | {gain.after:.4f} | {gain.error:.4f} "
+        f"| {'yes' if gain.is_sure else 'no'} |\n"
+        for task, gain in gains.items()
+    ]
+    return """
+Second stage: each task's own parameters were tuned alone. The figures are of training examples that no update has seen;
+what was tuned is kept where it is better by more than one standard error of the difference.
+
+| task | metric | before | tuned | standard error | kept |
+|---|---|---:|---:|---:|---|
+""" + "".join(rows)
 
 
 def _words_row(task_data: TaskData, scores: Scores) -> str:

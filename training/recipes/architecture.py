@@ -69,7 +69,7 @@ class BackboneConfig(Section):
 
     def fresh(self, backbone: NetworkConfig) -> tuple[int, ...]:
         """The layers that do not get the published weights. Raises ValueError for one that the backbone does not have."""
-        layers = _layers(self.fresh_layers, backbone)
+        layers = named_layers(self.fresh_layers, backbone)
         if not set(layers) <= set(range(backbone.num_layers)):
             raise ValueError(f"fresh_layers {list(layers)} names a layer outside 0..{backbone.num_layers - 1}")
         return layers
@@ -157,9 +157,9 @@ def network_config(
         ),
         bottleneck_size=_part(conditioning.bottleneck_size, backbone.hidden_size),
         conditional_alignment=conditioning.alignment,
-        conditional_attention=_layers(conditioning.attention, backbone),
-        conditional_layer_norm=_layers(conditioning.layer_norm, backbone),
-        conditional_bottleneck=_layers(conditioning.bottleneck, backbone),
+        conditional_attention=named_layers(conditioning.attention, backbone),
+        conditional_layer_norm=named_layers(conditioning.layer_norm, backbone),
+        conditional_bottleneck=named_layers(conditioning.bottleneck, backbone),
         conditional_pooling=conditioning.pooling,
         alignment_form=conditioning.alignment_form,
         alignment_layer=conditioning.alignment_layer,
@@ -179,7 +179,8 @@ def _attention_blocks(setting: int | Literal["published"], hidden_size: int, max
     return hidden_size // max_length
 
 
-def _layers(named: Layers, backbone: NetworkConfig) -> tuple[int, ...]:
+def named_layers(named: Layers, backbone: NetworkConfig) -> tuple[int, ...]:
+    """The layers of a backbone that a recipe names."""
     every = tuple(range(backbone.num_layers))
     match named:
         case LayerSet.ALL:

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import pydantic
 from pydantic import Field
@@ -23,6 +23,7 @@ from polytask.training.recipes.architecture import BackboneConfig, ConditioningC
 from polytask.training.recipes.architecture import Section as _Section
 from polytask.training.recipes.defaults import with_defaults
 from polytask.training.recipes.presets import with_preset
+from polytask.training.recipes.second_stage import SecondStageConfig
 from polytask.training.recipes.validation_errors import did_you_mean, error_details
 from polytask.training.record_schemas import field_names
 
@@ -446,6 +447,7 @@ class Recipe(_Section):
     sampler: SamplerConfig = SamplerConfig()
     losses: LossConfig = LossConfig()
     length: LengthConfig = LengthConfig()
+    second_stage: SecondStageConfig | None = None
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
 
     @pydantic.model_validator(mode="before")
@@ -457,12 +459,23 @@ class Recipe(_Section):
         has_preset = isinstance(conditioning, dict) and "preset" in conditioning
         return with_preset(fields) if has_preset else with_defaults(fields)
 
+    @pydantic.model_validator(mode="after")
+    def _second_stage_is_of_its_tasks(self) -> Recipe:
+        names = [task.name for task in self.tasks]
+        for name in () if self.second_stage is None else self.second_stage.tasks:
+            if name not in names:
+                raise ValueError(f"second_stage.tasks: there is no task {name!r}{did_you_mean(name, names)}")
+        return self
+
     def network(self, backbone: NetworkConfig) -> NetworkConfig:
         """The network's sizes: the backbone's, with this recipe's conditioning. Raises RecipeError if they do not fit."""
         try:
-            return network_config(backbone, self.backbone, self.conditioning)
+            network = network_config(backbone, self.backbone, self.conditioning)
+            if self.second_stage is not None:
+                self.second_stage.check_layers(network)
         except ValueError as error:
             raise RecipeError(f"recipe {self.name!r}: {error}") from error
+        return network
 
 
 def read_recipe(path: Path) -> tuple[Recipe, str]:
@@ -510,5 +523,5 @@ def _sections(outer: type[_Section]) -> Iterator[tuple[str, type[_Section]]]:
     for name, field in outer.model_fields.items():
         section = _section_of(field)
         if section is not None:
-            yield (f"[[{name}]]" if get_args(field.annotation) else f"[{name}]"), section
+            yield (f"[[{name}]]" if get_origin(field.annotation) is tuple else f"[{name}]"), section
             yield from _sections(section)

@@ -19,7 +19,8 @@ RECIPE = "recipe.toml"
 
 
 class RunFolder:
-    """A run's folder: `run.json`, `recipe.toml`, `history.jsonl`, `checkpoints/` until it is finished.
+    """A run's folder: `run.json`, `recipe.toml`, `history.jsonl`, `checkpoints/` until it is finished, which also holds
+    the tasks that the second stage has tuned.
 
     Later also `tensorboard/`, `results.json` and the report. `run.json` holds the fingerprint, which must be unchanged
     when the run is resumed, and the provenance of its beginning.
@@ -29,6 +30,7 @@ class RunFolder:
         self.path = path
         self.history, self.results = path / HISTORY, path / RESULTS
         self.checkpoints, self.tensorboard = path / "checkpoints", path / "tensorboard"
+        self.second_stage = self.checkpoints / "second_stage"
 
     def check(self, *, resume: bool) -> None:
         """Raises RunError if no run may begin here, or with `resume` none may resume. Changes nothing."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from polytask.model.tasks import Task
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.evaluation.paired_gain import PairedGain
 from polytask.training.runs.console_display import Display
 from polytask.training.runs.event_log import Event, EventLog
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter
@@ -84,6 +85,12 @@ class RunLogger:
         """Logs the metrics of every task on validation data, as just measured."""
         self._display.show_scores(scores)
         self._emit({"event": "evaluation", "examples": self.examples, "scores": scores})
+
+    def log_tuning(self, gains: Mapping[str, PairedGain]) -> None:
+        """Logs what the second stage came to, by task."""
+        for task, gain in gains.items():
+            event = {"event": "tuned", "examples": self.examples, "task": task, **asdict(gain)}
+            self._emit(event | {"kept": gain.is_sure})
 
     def log_selection(self, scores: Mapping[str, Scores], warnings: Mapping[str, str]) -> None:
         """Logs the metrics on selection of every task that has some, as just measured, and what is wrong with some heads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.training.support import toy
 RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
 
 KEYS = {
-    "Recipe": "name seed backbone conditioning optimizer sampler losses length tasks",
+    "Recipe": "name seed backbone conditioning optimizer sampler losses length second_stage tasks",
     "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers dropout attention_dropout",
     "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form alignment_layer attention "
     "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
@@ -29,6 +30,7 @@ KEYS = {
     "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
     "SamplerConfig": "name temperature cap min_passes max_passes form regression horizon amortised refresh",
     "LengthConfig": "examples passes minutes patience batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
+    "SecondStageConfig": "tasks rank layers products passes examples learning_rate batch_rows",
     "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit selection cap cap_seed metric positive_label min_confidence max_length weight balanced labels value_range regression max_answer_tokens words group_by positive entities "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
@@ -359,3 +361,20 @@ def test_toy_recipes_survive_toml() -> None:
     fields = toy.fields("backbone")
     fields["tasks"][0]["examples"] = [{"text": 'a "good" cat\n'}, {"text": "bad"}]
     assert Recipe.model_validate(tomllib.loads(toy.to_toml(fields))) == Recipe.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [({"tasks": ["moods"]}, "there is no task 'moods'; did you mean 'mood'?"), ({"rank": -1}, "greater than or equal")],
+)
+def test_a_second_stage_is_of_the_tasks_of_the_recipe(tmp_path: Path, stage: dict[str, Any], message: str) -> None:
+    """A second stage of another task, or with a value that means nothing, is an error before anything starts."""
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        read_recipe(_write(tmp_path / "a.toml", second_stage=stage))
+
+
+def test_a_residual_needs_its_layer() -> None:
+    """A second stage on a layer that the backbone lacks is an error before anything starts."""
+    recipe = toy.recipe("backbone", [Kind.CLASSIFICATION], second_stage={"layers": [1, 2]})
+    with pytest.raises(RecipeError, match=r"second_stage.layers \[1, 2\] names a layer outside 0..1"):
+        recipe.network(_network_config())
