@@ -47,6 +47,10 @@ from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.run_reader import RunFolderError
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter
 from polytask.training.tuning.second_stage import tune_tasks, with_kept
+from polytask.training.teachers.teach import teach
+
+LOGITS = "teachers.logits"
+"""The folder of teachers' logits, beside those of runs. No recipe has this name."""
 
 _WARNED_FROM = 0.3
 """Progress from which on a head that says one label only is a warning; before, every head does."""
@@ -65,7 +69,10 @@ def run_recipe(
     run_folder = RunFolder(folder or Path("runs") / recipe.name)
     with process_group() as group:
         if not group.is_main:
-            return train_only(prepare(recipe, text, data_folder, Console(quiet=True)), run_folder, group)
+            prepared = prepare(recipe, text, data_folder, Console(quiet=True))
+            if recipe.teachers.teach:
+                prepared = _taught(prepared, run_folder, store, Console(quiet=True), group)
+            return train_only(prepared, run_folder, group)
         check_writable(store, recipe.name)
         run_folder.check(resume=resume)
         prepared = prepare(recipe, text, data_folder, console)
@@ -85,6 +92,9 @@ def run_recipe(
                 prepared.fingerprint(group.size), prepared.provenance, resume=resume
             ) as original_provenance:
                 prepared = prepared.with_provenance(original_provenance)
+                if recipe.teachers.teach:
+                    prepared = _taught(prepared, run_folder, store, console, group)
+                    training = _new_training(prepared, group)
                 version = train_and_publish(prepared, training, run_folder, store, console)
         except OSError as error:
             command = _resume_command(path, data_folder, store, run_folder.path, group.size)
@@ -104,6 +114,26 @@ def run_recipe(
         report = f"no report: {error}"
     console.print(report, soft_wrap=True, markup=False, highlight=False)
     return version
+
+
+def _taught(prepared: PreparedRun, run_folder: RunFolder, store: Path, console: Console, group: Group) -> PreparedRun:
+    """The run with the answers of its teachers, which train in its precision. Their logits are kept beside the runs' folders."""
+    recipe = prepared.recipe
+    if recipe.length.bf16 is None:
+        bf16 = group.broadcast(prepared.provenance.get("bf16", False))
+        recipe = recipe.model_copy(update={"length": recipe.length.model_copy(update={"bf16": bf16})})
+    examples = teach(
+        recipe,
+        prepared.data,
+        prepared.examples,
+        prepared.backbone,
+        prepared.encoder,
+        cache=run_folder.path.parent / LOGITS,
+        store=store,
+        console=console,
+        group=group,
+    )
+    return replace(prepared, examples=examples)
 
 
 def train_and_publish(

@@ -28,6 +28,7 @@ from polytask.training.data.issues import DataError, read_all
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.paired_gain import PairedGain
+from polytask.training.priors import start_at_prior
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.progress import track
 from polytask.training.runs.provenance import provenance
@@ -78,6 +79,8 @@ def prepare(recipe: Recipe, text: str, data_folder: Path, console: Console) -> P
     examples = encode_tasks(encoder, data, console)
     data = [_bound_answers(*each) for each in zip(data, examples, strict=True)]
     network = build_network(recipe, backbone, [task_data.task for task_data in data]).to(choose_device())
+    if recipe.losses.prior:
+        start_at_prior(network, examples)
     return PreparedRun(
         recipe=recipe,
         data=data,

@@ -29,19 +29,21 @@ def main(
     methods: Annotated[str, typer.Option(help="Names, with commas; default: all.")] = ",".join(METHODS),
     seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2",
     tasks: Annotated[str, typer.Option(help="Of the methods with one model a task: only these tasks.")] = "",
+    results: Annotated[Path | None, typer.Option(help="Another file of results than SUITE.jsonl.")] = None,
+    keep: Annotated[bool, typer.Option(help="Whether trained weights stay in runs/quality.")] = False,
     threads: Annotated[int, typer.Option(help="Of torch; 0 leaves it to torch.")] = 0,
 ) -> None:
     """Runs the missing trials and prints the table."""
     if threads:
         torch.set_num_threads(threads)
     console, recipe = Console(), read_recipe(_RECIPES / f"{suite}.toml")[0]
-    path = _RESULTS / f"{suite}.jsonl"
+    path = results or _RESULTS / f"{suite}.jsonl"
     for seed in map(int, seeds.split(",")):
         for name in methods.split(","):
             for trial in _trials(METHODS[name], recipe, tasks.split(",") if tasks else []):
                 if not _done(path, name, seed, trial):
                     seeded = trial.model_copy(update={"seed": seed})
-                    _append(path, run_trial(suite, METHODS[name], seeded, data, console))
+                    _append(path, run_trial(suite, METHODS[name], seeded, data, console, keep=keep))
     console.print(render(path), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from polytask.training.recipes.schema import Recipe
+from polytask.training.teachers.single_task import teacher_recipe
 
 _SHARED_RATE = 1e-4
 _LORA_RATE = 1e-3
@@ -29,7 +30,7 @@ class Method:
 
     `epochs`: passes over all examples; None leaves the recipe's own length. `per_task`: one model a task, trained by
     itself; else one model for all. `lora`: the backbone is fixed, and low-rank updates of its query and value
-    matrices are learnt beside the heads (peft).
+    matrices are learnt beside the heads (peft). `teaches`: its models are the teachers of taught methods.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Method:
     epochs: int | None = None
     per_task: bool = False
     lora: bool = False
+    teaches: bool = False
 
 
 def changed(recipe: Recipe, **sections: Mapping[str, Any]) -> Recipe:
@@ -57,15 +59,31 @@ def plain(recipe: Recipe) -> Recipe:
     """Ordinary fine-tuning: every weight, drawn in proportion, one linear head a task on the mean, no conditioning."""
     equal = {"weight": 1.0, "balanced": False}
     recipe = recipe.model_copy(update={"tasks": tuple(own.model_copy(update=equal) for own in recipe.tasks)})
-    rate = _SHARED_RATE if len(recipe.tasks) > 1 else _SINGLE_RATES.get(recipe.tasks[0].name, _SINGLE_RATE)
     return changed(
         recipe,
         backbone={"frozen_layers": 0, "frozen_embeddings": False, "dropout": 0.1, "pooling": "mean"},
         conditioning=_NO_CONDITIONING,
-        optimizer={"learning_rate": rate, "added_learning_rate": rate, "average": 0.0, "weight_decay": 0.01},
+        optimizer={
+            "learning_rate": _SHARED_RATE,
+            "added_learning_rate": _SHARED_RATE,
+            "average": 0.0,
+            "weight_decay": 0.01,
+        },
         sampler={"name": "proportional"},
-        losses={"task_mean": False},
+        losses={"task_mean": False, "prior": False},
     )
+
+
+def taught(recipe: Recipe) -> Recipe:
+    """The default with one single-task teacher a task, fine-tuned as `single`."""
+    rates = {task.name: _SINGLE_RATES[task.name] for task in recipe.tasks if task.name in _SINGLE_RATES}
+    return changed(recipe, teachers={"seeds": 1, "learning_rate": _SINGLE_RATE, "learning_rates": rates})
+
+
+def single(recipe: Recipe) -> Recipe:
+    """Ordinary fine-tuning on one task: the recipe of a teacher."""
+    of_teacher = teacher_recipe(taught(recipe), recipe.tasks[0], recipe.seed, num_examples=1)
+    return of_teacher.model_copy(update={"length": recipe.length})
 
 
 def lora(recipe: Recipe) -> Recipe:
@@ -98,7 +116,7 @@ def uncertainty(*, amortised: bool) -> Callable[[Recipe], Recipe]:
 METHODS = {
     method.name: method
     for method in (
-        Method("single", "single-task fine-tuning", plain, epochs=3, per_task=True),
+        Method("single", "single-task fine-tuning", single, epochs=3, per_task=True, teaches=True),
         Method("lora", "single-task LoRA", lora, epochs=3, per_task=True, lora=True),
         Method("shared", "hard sharing", plain, epochs=3),
         Method("sharing", "default without conditioning, proportional", step()),
@@ -106,6 +124,7 @@ METHODS = {
         Method("bottleneck", "+ bottleneck", step("attention", "bottleneck")),
         Method("layer-norm", "+ alignment and layer norm", step(*_NO_CONDITIONING)),
         Method("ca-mtl", "+ sampler = CA-MTL, default", lambda recipe: recipe),
+        Method("taught", "default with a teacher for each task", taught),
         Method("mt-exact", "MT-Uncertainty, exact, a sixth of the examples", uncertainty(amortised=False)),
         Method("mt-amortised", "MT-Uncertainty, amortised, a sixth of the examples", uncertainty(amortised=True)),
     )

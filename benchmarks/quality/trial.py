@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,21 +15,29 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from rich.console import Console
 from rich.progress import track
+from safetensors.torch import save_file
 
 from benchmarks.quality.methods import Method, changed
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network, parameter_counts
+from polytask.model_store import DEFAULT_STORE
 from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.data.examples import TaskData
-from polytask.training.evaluation.evaluate import evaluate_tasks
+from polytask.training.evaluation.evaluate import answer_inputs, evaluate_tasks
+from polytask.training.evaluation.metrics import Scores, score_task
 from polytask.training.loop.trainer import Training
 from polytask.training.preparation import encode_tasks, load_data
+from polytask.training.priors import start_at_prior
 from polytask.training.publishing.publish import calibrate
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.checkpoints import latest_checkpoint, read_snapshot, write_checkpoint
 from polytask.training.runs.provenance import commit
+from polytask.training.teachers.logit_cache import write_logits
+from polytask.training.teachers.single_task import Teacher, example_logits
+from polytask.training.teachers.teach import logits_path, teach
 
 _RUNS = Path(__file__).parents[2] / "runs" / "quality"
+_LOGITS = _RUNS / "teachers.logits"
 _CHECKPOINT_S = 120
 
 _LORA = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
@@ -39,7 +47,8 @@ _LORA = LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value"])
 class Outcome:
     """The result of a trial.
 
-    `scores`: task to metric to value on validation, the main metric first. `examples`: the number trained on.
+    `scores`: task to metric to value on validation, the main metric first. `selection`: the same on the training examples
+    that no update saw, by which methods are chosen. `examples`: the number trained on.
     `backbone`, `added`, `trainable`: parameters; `added` is without heads. `seconds` of training, evaluation apart.
     """
 
@@ -48,6 +57,7 @@ class Outcome:
     seed: int
     tasks: tuple[str, ...]
     scores: dict[str, dict[str, float]]
+    selection: dict[str, dict[str, float]]
     examples: int
     updates: int
     examples_by_task: dict[str, int]
@@ -59,8 +69,13 @@ class Outcome:
     commit: str | None
 
 
-def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, console: Console) -> Outcome:
-    """Trains the recipe's tasks by the method and measures them. `recipe` has the trial's tasks and seed."""
+def run_trial(
+    suite: str, method: Method, recipe: Recipe, data_folder: Path, console: Console, *, keep: bool = False
+) -> Outcome:
+    """Trains the recipe's tasks by the method and measures them. `recipe` has the trial's tasks and seed.
+
+    `keep`: whether the trained weights stay in the folder of runs.
+    """
     recipe = method.recipe(recipe)
     data = load_data(recipe, data_folder, Console(quiet=True))
     backbone = load_backbone(recipe.backbone.name)
@@ -68,7 +83,12 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
     examples = encode_tasks(encoder, data, Console(quiet=True))
     if method.epochs:
         recipe = changed(recipe, length={"examples": method.epochs * sum(map(len, examples))})
+    if recipe.teachers.teach:
+        console.print(f"teachers of {suite} {method.name} {recipe.seed}")
+        examples = teach(recipe, data, examples, backbone, encoder, cache=_LOGITS, store=DEFAULT_STORE, console=console)
     network = _network(method, recipe, backbone, data)
+    if recipe.losses.prior:
+        start_at_prior(network, examples)
     pieces = backbone.tokenizer.decode
     training = Training(network, examples, recipe, encoder.pad_id, lambda e: pieces(list(e.encodings[0].input_ids)))
     drawn = dict.fromkeys((own.task.name for own in data), 0)
@@ -82,7 +102,15 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
     seconds = time.monotonic() - started
     with torch.no_grad(), training.average.applied():
         calibrate(network, encoder, data)
+        if method.teaches:
+            teacher = Teacher(recipe, data[0].task, examples[0], examples[0], range(len(examples[0])))
+            write_logits(
+                logits_path(_LOGITS, teacher, backbone), example_logits(network, 0, examples[0], encoder.pad_id)
+            )
+        if keep:
+            _keep(network, checkpoints.with_suffix(".safetensors"))
         scores = evaluate_tasks(network, encoder, data)
+        selection = _selection_scores(network, encoder, data)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return Outcome(
         suite=suite,
@@ -90,6 +118,7 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
         seed=recipe.seed,
         tasks=tuple(drawn),
         scores=scores,
+        selection=selection,
         examples=training.examples,
         updates=training.updates,
         examples_by_task=drawn,
@@ -98,6 +127,22 @@ def run_trial(suite: str, method: Method, recipe: Recipe, data_folder: Path, con
         commit=commit(),
         **_sizes(network),
     )
+
+
+def _selection_scores(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> dict[str, Scores]:
+    """The metrics of every task that has examples to choose by."""
+    scores = {}
+    for task_id, own in enumerate(data):
+        if own.selection:
+            answers = answer_inputs(network, encoder, task_id, [example.input for example in own.selection])
+            chosen = replace(own, validation=own.selection, splits={"selection": len(own.selection)})
+            scores[own.task.name] = score_task(chosen, answers)
+    return scores
+
+
+def _keep(network: Network, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
 
 
 def _network(method: Method, recipe: Recipe, backbone: Backbone, data: list[TaskData]) -> Network:

@@ -10,6 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.tasks import CANDIDATE_KINDS, LABELLED_KINDS, Kind, Task, answer_labels
 from polytask.model.words import WordRule, WordSplit
@@ -58,13 +61,15 @@ class EncodedExample:
 
     `target` as in Example, but in terms of the rows. Tagging: a label index per word that has a token. Span: the first
     and last index into the encoding's positions of one right answer, (0, 0) if there is none. `weight`: factor of its loss,
-    1 on average over the task.
+    1 on average over the task. `taught`: what its teachers answer, if it has any, in the shape of its logits, [rows, or
+    words or tokens, outputs]: probabilities, or the value of a regression whose output is that.
     """
 
     task_id: int
     encodings: tuple[Encoding, ...]
     target: Any
     weight: float = 1.0
+    taught: NDArray[np.floating[Any]] | None = field(default=None, compare=False)
 
     @property
     def longest(self) -> int:

@@ -60,10 +60,12 @@ def example_losses(network: Network, outputs: Outputs, batch: ExampleBatch) -> T
     return torch.cat(losses)[torch.tensor(order, device=losses[0].device).argsort()]
 
 
-def example_weights(examples: Sequence[EncodedExample], recipe: Recipe) -> list[float]:
+def example_weights(
+    examples: Sequence[EncodedExample], recipe: Recipe, starts: Sequence[float] | None = None
+) -> list[float]:
     """The weight of each example, in order. The loss of a batch is the sum of weight times loss.
 
-    `examples`: the whole batch. The weights make a mean over examples, or with `task_mean` a mean over the tasks present
+    `examples`: the whole batch. `starts[t]`: what the losses of task t are divided by, see `loss_start`. The weights make a mean over examples, or with `task_mean` a mean over the tasks present
     of each task's mean, as in the released CA-MTL code (Pilault et al., ICLR 2021). They are multiplied by the weights of
     tasks and examples.
     """
@@ -71,7 +73,8 @@ def example_weights(examples: Sequence[EncodedExample], recipe: Recipe) -> list[
     weights = []
     for example in examples:
         sharing = len(counts) * counts[example.task_id] if recipe.losses.task_mean else len(examples)
-        weights.append(recipe.tasks[example.task_id].weight * example.weight / sharing)
+        start = starts[example.task_id] if starts else 1.0
+        weights.append(recipe.tasks[example.task_id].weight * example.weight / (sharing * start))
     return weights
 
 

@@ -13,24 +13,39 @@ from polytask.training.recipes.schema import OptimizerConfig
 
 
 def make_optimizer(network: Network, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with four groups: backbone or added, matrices (decayed) or vectors (not), each with its peak learning rate."""
-    backbone = {id(parameter) for parameter in backbone_parameters(network.encoder)}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """AdamW with a group for each peak learning rate of backbone or added weights, matrices (decayed) and vectors (not)."""
+    rates = _backbone_rates(network, config)
+    groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in backbone, parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((rates.get(id(parameter)), parameter.dim() > 1), []).append(parameter)
     return torch.optim.AdamW(
         [
             {
                 "params": parameters,
-                "peak_lr": config.learning_rate if of_backbone else config.added_learning_rate,
+                "peak_lr": config.added_learning_rate if rate is None else rate,
                 "weight_decay": config.weight_decay if matrix else 0.0,
             }
-            for (of_backbone, matrix), parameters in groups.items()
+            for (rate, matrix), parameters in groups.items()
         ],
         eps=1e-8,
         fused=True,
     )
+
+
+def _backbone_rates(network: Network, config: OptimizerConfig) -> dict[int, float]:
+    """The peak learning rate of each of the backbone's parameters, by its id.
+
+    Layer-wise rates: Howard and Ruder, "ULMFiT", 2018; the uppermost layer has the recipe's own. What belongs to no layer,
+    the embeddings, stands below the lowest.
+    """
+    layers = network.encoder.layers
+    lowest = config.learning_rate * config.layer_decay ** len(layers)
+    rates = {id(parameter): lowest for parameter in backbone_parameters(network.encoder)}
+    for above, layer in enumerate(reversed(layers)):
+        rate = config.learning_rate * config.layer_decay**above
+        rates |= {id(parameter): rate for parameter in backbone_parameters(layer)}
+    return rates
 
 
 def schedule(progress: float, warmup: float) -> float:

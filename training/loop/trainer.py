@@ -14,10 +14,12 @@ from torch.nn import functional
 
 from polytask.model.network import Network
 from polytask.training.data.examples import EncodedExample
+from polytask.training.loop.annealing import anneal
 from polytask.training.loop.best_state import BestState
 from polytask.training.loop.distributed import Group
 from polytask.training.loop.interrupts import Interrupted, InterruptHandler
 from polytask.training.loop.length import limit_seconds, patience
+from polytask.training.loop.loss_starts import loss_start
 from polytask.training.loop.losses import batch_examples, example_losses, example_weights
 from polytask.training.loop.optimizer import (
     WeightAverage,
@@ -87,6 +89,8 @@ class Training:
         ]
         self.average = WeightAverage(self._parameters, recipe.optimizer.average)
         self.best = BestState(self._parameters, patience(recipe.length))
+        tasks = zip(network.tasks, examples, strict=True)
+        self._loss_starts = [loss_start(task, own) for task, own in tasks] if recipe.losses.scaled else None
         self.batches = BatchSampler(examples, recipe.sampler, recipe.length, recipe.seed, self._score)
         self.num_planned = self.batches.num_draws
         """Number of examples after which the run ends, if nothing ends it earlier."""
@@ -183,7 +187,7 @@ class Training:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         first, end = self.group.slice_of(len(batch))
-        weights = example_weights(batch, self.recipe)
+        weights = example_weights(batch, self.recipe, self._loss_starts)
         losses, entropies = self._backward(batch[first:end], weights[first:end])
         padding = (first, len(batch) - end)
         flags = losses.new_tensor([self._clock(), float(stop)])
@@ -206,6 +210,8 @@ class Training:
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
             outputs = self.network(batch.batch.to(self._device), self.network.condition())
         losses = example_losses(self.network, outputs, batch)
+        if self.recipe.teachers.teach:
+            losses = anneal(losses, self.network, outputs, batch, self.progress)
         torch.autograd.backward((losses * losses.new_tensor(weights)).sum())
         entropies = batch_entropies(self.network, outputs, batch) if self.batches.needs_entropies else []
         numbers = [math.nan if entropy is None else entropy for entropy in entropies]

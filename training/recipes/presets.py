@@ -45,7 +45,7 @@ _RELEASED: _Keys = {
         "pooling": False,
     },
     "backbone": {"pooling": "cls"},
-    "losses": {"task_mean": True},
+    "losses": {"task_mean": True, "prior": False},
 }
 # Half of the layers frozen; a matrix for the alignment; conditional attention in the layers of the conditional norm.
 _PAPER = _merge_sections(

@@ -24,6 +24,7 @@ from polytask.training.recipes.architecture import Section as _Section
 from polytask.training.recipes.defaults import with_defaults
 from polytask.training.recipes.presets import with_preset
 from polytask.training.recipes.second_stage import SecondStageConfig
+from polytask.training.recipes.teaching import TeachersConfig
 from polytask.training.recipes.validation_errors import did_you_mean, error_details
 from polytask.training.record_schemas import field_names
 
@@ -53,6 +54,13 @@ class OptimizerConfig(_Section):
         ge=0,
         lt=1,
         description="decay of the exponential moving average of the weights, which is evaluated and published; 0 for none",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="factor of the backbone's learning rate from each layer to the one below it, the embeddings last, such as "
+        "0.87: a gentler way to keep what lower layers know than `frozen_layers`",
     )
 
 
@@ -424,11 +432,21 @@ class TaskConfig(_Section):
 
 
 class LossConfig(_Section):
-    """How the losses of a batch's examples become one."""
+    """How the losses of a batch's examples become one, and how they begin."""
 
     task_mean: bool = Field(
         default=False,
         description="whether the loss of a batch is the mean of its tasks' means, in place of the mean over its examples",
+    )
+    scaled: bool = Field(
+        default=False,
+        description="whether the losses of each task are divided by those of a network that knows nothing of it, such as "
+        "log C with C labels, so that all tasks begin at about 1 and none rules the shared weights by its unit",
+    )
+    prior: bool = Field(
+        default=True,
+        description="whether the biases of the heads begin at the frequencies of the right answers in train, so that no "
+        "update is spent on learning these",
     )
 
 
@@ -446,9 +464,18 @@ class Recipe(_Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     sampler: SamplerConfig = SamplerConfig()
     losses: LossConfig = LossConfig()
+    teachers: TeachersConfig = TeachersConfig()
     length: LengthConfig = LengthConfig()
     second_stage: SecondStageConfig | None = None
     tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+
+    @pydantic.model_validator(mode="after")
+    def _taught_tasks_are_there(self) -> Recipe:
+        names = [task.name for task in self.tasks]
+        for name in self.teachers.learning_rates:
+            if name not in names:
+                raise ValueError(f"teachers.learning_rates: there is no task {name!r}{did_you_mean(name, names)}")
+        return self
 
     @pydantic.model_validator(mode="before")
     @classmethod
