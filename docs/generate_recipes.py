@@ -23,6 +23,7 @@ from polytask.training.recipes.schema import (
     Recipe,
     SamplerConfig,
     TaskConfig,
+    TeachersConfig,
 )
 from polytask.training.recipes.second_stage import SecondStageConfig
 
@@ -34,6 +35,7 @@ SECTIONS: dict[str, type[Section]] = {
     "optimizer": OptimizerConfig,
     "sampler": SamplerConfig,
     "losses": LossConfig,
+    "teachers": TeachersConfig,
     "length": LengthConfig,
     "second_stage": SecondStageConfig,
     "tasks": TaskConfig,
@@ -47,6 +49,7 @@ _TYPES = {
     float: "number",
     bool: "`true`, `false`",
     dict: "table of texts",
+    dict[str, float]: "table of numbers",
     Share: 'share such as `"1/2"`',
     tuple[str, ...]: "list of texts",
     tuple[int, ...]: "list of layers",

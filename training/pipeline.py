@@ -20,6 +20,7 @@ from polytask.model_store import DEFAULT_STORE
 from polytask.model_store.durable_files import replace_text
 from polytask.model_store.load import load
 from polytask.model_store.save import check_writable
+from polytask.model_store.versions import resolve
 from polytask.training.data.examples import TaskData
 from polytask.training.data.statistics import data_statistics
 from polytask.training.data.version_data import changed_files, validation_data
@@ -74,6 +75,8 @@ def run_recipe(
                 prepared = _taught(prepared, run_folder, store, Console(quiet=True), group)
             return train_only(prepared, run_folder, group)
         check_writable(store, recipe.name)
+        if recipe.teachers.version is not None:
+            resolve(store, recipe.teachers.version)
         run_folder.check(resume=resume)
         prepared = prepare(recipe, text, data_folder, console)
         sizes = [len(examples) for examples in prepared.examples]

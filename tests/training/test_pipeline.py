@@ -18,10 +18,11 @@ from torch import Tensor
 
 from polytask.model.network import parameter_counts
 from polytask.model.tasks import Kind
-from polytask.model_store.errors import BaseMissing, NameInvalid, StoreUnwritable
+from polytask.model_store.errors import BaseMissing, NameInvalid, StoreError, StoreUnwritable
 from polytask.model_store.load import load, verify
 from polytask.training import pipeline, preparation
 from polytask.training.data.issues import DataError
+from polytask.training.loop.interrupts import Interrupted
 from polytask.training.loop.trainer import Training, train
 from polytask.training.pipeline import _resume_command, device_name, evaluate_version, run_recipe
 from polytask.training.preparation import choose_device
@@ -32,6 +33,7 @@ from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import read_history
 from polytask.training.tuning import second_stage
+from polytask.training.runs.run_logger import Step
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 
@@ -270,6 +272,48 @@ def test_spans_may_be_long_or_missing(room: Room) -> None:
     assert (long.thresholds, len(missing.thresholds)) == ((), 1)
     assert (long.max_answer_tokens, missing.max_answer_tokens) == (34, 1)
     assert "of questions have no answer" in room.shown
+
+
+def _with_teachers(room: Room) -> None:
+    room.fields["tasks"] = [toy.task_fields(kind) for kind in (Kind.CLASSIFICATION, Kind.SPAN)]
+    room.fields["length"] |= {"evaluate_every": 0, "checkpoint_every": 16}
+    room.fields["teachers"] = {"seeds": 1, "passes": 1}
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 9])
+def test_a_taught_run_resumes_to_the_bit(
+    room: Room, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
+) -> None:
+    """A run that is stopped in its first or second teacher or afterwards has the weights of an unbroken one."""
+    _with_teachers(room)
+    steps, step = list[int](), Training.step
+
+    def interrupted_step(training: Training, *, stop: bool = False) -> Step:
+        steps.append(training.updates)
+        return step(training, stop=stop or len(steps) == stop_after)
+
+    monkeypatch.setattr(Training, "step", interrupted_step)
+    with pytest.raises(Interrupted, match="to go on: polytask train"):
+        room.run()
+    resumed = load(room.run(resume=True)).network.state_dict()
+    room.folder, room.store = tmp_path / "other" / "run", tmp_path / "other" / "store"
+    steps.append(stop_after)
+    unbroken = load(room.run()).network.state_dict()
+    assert len(steps) > stop_after + 1
+    assert all(torch.equal(tensor, unbroken[name]) for name, tensor in resumed.items())
+
+
+def test_a_version_may_teach_the_next(room: Room) -> None:
+    """With `version` a published version of the store is the teacher; one that is not there stops the run."""
+    room.fields["length"] |= {"evaluate_every": 0}
+    room.fields["teachers"] = {"version": "toy/1"}
+    with pytest.raises(StoreError, match="toy"):
+        room.run()
+    assert not room.folder.exists()
+    room.fields["teachers"] = {}
+    room.run()
+    room.fields["teachers"], room.folder = {"version": "toy/1"}, room.folder.with_name("second")
+    assert room.run() == room.store / "toy" / "2"
 
 
 def test_a_run_does_not_resume_with_other_data(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,3 +158,20 @@ def test_without_an_average_nothing_changes() -> None:
         assert torch.equal(parameters[0], own[0])
     average.apply()
     assert torch.equal(parameters[0], own[0])
+
+
+def test_lower_layers_may_learn_more_slowly(tiny_network: Network) -> None:
+    """With `layer_decay` each layer's rate is a fixed share of the one above it, the embeddings' the lowest; added weights keep theirs."""
+    config = CONFIG.model_copy(update={"layer_decay": 0.5})
+    names = {id(parameter): name for name, parameter in tiny_network.named_parameters()}
+    rates = {
+        names[id(parameter)]: group["peak_lr"]
+        for group in make_optimizer(tiny_network, config).param_groups
+        for parameter in group["params"]
+    }
+    depth = len(tiny_network.encoder.layers)
+    assert rates[f"encoder.layers.{depth - 1}.attention_norm.weight"] == 0.5
+    assert rates[f"encoder.layers.{depth - 2}.attention_norm.weight"] == 0.25
+    embeddings = {rate for name, rate in rates.items() if name.startswith("encoder.embeddings")}
+    assert min(embeddings) == 0.5 * 0.5**depth
+    assert rates["heads.sentence.weight"] == 2.0

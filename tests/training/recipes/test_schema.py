@@ -22,12 +22,13 @@ from tests.training.support import toy
 RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.toml"))
 
 KEYS = {
-    "Recipe": "name seed backbone conditioning optimizer sampler losses length second_stage tasks",
+    "Recipe": "name seed backbone conditioning optimizer sampler losses teachers length second_stage tasks",
     "BackboneConfig": "name pooling max_length frozen_layers frozen_embeddings fresh_layers dropout attention_dropout",
     "ConditioningConfig": "preset start freeze_attention_film film_rank task_size alignment alignment_form alignment_layer attention "
     "attention_blocks layer_norm layer_norm_form bottleneck bottleneck_size bottleneck_form pooling",
-    "LossConfig": "task_mean",
-    "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average",
+    "LossConfig": "task_mean scaled prior",
+    "TeachersConfig": "seeds passes learning_rate learning_rates out_of_fold version",
+    "OptimizerConfig": "learning_rate added_learning_rate weight_decay warmup clip_norm average layer_decay",
     "SamplerConfig": "name temperature cap min_passes max_passes form regression horizon amortised refresh",
     "LengthConfig": "examples passes minutes patience batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
     "SecondStageConfig": "tasks rank layers products passes examples learning_rate batch_rows",
@@ -378,3 +379,19 @@ def test_a_residual_needs_its_layer() -> None:
     recipe = toy.recipe("backbone", [Kind.CLASSIFICATION], second_stage={"layers": [1, 2]})
     with pytest.raises(RecipeError, match=r"second_stage.layers \[1, 2\] names a layer outside 0..1"):
         recipe.network(_network_config())
+
+
+@pytest.mark.parametrize(
+    ("teachers", "message"),
+    [
+        ({"passes": 2}, "seeds: name the number of teachers"),
+        ({"seeds": 1, "out_of_fold": 1}, "out_of_fold: one part would leave nothing"),
+        ({"seeds": 1, "version": "demo/1"}, "version: a published version teaches as it is"),
+        ({"version": "demo"}, "teachers.version"),
+        ({"seeds": 1, "learning_rates": {"moood": 1e-4}}, r"there is no task 'moood'.*mood"),
+    ],
+)
+def test_teachers_that_cannot_be_meant_are_refused(teachers: dict[str, Any], message: str) -> None:
+    """Keys of teachers that contradict each other or the tasks are errors that say what to do."""
+    with pytest.raises(pydantic.ValidationError, match=message):
+        toy.recipe("backbone", teachers=teachers)
