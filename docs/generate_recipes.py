@@ -23,9 +23,9 @@ from polytask.training.recipes.schema import (
     Recipe,
     SamplerConfig,
     TaskConfig,
-    TeachersConfig,
 )
 from polytask.training.recipes.second_stage import SecondStageConfig
+from polytask.training.recipes.teaching import TeachersConfig
 
 PAGE = Path(__file__).with_name("recipes.md")
 SECTIONS: dict[str, type[Section]] = {

@@ -47,8 +47,8 @@ from polytask.training.runs.run_folder import RunFolder
 from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.run_reader import RunFolderError
 from polytask.training.runs.tensorboard_writer import TensorBoardWriter
-from polytask.training.tuning.second_stage import tune_tasks, with_kept
 from polytask.training.teachers.teach import teach
+from polytask.training.tuning.second_stage import tune_tasks, with_kept
 
 LOGITS = "teachers.logits"
 """The folder of teachers' logits, beside those of runs. No recipe has this name."""

@@ -32,8 +32,8 @@ from polytask.training.recipes.schema import RecipeError
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import read_history
-from polytask.training.tuning import second_stage
 from polytask.training.runs.run_logger import Step
+from polytask.training.tuning import second_stage
 from tests.training.conftest import Workshop
 from tests.training.support import toy
 
@@ -307,7 +307,7 @@ def test_a_version_may_teach_the_next(room: Room) -> None:
     """With `version` a published version of the store is the teacher; one that is not there stops the run."""
     room.fields["length"] |= {"evaluate_every": 0}
     room.fields["teachers"] = {"version": "toy/1"}
-    with pytest.raises(StoreError, match="toy"):
+    with pytest.raises(StoreError, match="store"):
         room.run()
     assert not room.folder.exists()
     room.fields["teachers"] = {}

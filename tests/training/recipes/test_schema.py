@@ -121,7 +121,7 @@ def test_an_unknown_key_is_an_error(tmp_path: Path, section: str | None, key: st
     [
         ("tasks", "lables", "did you mean 'labels'?"),
         ("tasks", "batch_rows", "it is a key of [length]"),
-        ("optimizer", "average_decay", "did you mean 'average'?"),
+        ("optimizer", "averages", "did you mean 'average'?"),
         ("length", "frozen_layers", "it is a key of [backbone]"),
         ("length", "seperator", ""),
     ],
