@@ -106,7 +106,7 @@ def train_teacher(
     training = Training(
         network, [teacher.train], teacher.recipe, encoder.pad_id, lambda each: decode(list(each.encodings[0].input_ids))
     )
-    total = teacher.recipe.length.examples
+    total = training.num_planned
     logger = RunLogger(network.tasks, total, display := Display(console, network.tasks, total))
     checkpoint = latest_checkpoint(checkpoints)
     if checkpoint is not None:
