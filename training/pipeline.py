@@ -36,7 +36,8 @@ from polytask.training.loop.length import check_passes, length_line, planned_exa
 from polytask.training.loop.shares import planned_draws
 from polytask.training.loop.trainer import Training, ending_line, train
 from polytask.training.preparation import PreparedRun, choose_device, prepare
-from polytask.training.publishing.publish import num_calibration_rows, publish, round_network
+from polytask.training.publishing.calibration import num_calibration_rows
+from polytask.training.publishing.publish import publish, round_network
 from polytask.training.recipes.schema import read_recipe
 from polytask.training.report.write_report import write_report
 from polytask.training.runs.checkpoints import RunError, Snapshot, latest_checkpoint, read_snapshot
@@ -295,25 +296,33 @@ def _publish(
     prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console, ending: str
 ) -> Path:
     """Publishes the network and writes its scores and diagnostics into the run's folder."""
-    display.begin("publishing", _num_validation_rows(prepared.data) + num_calibration_rows(prepared.data))
+    total_rows = _num_validation_rows(prepared.data) + sum(map(num_calibration_rows, prepared.data))
+    display.begin("publishing", total_rows)
     with rows_counted(prepared.network, display.advance_work):
-        version, scores, answers = publish(prepared, store, ending)
+        published = publish(prepared, store, ending)
+    scores = published.scores
     display.show_scores(scores)
     console.print(scores_table(scores, prepared.baselines))
-    warnings = head_warnings(prepared.data, answers)
+    warnings = head_warnings(prepared.data, published.answers)
     for name, warning in warnings.items():
         console.print(f"warning: {name} {warning}", soft_wrap=True, markup=False, highlight=False)
     diagnostics = {}
     display.begin("diagnosing", len(prepared.data))
     for task, task_data in zip(prepared.network.tasks, prepared.data, strict=True):
-        diagnostics[task.name] = diagnose(task, task_data.validation, answers[task.name])
+        diagnostics[task.name] = diagnose(task, task_data.validation, published.answers[task.name])
         display.advance_work()
     bad_rows = {task_data.task.name: task_data.bad_rows for task_data in prepared.data if task_data.bad_rows}
-    results = {"scores": scores, "baselines": prepared.baselines, "diagnostics": diagnostics, "bad_rows": bad_rows}
-    results["warnings"] = warnings
-    results["second_stage"] = {name: asdict(gain) for name, gain in prepared.gains.items()}
+    results = {
+        "scores": scores,
+        "baselines": prepared.baselines,
+        "calibration": {task: asdict(effect) for task, effect in published.calibration.items()},
+        "diagnostics": diagnostics,
+        "bad_rows": bad_rows,
+        "warnings": warnings,
+        "second_stage": {name: asdict(gain) for name, gain in prepared.gains.items()},
+    }
     replace_text(run_folder.results, json.dumps(results, ensure_ascii=False))
-    return version
+    return published.version
 
 
 def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict[str, Scores]:

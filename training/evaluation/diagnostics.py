@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics
 
-from polytask.model.answers import Answer
+from polytask.model.answers import Answer, tagged_ranges
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example
 from polytask.training.evaluation.entity_scores import score_entities
-from polytask.training.evaluation.metrics import likeliest_label, score_answers, word_tags
+from polytask.training.evaluation.metrics import Scores, likeliest_label, score_answers, word_tags
 from polytask.training.evaluation.worst_mistakes import worst_mistakes
 
 Diagnosis = dict[str, Any]
 
+COVERED_CONFIDENCES = (0.5, 0.7, 0.9)
 _BINS = 10
 _MATRIX_LABELS = 20  # more do not fit on a page, and the pairs that are confused most say more
 _CONFUSED_PAIRS = 20
@@ -36,19 +37,39 @@ def diagnose(task: Task, examples: Sequence[Example], answers: Sequence[Answer])
     """The diagnosis of `answers[i]` to `examples[i].input`, as JSON values.
 
     Always: `kind`, `count` (examples) and `mistakes` (at most ten, with texts of the data).
-    Classification: `calibration` of the top score, `per_label`, and `confusion` or, over 20 labels, `confused` pairs.
+    Classification: `calibration` of the top score, `coverage`, `per_label`, and `confusion` or, over 20 labels, `confused` pairs.
     Multilabel: `calibration` of every label's score, `per_label` with thresholds. Multiple choice: `calibration`.
     Regression: `deciles` of the right values, `residuals`, `errors`. Ranking: `calibration` of every candidate's score,
     `ranks` of the first relevant one. Tagging: `per_label` (entities; words, for plain tags), `confusion` or `confused`
-    by word. Span: `calibration` of the score against F1, `lengths` of the right answers.
+    by word, `calibration` of each entity's score. Span: `calibration` of the score against F1, `lengths` of the right answers.
     """
     details = _DIAGNOSES[task.kind](task, examples, answers)
+    calibrated = reliability(task, examples, answers)
     return {
         "kind": str(task.kind),
         "count": len(examples),
+        **({} if calibrated is None else {"calibration": calibrated}),
         **details,
         "mistakes": worst_mistakes(task, examples, answers),
     }
+
+
+def reliability(task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> Diagnosis | None:
+    """The `calibration` of the task's scores against what they are a probability of; None if it has no probabilities."""
+    measure = _RELIABILITIES.get(task.kind)
+    return None if measure is None else measure(task, examples, answers)
+
+
+def coverage(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> list[Diagnosis]:
+    """For each of a few confidences the share of a classification's answers that reach it, and the share right of those."""
+    scores = np.array([answer.score for answer in answers])
+    right = np.array([likeliest_label(a) == task.labels[e.target] for e, a in zip(examples, answers, strict=True)])
+    rows = []
+    for least in COVERED_CONFIDENCES:
+        covered = scores >= least
+        accuracy = float(right[covered].mean()) if covered.any() else None
+        rows.append({"confidence": least, "coverage": float(covered.mean()), "accuracy": accuracy})
+    return rows
 
 
 def calibration(confidence: ArrayLike, outcome: ArrayLike) -> Diagnosis:
@@ -82,13 +103,8 @@ def calibration(confidence: ArrayLike, outcome: ArrayLike) -> Diagnosis:
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
     correct = [task.labels[example.target] for example in examples]
     predicted = [likeliest_label(answer) for answer in answers]
-    scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
-    one_hot = np.eye(len(task.labels))[[example.target for example in examples]]
-    calibrated = calibration([answer.score for answer in answers], np.array(correct) == np.array(predicted))
-    # The multi-class Brier score is the squared distance summed over the labels, 0 to 2.
-    calibrated["brier"] = float(((scores - one_hot) ** 2).sum(axis=1).mean())
     return {
-        "calibration": calibrated,
+        "coverage": coverage(task, examples, answers),
         "per_label": _per_label(task.labels, *_label_scores(correct, predicted, labels=task.labels)),
         **_confusion(task.labels, correct, predicted),
     }
@@ -100,11 +116,10 @@ def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any])
     predicted = np.zeros(correct.shape, dtype=int)
     for index, answer in enumerate(answers):
         predicted[index, [columns[label_score.label] for label_score in answer.labels]] = 1
-    scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
     rows = _per_label(task.labels, *_label_scores(correct, predicted, labels=range(len(task.labels))))
     for row, threshold in zip(rows, task.thresholds, strict=True):
         row["threshold"] = threshold
-    return {"calibration": _binary_calibration(scores.ravel(), correct.ravel()), "per_label": rows}
+    return {"per_label": rows}
 
 
 def _regression(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
@@ -139,20 +154,12 @@ def _regression(_task: Task, examples: Sequence[Example], answers: Sequence[Any]
     }
 
 
-def _multiple_choice(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
-    correct = [answer.choice == example.target for example, answer in zip(examples, answers, strict=True)]
-    calibrated = calibration([answer.scores[answer.choice] for answer in answers], correct)
-    distances = [
-        ((np.array(answer.scores) - np.eye(len(answer.scores))[example.target]) ** 2).sum()
-        for example, answer in zip(examples, answers, strict=True)
-    ]
-    return {"calibration": calibrated | {"brier": float(np.mean(distances))}}
+def _multiple_choice(_task: Task, _examples: Sequence[Example], _answers: Sequence[Any]) -> Diagnosis:
+    return {}
 
 
 def _ranking(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
     pairs = list(zip(examples, answers, strict=True))
-    scores = np.array([candidate.score for answer in answers for candidate in answer.ranking])
-    relevant = np.array([example.target[candidate.index] for example, answer in pairs for candidate in answer.ranking])
     ranks = [0] * (_RANKS + 1)
     for example, answer in pairs:
         first = next((rank for rank, candidate in enumerate(answer.ranking) if example.target[candidate.index]), None)
@@ -161,11 +168,7 @@ def _ranking(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -
     names = [*(str(rank + 1) for rank in range(_RANKS)), f"{_RANKS + 1}+"]
     histogram = [{"rank": name, "count": count} for name, count in zip(names, ranks, strict=True)]
     without_relevant = len(pairs) - sum(ranks)
-    return {
-        "calibration": _binary_calibration(scores, relevant),
-        "ranks": histogram,
-        "without_relevant": without_relevant,
-    }
+    return {"ranks": histogram, "without_relevant": without_relevant}
 
 
 def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
@@ -184,8 +187,7 @@ def _tagging(task: Task, examples: Sequence[Example], answers: Sequence[Any]) ->
 
 
 def _span(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
-    pairs = zip(examples, answers, strict=True)
-    scores = [score_answers(task, [example], [answer]) for example, answer in pairs]
+    scores = _each_score(task, examples, answers)
     f1 = np.array([score["f1"] for score in scores])
     exact = np.array([score["exact_match"] for score in scores])
     uppers = [upper for upper, _ in _LENGTHS if upper is not None]
@@ -197,7 +199,11 @@ def _span(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Di
         if in_group.any():
             row = {"f1": float(f1[in_group].mean()), "exact_match": float(exact[in_group].mean())}
             lengths.append({"words": name, "count": int(in_group.sum()), **row})
-    return {"calibration": calibration([answer.score for answer in answers], f1), "lengths": lengths}
+    return {"lengths": lengths}
+
+
+def _each_score(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> list[Scores]:
+    return [score_answers(task, [example], [answer]) for example, answer in zip(examples, answers, strict=True)]
 
 
 def _length_group(example: Example, uppers: Sequence[int]) -> int:
@@ -206,6 +212,64 @@ def _length_group(example: Example, uppers: Sequence[int]) -> int:
         return len(_LENGTHS)
     words = (example.input.text_pair or "")[slice(*example.target[0])].split()
     return bisect_left(uppers, len(words))
+
+
+def _classification_reliability(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
+    scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
+    one_hot = np.eye(len(task.labels))[[example.target for example in examples]]
+    right = [likeliest_label(a) == task.labels[e.target] for e, a in zip(examples, answers, strict=True)]
+    # The multi-class Brier score is the squared distance summed over the labels, 0 to 2.
+    brier = float(((scores - one_hot) ** 2).sum(axis=1).mean())
+    return calibration([answer.score for answer in answers], right) | {"brier": brier}
+
+
+def _multilabel_reliability(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
+    scores = np.array([[answer.scores[label] for label in task.labels] for answer in answers])
+    return _binary_calibration(scores.ravel(), np.array([example.target for example in examples]).ravel())
+
+
+def _ranking_reliability(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
+    pairs = list(zip(examples, answers, strict=True))
+    scores = np.array([candidate.score for _, answer in pairs for candidate in answer.ranking])
+    relevant = np.array([example.target[candidate.index] for example, answer in pairs for candidate in answer.ranking])
+    return _binary_calibration(scores, relevant)
+
+
+def _choice_reliability(_task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
+    correct = [answer.choice == example.target for example, answer in zip(examples, answers, strict=True)]
+    distances = [
+        ((np.array(answer.scores) - np.eye(len(answer.scores))[example.target]) ** 2).sum()
+        for example, answer in zip(examples, answers, strict=True)
+    ]
+    calibrated = calibration([answer.scores[answer.choice] for answer in answers], correct)
+    return calibrated | {"brier": float(np.mean(distances))}
+
+
+def _tagging_reliability(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
+    """An entity is right if its label and both ends are."""
+    scores, right = [], []
+    for example, answer in zip(examples, answers, strict=True):
+        tags = [task.labels[label] for label in example.target]
+        correct = set(tagged_ranges(example.input.words or (), tags, bio=task.bio))
+        for entity in answer.entities:
+            scores.append(entity.score)
+            right.append((entity.label, entity.start, entity.end) in correct)
+    return calibration(scores, right)
+
+
+def _span_reliability(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Diagnosis:
+    f1 = [score["f1"] for score in _each_score(task, examples, answers)]
+    return calibration([answer.score for answer in answers], f1)
+
+
+_RELIABILITIES: dict[Kind, Callable[[Task, Sequence[Example], Sequence[Any]], Diagnosis]] = {
+    Kind.CLASSIFICATION: _classification_reliability,
+    Kind.MULTILABEL: _multilabel_reliability,
+    Kind.RANKING: _ranking_reliability,
+    Kind.MULTIPLE_CHOICE: _choice_reliability,
+    Kind.TAGGING: _tagging_reliability,
+    Kind.SPAN: _span_reliability,
+}
 
 
 def _binary_calibration(scores: NDArray[Any], outcome: NDArray[Any]) -> Diagnosis:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from operator import itemgetter
 
-import numpy as np
 import torch
-from sklearn.metrics import precision_recall_curve
 
-from polytask.model.answers import DEFAULT_OPTIONS, Answer, AnswerOptions, Logits, OptionalSpanAnswer, answer, sigmoid
+from polytask.model.answers import DEFAULT_OPTIONS, Answer, AnswerOptions, Logits, answer
 from polytask.model.batch import Batch, collate
 from polytask.model.encoding import Encoding, Input, InputEncoder
 from polytask.model.heads import Outputs, output_slices
 from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
-from polytask.training.data.examples import Example, TaskData
+from polytask.training.data.examples import TaskData
 from polytask.training.data.running_text import running_text
-from polytask.training.evaluation.metrics import Scores, score_answers, score_task, score_task_on_text
+from polytask.training.evaluation.metrics import Scores, score_task, score_task_on_text
 
 _MAX_ROWS = 64
 _MAX_TOKENS = 8192
@@ -37,10 +33,17 @@ def answer_inputs(
     options: AnswerOptions = DEFAULT_OPTIONS,
 ) -> list[Answer]:
     """One answer per input, in order. The network is left in eval mode."""
-    task = network.tasks[task_id]
-    encodings = encoder.encode(task, inputs)
-    logits = row_logits(network, [row for rows in encodings for row in rows], task_id, encoder.pad_id)
-    return answers_from(task, inputs, encodings, logits, options)
+    encodings, logits = input_logits(network, encoder, task_id, inputs)
+    return answers_from(network.tasks[task_id], inputs, encodings, logits, options)
+
+
+def input_logits(
+    network: Network, encoder: InputEncoder, task_id: int, inputs: Sequence[Input]
+) -> tuple[list[tuple[Encoding, ...]], list[Logits]]:
+    """The rows of each input, and the logits of all rows, in order."""
+    encodings = encoder.encode(network.tasks[task_id], inputs)
+    rows = [row for own in encodings for row in own]
+    return encodings, row_logits(network, rows, task_id, encoder.pad_id)
 
 
 def answers_from(
@@ -99,43 +102,6 @@ def _by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def calibrate_thresholds(network: Network, encoder: InputEncoder, task_id: int, examples: Sequence[Example]) -> Task:
-    """The task with the thresholds that give the best F1 on `examples`: of each label, or of no answer to a question.
-
-    A label that no example has keeps its threshold.
-    """
-    task = network.tasks[task_id]
-    if task.kind is Kind.SPAN:
-        return _calibrate_no_answer(network, encoder, task_id, examples)
-    rows = [row for rows in encoder.encode(task, [example.input for example in examples]) for row in rows]
-    scores = sigmoid(np.stack(row_logits(network, rows, task_id, encoder.pad_id)))
-    expected = np.array([example.target for example in examples])
-    thresholds = list(task.thresholds)
-    for label in np.flatnonzero(expected.any(axis=0)):
-        precision, recall, cuts = precision_recall_curve(expected[:, label], scores[:, label])
-        f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
-        thresholds[label] = float(cuts[f1[:-1].argmax()])
-    return replace(task, thresholds=tuple(thresholds))
-
-
-def _calibrate_no_answer(network: Network, encoder: InputEncoder, task_id: int, examples: Sequence[Example]) -> Task:
-    """The span task with the threshold that gives the best F1, as the evaluation of SQuAD 2.0 searches it."""
-    task = network.tasks[task_id]
-    never_empty = AnswerOptions(thresholds=(math.inf,))
-    answers = answer_inputs(network, encoder, task_id, [example.input for example in examples], never_empty)
-    # From the surest to the least sure that there is no answer: what F1 gains if each question up to here is left open.
-    gains = []
-    for example, found in zip(examples, answers, strict=True):
-        assert isinstance(found, OptionalSpanAnswer)
-        gains.append((float(not example.target) - score_answers(task, [example], [found])["f1"], found.no_answer))
-    gains.sort(key=itemgetter(1), reverse=True)
-    totals = np.cumsum([0.0, *(gain for gain, _ in gains)])
-    best = int(totals.argmax())
-    # Halfway to the next one, so that neither is decided by rounding.
-    sure = [1.0, *(no_answer for _, no_answer in gains), 0.0]
-    return replace(task, thresholds=((sure[best] + sure[best + 1]) / 2,))
 
 
 def answer_tasks(

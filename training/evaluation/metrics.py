@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from scipy import stats
 from sklearn import metrics
 from torchmetrics.functional.retrieval import (
@@ -79,7 +81,7 @@ def score_answers(
     """
     scores = _SCORERS[task.kind](task, examples, answers)
     if positive_label is not None:
-        scores["f1"] = _label_f1(task, examples, answers, positive_label)
+        scores["f1"] = score_labels("f1", *_labels(task, examples, answers), positive_label)
     if metric is None:
         return scores
     if metric in _MEANS:
@@ -88,10 +90,22 @@ def score_answers(
     return {metric: scores[metric]} | scores
 
 
-def _label_f1(task: Task, examples: Sequence[Example], answers: Sequence[Any], label: str) -> float:
-    correct = [task.labels[example.target] == label for example in examples]
-    predicted = [likeliest_label(answer) == label for answer in answers]
-    return float(metrics.f1_score(correct, predicted, zero_division=0.0))
+def score_labels(metric: str, correct: ArrayLike, predicted: ArrayLike, positive: Any = None) -> float:
+    """A metric of a classification from labels or their ids. `positive`: the label that `f1` is of."""
+    if metric in _MEANS:
+        return fmean(score_labels(name, correct, predicted, positive) for name in _MEANS[metric])
+    correct, predicted = np.asarray(correct), np.asarray(predicted)
+    match metric:
+        case "f1":
+            return float(metrics.f1_score(correct == positive, predicted == positive, zero_division=0.0))
+        case "macro_f1":
+            return float(metrics.f1_score(correct, predicted, average="macro", zero_division=0.0))
+        case "matthews":
+            # With a single label the correlation is undefined.
+            defined = len({*correct.tolist(), *predicted.tolist()}) > 1
+            return float(metrics.matthews_corrcoef(correct, predicted)) if defined else 0.0
+    assert metric == "accuracy", f"{metric} is no metric of a classification"
+    return float(metrics.accuracy_score(correct, predicted))
 
 
 def likeliest_label(answer: ClassificationAnswer) -> str:
@@ -100,14 +114,13 @@ def likeliest_label(answer: ClassificationAnswer) -> str:
 
 
 def _classification(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:
-    correct = [task.labels[example.target] for example in examples]
-    predicted = [likeliest_label(answer) for answer in answers]
-    return {
-        "accuracy": float(metrics.accuracy_score(correct, predicted)),
-        "macro_f1": float(metrics.f1_score(correct, predicted, average="macro", zero_division=0.0)),
-        # With a single label the correlation is undefined.
-        "matthews": float(metrics.matthews_corrcoef(correct, predicted)) if len({*correct, *predicted}) > 1 else 0.0,
-    }
+    correct, predicted = _labels(task, examples, answers)
+    return {name: score_labels(name, correct, predicted) for name in ("accuracy", "macro_f1", "matthews")}
+
+
+def _labels(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The right label of each example, and the likeliest one of each answer."""
+    return [task.labels[example.target] for example in examples], [likeliest_label(answer) for answer in answers]
 
 
 def _multilabel(task: Task, examples: Sequence[Example], answers: Sequence[Any]) -> Scores:

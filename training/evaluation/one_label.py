@@ -9,6 +9,7 @@ from typing import Any
 from polytask.model.answers import Answer
 from polytask.model.tasks import Kind, Task
 from polytask.training.data.examples import Example, TaskData
+from polytask.training.evaluation.metrics import likeliest_label
 
 _SHARE = 0.98
 """Share of the answers from which on a head says one thing only."""
@@ -56,7 +57,7 @@ def _right_tags(task: Task, example: Example) -> Hashable:
 
 
 _SAID: dict[Kind, tuple[Any, Any]] = {
-    Kind.CLASSIFICATION: (lambda task, example: task.labels[example.target], lambda answer: answer.label),
+    Kind.CLASSIFICATION: (lambda task, example: task.labels[example.target], likeliest_label),
     Kind.MULTILABEL: (_right_labels, lambda answer: frozenset(entry.label for entry in answer.labels)),
     Kind.TAGGING: (_right_tags, lambda answer: bool(answer.entities)),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from polytask.model.answers import Answer
 from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
-from polytask.model.tasks import Kind, Task
 from polytask.model_store.backbones import BASE_WEIGHTS
 from polytask.model_store.durable_files import sha256_of
 from polytask.model_store.errors import StoreError
@@ -23,29 +22,39 @@ from polytask.model_store.save import NewVersion, same_bits, save
 from polytask.model_store.versions import versions
 from polytask.training.backbone import weights_file
 from polytask.training.data.examples import TaskData
-from polytask.training.evaluation.evaluate import answer_inputs, answer_tasks, calibrate_thresholds, score_network
+from polytask.training.evaluation.evaluate import answer_inputs, score_network
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.one_label import head_warnings
 from polytask.training.preparation import PreparedRun
-from polytask.training.publishing.tag_transitions import learn_transitions
+from polytask.training.publishing.calibration import Calibration, calibrate_task
+from polytask.training.publishing.calibration_effect import CalibrationEffect, answer_with_effects
 from polytask.training.publishing.version_card import render_card
 
 _PRECISION = torch.float16
-_CALIBRATION_EXAMPLES = 10_000
 
 
-def publish(run: PreparedRun, store: Path, ending: str) -> tuple[Path, dict[str, Scores], dict[str, list[Answer]]]:
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version's folder and, by task, its metrics, the answers to the validation examples that they were computed from, and
+    what calibration has changed.
+    """
+
+    version: Path
+    scores: dict[str, Scores]
+    answers: dict[str, list[Answer]]
+    calibration: dict[str, CalibrationEffect]
+
+
+def publish(run: PreparedRun, store: Path, ending: str) -> Published:
     """Rounds, calibrates, evaluates and saves the run's network, in place. `ending`: how the training ended, for the card.
-
-    Returns the version's folder, its metrics, and the answers to the validation examples that they were computed from.
 
     A backbone given by name becomes the version's base, and only tensors that differ from it are stored. With a backbone
     given by folder, or one that is not in a single safetensors file, the version holds all tensors.
     """
     base = _base(run)
     round_network(run)
-    calibrate(run.network, run.encoder, run.data)
-    answers = dict(answer_tasks(run.network, run.encoder, run.data))
+    calibrations = calibrate(run.network, run.encoder, run.data, _PRECISION)
+    answers, effects = answer_with_effects(run.network, run.encoder, run.data, calibrations)
     scores = score_network(run.network, run.encoder, run.data, answers)
     new_version = NewVersion(
         network=run.network,
@@ -57,12 +66,12 @@ def publish(run: PreparedRun, store: Path, ending: str) -> tuple[Path, dict[str,
         goldens=goldens(run.network, run.encoder, run.data),
         provenance=run.provenance,
         card=render_card(
-            run.recipe, run.data, scores, run.baselines, ending, head_warnings(run.data, answers), run.gains
+            run.recipe, run.data, scores, run.baselines, ending, head_warnings(run.data, answers), effects, run.gains
         ),
     )
     # A run that was stopped after it had published, as by a full disk, publishes no second version.
     version = _published_before(store, run.recipe.name, run.provenance)
-    return version or save(store, run.recipe.name, new_version), scores, answers
+    return Published(version or save(store, run.recipe.name, new_version), scores, answers, effects)
 
 
 def round_network(run: PreparedRun) -> None:
@@ -98,27 +107,11 @@ def round_weights(network: Network, precision: torch.dtype, *, kept: Mapping[str
                 parameter.copy_(parameter.to(precision))
 
 
-def calibrate(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> None:
-    """Sets what tasks of some kinds choose after training, on training examples, so that validation data stay unseen."""
-    network.tasks = tuple(_calibrated(network, encoder, task_id, task_data) for task_id, task_data in enumerate(data))
-
-
-def _calibrated(network: Network, encoder: InputEncoder, task_id: int, task_data: TaskData) -> Task:
-    if task_data.task.kind is Kind.TAGGING:
-        return learn_transitions(network, encoder, task_id, task_data.selection)
-    if task_data.task.thresholds:
-        return calibrate_thresholds(network, encoder, task_id, task_data.train[:_CALIBRATION_EXAMPLES])
-    return task_data.task
-
-
-def num_calibration_rows(data: Sequence[TaskData]) -> int:
-    """The number of rows that `calibrate` reads."""
-    return sum(
-        len(each.selection)
-        if each.task.kind is Kind.TAGGING
-        else min(len(each.train), _CALIBRATION_EXAMPLES) * bool(each.task.thresholds)
-        for each in data
-    )
+def calibrate(
+    network: Network, encoder: InputEncoder, data: Sequence[TaskData], precision: torch.dtype = torch.float32
+) -> list[Calibration]:
+    """Calibrates every task in place, as `calibrate_task`, on training examples, so that validation data stay unseen."""
+    return [calibrate_task(network, encoder, task_id, each, precision) for task_id, each in enumerate(data)]
 
 
 def goldens(network: Network, encoder: InputEncoder, data: Sequence[TaskData]) -> tuple[Golden, ...]:

@@ -9,8 +9,10 @@ from polytask.training.data.examples import TaskData
 from polytask.training.data.statistics import measure_agreement
 from polytask.training.data.word_rules import describe
 from polytask.training.evaluation.baselines import DESCRIPTIONS
+from polytask.training.evaluation.diagnostics import COVERED_CONFIDENCES
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.paired_gain import PairedGain
+from polytask.training.publishing.calibration_effect import CalibrationEffect
 from polytask.training.recipes.schema import Recipe
 
 
@@ -21,12 +23,13 @@ def render_card(
     baselines: Mapping[str, Scores],
     ending: str,
     warnings: Mapping[str, str],
+    effects: Mapping[str, CalibrationEffect],
     gains: Mapping[str, PairedGain] = {},
 ) -> str:
     """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data.
 
-    `ending`: how the training ended. `warnings`: what is wrong with a task's head, by task. `gains`: of the second stage, by
-    task.
+    `ending`: how the training ended. By task: `warnings`, what is wrong with a head; `effects` of calibration; `gains` of the
+    second stage.
     """
     bad_rows = ", ".join(f"`{task_data.task.name}` {task_data.bad_rows:,}" for task_data in data if task_data.bad_rows)
     warning_lines = "".join(f"\nWarning: `{task}` {warning}.\n" for task, warning in warnings.items())
@@ -37,15 +40,59 @@ def render_card(
 {len(data)} tasks in one checkpoint on the backbone {recipe.backbone.name}.
 
 Every figure is measured on the validation split with the weights as they are stored; the trivial baseline beside it
-is learned from the training split alone. Thresholds are set on training examples.
+is learned from the training split alone. Class bias, temperature and thresholds are set on training examples, where there are
+enough on such that no update has seen.
 
 | task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
 |---|---|---|---:|---:|---|---:|---|---|
 {rows}
-{_words_section(data, scores)}{tuning_section(gains)}{bad_rows_line}{warning_lines}
+{_calibration_section(effects)}{_coverage_section(effects)}{_words_section(data, scores)}{tuning_section(gains)}{bad_rows_line}{warning_lines}
 {ending[0].upper()}{ending[1:]} (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
 recipe, the hashes of the data, the code's commit and further metrics are in `manifest.json`.
 """
+
+
+def _calibration_section(effects: Mapping[str, CalibrationEffect]) -> str:
+    """What class bias and temperature have changed; empty without tasks that have probabilities."""
+    rows = [_calibration_row(task, effect) for task, effect in effects.items() if effect.ece is not None]
+    if not rows:
+        return ""
+    return """
+Probabilities are divided by a temperature, and labels that were said too rarely have a class bias where that pays. The expected
+calibration error (ECE) is the mean distance between a score and the share of such answers that are right:
+
+| task | without class bias | with it | temperature | ECE without both | ECE |
+|---|---:|---:|---:|---:|---:|
+""" + "".join(f"{row}\n" for row in rows)
+
+
+def _calibration_row(task: str, effect: CalibrationEffect) -> str:
+    biased = [f"{effect.score_before:.4f}", f"{effect.score:.4f}"] if effect.class_bias else ["", "none"]
+    cells = (f"`{task}`", *biased, f"{effect.temperature:.2f}", f"{effect.ece_before:.4f}", f"{effect.ece:.4f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _coverage_section(effects: Mapping[str, CalibrationEffect]) -> str:
+    """What a `min_confidence` costs and gains; empty without classifications."""
+    rows = [_coverage_row(task, effect) for task, effect in effects.items() if effect.coverage]
+    if not rows:
+        return ""
+    confidences = " | ".join(f"{confidence} or more" for confidence in COVERED_CONFIDENCES)
+    return f"""
+With `min_confidence` a classification whose likeliest label has a lower probability says none of these. The share of answers that
+are left, and how many of those are right:
+
+| task | {confidences} |
+|---|{"---:|" * len(COVERED_CONFIDENCES)}
+""" + "".join(f"{row}\n" for row in rows)
+
+
+def _coverage_row(task: str, effect: CalibrationEffect) -> str:
+    shares = [
+        f"{each['coverage']:.1%}" + ("" if each["accuracy"] is None else f", {each['accuracy']:.1%} right")
+        for each in effect.coverage
+    ]
+    return "| " + " | ".join([f"`{task}`", *shares]) + " |"
 
 
 def _words_section(data: Sequence[TaskData], scores: Mapping[str, Scores]) -> str:

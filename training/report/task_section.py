@@ -64,7 +64,7 @@ def task_section(score: TaskScore, curve: Curve, run: RecordedRun) -> TaskSectio
         score=score,
         metrics=Table(["metric", "validation", "trivial baseline"], metrics),
         curve=_curve(curve) if curve.scores or curve.losses else None,
-        exhibits=[_exhibit(task, *parts) for parts in _exhibits(diagnosis, score.kind)],
+        exhibits=[_exhibit(task, *parts) for parts in _exhibits(diagnosis, run.calibration.get(task), score.kind)],
         matrix=_matrix(diagnosis["confusion"]) if "confusion" in diagnosis else None,
         mistakes=diagnosis.get("mistakes", ()),
         score_name="distance" if score.kind is Kind.REGRESSION else "score",
@@ -90,11 +90,15 @@ _Parts = tuple[str, str, Draw | None, Table | None]
 """Title, note, function that draws the chart, table."""
 
 
-def _exhibits(diagnosis: Mapping[str, Any], kind: Kind) -> Iterator[_Parts]:
-    """The exhibits for the keys that the diagnosis has."""
+def _exhibits(diagnosis: Mapping[str, Any], effect: Mapping[str, Any] | None, kind: Kind) -> Iterator[_Parts]:
+    """The exhibits for the keys that the diagnosis has. `effect`: that of calibration, if it was recorded."""
     colour = COLOURS[kind]
     if "calibration" in diagnosis:
-        yield _calibration(diagnosis["calibration"], colour, _OUTCOMES.get(kind, "share right"))
+        yield _calibration(diagnosis["calibration"], effect, colour, _OUTCOMES.get(kind, "share right"))
+    if effect is not None and effect["class_bias"]:
+        yield _class_bias(effect)
+    if "coverage" in diagnosis:
+        yield _coverage(diagnosis["coverage"])
     if "deciles" in diagnosis:
         yield _deciles(diagnosis["deciles"], colour)
         yield _residuals(diagnosis["residuals"], diagnosis["errors"], colour)
@@ -116,7 +120,22 @@ def _exhibits(diagnosis: Mapping[str, Any], kind: Kind) -> Iterator[_Parts]:
         yield _per_label(diagnosis["per_label"])
 
 
-def _calibration(calibration: Mapping[str, Any], colour: str, outcome: str) -> _Parts:
+def _class_bias(effect: Mapping[str, Any]) -> _Parts:
+    note = (
+        "Added to the logits after training, as that raises the main metric on training examples that no update has seen. "
+        f"On validation: {effect['score_before']:.4f} without, {effect['score']:.4f} with it."
+    )
+    rows = [[label, number(value, "+.2f")] for label, value in effect["class_bias"].items()]
+    return "Class bias", note, None, Table(["label", "added to its logit"], rows)
+
+
+def _coverage(rows: Sequence[Mapping[str, Any]]) -> _Parts:
+    note = "With such a `min_confidence`, less likely labels are answered as none of these."
+    cells = [[f"{row['confidence']:.2f}", f"{row['coverage']:.1%}", number(row["accuracy"])] for row in rows]
+    return "Coverage", note, None, Table(["confidence", "share of answers", "accuracy of those"], cells)
+
+
+def _calibration(calibration: Mapping[str, Any], effect: Mapping[str, Any] | None, colour: str, outcome: str) -> _Parts:
     rows = [
         [
             f"{bucket['low']:.1f} to {bucket['high']:.1f}",
@@ -127,7 +146,10 @@ def _calibration(calibration: Mapping[str, Any], colour: str, outcome: str) -> _
         for bucket in calibration["bins"]
     ]
     brier = f", Brier score {calibration['brier']:.4f}" if "brier" in calibration else ""
-    note = f"Expected calibration error {calibration['ece']:.4f}{brier}. Honest scores lie on the dashed line."
+    changed = ""
+    if effect is not None and effect["ece_before"] != effect["ece"]:
+        changed = f" ({effect['ece_before']:.4f} before the temperature of {effect['temperature']:.2f})"
+    note = f"Expected calibration error {calibration['ece']:.4f}{changed}{brier}. Honest scores lie on the dashed line."
     table = Table(["score", "mean score", outcome, "count"], rows)
     return "Calibration", note, reliability(calibration, colour, outcome), table
 

@@ -27,7 +27,8 @@ class RecordedRun:
 
     `progress`, `evaluations` (on validation) and `selections` (on selection) are ascending in `examples`: events that a resumed run repeated replace the first ones.
     `references`: other systems by name, each with its value of the main metric by task (`rivals` in the file).
-    `diagnostics`: `diagnose(...)` by task. `warnings`: what is wrong with a task's head, by task.
+    `calibration`: `CalibrationEffect` by task. `diagnostics`: `diagnose(...)` by task. `warnings`: what is wrong with a task's
+    head, by task.
     """
 
     start: Event = field(default_factory=dict)
@@ -39,6 +40,7 @@ class RecordedRun:
     scores: Scores = field(default_factory=dict)
     baselines: Scores = field(default_factory=dict)
     references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    calibration: Mapping[str, Event] = field(default_factory=dict)
     diagnostics: Mapping[str, Event] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,6 +96,7 @@ def read_run(folder: Path) -> RecordedRun:
         scores=results.get("scores") or last_scores,
         baselines=results.get("baselines") or {},
         references=results.get("rivals") or {},
+        calibration=results.get("calibration") or {},
         diagnostics=results.get("diagnostics") or {},
         warnings=results.get("warnings") or last_selection.get("warnings") or {},
     )

@@ -19,12 +19,13 @@ from polytask.model.network import Network
 from polytask.model.tasks import Task
 from polytask.model.unfolding import with_tuned_rows
 from polytask.training.data.examples import EncodedExample, Example, TaskData, encode_examples, weigh_labels_equally
-from polytask.training.evaluation.evaluate import answer_inputs, calibrate_thresholds
+from polytask.training.evaluation.evaluate import answer_inputs
 from polytask.training.evaluation.metrics import Scores, score_answers
 from polytask.training.evaluation.paired_gain import PairedGain, paired_gain
 from polytask.training.loop.losses import batch_examples, example_losses
 from polytask.training.loop.optimizer import set_learning_rate
 from polytask.training.loop.sampling import ExampleRef, ShuffledExamples, batch_by_length
+from polytask.training.publishing.thresholds import choose_thresholds
 from polytask.training.recipes.architecture import named_layers
 from polytask.training.recipes.second_stage import SecondStageConfig
 from polytask.training.tuning.lower_states import LowerStates
@@ -198,7 +199,7 @@ class _Tuning:
         losses = torch.cat([self._losses(batch) for batch in batches])
         task = self._data.task
         if task.thresholds:
-            task = calibrate_thresholds(network, self._encoder, task_id, examples)
+            task = choose_thresholds(network, self._encoder, task_id, examples)
             network.tasks = tuple(task if other.name == task.name else other for other in network.tasks)
         answers = answer_inputs(network, self._encoder, task_id, [example.input for example in examples])
         return _Measured(task, answers, self._scores(task, examples, answers), float(losses.mean()))

@@ -1,12 +1,7 @@
-"""Evaluation: answers in batches, thresholds and scores of all tasks."""
+"""Evaluation: answers in batches and scores of all tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
-
-import numpy as np
 import pytest
 import torch
 
@@ -14,13 +9,11 @@ from polytask.model.answers import Answer, answer
 from polytask.model.batch import collate
 from polytask.model.encoding import Input, InputEncoder
 from polytask.model.network import Network
-from polytask.model.tasks import Kind, Task
-from polytask.training.data.examples import Example
+from polytask.model.tasks import Kind
 from polytask.training.evaluation import evaluate
 from polytask.training.evaluation.evaluate import (
     answer_inputs,
     answer_tasks,
-    calibrate_thresholds,
     evaluate_tasks,
     row_logits,
     score_network,
@@ -110,75 +103,6 @@ def test_evaluation_runs_without_dropout_and_without_gradient(tiny_network: Netw
     state = torch.get_rng_state()
     assert answer_inputs(tiny_network.train(), ENCODER, 0, inputs) == expected
     assert torch.equal(torch.get_rng_state(), state)
-
-
-# Thresholds
-
-
-def _multilabel(targets: Sequence[Sequence[int]]) -> list[Example]:
-    inputs = _inputs(Kind.MULTILABEL, len(targets))
-    return [Example(item, tuple(target)) for item, target in zip(inputs, targets, strict=True)]
-
-
-def _f1(network: Network, examples: list[Example]) -> list[float]:
-    """F1 of each label on the examples."""
-    task_id = TASKS[Kind.MULTILABEL]
-    answers: list[Any] = list(answer_inputs(network, ENCODER, task_id, [example.input for example in examples]))
-    found = []
-    for index, label in enumerate(network.tasks[task_id].labels):
-        given = np.array([label in {entry.label for entry in one.labels} for one in answers])
-        right = np.array([bool(example.target[index]) for example in examples])
-        found.append(2 * (given & right).sum() / max(1, given.sum() + right.sum()))
-    return found
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_calibrated_thresholds_are_the_best_on_their_examples(tiny_network: Network, seed: int) -> None:
-    """No other threshold, such as 0.5, gives a label a better F1 on the calibration examples."""
-    task_id, generator = TASKS[Kind.MULTILABEL], np.random.default_rng(seed)
-    examples = _multilabel((generator.random((30, 3)) < (0.1, 0.5, 0.8)).astype(int).tolist())
-    calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, examples)
-    original = tiny_network.tasks
-
-    def with_thresholds(*thresholds: float) -> list[float]:
-        task = replace(calibrated, thresholds=thresholds)
-        tiny_network.tasks = (*original[:task_id], task, *original[task_id + 1 :])
-        return _f1(tiny_network, examples)
-
-    best = with_thresholds(*calibrated.thresholds)
-    for fixed in (0.5, *np.linspace(0.02, 0.98, 25).tolist()):
-        assert all(own >= other - 1e-9 for own, other in zip(best, with_thresholds(fixed, fixed, fixed), strict=True))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_calibrated_threshold_of_no_answer_is_the_best_on_its_examples(tiny_network: Network, seed: int) -> None:
-    """No other threshold of questions without an answer gives a better F1 on the calibration examples."""
-    task_id, generator = TASKS[Kind.SPAN], np.random.default_rng(seed)
-    inputs = [Input("the cat?", "the cat sat . " * length) for length in generator.integers(1, 5, 30)]
-    examples = [Example(item, ((4, 7),) if generator.random() < 0.5 else ()) for item in inputs]
-    original = tiny_network.tasks
-
-    def f1(task: Task) -> float:
-        tiny_network.tasks = (*original[:task_id], task, *original[task_id + 1 :])
-        answers = answer_inputs(tiny_network, ENCODER, task_id, inputs)
-        return score_answers(task, examples, answers)["f1"]
-
-    f1(replace(original[task_id], thresholds=(0.5,)))
-    calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, examples)
-    best = f1(calibrated)
-    for fixed in (0.5, *np.linspace(0, 1, 41).tolist()):
-        assert best >= f1(replace(calibrated, thresholds=(fixed,))) - 1e-9
-
-
-def test_a_label_without_examples_keeps_its_threshold(tiny_network: Network) -> None:
-    """A label without examples keeps its threshold, and all thresholds are probabilities."""
-    task_id = TASKS[Kind.MULTILABEL]
-    calibrated = calibrate_thresholds(tiny_network, ENCODER, task_id, _multilabel([(1, 0, 0), (0, 0, 1), (1, 0, 0)]))
-    before = tiny_network.tasks[task_id]
-    assert calibrated.thresholds[1] == before.thresholds[1]
-    assert all(0 < threshold < 1 for threshold in calibrated.thresholds)
-    assert (calibrated.name, calibrated.labels) == (before.name, before.labels)
-    assert tiny_network.tasks[task_id] is before
 
 
 # Scores

@@ -19,9 +19,10 @@ from polytask.model_store.load import load, verify
 from polytask.model_store.manifest import FROM_BASE, Manifest
 from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.evaluation.baselines import score_baseline
-from polytask.training.evaluation.evaluate import answer_inputs, calibrate_thresholds, evaluate_tasks
+from polytask.training.evaluation.evaluate import answer_inputs, evaluate_tasks
 from polytask.training.preparation import PreparedRun
 from polytask.training.publishing.publish import calibrate, goldens, publish, round_weights
+from polytask.training.publishing.thresholds import choose_thresholds
 from polytask.training.runs.provenance import provenance
 from tests.support import tiny
 from tests.training.conftest import Workshop
@@ -57,8 +58,9 @@ def _publish(workshop: Workshop, backbone_name: str, store: Path) -> Published:
     baselines = {task_data.task.name: score_baseline(task_data) for task_data in data}
     origin = provenance(recipe, "the recipe's text", workshop.folder / "data")
     run = PreparedRun(recipe, data, workshop.examples, baselines, origin, backbone, network, workshop.encoder)
-    version, scores, _ = publish(run, store, "trained on 480 examples, as planned")
-    return Published(version, network, backbone, verify(version), scores)
+    published = publish(run, store, "trained on 480 examples, as planned")
+    version = published.version
+    return Published(version, network, backbone, verify(version), published.scores)
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def test_thresholds_are_calibrated_and_kept(workshop: Workshop, on_folder: Publi
     """The manifest has the thresholds that were best on training examples; all other tasks are unchanged."""
     (index,) = [index for index, task_data in enumerate(workshop.data) if task_data.task.kind is Kind.MULTILABEL]
     task_data = workshop.data[index]
-    expected = calibrate_thresholds(on_folder.network, workshop.encoder, index, task_data.train)
+    expected = choose_thresholds(on_folder.network, workshop.encoder, index, task_data.train)
     assert on_folder.manifest.tasks[index] == expected
     assert expected.thresholds != task_data.task.thresholds
     others = [task for task in on_folder.manifest.tasks if task.kind is not Kind.MULTILABEL]
@@ -207,12 +209,13 @@ def test_thresholds_are_calibrated_and_kept(workshop: Workshop, on_folder: Publi
 
 
 def test_validation_has_no_part_in_calibration(workshop: Workshop) -> None:
-    """Thresholds do not depend on the validation examples."""
-    network = workshop.network()
-    calibrate(network, workshop.encoder, workshop.data)
-    tasks = network.tasks
-    calibrate(network, workshop.encoder, [replace(task_data, validation=()) for task_data in workshop.data])
-    assert network.tasks == tasks
+    """What is calibrated does not depend on the validation examples."""
+    data = [replace(task_data, selection=task_data.train) for task_data in workshop.data]
+    network, other = workshop.network(), workshop.network()
+    calibrate(network, workshop.encoder, data)
+    calibrate(other, workshop.encoder, [replace(task_data, validation=()) for task_data in data])
+    assert network.tasks == other.tasks
+    assert all(map(torch.equal, network.state_dict().values(), other.state_dict().values()))
 
 
 def test_the_manifest_says_where_a_version_comes_from(workshop: Workshop, on_folder: Published) -> None:
@@ -229,6 +232,18 @@ def test_the_manifest_says_where_a_version_comes_from(workshop: Workshop, on_fol
     assert on_folder.manifest.baselines == {
         task_data.task.name: score_baseline(task_data) for task_data in workshop.data
     }
+
+
+def test_a_calibrated_version_is_stored_as_it_was_measured(workshop: Workshop, tmp_path: Path) -> None:
+    """With examples to choose by, the loaded version has the calibrated heads, and the card shows their effect."""
+    data = [replace(task_data, selection=task_data.train) for task_data in workshop.data]
+    published = _publish(replace(workshop, data=data), str(workshop.folder / "backbone"), tmp_path / "store")
+    loaded = load(published.version)
+    assert torch.equal(loaded.network.heads.sentence.weight, published.network.heads.sentence.weight)
+    assert evaluate_tasks(loaded.network, workshop.encoder, data) == published.scores
+    card = (published.version / "card.md").read_text(encoding="utf-8")
+    assert card.count("| `mood` |") == 3
+    assert card.count("| `closeness` |") == 1
 
 
 def test_the_card_has_the_figures_of_the_manifest(on_folder: Published) -> None:

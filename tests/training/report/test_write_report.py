@@ -226,3 +226,18 @@ def test_the_command_makes_the_report_again(
         cli.main()
     assert stopped.value.code == 2
     assert "no history.jsonl in it" in capsys.readouterr().err
+
+
+def test_what_calibration_did_is_shown(tmp_path: Path) -> None:
+    """The page has the class bias with the metric with and without it, the temperature, and the coverage of confidences."""
+    task = task_of(Kind.CLASSIFICATION)
+    results = write_run(tmp_path, [task])
+    effect = {"class_bias": {"good": 0.5, "bad": -0.5}, "temperature": 2.0, "score_before": 0.25, "score": 0.75}
+    results["calibration"] = {task.name: effect | {"ece_before": 0.5, "ece": 0.125, "coverage": []}}
+    (tmp_path / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert ["bad", "-0.50"] in page.rows
+    assert "0.2500 without, 0.7500 with it" in page.text
+    assert "(0.5000 before the temperature of 2.00)" in page.text
+    for row in results["diagnostics"][task.name]["coverage"]:
+        assert [f"{row['confidence']:.2f}", f"{row['coverage']:.1%}", number(row["accuracy"])] in page.rows
