@@ -90,7 +90,11 @@ def run_recipe(
         console.print(length_line(recipe.length, total), soft_wrap=True)
         training = _new_training(prepared, group)
         if recipe.length.bf16 is None and not resume:
+            console.print("timing some steps in float32 and in bfloat16")
             prepared = prepared.with_provenance({**prepared.provenance, "bf16": training.choose_precision()})
+            console.print(
+                f"computes in {'bfloat16' if prepared.provenance['bf16'] else 'float32'}, the faster one here"
+            )
         try:
             with run_folder.locked(
                 prepared.fingerprint(group.size), prepared.provenance, resume=resume

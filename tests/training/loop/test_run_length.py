@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from polytask.training.loop import trainer
 from polytask.training.loop.trainer import Training, ending_line, train
 from polytask.training.runs.run_logger import RunLogger, Step
 from tests.training.conftest import Workshop
@@ -18,7 +18,7 @@ from tests.training.support.runs import quiet_logger, start
 def test_the_clock_ends_a_run(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit in minutes the run ends, its learning rate has fallen to almost nothing, and it says so."""
     moments = iter(range(10**6))
-    monkeypatch.setattr(trainer.time, "monotonic", lambda: float(next(moments)))  # a second a step
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(moments)))  # a second a step
     recipe = toy.recipe(workshop.folder / "backbone", length={"examples": 10**6, "minutes": 0.5})
     training, rates = start(workshop, recipe), list[float]()
 

@@ -44,6 +44,18 @@ def test_there_are_about_a_hundred_progress_events(tmp_path: Path) -> None:
     assert [event["examples"] for event in events] == sorted({event["examples"] for event in events})
 
 
+def test_a_run_may_turn_out_shorter(tmp_path: Path) -> None:
+    """When the run's total falls, events are hundredths of the new one, and no example is counted twice."""
+    logger = _logger(tmp_path / "history")
+    _advance(logger, range(50))
+    for update in range(50, 100):
+        logger.advance(Step(3 * (update + 1), update + 1, 0.1, [0, 0, 1], [1.0, 1.0, 1.0], 3, stop=False, total=300))
+    events = _progress(tmp_path / "history")
+    assert sum(event["tasks"][_TASKS[0].name]["examples"] for event in events) == 200
+    assert events[-1]["examples"] == 300
+    assert 40 <= len([event for event in events if event["examples"] > 150]) <= 50
+
+
 def test_losses_are_means_over_the_interval(tmp_path: Path) -> None:
     """Each task's loss is the mean since the last event; a task without examples has none."""
     logger = _logger(tmp_path / "history")

@@ -86,6 +86,16 @@ def test_repeated_events_replace_earlier_ones(tmp_path: Path) -> None:
     assert read_run(tmp_path).progress == [_progress(10), again]
 
 
+def test_scores_on_selection_are_kept_apart(tmp_path: Path) -> None:
+    """Scores on selection are no validation scores; without results their last warnings are those of the run."""
+    first = {"event": "selection", "examples": 10, "scores": {"mood": {"accuracy": 0.1}}}
+    last = first | {"examples": 20, "warnings": {"mood": "says 'good'"}}
+    _write(tmp_path, first, _progress(10), last)
+    run = read_run(tmp_path)
+    assert (run.selections, run.evaluations, run.scores) == ([first, last], [], {})
+    assert run.warnings == {"mood": "says 'good'"}
+
+
 def test_a_folder_without_history_is_refused(tmp_path: Path) -> None:
     """The error for a folder without history names the folder and the missing file."""
     with pytest.raises(RunFolderError, match=r"no history\.jsonl in it"):

@@ -32,6 +32,10 @@ def test_every_number_of_an_event_has_a_name() -> None:
     }
     evaluation = {"event": "evaluation", "examples": 9, "scores": {"mood": {"accuracy": 0.5, "f1": 0.25}}}
     assert dict(scalars(evaluation)) == {"accuracy/mood": 0.5, "f1/mood": 0.25}
+    assert dict(scalars(evaluation | {"event": "selection"})) == {
+        "selection/accuracy/mood": 0.5,
+        "selection/f1/mood": 0.25,
+    }
     assert not list(scalars({"event": "finish", "examples": 10}))
 
 
