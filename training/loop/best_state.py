@@ -31,12 +31,16 @@ class BestState:
         return 0 < self._patience <= self._without_better
 
     def add(self, score: float, examples: int) -> None:
-        """Adds the score of the present weights. Of equal ones the later are kept: they were trained for longer."""
+        """Adds the score of the present weights. Of equal ones the later are kept: they were trained for longer.
+
+        An equal score is no step back, as of a head that has not yet learnt its rare label, unless it is perfect.
+        """
         if not self._patience:
             return
         is_better = self._score is None or score > self._score
-        self._without_better = 0 if is_better else self._without_better + 1
-        if is_better or score == self._score:
+        is_equal = score == self._score
+        self._without_better = 0 if is_better or (is_equal and score < 1) else self._without_better + 1
+        if is_better or is_equal:
             self._score, self.examples = score, examples
             self.weights = self.weights or [torch.empty_like(parameter) for parameter in self._parameters]
             for weight, parameter in zip(self.weights, self._parameters, strict=True):

@@ -77,7 +77,8 @@ class Training:
         self.bf16 = bool(recipe.length.bf16)
         """Whether steps are computed in bfloat16. If the recipe leaves it open, `choose_precision` says what to set."""
         self._evaluations = self._selections = self._checkpoints = 0
-        self._seconds, self._resumed = 0.0, (0.0, time.monotonic())
+        self._seconds = self._earlier_seconds = 0.0
+        self._started: float | None = None  # at the first step
         self._limit = limit_seconds(recipe.length)
         self._examples_by_task = examples
         self._pad_id, self._text_of = pad_id, text_of
@@ -163,6 +164,7 @@ class Training:
 
         Raises NonFiniteLossError before the update, so no weight has changed.
         """
+        self._started = time.monotonic() if self._started is None else self._started
         self.batches.num_draws = self.num_examples
         batch = self.batches.next(self.progress)
         set_learning_rate(self.optimizer, self.progress, self.recipe.optimizer.warmup)
@@ -199,8 +201,9 @@ class Training:
 
     def _clock(self) -> float:
         """The seconds of training so far, where there is a limit; 0 in other processes, which go by the main one's clock."""
-        earlier, started = self._resumed
-        return earlier + time.monotonic() - started if self.group.is_main and self._limit < math.inf else 0.0
+        if self._started is None or not self.group.is_main or self._limit == math.inf:
+            return 0.0
+        return self._earlier_seconds + time.monotonic() - self._started
 
     def _backward(self, share: Sequence[EncodedExample], weights: Sequence[float]) -> tuple[Tensor, Tensor]:
         """Computes the gradients of a part of a batch. Returns its losses and entropies (NaN: none), [part]."""
@@ -280,7 +283,7 @@ class Training:
         counters = snapshot.state["counters"]
         self.examples, self.updates, self._evaluations, self._checkpoints, self._selections = counters
         self._seconds, self.ended_early = snapshot.state["seconds"], snapshot.state["ended_early"]
-        self._resumed = (self._seconds, time.monotonic())
+        self._earlier_seconds, self._started = self._seconds, None
         best = parts["best"]
         self.best.restore(snapshot.state["best"], [best[str(index)] for index in range(len(best))])
         self.batches.restore(snapshot.state["batches"])

@@ -30,9 +30,15 @@ def test_the_weights_with_the_best_score_come_back() -> None:
 
 
 def test_a_run_ends_after_its_patience() -> None:
-    """A run should end after as many evaluations in a row without a better score as it has patience."""
-    exhausted = [_after([0.2, 0.7, 0.7, 0.1, 0.6, 0.8][:count], patience=3)[0].is_exhausted for count in range(7)]
-    assert exhausted == [False, False, False, False, False, True, False]
+    """A run should end after as many evaluations in a row with a lower score as it has patience."""
+    exhausted = [_after([0.2, 0.7, 0.7, 0.1, 0.6, 0.5, 0.8][:count], patience=3)[0].is_exhausted for count in range(8)]
+    assert exhausted == [False, False, False, False, False, False, True, False]
+
+
+def test_a_score_that_stands_still_ends_a_run_if_it_is_perfect() -> None:
+    """A head that says one label for long, with a correlation of 0, has time; where nothing is left to learn a run ends."""
+    assert not _after([0.0] * 9, patience=3)[0].is_exhausted
+    assert _after([1.0] * 4, patience=3)[0].is_exhausted
 
 
 def test_without_patience_nothing_is_kept() -> None:

@@ -122,7 +122,7 @@ class _AskedToStop(RunLogger):
 
 def _stop_and_go_on(folder: Path, out: Path) -> None:
     workshop = build_workshop(folder)
-    recipe = toy.recipe(folder / "backbone", length={"examples": 80})
+    recipe = toy.recipe(folder / "backbone", length={"examples": 800})
     with process_group() as group:
         training = start(workshop, recipe, group=group)
         logger = quiet_logger(training, RunLogger if group.is_main else _AskedToStop)
