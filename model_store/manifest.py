@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -79,7 +79,8 @@ class Manifest:
     """Description of a version.
 
     `files`: sha256 of each other file of the version. `metrics`, `baselines`: task -> metric -> value on validation, of
-    the network and of the trivial baseline. `provenance`: any JSON; `created` is the time of saving. `parameters`:
+    the network and of the trivial baseline. `references`: name -> task -> metric -> value, of simple models that were
+    trained on the same examples, where they apply. `provenance`: any JSON; `created` is the time of saving. `parameters`:
     numbers of parameters; None for a version of format 1.
     """
 
@@ -94,6 +95,7 @@ class Manifest:
     goldens: tuple[Golden, ...]
     provenance: dict[str, Any]
     parameters: ParameterCounts | None = None
+    references: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     format: int = FORMAT
 
 
@@ -189,7 +191,7 @@ def manifest_hash(content: bytes) -> str:
 
 def _upgrade(values: dict[str, Any]) -> dict[str, Any]:
     """A manifest of an older format as one of this format: newer keys get the values that its format implied."""
-    new: dict[str, Any] = {"format": FORMAT}
+    new: dict[str, Any] = {"format": FORMAT, "references": {}}
     if values["format"] == 1:
         new["parameters"] = None
     if isinstance(values.get("network"), dict):
@@ -219,7 +221,8 @@ def _check(manifest: Manifest) -> None:
         raise ValueError(f"key 'format': {manifest.format} was never in use")
     check_tasks(manifest.tasks, manifest.network.max_length)
     task_names = {task.name for task in manifest.tasks}
-    for key, names in (("metrics", manifest.metrics), ("baselines", manifest.baselines)):
+    named = {"metrics": manifest.metrics, "baselines": manifest.baselines}
+    for key, names in (named | {f"references.{name}": own for name, own in manifest.references.items()}).items():
         _check_task_names(key, list(names), task_names)
     check_goldens(manifest.goldens, manifest.tasks)
     for required in (WEIGHTS, TOKENIZER, CARD):

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ class NewVersion:
     goldens: tuple[Golden, ...]
     provenance: dict[str, Any]
     card: str
+    references: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 def check_writable(store: Path, name: str) -> None:
@@ -175,6 +176,7 @@ def _manifest(name: str, version: int, new_version: NewVersion, folder: Path) ->
         files={file: sha256_of(folder / file) for file in (WEIGHTS, TOKENIZER, CARD)},
         metrics=new_version.metrics,
         baselines=new_version.baselines,
+        references=new_version.references,
         goldens=new_version.goldens,
         provenance={"created": datetime.now(UTC).isoformat(timespec="seconds"), **new_version.provenance},
         parameters=parameter_counts(new_version.network),

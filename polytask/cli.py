@@ -318,7 +318,7 @@ def show_version(reference: Reference, store: Store = DEFAULT_STORE) -> None:
 
     manifest = read_manifest(resolve(store, reference))
     network = manifest.network
-    table = _table("task", "kind", "labels", "tokens", "metric", "validation", "baseline")
+    table = _table("task", "kind", "labels", "tokens", "metric", "validation", "baseline", *manifest.references)
     for task in manifest.tasks:
         table.add_row(*_task_cells(manifest, task))
     _print(
@@ -416,7 +416,8 @@ def _verify(folder: Path) -> bool:
 
 
 def _task_cells(manifest: Manifest, task: Task) -> tuple[str, ...]:
-    metrics, baselines = manifest.metrics.get(task.name, {}), manifest.baselines.get(task.name, {})
+    metrics = manifest.metrics.get(task.name, {})
+    others = [own.get(task.name, {}) for own in (manifest.baselines, *manifest.references.values())]
     return (
         task.name,
         task.kind.value,
@@ -424,7 +425,7 @@ def _task_cells(manifest: Manifest, task: Task) -> tuple[str, ...]:
         str(task.max_length),
         "\n".join(metrics),
         "\n".join(f"{value:.4f}" for value in metrics.values()),
-        "\n".join(f"{baselines[metric]:.4f}" if metric in baselines else "" for metric in metrics),
+        *("\n".join(f"{own[metric]:.4f}" if metric in own else "" for metric in metrics) for own in others),
     )
 
 

@@ -6,13 +6,15 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.table import Table
 
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import parameter_counts
@@ -27,9 +29,10 @@ from polytask.training.data.version_data import changed_files, validation_data
 from polytask.training.evaluation.diagnostics import diagnose
 from polytask.training.evaluation.evaluate import answer_tasks, evaluate_tasks, score_tasks
 from polytask.training.evaluation.metrics import Scores
-from polytask.training.evaluation.one_label import head_warnings
 from polytask.training.evaluation.score_table import scores_table
 from polytask.training.evaluation.selection import Selection, mean_score
+from polytask.training.evaluation.simple_models import References
+from polytask.training.evaluation.task_warnings import task_warnings
 from polytask.training.loop.distributed import Group, process_group
 from polytask.training.loop.interrupts import Interrupted, InterruptHandler
 from polytask.training.loop.length import check_passes, length_line, planned_examples
@@ -44,6 +47,7 @@ from polytask.training.runs.checkpoints import RunError, Snapshot, latest_checkp
 from polytask.training.runs.console_display import Display
 from polytask.training.runs.event_log import EventLog
 from polytask.training.runs.progress import ProgressBar, num_rows, rows_counted
+from polytask.training.runs.references import score_references
 from polytask.training.runs.run_folder import RunFolder
 from polytask.training.runs.run_logger import RunLogger
 from polytask.training.runs.run_reader import RunFolderError
@@ -100,6 +104,8 @@ def run_recipe(
                 prepared.fingerprint(group.size), prepared.provenance, resume=resume
             ) as original_provenance:
                 prepared = prepared.with_provenance(original_provenance)
+                references = run_folder.references(partial(_score_references, prepared, console))
+                prepared = replace(prepared, references=references)
                 if recipe.teachers.teach:
                     prepared = _taught(prepared, run_folder, store, console, group)
                     training = _new_training(prepared, group)
@@ -175,7 +181,7 @@ def train_and_publish(
                     yield
             scores = score_tasks(prepared.data, answers)
             logger.log_evaluation(scores)
-            console.print(scores_table(scores, prepared.baselines))
+            console.print(_scores_table(prepared, scores))
 
         def select() -> Iterator[None]:
             """Pauses after each task, as well."""
@@ -296,6 +302,19 @@ def _tune(
     return replace(prepared, network=with_kept(prepared.network, tuned, config), gains=gains)
 
 
+def _score_references(prepared: PreparedRun, console: Console) -> References:
+    """The scores of the simple models, which are also shown, so that it is known from the start what there is to beat."""
+    run = prepared.data, prepared.backbone, prepared.encoder
+    bf16 = bool(prepared.provenance.get("bf16", prepared.recipe.length.bf16))
+    references = score_references(*run, choose_device(), console, bf16=bf16)
+    console.print(scores_table(prepared.baselines, references, measured="trivial"))
+    return references
+
+
+def _scores_table(prepared: PreparedRun, scores: Mapping[str, Scores]) -> Table:
+    return scores_table(scores, {"trivial": prepared.baselines, **prepared.references})
+
+
 def _publish(
     prepared: PreparedRun, run_folder: RunFolder, store: Path, display: Display, console: Console, ending: str
 ) -> Path:
@@ -306,8 +325,8 @@ def _publish(
         published = publish(prepared, store, ending)
     scores = published.scores
     display.show_scores(scores)
-    console.print(scores_table(scores, prepared.baselines))
-    warnings = head_warnings(prepared.data, published.answers)
+    console.print(_scores_table(prepared, scores))
+    warnings = task_warnings(prepared.data, scores, published.answers, prepared.references)
     for name, warning in warnings.items():
         console.print(f"warning: {name} {warning}", soft_wrap=True, markup=False, highlight=False)
     diagnostics = {}
@@ -319,6 +338,7 @@ def _publish(
     results = {
         "scores": scores,
         "baselines": prepared.baselines,
+        "references": prepared.references,
         "calibration": {task: asdict(effect) for task, effect in published.calibration.items()},
         "diagnostics": diagnostics,
         "bad_rows": bad_rows,
@@ -350,7 +370,7 @@ def evaluate_version(version: Path, data_folder: Path, console: Console) -> dict
             markup=False,
             highlight=False,
         )
-    console.print(scores_table(scores, checkpoint.manifest.metrics, beside="when published"))
+    console.print(scores_table(scores, {"when published": checkpoint.manifest.metrics}))
     return scores
 
 

@@ -28,6 +28,7 @@ from polytask.training.data.issues import DataError, read_all
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.paired_gain import PairedGain
+from polytask.training.evaluation.simple_models import References
 from polytask.training.priors import start_at_prior
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.progress import track
@@ -39,7 +40,8 @@ class PreparedRun:
     """A run that is ready to train.
 
     `examples[t]`: the training examples of task t as rows. `baselines`: the scores of trivial answers, by task.
-    `provenance`: where everything comes from, see `polytask.training.runs.provenance`. `gains`: of the second stage, by task.
+    `provenance`: where everything comes from, see `polytask.training.runs.provenance`. `references`: the scores of simple
+    models, which are trained when the run begins. `gains`: of the second stage, by task.
     """
 
     recipe: Recipe
@@ -50,6 +52,7 @@ class PreparedRun:
     backbone: Backbone
     network: Network
     encoder: InputEncoder
+    references: References = field(default_factory=dict)
     gains: Mapping[str, PairedGain] = field(default_factory=dict)
 
     def fingerprint(self, num_processes: int) -> dict[str, Any]:

@@ -38,8 +38,8 @@ class TaskInfo:
 
     `labels`: as in answers. `thresholds`: by label, for multilabel; `no_answer`, for span tasks whose questions may have
     no answer. `min_confidence`: for classification, the probability below which an answer's label is null, if there is one.
-    `value_range`: for regression. `example`: a request body that works as it is. `metrics` and `baselines`: of
-    the model and of the trivial baseline, on validation.
+    `value_range`: for regression. `example`: a request body that works as it is. `metrics`, `baselines` and `references`:
+    of the model, of the trivial baseline and of simple models by name, on validation.
     """
 
     name: str
@@ -54,6 +54,7 @@ class TaskInfo:
     example: dict[str, Any]
     metrics: dict[str, float]
     baselines: dict[str, float]
+    references: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +101,5 @@ def _info(task: Task, manifest: Manifest, settings: Settings) -> TaskInfo:
         example={"inputs": [from_input(task, example_input(task, manifest))]},
         metrics=manifest.metrics.get(task.name, {}),
         baselines=manifest.baselines.get(task.name, {}),
+        references={name: own[task.name] for name, own in manifest.references.items() if task.name in own},
     )

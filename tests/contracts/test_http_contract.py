@@ -166,6 +166,7 @@ RESPONSES = {
         "tasks": "[string]",
         "metrics": "{{number}}",
         "baselines": "{{number}}",
+        "references": "{{{number}}}",
         "provenance": "{any}",
         "card": "string",
     },
@@ -198,6 +199,7 @@ RESPONSES = {
         "example": "{any}",
         "metrics": "{number}",
         "baselines": "{number}",
+        "references": "{{number}}",
     },
     "Limits": {
         "max_tokens": "integer",

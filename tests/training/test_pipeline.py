@@ -89,8 +89,10 @@ def test_a_run_publishes_what_its_recipe_says(room: Room) -> None:
     assert f"published {version}; " in room.shown
     assert f"polytask models promote toy/1 --store {room.store}\n" in room.shown
     assert f", on {device_name(choose_device())}; kept in {room.folder}\n" in room.shown
-    tables = room.shown.count("trivial baseline")
-    assert tables == 3  # twice on the way, once at the end
+    assert room.shown.count(" network ") == 3  # twice on the way, once at the end
+    assert set(manifest.references) == {"TF-IDF", "frozen"}
+    answered = set(toy.TASKS.values()) - {toy.TASKS[Kind.SPAN]}
+    assert [set(scores) for scores in manifest.references.values()] == [answered] * 2
     for name, metrics in manifest.metrics.items():
         metric, value = next(iter(metrics.items()))
         rows = [line for line in room.shown.splitlines() if f" {name} " in line and f" {metric} " in line]
@@ -104,7 +106,7 @@ def test_a_run_leaves_its_files(room: Room, monkeypatch: pytest.MonkeyPatch) -> 
     room.fields["length"]["tensorboard"] = True
     version = room.run()
     names = {path.name for path in room.folder.iterdir() if path.is_file()}
-    assert names == {"recipe.toml", "run.json", "history.jsonl", "results.json", "report.html"}
+    assert names == {"recipe.toml", "run.json", "references.json", "history.jsonl", "results.json", "report.html"}
     assert len(list((room.folder / "tensorboard").iterdir())) == 1
     assert not (room.folder / "checkpoints").exists()
     assert f"report: {room.folder}/report.html\n" in room.shown
@@ -116,6 +118,7 @@ def test_a_run_leaves_its_files(room: Room, monkeypatch: pytest.MonkeyPatch) -> 
     results = json.loads((room.folder / "results.json").read_text(encoding="utf-8"))
     manifest = verify(version)
     assert (results["scores"], results["baselines"]) == (manifest.metrics, manifest.baselines)
+    assert results["references"] == manifest.references
     assert {name: found["count"] for name, found in results["diagnostics"].items()} == dict.fromkeys(
         results["scores"], 24
     )

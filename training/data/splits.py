@@ -16,9 +16,14 @@ Item = TypeVar("Item")
 
 def subsample(items: Sequence[Item], cap: int | None, seed: int) -> list[Item]:
     """At most `cap` of the items: the first ones of a shuffled order, in their original order."""
-    order = list(range(len(items)))
+    return [items[index] for index in sorted(shuffled(len(items), seed)[:cap])]
+
+
+def shuffled(count: int, seed: int = 0) -> list[int]:
+    """The numbers from 0 to before `count` in a random order."""
+    order = list(range(count))
     random.Random(seed).shuffle(order)  # noqa: S311 - sampling, not cryptography
-    return [items[index] for index in sorted(order[:cap])]
+    return order
 
 
 def connected(keys: Sequence[Iterable[Hashable]]) -> list[int]:

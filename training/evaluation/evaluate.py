@@ -81,7 +81,7 @@ def logits_by(
     """The same as `row_logits`, computed by any function that runs batches."""
     token_level, columns = tasks[task_id].token_level, output_slices(tasks)[task_id]
     logits: dict[int, Logits] = {}
-    for indices in _by_length(rows):
+    for indices in batches_by_length(rows):
         batch = collate([rows[i] for i in indices], [task_id] * len(indices), token_level=token_level, pad_id=pad_id)
         outputs = run(batch)
         batch_logits = outputs.token if token_level else outputs.sentence
@@ -92,7 +92,7 @@ def logits_by(
     return [logits[index] for index in range(len(rows))]
 
 
-def _by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
+def batches_by_length(rows: Sequence[Encoding]) -> Iterator[list[int]]:
     """The indices of all rows, shortest first, in batches within the limits on rows and padded tokens."""
     batch: list[int] = []
     for index in sorted(range(len(rows)), key=lambda i: len(rows[i])):

@@ -24,7 +24,7 @@ from polytask.training.backbone import weights_file
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs, score_network
 from polytask.training.evaluation.metrics import Scores
-from polytask.training.evaluation.one_label import head_warnings
+from polytask.training.evaluation.task_warnings import task_warnings
 from polytask.training.preparation import PreparedRun
 from polytask.training.publishing.calibration import Calibration, calibrate_task
 from polytask.training.publishing.calibration_effect import CalibrationEffect, answer_with_effects
@@ -56,6 +56,7 @@ def publish(run: PreparedRun, store: Path, ending: str) -> Published:
     calibrations = calibrate(run.network, run.encoder, run.data, _PRECISION)
     answers, effects = answer_with_effects(run.network, run.encoder, run.data, calibrations)
     scores = score_network(run.network, run.encoder, run.data, answers)
+    warnings = task_warnings(run.data, scores, answers, run.references)
     new_version = NewVersion(
         network=run.network,
         tokenizer_json=run.backbone.tokenizer.to_str(),
@@ -63,10 +64,11 @@ def publish(run: PreparedRun, store: Path, ending: str) -> Published:
         precision=_PRECISION,
         metrics=scores,
         baselines=run.baselines,
+        references=run.references,
         goldens=goldens(run.network, run.encoder, run.data),
         provenance=run.provenance,
         card=render_card(
-            run.recipe, run.data, scores, run.baselines, ending, head_warnings(run.data, answers), effects, run.gains
+            run.recipe, run.data, scores, run.baselines, ending, warnings, effects, run.gains, run.references
         ),
     )
     # A run that was stopped after it had published, as by a full disk, publishes no second version.

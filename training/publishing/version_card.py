@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from polytask.model.tasks import Kind
 from polytask.training.data.examples import TaskData
@@ -15,6 +16,10 @@ from polytask.training.evaluation.paired_gain import PairedGain
 from polytask.training.publishing.calibration_effect import CalibrationEffect
 from polytask.training.recipes.schema import Recipe
 
+_REFERENCES = """
+TF-IDF (of words and characters) and frozen (the untrained backbone's states) are linear models by scikit-learn, which
+learn from the same training examples, or of large tasks from a part of them."""
+
 
 def render_card(
     recipe: Recipe,
@@ -24,27 +29,29 @@ def render_card(
     ending: str,
     warnings: Mapping[str, str],
     effects: Mapping[str, CalibrationEffect],
-    gains: Mapping[str, PairedGain] = {},
+    gains: Mapping[str, PairedGain] = MappingProxyType({}),
+    references: Mapping[str, Mapping[str, Scores]] = MappingProxyType({}),
 ) -> str:
-    """The card as Markdown. `scores` and `baselines`: values by task and metric, on validation data.
+    """The card as Markdown. `scores`, `baselines` and each of `references`: values by task and metric, on validation data.
 
-    `ending`: how the training ended. By task: `warnings`, what is wrong with a head; `effects` of calibration; `gains` of the
+    `ending`: how the training ended. By task: `warnings`, what is wrong with it; `effects` of calibration; `gains` of the
     second stage.
     """
     bad_rows = ", ".join(f"`{task_data.task.name}` {task_data.bad_rows:,}" for task_data in data if task_data.bad_rows)
     warning_lines = "".join(f"\nWarning: `{task}` {warning}.\n" for task, warning in warnings.items())
     bad_rows_line = f"\nRows that are no valid records were left out: {bad_rows}.\n" if bad_rows else ""
-    rows = "\n".join(_row(task_data, scores[task_data.task.name], baselines[task_data.task.name]) for task_data in data)
+    rows = "\n".join(_row(task_data, scores, {"trivial": baselines, **references}) for task_data in data)
+    headings = "".join(f" {name} |" for name in references)
     return f"""# {recipe.name}
 
 {len(data)} tasks in one checkpoint on the backbone {recipe.backbone.name}.
 
 Every figure is measured on the validation split with the weights as they are stored; the trivial baseline beside it
 is learned from the training split alone. Class bias, temperature and thresholds are set on training examples, where there are
-enough on such that no update has seen.
+enough on such that no update has seen.{_REFERENCES if references else ""}
 
-| task | kind | metric | validation | trivial baseline | which is | train / validation | data | licence |
-|---|---|---|---:|---:|---|---:|---|---|
+| task | kind | metric | validation | trivial baseline |{headings} which is trivial | train / validation | data | licence |
+|---|---|---|---:|---:|{"---:|" * len(references)}---|---:|---|---|
 {rows}
 {_calibration_section(effects)}{_coverage_section(effects)}{_words_section(data, scores)}{tuning_section(gains)}{bad_rows_line}{warning_lines}
 {ending[0].upper()}{ending[1:]} (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
@@ -139,15 +146,16 @@ def _words_row(task_data: TaskData, scores: Scores) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _row(task_data: TaskData, scores: Scores, baseline: Scores) -> str:
-    metric = next(iter(scores))
+def _row(task_data: TaskData, scores: Mapping[str, Scores], others: Mapping[str, Mapping[str, Scores]]) -> str:
+    task = task_data.task.name
+    metric, score = next(iter(scores[task].items()))
     sizes = f"{len(task_data.train):,} / {next(iter(task_data.splits.values())):,}"  # the main metric is over the first split
     cells = (
         f"`{task_data.task.name}`",
         task_data.task.kind,
         metric,
-        f"{scores[metric]:.4f}",
-        f"{baseline[metric]:.4f}",
+        f"{score:.4f}",
+        *(f"{own[task][metric]:.4f}" if task in own else "-" for own in others.values()),
         DESCRIPTIONS[task_data.task.kind],
         sizes,
         task_data.config.source,

@@ -71,7 +71,8 @@ def task_scores(run: RecordedRun) -> list[TaskScore]:
     for task, kind in run.kinds.items():
         metrics, baseline = run.scores.get(task, {}), run.baselines.get(task, {})
         metric = next(iter(metrics), next(iter(baseline), ""))
-        references = {name: values[task] for name, values in run.references.items() if values.get(task) is not None}
+        rivals = {name: scores.get(task, {}).get(metric) for name, scores in run.references.items()}
+        references = {name: value for name, value in rivals.items() if value is not None}
         result.append(TaskScore(task, kind, metric, metrics.get(metric), baseline.get(metric), references))
     return result
 
@@ -128,7 +129,7 @@ def scores_table(scores: Sequence[TaskScore]) -> Table:
         cells = [score.task, score.metric, number(score.value), number(score.baseline)]
         cells += [number(score.references.get(name)) for name in references]
         rows.append([*cells, number(gain, "+.4f"), *(number(value, "+.4f") for value in lead if references)])
-    lead_heading = ["over the best rival"] if references else []
+    lead_heading = ["over the best of these"] if references else []
     headings = ["task", "metric", "validation", "trivial baseline", *references, "over the baseline", *lead_heading]
     return Table(headings, rows, texts=2)
 

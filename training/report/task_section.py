@@ -56,13 +56,17 @@ def task_section(score: TaskScore, curve: Curve, run: RecordedRun) -> TaskSectio
     """The section of a task, from its score, curves and diagnosis."""
     task, diagnosis = score.task, run.diagnostics.get(score.task, {})
     baselines = run.baselines.get(task, {})
-    metrics = [[name, number(value), number(baselines.get(name))] for name, value in run.scores.get(task, {}).items()]
+    others = {"trivial baseline": baselines} | {name: own[task] for name, own in run.references.items() if task in own}
+    metrics = [
+        [name, number(value), *(number(own.get(name)) for own in others.values())]
+        for name, value in run.scores.get(task, {}).items()
+    ]
     return TaskSection(
         task=task,
         kind=KIND_NAMES[score.kind],
         colour=COLOURS[score.kind],
         score=score,
-        metrics=Table(["metric", "validation", "trivial baseline"], metrics),
+        metrics=Table(["metric", "validation", *others], metrics),
         curve=_curve(curve) if curve.scores or curve.losses else None,
         exhibits=[_exhibit(task, *parts) for parts in _exhibits(diagnosis, run.calibration.get(task), score.kind)],
         matrix=_matrix(diagnosis["confusion"]) if "confusion" in diagnosis else None,

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from polytask.model_store.durable_files import is_locked, replace_text
 from polytask.model_store.durable_files import locked as folder_lock
+from polytask.training.evaluation.simple_models import References
 from polytask.training.runs.checkpoints import RunError
 from polytask.training.runs.event_log import read_history
 from polytask.training.runs.run_reader import HISTORY, RESULTS
 
 FINGERPRINT = "run.json"
 RECIPE = "recipe.toml"
+REFERENCES = "references.json"
 
 
 class RunFolder:
-    """A run's folder: `run.json`, `recipe.toml`, `history.jsonl`, `checkpoints/` until it is finished, which also holds
-    the tasks that the second stage has tuned.
+    """A run's folder: `run.json`, `recipe.toml`, `references.json`, `history.jsonl`, `checkpoints/` until it is finished,
+    which also holds the tasks that the second stage has tuned.
 
     Later also `tensorboard/`, `results.json` and the report. `run.json` holds the fingerprint, which must be unchanged
-    when the run is resumed, and the provenance of its beginning.
+    when the run is resumed, and the provenance of its beginning; `references.json` the scores of the simple models.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,6 +76,13 @@ class RunFolder:
             self._check_fingerprint(recorded, fingerprint)
             replace_text(self.path / RECIPE, recorded["provenance"]["recipe"])
             yield recorded["provenance"]
+
+    def references(self, measure: Callable[[], References]) -> References:
+        """The scores of the simple models: those that the run has kept, or `measure()`, which it keeps for when it resumes."""
+        path = self.path / REFERENCES
+        if not path.is_file():
+            replace_text(path, json.dumps(measure(), indent=2))
+        return cast(References, json.loads(path.read_text(encoding="utf-8")))
 
     def _check_fingerprint(self, recorded: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
         changed = list(_differences(recorded, json.loads(json.dumps(fingerprint))))

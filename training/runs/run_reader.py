@@ -26,9 +26,8 @@ class RecordedRun:
     """A run as recorded in its folder, finished or not.
 
     `progress`, `evaluations` (on validation) and `selections` (on selection) are ascending in `examples`: events that a resumed run repeated replace the first ones.
-    `references`: other systems by name, each with its value of the main metric by task (`rivals` in the file).
-    `calibration`: `CalibrationEffect` by task. `diagnostics`: `diagnose(...)` by task. `warnings`: what is wrong with a task's
-    head, by task.
+    `references`: simple models by name, each with its scores of the tasks that it can answer. `calibration`:
+    `CalibrationEffect` by task. `diagnostics`: `diagnose(...)` by task. `warnings`: what is wrong with a task, by task.
     """
 
     start: Event = field(default_factory=dict)
@@ -39,7 +38,7 @@ class RecordedRun:
     finish: Event | None = None
     scores: Scores = field(default_factory=dict)
     baselines: Scores = field(default_factory=dict)
-    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    references: Mapping[str, Scores] = field(default_factory=dict)
     calibration: Mapping[str, Event] = field(default_factory=dict)
     diagnostics: Mapping[str, Event] = field(default_factory=dict)
     warnings: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +94,7 @@ def read_run(folder: Path) -> RecordedRun:
         finish=last_events.get("finish"),
         scores=results.get("scores") or last_scores,
         baselines=results.get("baselines") or {},
-        references=results.get("rivals") or {},
+        references=results.get("references") or {},
         calibration=results.get("calibration") or {},
         diagnostics=results.get("diagnostics") or {},
         warnings=results.get("warnings") or last_selection.get("warnings") or {},

@@ -6,7 +6,8 @@ import { fieldsOf } from "./shapes.js";
 
 const MEASURED =
   "Each figure was measured on texts that were kept from its training. The trivial baseline is what needs no model: " +
-  "the most frequent answer, a random order, or the like.";
+  "the most frequent answer, a random order, or the like. TF-IDF and frozen are linear models, on words or on the " +
+  "untrained backbone.";
 
 /** Fills the page. */
 export function openModel({ model, tasks }) {
@@ -19,7 +20,7 @@ export function openModel({ model, tasks }) {
 }
 
 function taskCard(task) {
-  const [main, ...others] = Object.entries(task.metrics).map((metric) => comparison(metric, task.baselines));
+  const [main, ...others] = Object.entries(task.metrics).map((metric) => comparison(metric, task));
   const reads = fieldsOf(task).map((field) => readable(field.name));
   return h(
     "article",
@@ -32,11 +33,12 @@ function taskCard(task) {
   );
 }
 
-/** The model's figure and the baseline's, on one scale. */
-function comparison([metric, value], baselines) {
+/** The model's figure, the baseline's and those of simple models, on one scale. */
+function comparison([metric, value], { baselines, references }) {
   const figure = (name, figured, strong) => ({ name, share: figured, shown: figured.toFixed(3), strong });
   const rows = [figure("model", value, true)];
-  if (baselines[metric] !== undefined) rows.push(figure("trivial baseline", baselines[metric], false));
+  for (const [name, scores] of Object.entries({ "trivial baseline": baselines, ...references }))
+    if (scores[metric] !== undefined) rows.push(figure(name, scores[metric], false));
   return h("div", { class: "comparison" }, h("h4", {}, readable(metric)), bars(rows));
 }
 

@@ -18,7 +18,7 @@ class ModelInfo:
     """One version. `since`: when it was loaded or last changed its state. `card`: the path of its text.
 
     `backend`, `precision`, `device`: what runs it, where that is this process. `metrics`, `baselines`: by task, of the
-    model and of the trivial baseline, on validation. `provenance`: what it was made from.
+    model and of the trivial baseline, on validation. `references`: the same of simple models, by name. `provenance`: what it was made from.
     """
 
     model: str
@@ -32,6 +32,7 @@ class ModelInfo:
     tasks: list[str]
     metrics: dict[str, dict[str, float]]
     baselines: dict[str, dict[str, float]]
+    references: dict[str, dict[str, dict[str, float]]]
     provenance: dict[str, Any]
     card: str
 
@@ -87,6 +88,7 @@ def _info(served: ServedVersion, state: Literal["active", "standby"], root_path:
         tasks=list(served.tasks),
         metrics=manifest.metrics,
         baselines=manifest.baselines,
+        references=manifest.references,
         provenance=manifest.provenance,
         card=f"{root_path}/v1/models/{served.revision}/card",
     )

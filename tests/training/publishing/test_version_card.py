@@ -30,10 +30,11 @@ def test_every_task_has_a_row(workshop: Workshop) -> None:
         for index, task_data in enumerate(data)
     }
     baselines = {task_data.task.name: {"main": index / 100, "other": 0.8} for index, task_data in enumerate(data)}
-    card = render_card(workshop.recipe, data, scores, baselines, _ENDING, {}, {})
+    references = {"TF-IDF": {name: {"main": 0.25, "other": 0.1} for name in list(scores)[1:]}}
+    card = render_card(workshop.recipe, data, scores, baselines, _ENDING, {}, {}, references=references)
     rows = [_cells(line) for line in card.partition("\nTexts")[0].splitlines() if line.startswith("|")]
     header, _, *body = rows
-    assert {len(row) for row in rows} == {9}
+    assert {len(row) for row in rows} == {10}
     assert [dict(zip(header, row, strict=True)) for row in body] == [
         {
             "task": f"`{task_data.task.name}`",
@@ -41,7 +42,8 @@ def test_every_task_has_a_row(workshop: Workshop) -> None:
             "metric": "main",
             "validation": f"{0.5 + index / 100:.4f}",
             "trivial baseline": f"{index / 100:.4f}",
-            "which is": DESCRIPTIONS[task_data.task.kind],
+            "TF-IDF": "0.2500" if index else "-",
+            "which is trivial": DESCRIPTIONS[task_data.task.kind],
             "train / validation": f"{len(task_data.train)} / {len(task_data.validation)}",
             "data": f"{task_data.task.name} archive",
             "licence": "CC0",

@@ -92,7 +92,7 @@ def test_the_numbers_are_those_of_the_files(folder: Path, page: Page) -> None:
         main, value = next(iter(scores.items()))
         head = [task, main, f"{value:.4f}", f"{results['baselines'][task][main]:.4f}"]
         (own,) = [row for row in page.rows if row[:4] == head]
-        rivals = [results["rivals"][name].get(task) for name in ("single task", "LoRA")]
+        rivals = [results["references"][name].get(task, {}).get(main) for name in ("TF-IDF", "frozen")]
         assert own[4:6] == [number(rival) for rival in rivals]
         assert float(own[6]) == pytest.approx(value - results["baselines"][task][main], abs=1e-4)
         assert float(own[7]) == pytest.approx(value - max(r for r in rivals if r is not None), abs=1e-4)
@@ -198,7 +198,8 @@ def test_texts_of_the_data_are_text(tmp_path: Path) -> None:
     """Markup in inputs, labels and names of references is shown as text, in HTML and SVG."""
     task = Task("mood", Kind.CLASSIFICATION, 32, labels=(HOSTILE, "plain"))
     results = write_run(tmp_path, [task])
-    results["rivals"] = {HOSTILE: {"mood": 0.5}}
+    results["references"] = {HOSTILE: {"mood": {"accuracy": 0.5}}}
+    results["warnings"] = {"mood": HOSTILE}
     results["diagnostics"]["mood"]["mistakes"] = [
         {"input": [HOSTILE], "right": HOSTILE, "given": HOSTILE, "score": 1.0}
     ]

@@ -34,8 +34,7 @@ def test_a_finished_run_is_read_whole(tmp_path: Path) -> None:
     """Scores, baselines, references and diagnoses are those of the results; tasks are grouped by kind."""
     results = write_run(tmp_path, TASKS)
     run = read_run(tmp_path)
-    attributes = {name: "references" if name == "rivals" else name for name in results}
-    assert {name: getattr(run, attribute) for name, attribute in attributes.items()} == results
+    assert {name: getattr(run, name) for name in results} == results
     assert list(run.kinds.items()) == [
         ("second", Kind.CLASSIFICATION),
         ("first", Kind.SPAN),
