@@ -15,16 +15,18 @@ import typer
 from rich.console import Console
 
 from benchmarks.quality.methods import METHODS, Method, only
+from benchmarks.quality.simple_trial import run_simple_trial
 from benchmarks.quality.table import render
 from benchmarks.quality.trial import Outcome, run_trial
+from polytask.model.tasks import Kind
 from polytask.training.recipes.schema import Recipe, read_recipe
 
 _RESULTS = Path(__file__).parent / "results"
-_RECIPES = Path(__file__).parents[2] / "training" / "recipes"
+_RECIPES = Path(__file__).parents[2] / "training" / "recipes", Path(__file__).parent
 
 
 def main(
-    suite: Annotated[str, typer.Argument(help="glue8 or all: a recipe in training/recipes.")],
+    suite: Annotated[str, typer.Argument(help="glue8, all or catalogue: a recipe in training/recipes or here.")],
     data: Annotated[Path, typer.Option(help="The folder of the data sets.")],
     methods: Annotated[str, typer.Option(help="Names, with commas; default: all.")] = ",".join(METHODS),
     seeds: Annotated[str, typer.Option(help="With commas.")] = "0,1,2",
@@ -36,21 +38,31 @@ def main(
     """Runs the missing trials and prints the table."""
     if threads:
         torch.set_num_threads(threads)
-    console, recipe = Console(), read_recipe(_RECIPES / f"{suite}.toml")[0]
+    found = next(path for folder in _RECIPES if (path := folder / f"{suite}.toml").is_file())
+    console, recipe = Console(), read_recipe(found)[0]
     path = results or _RESULTS / f"{suite}.jsonl"
     for seed in map(int, seeds.split(",")):
         for name in methods.split(","):
+            if METHODS[name].simple and seed != 0:  # nothing of them is random
+                continue
             for trial in _trials(METHODS[name], recipe, tasks.split(",") if tasks else []):
                 if not _done(path, name, seed, trial):
                     seeded = trial.model_copy(update={"seed": seed})
-                    _append(path, run_trial(suite, METHODS[name], seeded, data, console, keep=keep))
+                    _append(path, _run(suite, METHODS[name], seeded, data, console, keep=keep))
     console.print(render(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _run(suite: str, method: Method, recipe: Recipe, data: Path, console: Console, *, keep: bool) -> Outcome:
+    if method.simple:
+        return run_simple_trial(suite, method, recipe, data)
+    return run_trial(suite, method, recipe, data, console, keep=keep)
 
 
 def _trials(method: Method, recipe: Recipe, tasks: list[str]) -> list[Recipe]:
     if not method.per_task:
         return [recipe]
-    return [only(recipe, own.name) for own in recipe.tasks if not tasks or own.name in tasks]
+    wanted = [own for own in recipe.tasks if not tasks or own.name in tasks]
+    return [only(recipe, own.name) for own in wanted if not (method.simple and own.kind is Kind.SPAN)]
 
 
 def _done(path: Path, method: str, seed: int, recipe: Recipe) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from polytask.training.evaluation.simple_models import FROZEN, TFIDF
 from polytask.training.recipes.schema import Recipe
 from polytask.training.teachers.single_task import teacher_recipe
 
@@ -30,7 +31,8 @@ class Method:
 
     `epochs`: passes over all examples; None leaves the recipe's own length. `per_task`: one model a task, trained by
     itself; else one model for all. `lora`: the backbone is fixed, and low-rank updates of its query and value
-    matrices are learnt beside the heads (peft). `teaches`: its models are the teachers of taught methods.
+    matrices are learnt beside the heads (peft). `teaches`: its models are the teachers of taught methods. `simple`: the
+    name of the simple model that it is, by scikit-learn; then nothing else of it counts.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Method:
     per_task: bool = False
     lora: bool = False
     teaches: bool = False
+    simple: str | None = None
 
 
 def changed(recipe: Recipe, **sections: Mapping[str, Any]) -> Recipe:
@@ -116,6 +119,8 @@ def uncertainty(*, amortised: bool) -> Callable[[Recipe], Recipe]:
 METHODS = {
     method.name: method
     for method in (
+        Method("tfidf", "TF-IDF + linear (scikit-learn)", lambda recipe: recipe, per_task=True, simple=TFIDF),
+        Method("frozen", "frozen + linear (scikit-learn)", lambda recipe: recipe, per_task=True, simple=FROZEN),
         Method("single", "single-task fine-tuning", single, epochs=3, per_task=True, teaches=True),
         Method("lora", "single-task LoRA", lora, epochs=3, per_task=True, lora=True),
         Method("shared", "hard sharing", plain, epochs=3),

@@ -15,12 +15,17 @@ Line = dict[str, Any]
 
 
 def render(path: Path) -> str:
-    """The tables of one file of results. A method's seed counts once all of its tasks are there."""
+    """The tables of one file of results. A method's seed counts once all of its tasks are there.
+
+    A simple model's mean is over the tasks that it can answer.
+    """
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    tasks = max((line["tasks"] for line in lines), key=len)
+    tasks = list(dict.fromkeys(task for line in sorted(lines, key=_size, reverse=True) for task in line["tasks"]))
     rows, costs = [], []
     for method in METHODS.values():
-        seeds = _by_seed([line for line in lines if line["method"] == method.name], tasks)
+        own = [line for line in lines if line["method"] == method.name]
+        answered = {task for line in own for task in line["tasks"]} if method.simple else set(tasks)
+        seeds = _by_seed(own, [task for task in tasks if task in answered])
         if seeds:
             rows.append(_scores_row(method.title, seeds, tasks))
             costs.append(_cost_row(method.title, seeds))
@@ -37,6 +42,10 @@ def render(path: Path) -> str:
     )
 
 
+def _size(line: Line) -> int:
+    return len(line["tasks"])
+
+
 def _by_seed(lines: Sequence[Line], tasks: Sequence[str]) -> list[list[Line]]:
     """The lines of each seed that has all tasks."""
     seeds: dict[int, list[Line]] = defaultdict(list)
@@ -45,18 +54,17 @@ def _by_seed(lines: Sequence[Line], tasks: Sequence[str]) -> list[list[Line]]:
     return [own for _, own in sorted(seeds.items()) if sum(len(line["tasks"]) for line in own) == len(tasks)]
 
 
-def _main_scores(lines: Sequence[Line], tasks: Sequence[str]) -> list[float]:
-    scores = {task: 100 * next(iter(own.values())) for line in lines for task, own in line["scores"].items()}
-    return [scores[task] for task in tasks]
+def _main_scores(lines: Sequence[Line]) -> dict[str, float]:
+    return {task: 100 * next(iter(own.values())) for line in lines for task, own in line["scores"].items()}
 
 
 def _scores_row(title: str, seeds: Sequence[Sequence[Line]], tasks: Sequence[str]) -> str:
-    scores = [_main_scores(lines, tasks) for lines in seeds]
-    means = [statistics.fmean(own) for own in scores]
+    scores = [_main_scores(lines) for lines in seeds]
+    means = [statistics.fmean(own.values()) for own in scores]
     spread = f"{statistics.stdev(means):.2f}" if len(means) > 1 else "-"
-    by_task = [statistics.fmean(own) for own in zip(*scores, strict=True)]
-    sigma = statistics.pstdev(by_task) if len(by_task) > 1 else 0.0
-    numbers = (statistics.fmean(means), spread, sigma, *by_task)
+    by_task = {task: statistics.fmean(own[task] for own in scores) for task in tasks if task in scores[0]}
+    sigma = statistics.pstdev(by_task.values()) if len(by_task) > 1 else 0.0
+    numbers = (statistics.fmean(means), spread, sigma, *(by_task.get(task, "-") for task in tasks))
     return _row([title, str(len(seeds)), *(n if isinstance(n, str) else f"{n:.2f}" for n in numbers)])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import benchmarks.quality
 from benchmarks.quality.methods import METHODS, changed, only
 from benchmarks.quality.table import render
 from polytask import training
@@ -16,6 +17,14 @@ from polytask.model.config import Pooling
 from polytask.training.recipes.schema import Recipe, SamplerName, read_recipe
 
 RECIPES = Path(training.__file__).parent / "recipes"
+
+
+def test_the_catalogue_is_the_shortest_recipe() -> None:
+    """The recipe of the catalogue has files, kinds and columns, and nothing that was tuned."""
+    recipe = read_recipe(Path(benchmarks.quality.__file__).parent / "catalogue.toml")[0]
+    assert recipe.model_fields_set == {"name", "backbone", "optimizer", "length", "tasks"}
+    for own in recipe.tasks:
+        assert own.model_fields_set <= {"name", "kind", "train", "validation", "columns", "metric"}
 
 
 @pytest.fixture(scope="module", params=["glue8", "all"])
@@ -122,3 +131,9 @@ def test_models_of_one_task_add_up(tmp_path: Path) -> None:
     rows = _table(tmp_path, whole, one, _line("single", 0, {"b": 0.6}))
     assert any(row[2:] == ["50.00", "-", "10.00", "40.00", "60.00"] for row in rows)
     assert any(row[1:2] == ["200"] and row[4] == "2" for row in rows)
+
+
+def test_simple_models_count_without_the_tasks_that_they_cannot_answer(tmp_path: Path) -> None:
+    """A simple model's row has a dash for a task that it has no line of, and the mean of the others."""
+    rows = _table(tmp_path, _line("ca-mtl", 0, {"a": 0.5, "b": 0.7, "c": 0.9}), _line("tfidf", 0, {"c": 0.4}))
+    assert next(row[2:] for row in rows if row[0].startswith("TF-IDF")) == ["40.00", "-", "0.00", "-", "-", "40.00"]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks.quality import trial
 from benchmarks.quality.methods import METHODS, changed
+from benchmarks.quality.simple_trial import run_simple_trial
 from benchmarks.quality.trial import Outcome, run_trial
 from polytask.model.tasks import Kind
 from polytask.training.runs.checkpoints import Snapshot, write_checkpoint
@@ -45,3 +46,14 @@ def test_it_goes_on_from_its_last_checkpoint(tmp_path: Path, monkeypatch: pytest
     assert run() == undisturbed
     assert written[_ENOUGH] > written[_ENOUGH - 1], "it did not begin anew"
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["tfidf", "frozen"])
+def test_simple_models_are_trials_too(tmp_path: Path, name: str) -> None:
+    """A simple model of one task has its scores and the number of examples that it has learnt from, and trains no network."""
+    recipe = toy.recipe(toy.write_backbone(tmp_path / "backbone"), [Kind.CLASSIFICATION])
+    toy.write_data(tmp_path / "data")
+    found = run_simple_trial("toy", METHODS[name], recipe, tmp_path / "data")
+    assert list(found.scores) == list(found.tasks) == [toy.TASKS[Kind.CLASSIFICATION]]
+    assert (found.method, found.updates, found.added, found.trainable) == (name, 0, 0, 0)
+    assert found.examples == sum(found.examples_by_task.values()) > 0
