@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,17 @@ RECIPES = Path(training.__file__).parent / "recipes"
 
 def test_the_catalogue_is_the_shortest_recipe() -> None:
     """The recipe of the catalogue has files, kinds and columns, and nothing that was tuned."""
-    recipe = read_recipe(Path(benchmarks.quality.__file__).parent / "catalogue.toml")[0]
-    assert recipe.model_fields_set == {"name", "backbone", "optimizer", "length", "tasks"}
-    for own in recipe.tasks:
-        assert own.model_fields_set <= {"name", "kind", "train", "validation", "columns", "metric"}
+    _, text = read_recipe(Path(benchmarks.quality.__file__).parent / "catalogue.toml")
+    recipe = tomllib.loads(text)
+    assert set(recipe) == {"name", "tasks"}
+    assert {key for own in recipe["tasks"] for key in own} <= {
+        "name",
+        "kind",
+        "train",
+        "validation",
+        "columns",
+        "metric",
+    }
 
 
 @pytest.fixture(scope="module", params=["glue8", "all"])
