@@ -190,7 +190,7 @@ class EncoderLayer(nn.Module):
         if residual is None:
             return output
         down, up = residual
-        return output + states @ down @ up
+        return torch.baddbmm(output, states @ down, up)
 
 
 class Encoder(nn.Module):
