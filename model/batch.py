@@ -36,6 +36,13 @@ class Batch:
             self.token_level,
         )
 
+    def rows(self, start: int, stop: int) -> Batch:
+        """The rows `start` to before `stop`."""
+        part = slice(start, stop)
+        return Batch(
+            self.input_ids[part], self.segment_ids[part], self.lengths[part], self.task_ids[part], self.token_level
+        )
+
 
 def collate(encodings: Sequence[Encoding], task_ids: Sequence[int], *, token_level: bool, pad_id: int = 0) -> Batch:
     """Pads the encodings to the longest one. Raises ValueError if there are none, or not one task id for each."""

@@ -25,6 +25,7 @@ from polytask.training.data.examples import (
     weigh_labels_equally,
 )
 from polytask.training.data.issues import DataError, read_all
+from polytask.training.data.shared_rows import SharedRows
 from polytask.training.evaluation.baselines import score_baseline
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.paired_gain import PairedGain
@@ -33,6 +34,9 @@ from polytask.training.priors import start_at_prior
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.progress import track
 from polytask.training.runs.provenance import provenance
+
+_TOKENISED_AT_ONCE = 1_000
+"""Examples; more would be held in the tokenizer's form for no gain in speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +108,15 @@ def load_data(recipe: Recipe, folder: Path, console: Console) -> list[TaskData]:
 
 def encode_tasks(encoder: InputEncoder, data: Sequence[TaskData], console: Console) -> list[list[EncodedExample]]:
     """Every task's training examples as rows. Raises DataError for a task of which truncation leaves none."""
-    tasks = []
+    tasks, rows = [], SharedRows()
     for task_id, task_data in enumerate(track(console, "tokenising tasks", data)):
-        examples = encode_examples(encoder, task_data.task, task_id, task_data.train)
+        examples = [
+            rows.shrink(example)
+            for start in range(0, len(task_data.train), _TOKENISED_AT_ONCE)
+            for example in encode_examples(
+                encoder, task_data.task, task_id, task_data.train[start : start + _TOKENISED_AT_ONCE]
+            )
+        ]
         if not examples:
             files = ", ".join(task_data.config.train)
             remedy = "`max_length` in the recipe sets another number"

@@ -21,6 +21,7 @@ from polytask.training.loop.interrupts import Interrupted, InterruptHandler
 from polytask.training.loop.length import limit_seconds, patience
 from polytask.training.loop.loss_starts import loss_start
 from polytask.training.loop.losses import batch_examples, example_losses, example_weights
+from polytask.training.loop.memory import run_in_pieces
 from polytask.training.loop.optimizer import (
     WeightAverage,
     make_optimizer,
@@ -211,7 +212,8 @@ class Training:
             return torch.zeros(0, device=self._device), torch.zeros(0, device=self._device)
         batch = batch_examples(share, self.network.tasks, self._pad_id)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16):
-            outputs = self.network(batch.batch.to(self._device), self.network.condition())
+            rows, tables = batch.batch.to(self._device), self.network.condition()
+            outputs = run_in_pieces(self.network, rows, tables, self.recipe.length.batch_tokens)
         losses = example_losses(self.network, outputs, batch)
         if self.recipe.teachers.teach:
             losses = anneal(losses, self.network, outputs, batch, self.progress)
