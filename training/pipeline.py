@@ -7,7 +7,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -84,42 +84,26 @@ def run_recipe(
             resolve(store, recipe.teachers.version)
         run_folder.check(resume=resume)
         prepared = prepare(recipe, text, data_folder, console)
-        sizes = [len(examples) for examples in prepared.examples]
-        check_passes(sizes, recipe.sampler, recipe.length)
-        total = planned_examples(sizes, recipe.sampler, recipe.length)
-        draws = planned_draws(sizes, recipe.sampler, total)
-        console.print(data_statistics(prepared.data, prepared.examples, draws, prepared.encoder))
-        counts = parameter_counts(prepared.network)
-        console.print(f"{counts}, on {device_name(choose_device())}; kept in {run_folder.path}", soft_wrap=True)
-        console.print(length_line(recipe.length, total), soft_wrap=True)
+        _show_plan(prepared, run_folder, console)
         training = _new_training(prepared, group)
         if recipe.length.bf16 is None and not resume:
             console.print("timing some steps in float32 and in bfloat16")
-            prepared = prepared.with_provenance({**prepared.provenance, "bf16": training.choose_precision()})
-            console.print(
-                f"computes in {'bfloat16' if prepared.provenance['bf16'] else 'float32'}, the faster one here"
-            )
-        try:
-            with run_folder.locked(
+            bf16 = training.choose_precision()
+            prepared = prepared.with_provenance({**prepared.provenance, "bf16": bf16})
+            console.print(f"computes in {'bfloat16' if bf16 else 'float32'}, the faster one here")
+        with (
+            _saying_how_to_resume(_resume_command(path, data_folder, store, run_folder.path, group.size), run_folder),
+            run_folder.locked(
                 prepared.fingerprint(group.size), prepared.provenance, resume=resume
-            ) as original_provenance:
-                prepared = prepared.with_provenance(original_provenance)
-                references = run_folder.references(partial(_score_references, prepared, console))
-                prepared = replace(prepared, references=references)
-                if recipe.teachers.teach:
-                    prepared = _taught(prepared, run_folder, store, console, group)
-                    training = _new_training(prepared, group)
-                version = train_and_publish(prepared, training, run_folder, store, console)
-        except OSError as error:
-            command = _resume_command(path, data_folder, store, run_folder.path, group.size)
-            where, reason = error.filename or run_folder.path, error.strerror or error
-            message = f"{where}: cannot be written ({reason}); make room, then go on with: {command}"
-            raise RunError(message) from error
-        except Interrupted as interrupted:
-            command = _resume_command(path, data_folder, store, run_folder.path, group.size)
-            name = signal.Signals(interrupted.number).name
-            message = f"stopped by {name}; to go on: {command}"
-            raise Interrupted(interrupted.number, message) from interrupted
+            ) as original_provenance,
+        ):
+            prepared = prepared.with_provenance(original_provenance)
+            references = run_folder.references(partial(_score_references, prepared, console))
+            prepared = replace(prepared, references=references)
+            if recipe.teachers.teach:
+                prepared = _taught(prepared, run_folder, store, console, group)
+                training = _new_training(prepared, group)
+            version = train_and_publish(prepared, training, run_folder, store, console)
     # Soft wrapping: the terminal may fold the line, but whoever copies or parses it gets it in one piece.
     console.print(published_line(version), soft_wrap=True, markup=False, highlight=False)
     try:
@@ -128,6 +112,32 @@ def run_recipe(
         report = f"no report: {error}"
     console.print(report, soft_wrap=True, markup=False, highlight=False)
     return version
+
+
+def _show_plan(prepared: PreparedRun, run_folder: RunFolder, console: Console) -> None:
+    """Prints what is trained on what, and for how long. Raises RecipeError for a length that the sampler does not allow."""
+    recipe, sizes = prepared.recipe, [len(examples) for examples in prepared.examples]
+    check_passes(sizes, recipe.sampler, recipe.length)
+    total = planned_examples(sizes, recipe.sampler, recipe.length)
+    draws = planned_draws(sizes, recipe.sampler, total)
+    console.print(data_statistics(prepared.data, prepared.examples, draws, prepared.encoder))
+    counts = parameter_counts(prepared.network)
+    console.print(f"{counts}, on {device_name(choose_device())}; kept in {run_folder.path}", soft_wrap=True)
+    console.print(length_line(recipe.length, total), soft_wrap=True)
+
+
+@contextmanager
+def _saying_how_to_resume(command: str, run_folder: RunFolder) -> Iterator[None]:
+    """Adds the command that resumes the run to what a full disk or a signal ends in the block."""
+    try:
+        yield
+    except OSError as error:
+        where, reason = error.filename or run_folder.path, error.strerror or error
+        message = f"{where}: cannot be written ({reason}); make room, then go on with: {command}"
+        raise RunError(message) from error
+    except Interrupted as interrupted:
+        name = signal.Signals(interrupted.number).name
+        raise Interrupted(interrupted.number, f"stopped by {name}; to go on: {command}") from interrupted
 
 
 def _taught(prepared: PreparedRun, run_folder: RunFolder, store: Path, console: Console, group: Group) -> PreparedRun:

@@ -108,11 +108,10 @@ class ConditioningConfig(Section):
         default=AlignmentForm.FILM,
         description="how it does: by FiLM, as in the released code, or by a matrix, as in the paper",
     )
-    alignment_layer: int = Field(
+    alignment_layer: Annotated[int, Field(ge=0)] | Literal["upper"] = Field(
         default=0,
-        ge=0,
-        description="the layer whose input it changes. What is below the first conditioned layer can be computed once for "
-        "all tasks; 0: the embeddings, as published",
+        description="the layer whose input it changes: its number, or the first one of the upper half. What is below the "
+        "first conditioned layer is the same for all tasks and can be computed once; 0: the embeddings, as published",
     )
     attention: Layers = Field(default=(), description="layers with conditional attention")
     attention_blocks: Annotated[int, Field(ge=1)] | Literal["published"] = Field(
@@ -162,7 +161,11 @@ def network_config(
         conditional_bottleneck=named_layers(conditioning.bottleneck, backbone),
         conditional_pooling=conditioning.pooling,
         alignment_form=conditioning.alignment_form,
-        alignment_layer=conditioning.alignment_layer,
+        alignment_layer=(
+            named_layers(LayerSet.UPPER, backbone)[0]
+            if conditioning.alignment_layer == "upper"
+            else conditioning.alignment_layer
+        ),
         layer_norm_form=conditioning.layer_norm_form,
         bottleneck_form=conditioning.bottleneck_form,
     )
