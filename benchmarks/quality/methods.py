@@ -12,6 +12,7 @@ from polytask.training.teachers.single_task import teacher_recipe
 
 _SHARED_RATE = 1e-4
 _LORA_RATE = 1e-3
+_LAYER_DECAY = 0.87
 _SINGLE_RATES = {"cola": 5e-5, "sst2": 5e-5, "stsb": 5e-5}
 _SINGLE_RATE = 1e-4
 """Fine-tuning's rate, where no other was found better on validation by an outside measurement."""
@@ -83,6 +84,17 @@ def taught(recipe: Recipe) -> Recipe:
     return changed(recipe, teachers={"seeds": 1, "learning_rate": _SINGLE_RATE, "learning_rates": rates})
 
 
+def taught_scaled(recipe: Recipe) -> Recipe:
+    """As `taught`, with losses divided by their start in place of the weights that the recipe gives to tasks."""
+    tasks = tuple(own.model_copy(update={"weight": 1.0}) for own in recipe.tasks)
+    return changed(taught(recipe.model_copy(update={"tasks": tasks})), losses={"scaled": True})
+
+
+def taught_by_layers(recipe: Recipe) -> Recipe:
+    """As `taught`, with lower rates for lower layers in place of frozen ones."""
+    return changed(taught(recipe), backbone={"frozen_layers": 0}, optimizer={"layer_decay": _LAYER_DECAY})
+
+
 def single(recipe: Recipe) -> Recipe:
     """Ordinary fine-tuning on one task: the recipe of a teacher."""
     of_teacher = teacher_recipe(taught(recipe), recipe.tasks[0], recipe.seed, num_examples=1)
@@ -130,6 +142,8 @@ METHODS = {
         Method("layer-norm", "+ alignment and layer norm", step(*_NO_CONDITIONING)),
         Method("ca-mtl", "+ sampler = CA-MTL, default", lambda recipe: recipe),
         Method("taught", "default with a teacher for each task", taught),
+        Method("taught-scaled", "the same, losses divided by their start", taught_scaled),
+        Method("taught-layers", "the same, rates by layer and none frozen", taught_by_layers),
         Method("mt-exact", "MT-Uncertainty, exact, a sixth of the examples", uncertainty(amortised=False)),
         Method("mt-amortised", "MT-Uncertainty, amortised, a sixth of the examples", uncertainty(amortised=True)),
     )
