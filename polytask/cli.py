@@ -39,6 +39,10 @@ app = typer.Typer(
 )
 models = typer.Typer(help="List, inspect, check, copy and promote the versions in a store.", no_args_is_help=True)
 app.add_typer(models, name="models")
+tasks = typer.Typer(
+    help="Change single tasks of a version; every other task's answers stay the same.", no_args_is_help=True
+)
+app.add_typer(tasks, name="tasks")
 
 Store = Annotated[Path, typer.Option("--store", envvar="POLYTASK_STORE", help="The folder of the store.")]
 Reference = Annotated[str, typer.Argument(help="NAME (its current version) or NAME/VERSION.")]
@@ -382,6 +386,33 @@ def verify_versions(reference: Annotated[str | None, typer.Argument()] = None, s
         failed = any([not _verify_name(store, name) for name in names(store)])  # noqa: C419, all are shown
     if failed:
         raise typer.Exit(1)
+
+
+@tasks.command("tune")
+def tune_tasks(
+    reference: Reference,
+    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="The tasks to tune, one after the other.")],
+    data: Annotated[Path, typer.Option(help="The data folder of the recipe that made the version.")] = Path(),
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Tune tasks of a version alone and publish the next version, if one of them got better.
+
+    The settings are those of `[second_stage]` in the version's recipe. Exit code 1: no task got better by more than one
+    standard error, and nothing is published.
+    """
+    from polytask.model_store.versions import resolve
+    from polytask.training.data.issues import DataError
+    from polytask.training.pipeline import published_line
+    from polytask.training.tuning.tune_version import UnknownTask, tune_version
+
+    try:
+        version = tune_version(resolve(store, reference), names, data, store, _console())
+    except (DataError, UnknownTask) as error:
+        _fail(error)
+    if version is None:
+        typer.echo("no task got better by more than one standard error; nothing is published", err=True)
+        sys.exit(1)
+    _print(published_line(version))
 
 
 def _verify_name(store: Path, name: str) -> bool:

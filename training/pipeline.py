@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -296,6 +296,10 @@ def _tune(
             if interrupts.received is not None:
                 raise Interrupted(interrupts.received)
 
+        def begin(doing: str, total: int) -> Callable[[int], None]:
+            display.begin(doing, total)
+            return advance
+
         tuned = tune_tasks(
             prepared.network,
             prepared.encoder,
@@ -304,8 +308,7 @@ def _tune(
             console,
             run_folder.second_stage,
             seed=prepared.recipe.seed,
-            begin=display.begin,
-            advance=advance,
+            begin=begin,
         )
     gains = {name: task.gain for name, task in tuned.items()}
     logger.log_tuning(gains)

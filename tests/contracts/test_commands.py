@@ -50,6 +50,7 @@ NOT_RUN = {
     r"git ": "changes the repository",
     r"(\.venv/bin/)?python -m (benchmarks|tests)\.": "measures or draws for minutes; its module and options are looked up",
     r"\S*polytask export \w+ --data": "takes minutes; tests/training/export exports, and its options are looked up",
+    r"polytask tasks tune": "publishes nothing where nothing got better; tests/training/tuning tunes, and its options are looked up",
     r"torchrun|tensorboard": "tests/training/loop runs several processes; TensorBoard is a server of another project",
     r"polytask serve --devices 0,1": "needs two GPUs",
     r"polytask serve --frontends": "tests/service/processes start several processes",

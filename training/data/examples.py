@@ -115,23 +115,35 @@ def load_task(config: TaskConfig, folder: Path) -> TaskData:
     return data
 
 
+def load_known_task(task: Task, config: TaskConfig, folder: Path) -> TaskData:
+    """Reads and checks the files of a task whose labels and ranges are known, those of a version.
+
+    Raises DataError with the file and line of every error.
+    """
+    return _load_known(task, config, folder, _files_of_splits(config))
+
+
 def load_validation(task: Task, config: TaskConfig, folder: Path) -> TaskData:
     """Reads and checks the validation files of a task with known labels. `train` is empty.
 
     Raises DataError with the file and line of every error.
     """
+    files = [config.train] if config.holdout else [(), *_files_of_splits(config)[1:]]
+    return replace(_load_known(task, config, folder, files), train=(), selection=())
+
+
+def _load_known(task: Task, config: TaskConfig, folder: Path, files: Sequence[tuple[str, ...]]) -> TaskData:
+    """The task from the files of each split, of which the training split may have none."""
     bad_rows = DataIssues()
-    files = [config.train] if config.holdout else _files_of_splits(config)[1:]
-    splits: Sequence[Sequence[SourcedRecord]] = _read_splits(config, folder, files, bad_rows)
+    named = [names for names in files if names]
+    splits: Sequence[Sequence[SourcedRecord]] = _read_splits(config, folder, named, bad_rows)
     notes: list[str] = []
     if task.kind in LABELLED_KINDS:
         entities = task.bio if task.kind is Kind.TAGGING else None
         labels = LabelReading(task.kind, splits, task.labels, bad_rows, entities=entities)
         splits, notes = labels.splits, labels.notes
-        _require_records(splits, files, bad_rows)
-    # Without `holdout` there is no training split here.
-    data = _make_examples(task, config, files if config.holdout else [(), *files], splits, bad_rows, notes)
-    return replace(data, train=(), selection=())
+        _require_records(splits, named, bad_rows)
+    return _make_examples(task, config, files, splits, bad_rows, notes)
 
 
 def _make_examples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pydantic
 from polytask.model.encoding import Input
 from polytask.model_store.errors import ManifestInvalid
 from polytask.model_store.manifest import MANIFEST, Manifest, read_manifest
-from polytask.training.data.examples import READING, TaskData, load_task, load_validation
+from polytask.training.data.examples import READING, TaskData, load_known_task, load_task, load_validation
 from polytask.training.data.files import fingerprint
 from polytask.training.data.issues import read_all
 from polytask.training.recipes.schema import Recipe, TaskConfig
@@ -37,6 +38,18 @@ def training_inputs(version_folder: Path, data_folder: Path) -> list[tuple[Input
     configs = _task_configs(version_folder, manifest)
     data = read_all(partial(load_task, configs[task.name], data_folder) for task in manifest.tasks)
     return [tuple(example.input for example in task_data.train) for task_data in data]
+
+
+def tuning_data(version_folder: Path, data_folder: Path, names: Sequence[str]) -> list[TaskData]:
+    """The named tasks of the version with all their examples in `data_folder`, read with the version's labels and ranges.
+
+    Raises StoreError for a version without a usable recipe, and DataError with all errors in the files, also labels that
+    the version does not have.
+    """
+    manifest = read_manifest(version_folder)
+    configs = _task_configs(version_folder, manifest)
+    tasks = [task for task in manifest.tasks if task.name in names]
+    return read_all(partial(load_known_task, task, configs[task.name], data_folder) for task in tasks)
 
 
 def changed_files(version_folder: Path, data_folder: Path) -> list[str]:

@@ -122,13 +122,21 @@ def score_network(
     network: Network, encoder: InputEncoder, data: Sequence[TaskData], answers: Mapping[str, Sequence[Answer]]
 ) -> dict[str, Scores]:
     """The metrics of `score_tasks`, and `text_f1` of tagging tasks: on their examples as running text."""
-    scores = score_tasks(data, answers)
-    for task_id, task_data in enumerate(data):
-        if task_data.task.kind is Kind.TAGGING:
-            examples = [replace(each, input=running_text(each.input.given_words)) for each in task_data.validation]
-            texts = [Input(example.input.text) for example in examples]
-            on_text = answer_inputs(network, encoder, task_id, texts)
-            scores[task_data.task.name] |= score_task_on_text(task_data, examples, on_text)
+    return {
+        each.task.name: score_with_text(network, encoder, task_id, each, answers[each.task.name])
+        for task_id, each in enumerate(data)
+    }
+
+
+def score_with_text(
+    network: Network, encoder: InputEncoder, task_id: int, task_data: TaskData, answers: Sequence[Answer]
+) -> Scores:
+    """A task's metrics from the answers to its validation examples, the main one first, and `text_f1` of a tagging task."""
+    scores = score_task(task_data, answers)
+    if task_data.task.kind is Kind.TAGGING:
+        examples = [replace(each, input=running_text(each.input.given_words)) for each in task_data.validation]
+        on_text = answer_inputs(network, encoder, task_id, [Input(example.input.text) for example in examples])
+        scores |= score_task_on_text(task_data, examples, on_text)
     return scores
 
 

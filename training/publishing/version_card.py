@@ -14,6 +14,7 @@ from polytask.training.evaluation.diagnostics import COVERED_CONFIDENCES
 from polytask.training.evaluation.metrics import Scores
 from polytask.training.evaluation.paired_gain import PairedGain
 from polytask.training.publishing.calibration_effect import CalibrationEffect
+from polytask.training.publishing.tuned_card import gains_section
 from polytask.training.recipes.schema import Recipe
 
 _REFERENCES = """
@@ -53,7 +54,7 @@ enough on such that no update has seen.{_REFERENCES if references else ""}
 | task | kind | metric | validation | trivial baseline |{headings} which is trivial | train / validation | data | licence |
 |---|---|---|---:|---:|{"---:|" * len(references)}---|---:|---|---|
 {rows}
-{_calibration_section(effects)}{_coverage_section(effects)}{_words_section(data, scores)}{tuning_section(gains)}{bad_rows_line}{warning_lines}
+{_calibration_section(effects)}{_coverage_section(effects)}{_words_section(data, scores)}{gains_section(gains)}{bad_rows_line}{warning_lines}
 {ending[0].upper()}{ending[1:]} (sampler: {recipe.sampler.name}, seed {recipe.seed}). The whole
 recipe, the hashes of the data, the code's commit and further metrics are in `manifest.json`.
 """
@@ -114,24 +115,6 @@ their words joined as people write them:
 | task | words are split by the rule | words found | on given words | text_f1, on running text |
 |---|---|---:|---:|---:|
 """ + "".join(f"{row}\n" for row in rows)
-
-
-def tuning_section(gains: Mapping[str, PairedGain]) -> str:
-    """What the second stage came to, as a table; empty without one."""
-    if not gains:
-        return ""
-    rows = [
-        f"| `{task}` | {gain.metric} | {gain.before:.4f} | {gain.after:.4f} | {gain.error:.4f} "
-        f"| {'yes' if gain.is_sure else 'no'} |\n"
-        for task, gain in gains.items()
-    ]
-    return """
-Second stage: each task's own parameters were tuned alone. The figures are of training examples that no update has seen;
-what was tuned is kept where it is better by more than one standard error of the difference.
-
-| task | metric | before | tuned | standard error | kept |
-|---|---|---:|---:|---:|---|
-""" + "".join(rows)
 
 
 def _words_row(task_data: TaskData, scores: Scores) -> str:

@@ -27,10 +27,15 @@ def provenance(recipe: Recipe, text: str, data_folder: Path) -> dict[str, Any]:
         "data": {name: fingerprint(data_folder, name) for name in sorted(files)},
         "reading": READING,
         "commit": commit(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": libraries(),
         "python": platform.python_version(),
         "processor": platform.machine(),
     }
+
+
+def libraries() -> dict[str, str]:
+    """The versions of the libraries that compute."""
+    return {name: version(name) for name in _LIBRARIES}
 
 
 def commit() -> str | None:

@@ -19,6 +19,9 @@ from polytask.training.runs.checkpoints import Snapshot, read_snapshot, write_sn
 from polytask.training.tuning.own_tensors import put_own_tensors
 from polytask.training.tuning.tuner import TunedTask, planned_draws, tune_task
 
+Begin = Callable[[str, int], Callable[[int], None]]
+"""From what is done and its number of examples, a function that is called with the number of examples of every update."""
+
 
 def tune_tasks(
     network: Network,
@@ -29,14 +32,12 @@ def tune_tasks(
     folder: Path | None = None,
     *,
     seed: int = 0,
-    begin: Callable[[str, int], None] = lambda _doing, _total: None,
-    advance: Callable[[int], None] = lambda _count: None,
+    begin: Begin = lambda _doing, _total: lambda _count: None,
 ) -> dict[str, TunedTask]:
     """Tunes each of the tasks for the network, which stays as it is. Returns what came of it by task.
 
     A task that keeps no examples to choose on is left out, with a line on the console. What is finished is kept in
-    `folder`, and taken from there the next time. `begin` is called with what is done and its number of examples,
-    `advance` with the number of examples of every update; it may raise.
+    `folder`, and taken from there the next time. `begin` is called for each task; what it returns may raise.
     """
     tuned = {}
     for task_data in data:
@@ -48,7 +49,7 @@ def tune_tasks(
         if path is not None and path.is_file():
             tuned[name] = _read(path)
             continue
-        begin(f"tuning {name}", planned_draws(task_data, config))
+        advance = begin(f"tuning {name}", planned_draws(task_data, config))
         tuned[name] = tune_task(network, encoder, task_data, config, seed=seed, advance=advance)
         if path is not None:
             _write(path, tuned[name])

@@ -25,7 +25,7 @@ from polytask.training.evaluation.paired_gain import PairedGain, paired_gain
 from polytask.training.loop.losses import batch_examples, example_losses
 from polytask.training.loop.optimizer import set_learning_rate
 from polytask.training.loop.sampling import ExampleRef, ShuffledExamples, batch_by_length
-from polytask.training.publishing.thresholds import choose_thresholds
+from polytask.training.publishing.calibration import calibrate_task
 from polytask.training.recipes.architecture import named_layers
 from polytask.training.recipes.second_stage import SecondStageConfig
 from polytask.training.tuning.lower_states import LowerStates
@@ -70,7 +70,7 @@ class TunedTask:
 
 @dataclass(frozen=True, slots=True)
 class _Measured:
-    """A state on the selection examples: the task with its thresholds, its answers, and the mean loss."""
+    """A state on the selection examples: the calibrated task, its answers, and the mean loss before calibration."""
 
     task: Task
     answers: Sequence[Answer]
@@ -197,11 +197,13 @@ class _Tuning:
         network, task_id, examples = self._network, self._task_id, self._data.selection
         batches = [self._selection[i : i + _MEASURED] for i in range(0, len(self._selection), _MEASURED)]
         losses = torch.cat([self._losses(batch) for batch in batches])
-        task = self._data.task
-        if task.thresholds:
-            task = choose_thresholds(network, self._encoder, task_id, examples)
-            network.tasks = tuple(task if other.name == task.name else other for other in network.tasks)
+        # Both sides of a comparison are calibrated, as they are when they are published; training goes on without it.
+        trained, tasks = own_tensors(network, task_id), network.tasks
+        calibrate_task(network, self._encoder, task_id, self._data)
+        task = network.tasks[task_id]
         answers = answer_inputs(network, self._encoder, task_id, [example.input for example in examples])
+        put_own_tensors(network, task_id, trained)
+        network.tasks = tasks
         return _Measured(task, answers, self._scores(task, examples, answers), float(losses.mean()))
 
     def _scores(self, task: Task, examples: Sequence[Example], answers: Sequence[Answer]) -> Scores:

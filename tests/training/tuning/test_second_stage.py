@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,12 +31,13 @@ def test_a_stopped_stage_goes_on_where_it_was(tuning_workshop: Workshop, tmp_pat
         if len(begun) == 2:
             raise _Stopped
 
-    def begin(doing: str, _total: int) -> None:
+    def begin(doing: str, _total: int) -> Callable[[int], None]:
         begun.append(doing)
+        return stop
 
     whole = tune_tasks(network, tuning_workshop.encoder, data, CONFIG, quiet)
     with pytest.raises(_Stopped):
-        tune_tasks(network, tuning_workshop.encoder, data, CONFIG, quiet, tmp_path, begin=begin, advance=stop)
+        tune_tasks(network, tuning_workshop.encoder, data, CONFIG, quiet, tmp_path, begin=begin)
     begun.clear()
     resumed = tune_tasks(network, tuning_workshop.encoder, data, CONFIG, quiet, tmp_path, begin=begin)
     assert begun == [f"tuning {data[1].task.name}"]
