@@ -12,6 +12,7 @@ from polytask.training.teachers.single_task import teacher_recipe
 
 _SHARED_RATE = 1e-4
 _LORA_RATE = 1e-3
+_SINGLE_PASSES = 3
 _LAYER_DECAY = 0.87
 _SINGLE_RATES = {"cola": 5e-5, "sst2": 5e-5, "stsb": 5e-5}
 _SINGLE_RATE = 1e-4
@@ -81,7 +82,9 @@ def plain(recipe: Recipe) -> Recipe:
 def taught(recipe: Recipe) -> Recipe:
     """The default with one single-task teacher a task, fine-tuned as `single`."""
     rates = {task.name: _SINGLE_RATES[task.name] for task in recipe.tasks if task.name in _SINGLE_RATES}
-    return changed(recipe, teachers={"seeds": 1, "learning_rate": _SINGLE_RATE, "learning_rates": rates})
+    return changed(
+        recipe, teachers={"seeds": 1, "passes": _SINGLE_PASSES, "learning_rate": _SINGLE_RATE, "learning_rates": rates}
+    )
 
 
 def taught_scaled(recipe: Recipe) -> Recipe:
@@ -133,7 +136,7 @@ METHODS = {
     for method in (
         Method("tfidf", "TF-IDF + linear (scikit-learn)", lambda recipe: recipe, per_task=True, simple=TFIDF),
         Method("frozen", "frozen + linear (scikit-learn)", lambda recipe: recipe, per_task=True, simple=FROZEN),
-        Method("single", "single-task fine-tuning", single, epochs=3, per_task=True, teaches=True),
+        Method("single", "single-task fine-tuning", single, epochs=_SINGLE_PASSES, per_task=True, teaches=True),
         Method("lora", "single-task LoRA", lora, epochs=3, per_task=True, lora=True),
         Method("shared", "hard sharing", plain, epochs=3),
         Method("sharing", "default without conditioning, proportional", step()),

@@ -20,7 +20,12 @@ class TeachersConfig(Section):
         ge=0,
         description="number of teachers of each task, trained with the seeds 0, 1, … and then averaged; 0: no teachers",
     )
-    passes: int = Field(default=3, ge=1, description="number of times that a teacher sees the task's examples")
+    passes: float | None = Field(
+        default=None,
+        gt=0,
+        description="number of times that a teacher sees the task's examples; by default as often as a run of that task alone "
+        "would choose, between 20 times for 100 of them and twice for 10,000",
+    )
     learning_rate: float = Field(
         default=1e-4, gt=0, description="highest learning rate of a teacher, for all of its weights"
     )

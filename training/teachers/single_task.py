@@ -17,6 +17,7 @@ from polytask.model.tasks import Task
 from polytask.training.backbone import Backbone, build_network
 from polytask.training.data.examples import EncodedExample, TaskData
 from polytask.training.evaluation.evaluate import row_logits
+from polytask.training.loop.length import planned_examples
 from polytask.training.loop.trainer import Training, train
 from polytask.training.preparation import choose_device
 from polytask.training.recipes.architecture import ConditioningConfig
@@ -68,7 +69,7 @@ def teacher_recipe(recipe: Recipe, task: TaskConfig, seed: int, num_examples: in
         losses=LossConfig(prior=False),
         teachers=TeachersConfig(),
         length=LengthConfig(
-            examples=teachers.passes * num_examples,
+            examples=planned_examples([num_examples], SamplerConfig(), LengthConfig(passes=teachers.passes)),
             batch_rows=recipe.length.batch_rows,
             batch_tokens=recipe.length.batch_tokens,
             checkpoint_every=recipe.length.checkpoint_every,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from polytask.training.recipes.schema import Recipe, RecipeError
+from polytask.training.loop.length import planned_examples
+from polytask.training.recipes.schema import LengthConfig, Recipe, RecipeError, SamplerConfig
 from polytask.training.teachers.single_task import Teacher, single_task_teachers
 from tests.training.conftest import Workshop
 from tests.training.support import toy
@@ -33,6 +34,13 @@ def test_a_teacher_is_ordinary_fine_tuning(workshop: Workshop) -> None:
     assert [task.name for task in recipe.tasks] == [teacher.task.name] == [workshop.data[2].task.name]
     assert not recipe.teachers.teach
     assert {example.task_id for example in teacher.train} == {0}
+
+
+def test_small_tasks_are_seen_more_often(workshop: Workshop) -> None:
+    """Without `passes` a teacher is trained for as long as a run of its task alone would choose."""
+    (teacher,) = _teachers(workshop)
+    alone = planned_examples([len(workshop.examples[2])], SamplerConfig(), LengthConfig())
+    assert teacher.recipe.length.examples == alone > 10 * len(workshop.examples[2])
 
 
 def test_a_task_may_have_its_own_rate(workshop: Workshop) -> None:
