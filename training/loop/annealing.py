@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -25,17 +26,27 @@ def anneal(losses: Tensor, network: Network, outputs: Outputs, batch: ExampleBat
     It is (1 - progress) * loss against the teachers + progress * loss. `losses`: those against the right answers, in order.
     `progress`: the finished part of the run, 0 to 1.
     """
+    answers = _answers(batch, losses.device)
     by_task: dict[int, list[int]] = defaultdict(list)
-    for index, example in enumerate(batch.examples):
-        if example.taught is not None:
-            by_task[example.task_id].append(index)
+    for index in answers:
+        by_task[batch.examples[index].task_id].append(index)
     annealed = list(losses)
     for task_id, indices in by_task.items():
-        task = network.tasks[task_id]
-        for index, logits in zip(indices, task_logits(network, outputs, batch, task_id, indices), strict=True):
-            answer = torch.as_tensor(batch.examples[index].taught, dtype=torch.float32, device=logits.device)
-            annealed[index] = progress * losses[index] + (1 - progress) * taught_loss(task, logits, answer)
+        logits = task_logits(network, outputs, batch, task_id, indices)
+        for index, own in zip(indices, logits, strict=True):
+            taught = taught_loss(network.tasks[task_id], own, answers[index])
+            annealed[index] = progress * losses[index] + (1 - progress) * taught
     return torch.stack(annealed)
+
+
+def _answers(batch: ExampleBatch, device: torch.device) -> dict[int, Tensor]:
+    """The teachers' answers by the index of their example, in float32, moved to the device at once."""
+    answers = {index: each.taught for index, each in enumerate(batch.examples) if each.taught is not None}
+    if not answers:
+        return {}
+    flat = torch.from_numpy(np.concatenate([each.ravel() for each in answers.values()], dtype=np.float32)).to(device)
+    parts = torch.split(flat, [each.size for each in answers.values()])
+    return {index: part.view(each.shape) for (index, each), part in zip(answers.items(), parts, strict=True)}
 
 
 def taught_loss(task: Task, logits: Tensor, answer: Tensor) -> Tensor:
