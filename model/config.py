@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from polytask.model.word_shapes import FIRST_SHAPE_SEGMENT
+
 
 class Pooling(StrEnum):
     """How token states become the state of a row, which the sentence heads read.
@@ -92,7 +94,8 @@ class NetworkConfig:
     every FiLM's projection (0: full). `task_size`: length of a task's vector (0: hidden_size). Every FiLM reads a task
     vector, and T tasks span at most T dimensions, so a short vector makes all FiLMs cheaper. `num_segments`: 0 for a
     backbone without segment embeddings. `embedding_size`: width of the embeddings (0: hidden_size).
-    `relative_attention_buckets`: number of buckets of token distances, as in MPNet (0: none). `alignment_layer`: the
+    `relative_attention_buckets`: number of buckets of token distances, as in MPNet (0: none). `word_shapes`: segments of
+    their own for the shapes of words, see `polytask.model.word_shapes`. `alignment_layer`: the
     layer whose input the alignment changes.
 
     `task_rows`: the row of the task tables that each task reads (empty: task t reads row t). The first `joint_rows` rows
@@ -127,6 +130,7 @@ class NetworkConfig:
     bottleneck_form: BottleneckForm = BottleneckForm.RESIDUAL
     embedding_size: int = 0
     relative_attention_buckets: int = 0
+    word_shapes: bool = False
     alignment_layer: int = 0
     joint_rows: int = 0
     task_rows: tuple[int, ...] = ()
@@ -144,6 +148,8 @@ class NetworkConfig:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
         if self.relative_attention_buckets % 4:
             raise ValueError(f"relative_attention_buckets {self.relative_attention_buckets} is not a multiple of 4")
+        if self.word_shapes and self.num_segments != FIRST_SHAPE_SEGMENT:
+            raise ValueError(f"word_shapes need {FIRST_SHAPE_SEGMENT} other segments, there are {self.num_segments}")
         if not 0 < self.max_length <= self.max_positions:
             raise ValueError(f"max_length {self.max_length} must be 1 to max_positions {self.max_positions}")
         self._check_conditioning()

@@ -10,9 +10,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from polytask.model.conditioning import Conditional
 from polytask.model.config import NetworkConfig
 from polytask.model.kernels import Dropout
+from polytask.model.word_shapes import WordShape
 
 _MAX_DISTANCE = 128
 """Distance in tokens from which on all share the last bucket, as in T5 and MPNet."""
@@ -30,6 +33,7 @@ class Embeddings(nn.Module):
         self.word = nn.Embedding(config.vocab_size, width)
         self.position = nn.Embedding(config.max_positions, width)
         self.segment = nn.Embedding(config.num_segments, width) if config.num_segments else None
+        self.shape = ShapeEmbedding(width) if config.word_shapes else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.dropout)
         self.project = None if width == config.hidden_size else nn.Linear(width, config.hidden_size)
@@ -43,10 +47,27 @@ class Embeddings(nn.Module):
     def forward(self, input_ids_BL: Tensor, segment_ids_BL: Tensor) -> Tensor:
         positions = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
         states = self.word(input_ids_BL) + self.position(positions)
-        if self.segment is not None:
+        if self.shape is not None and self.segment is not None:
+            states = states + functional.embedding(segment_ids_BL, self.shape.behind(self.segment.weight))
+        elif self.segment is not None:
             states = states + self.segment(segment_ids_BL)
         states = self.dropout(self.norm(states))
         return cast(Tensor, states if self.project is None else self.project(states))
+
+
+class ShapeEmbedding(Conditional):
+    """Segments for the shapes of words, as differences to the first segment of the backbone: at the start there is none.
+
+    A table of its own, which is trained where the backbone's embeddings are frozen.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(len(WordShape), width))
+
+    def behind(self, segments: Tensor) -> Tensor:
+        """The backbone's segments, [S, width], with those of the shapes behind them."""
+        return torch.cat([segments, segments[:1] + self.weight])
 
 
 class DistanceBias(nn.Module):

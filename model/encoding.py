@@ -13,6 +13,7 @@ from polytask.model.tasks import CANDIDATE_KINDS, Kind, Task
 from polytask.model.text_pieces import PIECE_LENGTH, cut, find_cut
 from polytask.model.tokenised_text import Keep, Piece, TokenisedText, gather
 from polytask.model.truncation import TokenRange, Truncation, truncate_one, truncate_two
+from polytask.model.word_shapes import FIRST_SHAPE_SEGMENT, word_shape
 from polytask.model.words import Offsets
 
 # A piece that only marks a space, in vocabularies that mark spaces; it stands for no characters.
@@ -162,6 +163,12 @@ class InputEncoder:
         """Number of segments in the rows: two if the tokenizer separates the texts of a pair by segment."""
         return 1 + max(self._pair_template.segments)
 
+    @property
+    def loses_case(self) -> bool:
+        """Whether capitals and small letters are the same to the tokenizer."""
+        capital, small = (self._tokenizer.encode(letter, add_special_tokens=False).ids for letter in "Aa")
+        return capital == small
+
     def encode(
         self,
         task: Task,
@@ -183,7 +190,9 @@ class InputEncoder:
         keep = Keep(most, truncation is Truncation.LEFT)
         if task.kind is Kind.TAGGING:
             words = (self._tokenise_words(task, item, keep, limits, cache) for item in inputs)
-            return [tuple(self._word_rows(task, text, truncation)) for text in words]
+            return [
+                tuple(self._word_rows(task, item, text, truncation)) for item, text in zip(inputs, words, strict=True)
+            ]
         texts = iter(self._tokenise_cached([text for item in inputs for text in _texts(item)], keep, limits, cache))
         return [self._encode_item(task, item, [next(texts) for _ in _texts(item)], truncation) for item in inputs]
 
@@ -314,7 +323,7 @@ class InputEncoder:
             yield Encoding(*self._pair_template.row(texts), dropped, parts=parts)
             dropped = 0
 
-    def _word_rows(self, task: Task, text: TokenisedText, truncation: Truncation) -> Iterator[Encoding]:
+    def _word_rows(self, task: Task, item: Input, text: TokenisedText, truncation: Truncation) -> Iterator[Encoding]:
         words = text.words()
         for row in self._single_rows(task, self._read(text), truncation):
             _, start, stop, first_position = row.parts[0]
@@ -326,7 +335,11 @@ class InputEncoder:
                     positions.append(position)
                     offsets.append(text.word_ranges[word])
                 previous = word
-            yield replace(row, positions=tuple(positions), offsets=tuple(offsets))
+            segments = row.segment_ids
+            if task.word_shapes:
+                shapes = _shape_segments(item.text, text.word_ranges, text.part(words, start, stop))
+                segments = (*segments[:first_position], *shapes, *segments[first_position + stop - start :])
+            yield replace(row, segment_ids=segments, positions=tuple(positions), offsets=tuple(offsets))
 
 
 class _Read(NamedTuple):
@@ -364,6 +377,18 @@ def _words(item: Input, ranges: Offsets) -> tuple[str, ...]:
     """
     stripped = (item.text[start:end].strip() for start, end in ranges)
     return tuple(f" {word}" if word else "" for word in stripped)
+
+
+def _shape_segments(text: str, ranges: Offsets, words: Sequence[int | None]) -> list[int]:
+    """The segment of each token: the shape of its word. `words`: the number of the word of each token."""
+    segments, previous, segment = [], None, 0
+    for word in words:
+        if word is not None and word != previous:
+            start, end = ranges[word]
+            segment = FIRST_SHAPE_SEGMENT + word_shape(text[start:end].strip())
+            previous = word
+        segments.append(segment)
+    return segments
 
 
 def _characters_of_words(text: str, words: TokenisedText) -> list[tuple[int, int]]:

@@ -76,7 +76,7 @@ def pool_pairs(states_BLD: Tensor, is_token_BL: Tensor, segment_ids_BL: Tensor) 
     The comparison is |u - v| and u * v, where u and v are the means of segments 0 and 1, as in bi-encoders (Reimers &
     Gurevych, "Sentence-BERT", 2019). It is zero for a row without segment 1.
     """
-    is_second_BL = segment_ids_BL > 0
+    is_second_BL = segment_ids_BL == 1
     is_pair_B1 = is_second_BL.any(dim=1, keepdim=True).to(states_BLD.dtype)
     first = pool_mean(states_BLD, is_token_BL & ~is_second_BL)
     second = pool_mean(

@@ -48,6 +48,7 @@ class Task:
     how raw text is split; None as by `WordRule()`. `min_confidence`: of classification, the probability below which an
     answer has no label; None for always one. `transitions`: of tagging, learnt scores of a tag behind another, one per
     label in a row of the first word and in a row behind each label, see `polytask.model.tag_decoding`; none if empty.
+    `word_shapes`: of tagging, the network reads the shape of each word, see `polytask.model.word_shapes`.
     Raises ValueError if these do not fit the kind.
     """
 
@@ -63,6 +64,7 @@ class Task:
     words: WordRule | None = None
     min_confidence: float | None = None
     transitions: tuple[tuple[float, ...], ...] = ()
+    word_shapes: bool = False
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -134,6 +136,8 @@ def _misplaced_key(task: Task) -> str | None:
         return "max_answer_tokens must be at least 1, and only span has it"
     if task.words is not None and task.kind is not Kind.TAGGING:
         return "only tagging splits texts into words"
+    if task.word_shapes and task.kind is not Kind.TAGGING:
+        return "only tagging reads the shapes of words"
     if task.min_confidence is not None and (task.kind is not Kind.CLASSIFICATION or not 0 <= task.min_confidence <= 1):
         return "min_confidence must be a probability from 0 to 1, and only classification has it"
     return _misplaced_transitions(task)

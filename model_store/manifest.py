@@ -220,6 +220,9 @@ def _check(manifest: Manifest) -> None:
     if manifest.format != FORMAT:
         raise ValueError(f"key 'format': {manifest.format} was never in use")
     check_tasks(manifest.tasks, manifest.network.max_length)
+    for task in manifest.tasks:
+        if task.word_shapes and not manifest.network.word_shapes:
+            raise ValueError(f"task {task.name!r} reads word_shapes, but key 'network.word_shapes' is false")
     task_names = {task.name for task in manifest.tasks}
     named = {"metrics": manifest.metrics, "baselines": manifest.baselines}
     for key, names in (named | {f"references.{name}": own for name, own in manifest.references.items()}).items():

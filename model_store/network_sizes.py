@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from polytask.model.config import NetworkConfig
+from polytask.model.word_shapes import WordShape
 
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
@@ -56,6 +57,8 @@ def _sizes(network: NetworkConfig) -> Iterator[_Size]:
         yield _Size("residual_rank", network.residual_rank, "_down", 2)
     if network.num_segments:
         yield _Size("num_segments", network.num_segments, "embeddings.segment.weight", 0)
+    if network.word_shapes:
+        yield _Size("word_shapes", len(WordShape), "embeddings.shape.weight", 0)
     if network.relative_attention_buckets:
         buckets = network.relative_attention_buckets
         yield _Size("relative_attention_buckets", buckets, "embeddings.distance.weight", 0)

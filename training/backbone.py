@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tokenizers
@@ -17,7 +17,8 @@ from polytask.model.config import NetworkConfig
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network, backbone_parameters, freeze_backbone, init_random
 from polytask.model.pretrained import config_from_published, fold_positions, rename_published
-from polytask.model.tasks import Task
+from polytask.model.tasks import Kind, Task
+from polytask.model.word_shapes import FIRST_SHAPE_SEGMENT
 from polytask.model_store.backbones import BASE_WEIGHTS, PICKLED_WEIGHTS, SHARDS, locate_backbone
 from polytask.training.recipes.architecture import Start
 from polytask.training.recipes.schema import Recipe, RecipeError
@@ -52,6 +53,18 @@ def load_backbone(name: str) -> Backbone:
         if tokenizer.get_vocab_size() > config.vocab_size:
             raise ValueError(f"has {tokenizer.get_vocab_size()} word pieces, config.json has {config.vocab_size}")
     return Backbone(folder, config, tensors, tokenizer)
+
+
+def with_word_shapes(task: Task, setting: bool | None, backbone: NetworkConfig, encoder: InputEncoder) -> Task:
+    """The task with the recipe's setting of word shapes; None: where the backbone can read them and loses case."""
+    if task.kind is not Kind.TAGGING:
+        return task
+    possible = backbone.num_segments == FIRST_SHAPE_SEGMENT
+    if setting and not possible:
+        raise RecipeError(
+            f"task {task.name!r}: word_shapes need a backbone with {FIRST_SHAPE_SEGMENT} segments, as BERT"
+        )
+    return replace(task, word_shapes=possible and encoder.loses_case if setting is None else setting)
 
 
 def weights_file(folder: Path) -> Path:
@@ -94,7 +107,8 @@ def build_network(recipe: Recipe, backbone: Backbone, tasks: Sequence[Task]) -> 
     """
     torch.manual_seed(recipe.seed)
     try:
-        network = Network(recipe.network(backbone.config), tasks)
+        word_shapes = any(task.word_shapes for task in tasks)
+        network = Network(replace(recipe.network(backbone.config), word_shapes=word_shapes), tasks)
         frozen, fresh = recipe.backbone.num_frozen(backbone.config), recipe.backbone.fresh(backbone.config)
         freeze_backbone(
             network,

@@ -15,7 +15,7 @@ from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network
 from polytask.model.tasks import Kind
 from polytask.model_store.durable_files import sha256_of
-from polytask.training.backbone import Backbone, build_network, load_backbone, weights_file
+from polytask.training.backbone import Backbone, build_network, load_backbone, weights_file, with_word_shapes
 from polytask.training.data.examples import (
     READING,
     EncodedExample,
@@ -83,6 +83,10 @@ def prepare(recipe: Recipe, text: str, data_folder: Path, console: Console) -> P
     data = load_data(recipe, data_folder, console)
     backbone = load_backbone(recipe.backbone.name)
     encoder = InputEncoder(backbone.tokenizer)
+    data = [
+        replace(each, task=with_word_shapes(each.task, each.config.word_shapes, backbone.config, encoder))
+        for each in data
+    ]
     examples = encode_tasks(encoder, data, console)
     data = [_bound_answers(*each) for each in zip(data, examples, strict=True)]
     network = build_network(recipe, backbone, [task_data.task for task_data in data]).to(choose_device())

@@ -252,6 +252,17 @@ def test_format_1_is_read_as_strictly(change: Callable[[dict[str, Any]], object]
         from_json(json.dumps(parsed), _PATH)
 
 
+def test_a_task_reads_shapes_only_if_the_network_does() -> None:
+    """A task whose rows would name segments that the network lacks is refused."""
+    parsed = json.loads(to_json(manifest()))
+    task = next(each for each in parsed["tasks"] if each["kind"] == "tagging")
+    task["word_shapes"] = True
+    with pytest.raises(ManifestInvalid, match=r"reads word_shapes, but key 'network.word_shapes' is false"):
+        from_json(json.dumps(parsed), _PATH)
+    parsed["network"]["word_shapes"] = True
+    assert from_json(json.dumps(parsed), _PATH).network.word_shapes
+
+
 def test_this_format_needs_every_switch() -> None:
     """In this format every key of the network is required."""
     for field in fields(NetworkConfig):

@@ -25,7 +25,7 @@ _PLAIN = replace(
 )
 
 
-@pytest.mark.parametrize("config", [tiny.config(), _WIDE, _PLAIN])
+@pytest.mark.parametrize("config", [tiny.config(), _WIDE, _PLAIN, replace(tiny.config(), word_shapes=True)])
 def test_a_network_has_the_sizes_of_its_tensors(config: NetworkConfig) -> None:
     """The tensors of a network of any form have all sizes of its configuration."""
     assert size_mismatches(config, Network(config, tiny.tasks()).state_dict()) == []
@@ -56,3 +56,11 @@ def test_a_size_that_the_tensors_do_not_have_is_named(size: str, factor: int) ->
     if size == "max_length":
         values["max_positions"] = values[size]
     assert any(size in mismatch for mismatch in size_mismatches(replace(_WIDE, **values), tensors))
+
+
+def test_shapes_that_the_tensors_do_not_have_are_named() -> None:
+    """A network that says it reads the shapes of words needs their table."""
+    tensors = Network(tiny.config(), tiny.tasks()).state_dict()
+    assert size_mismatches(replace(tiny.config(), word_shapes=True), tensors) == [
+        "word_shapes 7 (embeddings.shape.weight has none)"
+    ]

@@ -44,7 +44,8 @@ class FrozenBackbone:
 
     def word_states(self, task: Task, inputs: Sequence[Input]) -> Matrix:
         """The state of the first piece of each word, [words, D]; zeros for words behind the task's `max_length`."""
-        rows = [row for (row,) in self._encoder.encode(task, inputs)]
+        # The backbone has no segments for the shapes of words.
+        rows = [row for (row,) in self._encoder.encode(replace(task, word_shapes=False), inputs)]
         words = [{span: at for at, span in enumerate(item.words or ())} for item in inputs]
         found = [np.zeros((len(own), self._network.config.hidden_size), np.float32) for own in words]
         for indices, states, _ in self._states(rows):

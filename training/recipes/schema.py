@@ -241,6 +241,7 @@ _KINDS_OF_KEYS = {
     "use_question": {Kind.MULTIPLE_CHOICE},
     "entities": {Kind.TAGGING},
     "words": {Kind.TAGGING},
+    "word_shapes": {Kind.TAGGING},
     "max_answer_tokens": {Kind.SPAN},
 }
 """The keys of a task that mean nothing in tasks of other kinds."""
@@ -359,6 +360,11 @@ class TaskConfig(_Section):
         default=None,
         description="of a tagging task: how raw text is split into words: `unicode`, `web`, `spaces` or `characters`; by "
         "default as agrees best with the training data",
+    )
+    word_shapes: bool | None = Field(
+        default=None,
+        description="of a tagging task: whether the network is told each word's shape (capitals, digits, signs); by default "
+        "where the backbone has segments and its tokenizer takes capitals for small letters",
     )
     group_by: str = Field(
         default="group",

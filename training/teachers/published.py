@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from polytask.model.answers import Logits
 from polytask.model.encoding import InputEncoder
 from polytask.model.tasks import Kind, Task
 from polytask.model_store.load import load
-from polytask.training.data.examples import EncodedExample, Example, TaskData
+from polytask.training.data.examples import EncodedExample, Example, TaskData, encode_examples
 from polytask.training.preparation import choose_device
 from polytask.training.recipes.schema import RecipeError
 from polytask.training.runs.progress import ProgressBar, rows_counted
@@ -49,7 +50,12 @@ def version_answers(
         task_id = known[own.task.name]
         teacher = network.tasks[task_id]
         _check(version, own.task, teacher, network.config.max_length, same_tokens=same_tokens)
-        rows = encoded if own.task.token_level else _as_it_reads_them(encoder, teacher, own.train)
+        if not own.task.token_level:
+            rows: Sequence[EncodedExample] = _as_it_reads_them(encoder, teacher, own.train)
+        elif own.task.word_shapes == teacher.word_shapes:
+            rows = encoded
+        else:  # the same tokens, in the segments that the version has
+            rows = encode_examples(encoder, replace(own.task, word_shapes=teacher.word_shapes), task_id, own.train)
         total = sum(len(example.encodings) for example in rows)
         with (
             ProgressBar(console, f"asking {version} about {own.task.name}", total, "rows") as bar,

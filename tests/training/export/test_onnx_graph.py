@@ -13,6 +13,7 @@ import torch
 from polytask.model.config import AlignmentForm, BottleneckForm, LayerNormForm, Pooling
 from polytask.model.network import Network
 from polytask.model.tasks import Kind, Task
+from polytask.model.word_shapes import FIRST_SHAPE_SEGMENT, WordShape
 from polytask.service.backends.exported import feed
 from polytask.training.export.onnx_graph import onnx_graph
 from tests.model.support.networks import build, random_batch, randomise_conditioning, run
@@ -37,6 +38,7 @@ NETWORKS = {
         replace(PLAIN, num_segments=0, relative_attention_buckets=32, conditional_pooling=True, task_size=8),
         TOKEN,
     ),
+    "shapes": (replace(TINY, word_shapes=True), tiny.tasks()),
     # As ELECTRA.
     "pairs": (replace(TINY, embedding_size=20, pooling=Pooling.PAIRS, conditional_attention=(1,)), tiny.tasks()),
     "paper": (
@@ -69,6 +71,8 @@ def outputs(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Pairs of the outputs of torch and ONNX Runtime, for real tokens only."""
     batch = random_batch(network.config, lengths, tasks)
+    if network.config.word_shapes:
+        batch.segment_ids[:] = torch.arange(max(lengths)) % (FIRST_SHAPE_SEGMENT + len(WordShape))
     expected = run(network, batch)
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, map(torch.from_numpy, session.run(None, dict(feed(batch)))), strict=True))

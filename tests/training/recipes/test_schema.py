@@ -32,7 +32,7 @@ KEYS = {
     "SamplerConfig": "name temperature cap min_passes max_passes form regression horizon amortised refresh",
     "LengthConfig": "examples passes minutes patience batch_rows batch_tokens evaluate_every checkpoint_every bf16 tensorboard",
     "SecondStageConfig": "tasks rank layers products passes examples learning_rate batch_rows",
-    "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit selection cap cap_seed metric positive_label min_confidence max_length weight balanced labels value_range regression max_answer_tokens words group_by positive entities "
+    "TaskConfig": "name kind train validation holdout columns on_bad_row bad_row_limit selection cap cap_seed metric positive_label min_confidence max_length weight balanced labels value_range regression max_answer_tokens words word_shapes group_by positive entities "
     "use_question examples source licence",
     "ExampleConfig": "text text_pair candidates",
 }

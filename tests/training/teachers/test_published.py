@@ -17,7 +17,7 @@ from polytask.model.tasks import Kind
 from polytask.model_store.load import load
 from polytask.model_store.manifest import Golden
 from polytask.model_store.save import NewVersion, save
-from polytask.training.data.examples import TaskData
+from polytask.training.data.examples import TaskData, encode_examples
 from polytask.training.publishing.publish import goldens
 from polytask.training.recipes.schema import RecipeError
 from polytask.training.teachers.answers import Answers, answer_of
@@ -60,6 +60,19 @@ def _ask(
 
 def _of(workshop: Workshop, kind: Kind) -> TaskData:
     return next(own for own in workshop.data if own.task.kind is kind)
+
+
+def test_a_version_without_word_shapes_teaches_a_task_with_them(version: Path, workshop: Workshop) -> None:
+    """It reads its own rows, in which no word has the segment of a shape."""
+    own = _of(workshop, Kind.TAGGING)
+    with_shapes = replace(own, task=replace(own.task, word_shapes=True))
+    examples = encode_examples(workshop.encoder, with_shapes.task, 0, own.train)
+    tokenizer, console = workshop.backbone.tokenizer, Console(quiet=True)
+    (expected,), _ = _ask(version, workshop, [own])
+    (found,) = version_answers(version, [with_shapes], [examples], tokenizer, console)
+    assert found is not None
+    assert expected is not None
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_its_answers_are_those_that_it_serves(version: Path, workshop: Workshop) -> None:
