@@ -22,7 +22,7 @@ from polytask.service.backends.exported import feed
 from polytask.service.backends.selection import open_export, open_torch
 from polytask.service.backends.shape_buckets import Buckets
 from polytask.training.export.onnx_graph import onnx_graph
-from polytask.training.export.quantisation import quantise
+from polytask.training.export.quantisation import choose_scales, quantise
 
 ENGINES = ("torch", "onnxruntime", "onnxruntime-int8", "openvino", "openvino-bfloat16", "openvino-int8")
 """Where no precision is named it is float32, or for torch what the device computes in."""
@@ -70,7 +70,9 @@ class Bench:
         graph = onnx_graph(network)
         if precision == "int8":
             feeds = [feed(batch) for batch in self.batches(lengths(_CALIBRATION_ROWS), 1, num_tasks)]
-            graph = quantise(graph, feeds, target="onnxruntime" if backend == "onnxruntime" else "openvino")
+            graph = quantise(
+                graph, choose_scales(graph, feeds), target="onnxruntime" if backend == "onnxruntime" else "openvino"
+            )
         with tempfile.TemporaryDirectory() as folder:
             onnx.save(graph, file := Path(folder) / "network.onnx")
             return open_export(backend, file, precision or "float32", self.threads, self.device.type)

@@ -12,7 +12,7 @@ from polytask.model.batch import Batch
 from polytask.model.encoding import Encoding
 from polytask.service.backends.exported import feed
 from polytask.training.export.onnx_graph import onnx_graph
-from polytask.training.export.quantisation import Target, quantise
+from polytask.training.export.quantisation import Target, choose_scales, quantise
 from tests.model.support.networks import one_row, random_batch
 from tests.support import tiny
 
@@ -28,7 +28,7 @@ def eight_bits(target: Target) -> onnx.ModelProto:
     """The graph in 8 bits, calibrated on rows of every task and many lengths."""
     num_tasks = len(tiny.tasks())
     rows = [random_batch(tiny.config(), [length], [length % num_tasks], seed=length) for length in range(3, 60)]
-    return quantise(graph(), [feed(one_row(row, 0)) for row in rows], target=target)
+    return quantise(graph(), choose_scales(graph(), [feed(one_row(row, 0)) for row in rows]), target=target)
 
 
 def write(folder: Path, model: onnx.ModelProto) -> Path:

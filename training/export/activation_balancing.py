@@ -21,8 +21,8 @@ _ConstantInput = tuple[onnx.NodeProto, int]
 def fold_scales(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float32]]) -> set[str]:
     """Divides the features of activations by `divisors` [I], by the activation's name. Returns the names it could fold.
 
-    An activation can be folded if it comes from attention or from a task's table, and only products with constant
-    weights read it:
+    An activation can be folded if it comes from attention or from a task's table, and only products with constant weights,
+    or with rows of a task's table, read it:
 
         before:  producer(constants) ─ activation ─ MatMul(weights)
         after:   producer(constants / divisors) ─ activation / divisors ─ MatMul(divisors · weights)
@@ -30,12 +30,12 @@ def fold_scales(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float3
     constants = {tensor.name: tensor for tensor in graph.initializer}
     folded = set()
     for activation, divisor in divisors.items():
-        readers = [node for node in graph.node if activation in node.input]
-        if any(reader.op_type != "MatMul" or reader.input[1] not in constants for reader in readers):
+        weights = [_weights(graph, node, constants) for node in graph.node if activation in node.input]
+        if any(found is None for found in weights):
             continue
         if produced_by := _producers(graph, activation, constants):
             divided = [(constant, 1 / divisor) for constant in produced_by]
-            multiplied = [((reader, 1), divisor[:, None]) for reader in readers]
+            multiplied = [(found, divisor[:, None]) for found in weights if found is not None]
             for (node, index), factor in divided + multiplied:
                 name = node.input[index]
                 # A new tensor: constants that happen to be equal share one.
@@ -44,6 +44,20 @@ def fold_scales(graph: onnx.GraphProto, divisors: Mapping[str, NDArray[np.float3
                 graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.input[index]))
             folded.add(activation)
     return folded
+
+
+def _weights(
+    graph: onnx.GraphProto, product: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
+) -> _ConstantInput | None:
+    """The constant weights of a product: its own, or rows of a task's table, the halves of a residual; None for others."""
+    if product.op_type != "MatMul":
+        return None
+    if product.input[1] in constants:
+        return product, 1
+    gather = next((node for node in graph.node if product.input[1] in node.output), None)
+    is_row = gather is not None and gather.op_type == "GatherND" and gather.input[0] in constants
+    readers = sum(product.input[1] in node.input for node in graph.node)
+    return (gather, 0) if gather is not None and is_row and readers == 1 else None
 
 
 def _producers(
@@ -55,6 +69,8 @@ def _producers(
 
         states ─ MatMul(weights) ─ Add(bias) ─ values ─┐
                                  query, key, padding ──┴ Attention ─ activation
+
+    A residual may be added to the values, inner ─ MatMul(rows of a table) ─ Add; it is scaled alike.
 
     A task's scale and shift are two slices of a row of its table, [T, 2, D]:
 
@@ -72,9 +88,15 @@ def _producers(
     if maker.op_type == "Attention":
         values = maker.input[2]
         add = makers[values]
+        residual = makers.get(add.input[0])
+        own_rows = None if residual is None else _weights(graph, residual, constants)
+        if own_rows is not None and own_rows[0] is not residual:
+            scaled, between = [own_rows], [values, add.input[0]]
+            values = add.input[1]
+            add = makers[values]
         product = makers.get(add.input[0])
         if product is not None and product.op_type == "MatMul" and add.op_type == "Add":
-            scaled, between = [(product, 1), (add, 1)], [values, add.input[0]]
+            scaled, between = [*scaled, (product, 1), (add, 1)], [*between, values, add.input[0]]
     elif maker.op_type == "Add":
         multiply = makers.get(maker.input[0])
         if multiply is not None and multiply.op_type == "Mul":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -25,15 +26,18 @@ from polytask.model.heads import Outputs
 from polytask.model.network import Network
 from polytask.model.tasks import Task
 from polytask.model_store.durable_files import sha256_of
-from polytask.model_store.exports import Candidate, Exports, save_exports
+from polytask.model_store.errors import StoreError
+from polytask.model_store.exports import Candidate, Exports, exported_file, read_exports, save_exports
 from polytask.model_store.load import load
-from polytask.model_store.manifest import MANIFEST, Golden
+from polytask.model_store.manifest import MANIFEST, Golden, Manifest, read_manifest
+from polytask.model_store.versions import resolve
 from polytask.training.data.examples import TaskData
 from polytask.training.data.issues import DataError
 from polytask.training.data.splits import subsample
 from polytask.training.data.version_data import training_inputs, validation_data
 from polytask.training.evaluation.evaluate import RunBatch
 from polytask.training.evaluation.metrics import Scores
+from polytask.training.export.activation_scales import GraphScales, read_scales, write_scales
 from polytask.training.export.backend_trials import (
     BATCH_SIZES,
     EncodedTask,
@@ -43,12 +47,13 @@ from polytask.training.export.backend_trials import (
     score_backend,
 )
 from polytask.training.export.onnx_graph import onnx_graph
-from polytask.training.export.quantisation import Feed, quantise
+from polytask.training.export.quantisation import Feed, choose_scales, quantise
 
 MAX_LOSS = 0.5
 """Hundredths of its main metric that a task may lose."""
 
 _FLOAT32, _INT8_ONNX_RUNTIME, _INT8_PLAIN = "float32.onnx", "int8.onnx", "int8-plain.onnx"
+_SCALES = "int8-scales.safetensors"
 _NUM_FLOAT_PRODUCTS = (0, 1, 2, 4, 8)
 """How many activations' products may stay in float32 beside 8 bits: as few as make every task pass."""
 
@@ -96,14 +101,15 @@ def export_version(folder: Path, data: Path | None, backends: Backends, console:
         console,
     )
     with tempfile.TemporaryDirectory() as work:
-        candidates = _candidates(evaluation, checkpoint.network, calibration, backends.is_installed, Path(work))
+        origin = _origin_scales(folder, manifest, console) if calibration else None
+        candidates = _candidates(evaluation, checkpoint.network, calibration, origin, backends.is_installed, Path(work))
         candidates = evaluation.with_speeds(candidates, backends.threads)
         files = {path.name: path for path in Path(work).iterdir()}
         kept = {
             candidate.file: files[candidate.file]
             for candidate in candidates
             if candidate.file is not None and candidate.refused is None
-        }
+        } | {name: path for name, path in files.items() if name == _SCALES}
         exports = Exports(
             version=f"{manifest.name}/{manifest.version}",
             version_sha256=sha256_of(folder / MANIFEST),
@@ -136,50 +142,70 @@ def _candidates(
     evaluation: _BackendEvaluation,
     network: Network,
     calibration: Sequence[tuple[int, Encoding]],
+    origin: GraphScales | None,
     is_installed: Callable[[str], bool],
     work: Path,
 ) -> list[Candidate]:
     """Every candidate whose backend is installed, with its losses. The files are written into the folder `work`.
 
-    Without `calibration` there are no validation data either: what rounds could not be measured, and is left out.
+    `origin`: the 8-bit scales of the version that this one was tuned from. Without `calibration` there are no validation data either: what rounds could not be measured, and is left out.
     """
     candidates = [evaluation.evaluate("torch", "float32", None)]
     graph = onnx_graph(network)
     onnx.save(graph, work / _FLOAT32)
     candidates.append(evaluation.evaluate("onnxruntime", "float32", work / _FLOAT32))
-    feeds = [_feed(*row) for row in calibration]
-    num_float_products = 0
-    if feeds:
-        candidate, num_float_products = _fewest_float_products(evaluation, graph, feeds, work / _INT8_ONNX_RUNTIME)
+    scales = None
+    if calibration:
+        scales = origin or choose_scales(graph, [_feed(*row) for row in calibration])
+        candidate, scales = _fewest_float_products(evaluation, graph, scales, work / _INT8_ONNX_RUNTIME)
         candidates.append(candidate)
+        write_scales(work / _SCALES, scales)
     if is_installed("openvino"):
         candidates.append(evaluation.evaluate("openvino", "float32", work / _FLOAT32))
-        if feeds:
+        if scales is not None:
             candidates.append(evaluation.evaluate("openvino", "bfloat16", work / _FLOAT32))
-            plain = quantise(graph, feeds, target="openvino", num_float_products=num_float_products)
+            plain = quantise(graph, scales, target="openvino")
             onnx.save(plain, work / _INT8_PLAIN)
             candidates.append(evaluation.evaluate("openvino", "int8", work / _INT8_PLAIN))
     return candidates
 
 
 def _fewest_float_products(
-    evaluation: _BackendEvaluation, graph: onnx.ModelProto, feeds: Sequence[Feed], file: Path
-) -> tuple[Candidate, int]:
-    """ONNX Runtime's 8-bit candidate with the fewest float32 products with which all tasks pass, and their number.
+    evaluation: _BackendEvaluation, graph: onnx.ModelProto, scales: GraphScales, file: Path
+) -> tuple[Candidate, GraphScales]:
+    """ONNX Runtime's 8-bit candidate with the fewest float32 products with which all tasks pass, and the scales with their
+    number.
 
-    If none passes, the candidate with the most float32 products. `file` holds the graph that is returned.
+    If none passes, the candidate with the most float32 products. Scales that have a number keep it. `file` holds the graph
+    that is returned.
     """
-
-    def attempt(num_float_products: int) -> Candidate:
-        onnx.save(quantise(graph, feeds, target="onnxruntime", num_float_products=num_float_products), file)
-        return evaluation.evaluate("onnxruntime", "int8", file)
-
-    *fewer, most = _NUM_FLOAT_PRODUCTS
-    for number in fewer:
-        candidate = attempt(number)
+    numbers = _NUM_FLOAT_PRODUCTS if scales.num_float_products is None else (scales.num_float_products,)
+    for number in numbers:
+        chosen = replace(scales, num_float_products=number)
+        onnx.save(quantise(graph, chosen, target="onnxruntime"), file)
+        candidate = evaluation.evaluate("onnxruntime", "int8", file)
         if candidate.refused is None:
-            return candidate, number
-    return attempt(most), most
+            break
+    return candidate, chosen
+
+
+def _origin_scales(folder: Path, manifest: Manifest, console: Console) -> GraphScales | None:
+    """The 8-bit scales of the newest version that this one was tuned from and that has some; None without one.
+
+    With the same scales all tasks that were not tuned have the same 8-bit answers to the bit.
+    """
+    origins = [str(tuning["from"]) for tuning in manifest.provenance.get("tuned", [])]
+    for origin in reversed(origins):
+        with suppress(StoreError):
+            version = resolve(folder.absolute().parent.parent, origin)
+            found = read_exports(version, read_manifest(version).tasks)
+            if found is not None and _SCALES in found[1].files:
+                console.print(f"8 bits by the scales of {origin}, as other tasks keep its answers", highlight=False)
+                return read_scales(exported_file(*found, _SCALES))
+    if origins:
+        text = f"8-bit scales are chosen anew, as {origins[-1]} has no exports with some: all 8-bit answers may move a little"
+        console.print(f"warning: {text}; export it first to keep them", soft_wrap=True, highlight=False)
+    return None
 
 
 class _BackendEvaluation:

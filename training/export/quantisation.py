@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from polytask.training.export.activation_balancing import fold_scales
+from polytask.training.export.activation_scales import GraphScales, Scales, Values, best_scales, eight_bits
 from polytask.training.export.cpu_rewrites import rewrite_for_cpu
 
-Values = NDArray[np.float32]
 Feed = Mapping[str, NDArray[np.int64]]
 """The inputs of the graph by name: a batch without padding."""
 
@@ -34,12 +34,6 @@ Target = Literal["onnxruntime", "openvino"]
 
 _SAMPLE_TOKENS = 2000
 """Number of tokens whose activations are kept for choosing the scales."""
-
-_LARGE_SHARE = 6
-"""One in this many features counts as large."""
-
-_MIN_GAIN = 1.8
-"""How many times smaller dividing must make the error, because it costs another pass over the activation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,48 +50,42 @@ class _Product:
         return str(self.nodes[-1].output[0])
 
 
-@dataclass(frozen=True, slots=True)
-class _Scales:
-    """How an activation becomes u8: divided by `divisors` [I] (None: not divided) and by `scale`, plus `zero`.
+def choose_scales(model: onnx.ModelProto, feeds: Sequence[Feed]) -> GraphScales:
+    """The scales of the graph's activations that change its products with constant weights least on `feeds`."""
+    balanced = copy.deepcopy(model)
+    products = _products(balanced.graph)
+    names = _activations(products)
+    samples = _sample(model, names, feeds)
+    scales = _scales_by_activation(products, samples)
+    divisors = {name: own.divisors for name, own in scales.items() if own.divisors is not None}
+    folded = fold_scales(balanced.graph, divisors)
+    if folded:
+        samples = {name: sample / divisors[name] if name in folded else sample for name, sample in samples.items()}
+        scales = _scales_by_activation(_products(balanced.graph), samples)
+    return GraphScales(
+        {place: scales[name] for place, name in enumerate(names)},
+        {place: divisors[name] for place, name in enumerate(names) if name in folded},
+    )
 
-    `offset`: the mean error of its products' outputs, one product after the other. `error`: the mean squared error, as a
-    share of the outputs.
-    """
 
-    divisors: Values | None
-    scale: float
-    zero: int
-    offset: Values
-    error: float
+def quantise(model: onnx.ModelProto, scales: GraphScales, *, target: Target) -> onnx.ModelProto:
+    """A copy of the graph in 8 bits, by scales that were chosen for it, or for that of the version it was tuned from.
 
-
-def quantise(
-    model: onnx.ModelProto, feeds: Sequence[Feed], *, target: Target, num_float_products: int = 0
-) -> onnx.ModelProto:
-    """A copy of the graph in 8 bits, calibrated on `feeds`.
-
-    `num_float_products`: the products of this many activations stay in float32, those with the largest errors. `target`:
-    "onnxruntime" makes each product one of its own nodes, with scales and bias in it. "openvino" makes plain ONNX, a
+    `target`: "onnxruntime" makes each product one of its own nodes, with scales and bias in it. "openvino" makes plain ONNX, a
     product between DequantizeLinear nodes, which any backend can fuse.
     """
     quantised = copy.deepcopy(model)
+    names = _activations(_products(quantised.graph))
+    assert set(scales.scales) == set(range(len(names))), "the scales are those of another graph"
+    divisors = {names[place]: values for place, values in scales.folded.items()}
+    folded = fold_scales(quantised.graph, divisors)
+    assert folded == set(divisors), "the graph can be balanced where that of the scales could"
     products = _products(quantised.graph)
-    samples = _sample(model, sorted({product.activation for product in products}), feeds)
-    scales = _scales_by_activation(products, samples)
-    divisors = {
-        name: activation_scales.divisors
-        for name, activation_scales in scales.items()
-        if activation_scales.divisors is not None
-    }
-    if folded := fold_scales(quantised.graph, divisors):
-        samples = {name: sample / divisors[name] if name in folded else sample for name, sample in samples.items()}
-        products = _products(quantised.graph)
-        scales = _scales_by_activation(products, samples)
-    by_error = sorted(scales, key=lambda name: scales[name].error)
+    by_error = sorted(scales.scales, key=lambda place: scales.scales[place].error)
     new_nodes: dict[str, list[onnx.NodeProto]] = {}
-    for name in by_error[: len(scales) - num_float_products]:
-        rewriter = _Rewriter(quantised.graph, name, scales[name], target)
-        new_nodes |= rewriter.rewrite(_products_of(products, name))
+    for place in by_error[: len(names) - (scales.num_float_products or 0)]:
+        rewriter = _Rewriter(quantised.graph, names[place], scales.scales[place], target)
+        new_nodes |= rewriter.rewrite(_products_of(products, names[place]))
     _replace(quantised.graph, [product for product in products if product.output in new_nodes], new_nodes)
     if target == "onnxruntime":
         rewrite_for_cpu(quantised.graph)
@@ -105,11 +93,14 @@ def quantise(
     return quantised
 
 
-def _scales_by_activation(products: Sequence[_Product], samples: Mapping[str, Values]) -> dict[str, _Scales]:
+def _activations(products: Sequence[_Product]) -> list[str]:
+    """The names of the products' activations, in the graph's order."""
+    return list(dict.fromkeys(product.activation for product in products))
+
+
+def _scales_by_activation(products: Sequence[_Product], samples: Mapping[str, Values]) -> dict[str, Scales]:
     return {
-        name: _best_scales(
-            sample, np.concatenate([product.weights for product in _products_of(products, name)], axis=1)
-        )
+        name: best_scales(sample, np.concatenate([product.weights for product in _products_of(products, name)], axis=1))
         for name, sample in samples.items()
     }
 
@@ -172,41 +163,6 @@ def _sample(model: onnx.ModelProto, names: Sequence[str], feeds: Sequence[Feed])
     return {name: np.concatenate(values) for name, values in kept.items()}
 
 
-def _best_scales(sample: Values, weights: Values) -> _Scales:
-    """The scales that change `sample @ weights` least. Large features are divided only where it pays."""
-    exact = sample @ weights
-    plain = _measure(sample, None, weights, exact)
-    largest = np.abs(sample).max(axis=0)
-    limit = max(float(np.sort(largest)[-1 - len(largest) // _LARGE_SHARE]), 1e-6)
-    divisors = np.maximum(1, largest / limit).astype(np.float32)
-    divided = _measure(sample / divisors, divisors, weights * divisors[:, None], exact)
-    return divided if divided.error * _MIN_GAIN < plain.error else plain
-
-
-def _measure(sample: Values, divisors: Values | None, weights: Values, exact: Values) -> _Scales:
-    """The scales of a sample [N, I], and their error against `exact`, the float32 product with the weights.
-
-    `sample` is divided by the `divisors` already, and `weights` multiplied by them.
-    """
-    low, high = min(float(sample.min()), 0.0), max(float(sample.max()), 1e-6)
-    scale = np.float32((high - low) / 255)
-    zero = round(-low / float(scale))
-    levels = np.clip(np.round(sample / scale) + zero, 0, 255) - zero
-    integers, steps = _eight_bits(weights)
-    errors = (levels * scale) @ (integers * steps) - exact
-    offset = errors.mean(axis=0)
-    # The error of each token is relative to its own outputs: layer norms follow, so large outputs must not dominate.
-    sizes = (exact**2).mean(axis=1) + 1e-3 * (exact**2).mean() + 1e-12
-    error = float((((errors - offset) ** 2).mean(axis=1) / sizes).mean())
-    return _Scales(divisors, float(scale), zero, offset, error)
-
-
-def _eight_bits(weights: Values) -> tuple[NDArray[np.int8], Values]:
-    """Weights [I, O] as integers, and the step of each output [O]."""
-    steps = np.maximum(np.abs(weights).max(axis=0) / 127, 1e-12).astype(np.float32)
-    return np.clip(np.round(weights / steps), -127, 127).astype(np.int8), steps
-
-
 class _Rewriter:
     """Makes the integer products of one activation. Their constants are added to the graph.
 
@@ -223,7 +179,7 @@ class _Rewriter:
     A Mul in front divides large features where `fold_scales` could not.
     """
 
-    def __init__(self, graph: onnx.GraphProto, activation: str, scales: _Scales, target: Target) -> None:
+    def __init__(self, graph: onnx.GraphProto, activation: str, scales: Scales, target: Target) -> None:
         self._graph = graph
         self._activation = activation
         self._scales = scales
@@ -257,7 +213,7 @@ class _Rewriter:
         weights = product.weights
         if self._scales.divisors is not None:
             weights = weights * self._scales.divisors[:, None]
-        integers, steps = _eight_bits(weights)
+        integers, steps = eight_bits(weights)
         output = product.output
         names = [
             self._constant(f"{output}.s8", integers),

@@ -17,7 +17,9 @@ class SecondStageConfig(Section):
     )
     layers: Layers = Field(default=LayerSet.UPPER, description="layers with residuals")
     products: tuple[Product, ...] = Field(
-        default=tuple(Product), min_length=1, description="products of these layers that get residuals"
+        default=(Product.EXPAND, Product.CONTRACT),
+        min_length=1,
+        description="products of these layers that get residuals",
     )
     passes: int = Field(default=4, ge=1, description="most passes over a task's training examples")
     examples: int = Field(default=60_000, ge=1, description="most examples drawn of a task, whatever `passes` says")

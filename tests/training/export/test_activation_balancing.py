@@ -9,11 +9,15 @@ import onnx
 import onnx.parser
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper
 
+from polytask.model.config import Product
+from polytask.model.unfolding import with_tuned_rows
 from polytask.service.backends.exported import feed
 from polytask.training.export.activation_balancing import fold_scales
-from tests.support import exported
+from polytask.training.export.onnx_graph import onnx_graph
+from tests.support import exported, tiny
 
 
 def outputs(model: onnx.ModelProto) -> list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
@@ -23,9 +27,10 @@ def outputs(model: onnx.ModelProto) -> list[np.ndarray[tuple[int, ...], np.dtype
 
 
 def activations(graph: onnx.GraphProto) -> dict[str, int]:
-    """All activations that products with weights read, with their numbers of features."""
+    """All activations that products with constant weights read, with their numbers of features."""
     sizes = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
-    return {node.input[0]: sizes[node.input[1]] for node in graph.node if node.op_type == "MatMul"}
+    products = [node for node in graph.node if node.op_type == "MatMul" and node.input[1] in sizes]
+    return {node.input[0]: sizes[node.input[1]] for node in products}
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +76,23 @@ def test_a_sum_of_both_table_rows_is_not_divided() -> None:
     assert fold_scales(graph, {"both": np.full(3, 2, np.float32)}) == set()
     graph.node[3].op_type = "Mul"
     assert fold_scales(graph, {"both": np.full(3, 2, np.float32)}) == {"both"}
+
+
+def test_a_network_with_residuals_is_divided_alike(divided: tuple[onnx.ModelProto, set[str]]) -> None:
+    """With low-rank residuals on every product as many activations are divided, and the outputs stay the same."""
+    network, random = tiny.network(), np.random.default_rng(0)
+    network = with_tuned_rows(network, [0, 5], rank=2, layers=range(network.config.num_layers), products=tuple(Product))
+    assert network.tuned_rows is not None
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.tuned_rows.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    before = onnx_graph(network.eval())
+    after = copy.deepcopy(before)
+    divisors = {name: random.uniform(1, 4, size).astype(np.float32) for name, size in activations(after.graph).items()}
+    assert len(fold_scales(after.graph, divisors)) == len(divided[1])
+    for old, new in zip(outputs(before), outputs(after), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-4)
 
 
 def graph_count(graph: onnx.GraphProto, kind: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import shutil
 from collections.abc import Iterator
@@ -185,3 +186,28 @@ def test_exporting_again_without_data_leaves_float32_only(
     assert {path.name for path in again.folder.iterdir()} == {"float32.onnx", "exports.json"}
     shutil.rmtree(again.folder)
     assert read_exports(version, read_manifest(version).tasks) is None
+
+
+def test_a_tuned_version_has_the_scales_of_its_origin(
+    monkeypatch: pytest.MonkeyPatch, contents: NewVersion, workshop: Workshop, everything: Exported
+) -> None:
+    """The export of a version that was tuned from another uses its origin's 8-bit scales; without them a line says so."""
+    store = everything.version.parents[1]
+    monkeypatch.setenv("XDG_DATA_HOME", str(store.parent / "home"))
+    network = copy.deepcopy(contents.network)
+    with torch.no_grad():
+        network.heads.sentence.weight[network.output_slices[0]] *= 3
+    changed = [
+        replace(contents, network=network, provenance={**contents.provenance, "tuned": [{"from": origin}]})
+        for origin in ("toy/1", "toy/99")
+    ]
+    version, orphan = (save(store, "toy", each) for each in changed)
+    backends = Backends(lambda name: name != "openvino", open_run, 1)
+    tuned = export_with(version, workshop.folder / "data", backends)
+    names = "int8-scales.safetensors"
+    assert (tuned.folder / names).read_bytes() == (everything.folder / names).read_bytes()
+    assert "8 bits by the scales of toy/1" in tuned.printed
+    console = Console(file=io.StringIO(), width=200)
+    assert export._origin_scales(orphan, read_manifest(orphan), console) is None
+    assert isinstance(console.file, io.StringIO)
+    assert "toy/99 has no exports with some" in console.file.getvalue()

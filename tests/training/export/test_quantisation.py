@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from polytask.service.backends.exported import feed
-from polytask.training.export.quantisation import Target, quantise
+from polytask.training.export.quantisation import Target, choose_scales, quantise
 from tests.model.support.networks import random_batch
 from tests.support import exported, tiny
 
@@ -51,7 +53,8 @@ def test_every_product_with_weights_is_one_of_integers() -> None:
 def test_some_products_can_stay_in_float32() -> None:
     """The products of the given number of activations stay in float32, and the graph runs."""
     feeds = [feed(exported.padded(exported.batch([9, 14, 21]), row, length)) for row, length in enumerate([9, 14, 21])]
-    spared = quantise(exported.graph(), feeds, target="onnxruntime", num_float_products=3)
+    scales = replace(choose_scales(exported.graph(), feeds), num_float_products=3)
+    spared = quantise(exported.graph(), scales, target="onnxruntime")
     inputs = {
         node.input[0] for node in exported.eight_bits("onnxruntime").graph.node if node.op_type == "QuantizeLinear"
     }
@@ -86,7 +89,8 @@ def error_of(states: NDArray[np.float32], weights: NDArray[np.float32]) -> float
     half = len(states) // 2
     # As many "tokens" as values keeps every row of the sample.
     feed = {"input_ids": states[:half], "lengths": np.ones(1, np.float32)}
-    quantised = quantise(product(weights, bias), [feed], target="onnxruntime")  # type: ignore[list-item]
+    model = product(weights, bias)
+    quantised = quantise(model, choose_scales(model, [feed]), target="onnxruntime")  # type: ignore[list-item]
     found = session(quantised).run(None, feed | {"input_ids": states[half:]})[0]
     wanted = states[half:] @ weights + bias
     return float(np.abs(found - wanted).mean() / wanted.std())
