@@ -21,13 +21,11 @@ from benchmarks.quality.methods import Method, changed
 from polytask.model.encoding import InputEncoder
 from polytask.model.network import Network, parameter_counts
 from polytask.model_store import DEFAULT_STORE
-from polytask.training.backbone import Backbone, build_network, load_backbone
 from polytask.training.data.examples import TaskData
 from polytask.training.evaluation.evaluate import answer_inputs, evaluate_tasks
 from polytask.training.evaluation.metrics import Scores, score_task
 from polytask.training.loop.trainer import Training
-from polytask.training.preparation import encode_tasks, load_data
-from polytask.training.priors import start_at_prior
+from polytask.training.preparation import prepare
 from polytask.training.publishing.publish import calibrate
 from polytask.training.recipes.schema import Recipe
 from polytask.training.runs.checkpoints import latest_checkpoint, read_snapshot, write_checkpoint
@@ -77,20 +75,19 @@ def run_trial(
     `keep`: whether the trained weights stay in the folder of runs.
     """
     recipe = method.recipe(recipe)
-    data = load_data(recipe, data_folder, Console(quiet=True))
-    backbone = load_backbone(recipe.backbone.name)
-    encoder = InputEncoder(backbone.tokenizer)
-    examples = encode_tasks(encoder, data, Console(quiet=True))
+    prepared = prepare(recipe, "", data_folder, Console(quiet=True))
+    data, examples, backbone, encoder = prepared.data, prepared.examples, prepared.backbone, prepared.encoder
     if method.epochs:
         recipe = changed(recipe, length={"examples": method.epochs * sum(map(len, examples))})
     if recipe.teachers.teach:
         console.print(f"teachers of {suite} {method.name} {recipe.seed}")
         examples = teach(recipe, data, examples, backbone, encoder, cache=_LOGITS, store=DEFAULT_STORE, console=console)
-    network = _network(method, recipe, backbone, data)
-    if recipe.losses.prior:
-        start_at_prior(network, examples)
-    pieces = backbone.tokenizer.decode
-    training = Training(network, examples, recipe, encoder.pad_id, lambda e: pieces(list(e.encodings[0].input_ids)))
+    network = prepared.network
+    if method.lora:
+        for parameter in network.encoder.parameters():
+            parameter.requires_grad_(False)
+        inject_adapter_in_model(_LORA, network.encoder)
+    training = Training(network, examples, recipe, encoder.pad_id, prepared.text_of)
     drawn = dict.fromkeys((own.task.name for own in data), 0)
     name = f"{suite} {method.name} {recipe.seed} {recipe.tasks[0].name if method.per_task else ''}".strip()
     checkpoints = _RUNS / name.replace(" ", "-")
@@ -143,15 +140,6 @@ def _selection_scores(network: Network, encoder: InputEncoder, data: Sequence[Ta
 def _keep(network: Network, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path)
-
-
-def _network(method: Method, recipe: Recipe, backbone: Backbone, data: list[TaskData]) -> Network:
-    network = build_network(recipe, backbone, [own.task for own in data])
-    if method.lora:
-        for parameter in network.encoder.parameters():
-            parameter.requires_grad_(False)
-        inject_adapter_in_model(_LORA, network.encoder)
-    return network
 
 
 def _go_on(training: Training, checkpoints: Path, drawn: dict[str, int]) -> float:
