@@ -280,7 +280,7 @@ def test_what_is_not_run_exists(command: str) -> None:
 
 def assert_has_options(words: list[str]) -> None:
     """The command line has this subcommand with these options."""
-    (groups,) = [words[:2] if words[0] == "models" else words[:1]]
+    groups = words[: 2 if words[0] in {"models", "tasks"} else 1]
     result = CliRunner().invoke(app, [*groups, "--help"], env={"COLUMNS": "300", "TERM": "dumb"})
     assert result.exit_code == 0, result.output
     for option in [word for word in words if word.startswith("--")]:
