@@ -189,10 +189,10 @@ def answer(
             return _span(task, item, encodings[0], logits[0], options)
 
 
-def softmax(logits: Logits) -> Logits:
-    """Probabilities over the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+def softmax(logits: Logits, axis: int = -1) -> Logits:
+    """Probabilities over an axis."""
+    exponentials = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=axis, keepdims=True))
 
 
 def sigmoid(logits: Logits) -> Logits:

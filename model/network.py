@@ -17,7 +17,7 @@ from polytask.model.batch import Batch
 from polytask.model.conditioning import Conditional, ConditionalAttentionBias, ConditionalPooling, TaskEmbedding
 from polytask.model.config import NetworkConfig, ParameterCounts, Pooling
 from polytask.model.encoder import Encoder, JoinedTables, Tables
-from polytask.model.heads import Heads, Outputs, output_slices, pool_mean, pool_pairs
+from polytask.model.heads import HeadMatrix, Heads, Outputs, output_slices, pool_mean, pool_pairs
 from polytask.model.tasks import Task, check_tasks
 from polytask.model.tuned_rows import TunedRows
 
@@ -58,6 +58,10 @@ class Network(nn.Module):
         if self.conditional_pooling is None:
             return tables
         return replace(tables, pooling=self.conditional_pooling.table(transformed_TE))
+
+    def head_of(self, task_id: int) -> HeadMatrix:
+        """The matrix that holds the task's outputs, in the columns of `output_slices`."""
+        return self.heads.token if self.tasks[task_id].token_level else self.heads.sentence
 
     def forward(self, batch: Batch, tables: Tables | JoinedTables) -> Outputs:
         """The logits of every head for every row."""

@@ -19,9 +19,8 @@ from polytask.training.data.examples import EncodedExample
 @torch.no_grad()
 def start_at_prior(network: Network, examples: Sequence[Sequence[EncodedExample]]) -> None:
     """Sets the biases of all heads. `examples[t]` are the training examples of task t."""
-    heads = network.heads
-    for task, columns, own in zip(network.tasks, network.output_slices, examples, strict=True):
-        bias = (heads.token if task.token_level else heads.sentence).bias
+    for task_id, (task, columns, own) in enumerate(zip(network.tasks, network.output_slices, examples, strict=True)):
+        bias = network.head_of(task_id).bias
         bias[columns] = torch.as_tensor(prior(task, own), dtype=bias.dtype, device=bias.device)
 
 

@@ -106,8 +106,7 @@ def _fold_in(network: Network, task_id: int, calibration: Calibration, precision
     """Gives the head the logits of the calibration: no format and no forward knows of it."""
     if calibration == Calibration():
         return
-    head = network.heads.token if network.tasks[task_id].token_level else network.heads.sentence
-    columns = network.output_slices[task_id]
+    head, columns = network.head_of(task_id), network.output_slices[task_id]
     with torch.no_grad():
         weight, bias = head.weight[columns], head.bias[columns]
         if calibration.class_bias:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from polytask.training.evaluation.paired_gain import paired_gain
+
 Values = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Score = Callable[[Ids, Ids], float]
@@ -21,7 +23,6 @@ FEWEST_EXAMPLES = 50
 _TAUS = np.arange(1, 21) / 10
 _QUANTILES = np.arange(1, 40) / 40
 _FOLDS = 5
-_RESAMPLES = 100
 
 
 def choose_class_bias(logits: Values, targets: Ids, counts: Ids, score: Score) -> Values:
@@ -30,21 +31,25 @@ def choose_class_bias(logits: Values, targets: Ids, counts: Ids, score: Score) -
     `logits`: [examples, labels] of examples that no update has seen, `targets`: [examples]. `counts`: training examples of
     each label. There is one parameter, however many labels: tau, or of two labels the difference from which the second
     is given, at every fortieth of the examples. One for each label would fit a slice of a thousand examples instead of
-    the task. It is kept if it rises the score of examples that it was not chosen on, in five parts, by more
+    the task. It is kept if it raises the score of examples that it was not chosen on, in five parts, by more
     than one standard error of that rise; by chance alone, it is kept one time in six, and then moves little.
     """
     unchanged = np.zeros(logits.shape[1])
     if len(targets) < FEWEST_EXAMPLES:
         return unchanged
-    generator = np.random.default_rng(0)
     given, adjusted = logits.argmax(axis=1), np.empty_like(targets)
-    folds = _stratified(targets, generator)
+    folds = _stratified(targets)
     for fold in range(_FOLDS):
         kept = folds == fold
         bias = _best(logits[~kept], targets[~kept], counts, score)
         adjusted[kept] = (logits[kept] + bias).argmax(axis=1)
-    rise = score(targets, adjusted) - score(targets, given)
-    if rise <= 0 or rise <= _standard_error(targets, given, adjusted, score, generator):
+    gain = paired_gain(
+        "score",
+        lambda drawn: score(targets[drawn], given[drawn]),
+        lambda drawn: score(targets[drawn], adjusted[drawn]),
+        len(targets),
+    )
+    if not gain.is_sure:
         return unchanged
     return _best(logits, targets, counts, score)
 
@@ -71,18 +76,9 @@ def _candidates(logits: Values, counts: Ids) -> Iterator[Values]:
                 yield -sign * tau * (log_prior - log_prior.mean())
 
 
-def _stratified(targets: Ids, generator: np.random.Generator) -> Ids:
+def _stratified(targets: Ids) -> Ids:
     """The fold of each example, with equal shares of every label."""
-    shuffled = generator.permutation(len(targets))
+    shuffled = np.random.default_rng(0).permutation(len(targets))
     folds = np.empty_like(targets)
     folds[shuffled[np.argsort(targets[shuffled], kind="stable")]] = np.arange(len(targets)) % _FOLDS
     return folds
-
-
-def _standard_error(targets: Ids, before: Ids, after: Ids, score: Score, generator: np.random.Generator) -> float:
-    """The standard error of the score's rise from `before` to `after`, by a paired bootstrap over the examples."""
-    rises = []
-    for _ in range(_RESAMPLES):
-        drawn = generator.integers(0, len(targets), len(targets))
-        rises.append(score(targets[drawn], after[drawn]) - score(targets[drawn], before[drawn]))
-    return float(np.std(rises))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polytask.model.answers import Logits, sigmoid
+from polytask.model.answers import Logits, sigmoid, softmax
 from polytask.model.tasks import Kind, Task
 
 Answers = NDArray[np.floating[Any]]
@@ -23,9 +23,9 @@ def answer_of(task: Task, logits: Logits) -> Answers:
     """
     match task.kind:
         case Kind.CLASSIFICATION | Kind.TAGGING:
-            return _softmax(logits, axis=1)
+            return softmax(logits, axis=1)
         case Kind.MULTIPLE_CHOICE | Kind.SPAN:
-            return _softmax(logits, axis=0)
+            return softmax(logits, axis=0)
         case Kind.REGRESSION if task.raw_output:
             return logits
         case Kind.REGRESSION | Kind.MULTILABEL | Kind.RANKING:
@@ -36,8 +36,3 @@ def mean_answer(task: Task, answers: Sequence[Answers]) -> Answers:
     """The mean of several teachers' answers to one example, in half precision if they are probabilities."""
     mean: Answers = np.mean(answers, axis=0, dtype=np.float32)
     return mean if task.raw_output else mean.astype(np.float16)
-
-
-def _softmax(logits: Logits, axis: int) -> Answers:
-    exponentials = np.exp(logits - logits.max(axis=axis, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=axis, keepdims=True))

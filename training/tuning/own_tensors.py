@@ -8,13 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from polytask.model.heads import HeadMatrix
 from polytask.model.network import Network
-
-
-def head_of(network: Network, task_id: int) -> HeadMatrix:
-    """The matrix that holds the task's slice."""
-    return network.heads.token if network.tasks[task_id].token_level else network.heads.sentence
 
 
 def own_tensors(network: Network, task_id: int) -> dict[str, Tensor]:
@@ -35,7 +29,7 @@ def _views(network: Network, task_id: int) -> dict[str, Tensor]:
     assert network.tuned_rows is not None
     row = network.config.task_rows[task_id] - network.config.joint_rows
     assert row >= 0, "the task reads a row that is computed"
-    columns, head = network.output_slices[task_id], head_of(network, task_id)
+    columns, head = network.output_slices[task_id], network.head_of(task_id)
     rows = ((name, parameter[row]) for name, parameter in network.tuned_rows.named_parameters())
     slices = ((f"head.{name}", parameter[columns]) for name, parameter in head.named_parameters())
     return dict(chain(rows, slices))

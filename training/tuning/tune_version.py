@@ -109,6 +109,7 @@ def _new_version(
         precision=_PRECISION,
         metrics={**manifest.metrics, **scores},
         baselines=manifest.baselines,
+        references=manifest.references,
         goldens=tuple(
             _answered(network, encoder, golden) if golden.task in scores else golden for golden in manifest.goldens
         ),

@@ -29,7 +29,7 @@ from polytask.training.publishing.calibration import calibrate_task
 from polytask.training.recipes.architecture import named_layers
 from polytask.training.recipes.second_stage import SecondStageConfig
 from polytask.training.tuning.lower_states import LowerStates
-from polytask.training.tuning.own_tensors import head_of, own_tensors, put_own_tensors
+from polytask.training.tuning.own_tensors import own_tensors, put_own_tensors
 
 _WARMUP = 0.1
 _CLIP_NORM = 1.0
@@ -85,11 +85,6 @@ class _Measured:
         return (self.score, -self.loss) > (other.score, -other.loss)
 
 
-def can_choose(data: TaskData) -> bool:
-    """Whether the task keeps examples on which a state can be chosen."""
-    return bool(data.selection)
-
-
 def planned_draws(data: TaskData, config: SecondStageConfig) -> int:
     """The most examples that the tuning of a task draws."""
     return min(config.passes * len(data.train), config.examples)
@@ -133,7 +128,7 @@ class _Tuning:
         self._selection = sorted(selection, key=lambda example: example.longest)
         assert self._network.tuned_rows is not None
         self._network.requires_grad_(False)
-        self._parameters = [*self._network.tuned_rows.parameters(), *head_of(self._network, task_id).parameters()]
+        self._parameters = [*self._network.tuned_rows.parameters(), *self._network.head_of(task_id).parameters()]
         for parameter in self._parameters:
             parameter.requires_grad_(True)
 

@@ -66,13 +66,17 @@ def tuned(origin: Origin) -> Path:
 
 
 def test_the_next_version_is_published(origin: Origin, tuned: Path) -> None:
-    """It is whole, its provenance says what was tuned from which version, and its metrics are those of its weights."""
+    """It is whole, its provenance says what was tuned from which version, its metrics are those of its weights, and what it is
+    compared with is as it was.
+    """
     assert tuned == origin.store / "toy" / "2"
     before, after = verify(origin.version), verify(tuned)
     assert after.metrics["mood"] != before.metrics["mood"]
     assert {name: after.metrics[name] for name in ("topics", "entities")} == {
         name: before.metrics[name] for name in ("topics", "entities")
     }
+    assert after.baselines == before.baselines
+    assert after.references == before.references != {}
     (tuning,) = after.provenance["tuned"]
     assert (tuning["from"], list(tuning["tasks"]), tuning["tasks"]["mood"]["kept"]) == ("toy/1", ["mood"], True)
     assert after.provenance["recipe"] == before.provenance["recipe"]
